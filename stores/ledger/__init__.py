@@ -1,0 +1,9 @@
+"""The append-only record of batches, decisions, releases, rollouts and of who was live when, and why.
+
+It is the source of truth: MLflow's aliases and Prefect's events follow it.
+"""
+
+from stores.ledger.ledger import Ledger
+from stores.ledger.records import BatchCheck, Claim, Decision, Gate, LedgerUnavailable, Live, LostRace
+
+__all__ = ["BatchCheck", "Claim", "Decision", "Gate", "Ledger", "LedgerUnavailable", "Live", "LostRace"]

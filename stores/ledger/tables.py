@@ -1,0 +1,131 @@
+"""The ledger's tables. Rows are only ever added: a fact once recorded is never changed, and the
+primary keys decide what counts as the same fact, so writing it again is harmless.
+
+Timestamps `recorded_at` say when a row was written; they are for people and never part of a key.
+"""
+
+from sqlalchemy import JSON, Boolean, Column, DateTime, Float, ForeignKey, Integer, MetaData, String, Table, Text, func
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData()
+_json = JSON().with_variant(JSONB(), "postgresql")
+
+
+def _table(name: str, *columns: Column[object]) -> Table:
+    return Table(
+        name,
+        metadata,
+        *columns,
+        Column("recorded_at", DateTime(timezone=True), server_default=func.now(), nullable=False),
+    )
+
+
+batches = _table(
+    "batches",
+    Column("period", String, primary_key=True),
+    Column("digest", String, primary_key=True, comment="sha256 of the Parquet file that landed"),
+    Column("rows", Integer, nullable=False),
+    Column("source", String, nullable=False),
+)
+
+batch_checks = _table(
+    "batch_checks",
+    Column("period", String, primary_key=True),
+    Column("digest", String, primary_key=True),
+    Column("schema", String, primary_key=True, comment="digest of the schema that it was held against"),
+    Column("accepted", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("rows_good", Integer, nullable=False),
+    Column("rows_bad", Integer, nullable=False),
+    Column("evidence", _json, nullable=False),
+)
+
+datasets = _table(
+    "datasets",
+    Column("hash", String, primary_key=True, comment="DVC's hash of data/"),
+    Column("pointer", Text, nullable=False, comment="the text of data.dvc"),
+    Column("period", String, nullable=False, comment="the period whose batch made this version"),
+    Column("cause", String, nullable=False),
+    Column("git_commit", String),
+)
+
+decisions = _table(
+    "decisions",
+    Column("id", String, primary_key=True),
+    Column("period", String, nullable=False, index=True),
+    Column("release", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("cause", String, nullable=False),
+    Column("evidence", _json, nullable=False),
+)
+
+claims = _table(
+    "claims",
+    Column("work", String, primary_key=True, comment="what has to be done once, e.g. retrain:<decision id>"),
+    Column("attempt", Integer, primary_key=True),
+    Column("owner", String, nullable=False, comment="the flow run that does it"),
+)
+
+outcomes = _table(
+    "outcomes",
+    Column("work", String, primary_key=True),
+    Column("result", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("evidence", _json, nullable=False),
+)
+
+gates = _table(
+    "gates",
+    Column("id", String, primary_key=True),
+    Column("run_id", String, nullable=False, index=True),
+    Column("champion", String),
+    Column("passed", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("evidence", _json, nullable=False),
+)
+
+releases = _table(
+    "releases",
+    Column("digest", String, primary_key=True),
+    Column("model_name", String, nullable=False),
+    Column("model_version", Integer, nullable=False),
+    Column("run_id", String, nullable=False, index=True),
+    Column("manifest", _json, nullable=False),
+)
+
+rollouts = _table(
+    "rollouts",
+    Column("id", String, primary_key=True),
+    Column("release", String, ForeignKey("releases.digest"), nullable=False),
+    Column("champion_before", String),
+    Column("strategy", String, nullable=False),
+    Column("cause", String, nullable=False),
+)
+
+rollout_steps = _table(
+    "rollout_steps",
+    Column("rollout", String, ForeignKey("rollouts.id"), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("state", String, nullable=False),
+    Column("evidence", _json, nullable=False),
+)
+
+live = _table(
+    "live",
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("champion", String, ForeignKey("releases.digest"), nullable=False),
+    Column("challenger", String, ForeignKey("releases.digest")),
+    Column("challenger_share", Float, nullable=False, server_default="0"),
+    Column("rollout", String),
+    Column("move", String, nullable=False, comment="promote or rollback"),
+    Column("reason", Text, nullable=False),
+    Column("actor", String, nullable=False, comment="the flow run or the person who moved it"),
+)
+
+alerts = _table(
+    "alerts",
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("evidence", _json, nullable=False),
+)
