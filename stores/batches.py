@@ -1,0 +1,89 @@
+"""The rows of each period on disk, under `data/`: as they landed, what was accepted, what was not.
+
+    data/landed/2013-03/<digest>.parquet        exactly what the source gave, never changed
+    data/accepted/2013-03.parquet               the rows that training may see
+    data/quarantined/2013-03/<digest>.parquet   the others, each with its reason
+
+A file appears whole or not at all, and writing the same rows again changes nothing. DVC versions
+the folder (`tasks.dataset`)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A batch on disk; *digest* is the sha256 of its file."""
+
+    period: str
+    digest: str
+    rows: int
+    path: Path
+
+
+def land(project: Path, period: str, frame: pd.DataFrame) -> Landed:
+    """Keep *frame* as the batch of *period*, named by its content."""
+    content = _parquet(frame)
+    digest = hashlib.sha256(content).hexdigest()
+    path = project / "data" / "landed" / period / f"{digest}.parquet"
+    _put(project, path, content)
+    return Landed(period, digest, len(frame), path)
+
+
+def landed(project: Path, period: str, digest: str | None = None) -> Landed:
+    """The batch of *period* called *digest*, or the one that landed last. Raises FileNotFoundError."""
+    folder = project / "data" / "landed" / period
+    found = [folder / f"{digest}.parquet"] if digest else sorted(folder.glob("*.parquet"), key=os.path.getmtime)
+    if not found or not found[-1].exists():
+        raise FileNotFoundError(f"no batch {digest or ''} of {period} has landed under {folder}: run ingest for it first")
+    path = found[-1]
+    import pyarrow.parquet
+
+    return Landed(period, path.stem, pyarrow.parquet.read_metadata(path).num_rows, path)
+
+
+def accept(project: Path, period: str, good: pd.DataFrame) -> bool:
+    """Let training see *good* as the rows of *period*, instead of what was there. False when nothing changed."""
+    path = project / "data" / "accepted" / f"{period}.parquet"
+    return _put(project, path, _parquet(good))
+
+
+def quarantine(project: Path, period: str, digest: str, bad: pd.DataFrame) -> bool:
+    """Keep *bad* rows of batch *digest* with their reasons. False when they were there."""
+    path = project / "data" / "quarantined" / period / f"{digest}.parquet"
+    if bad.empty:
+        return False
+    return _put(project, path, _parquet(bad))
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    # Values that refuse to share a column type (a text among numbers) are kept as text: nothing is lost.
+    mixed = {name: frame[name].astype("str") for name in frame if frame[name].dtype == object}
+    return bytes(frame.assign(**mixed).reset_index(drop=True).to_parquet(index=False))
+
+
+def _put(project: Path, path: Path, content: bytes) -> bool:
+    if path.exists() and path.read_bytes() == content:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not beside the file: DVC would take a half-written one for data.
+    waiting = project / ".dvc" / "tmp"
+    waiting.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=waiting, suffix=".parquet")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return True

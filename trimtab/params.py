@@ -1,0 +1,288 @@
+"""`params.yaml`: the one file that says what changes the model.
+
+What changes the place (addresses, ports, folders) is in `trimtab.settings`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from trimtab.periods import Every, Period
+
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
+
+
+class ParamsError(ValueError):
+    """`params.yaml` cannot be used; the message names the file, the line and what to change."""
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d+)\s*([hdw])", value.strip())):
+        return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError("write a duration as a number and h, d or w, like 7d")
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Project(_Section):
+    """What is being modelled."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="also the model's name in MLflow")
+    task: Literal["binary", "multiclass", "regression"]
+
+
+class Source(_Section):
+    """Where the rows of a period come from."""
+
+    target: str = Field(description="module:function called with (start, end), or a Parquet/CSV path with {period}")
+
+
+class Columns(_Section):
+    """What each column is for. Columns named nowhere are kept in the data and not shown to the model."""
+
+    target: str
+    time: str
+    id: str
+    key: str | None = Field(None, description="whom a prediction is about; keeps an answer sticky in a rollout")
+    number: tuple[str, ...] = ()
+    category: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The model's inputs, in order."""
+        return (*self.number, *self.category)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Columns:
+        if not self.features:
+            raise ValueError("name at least one feature under number or category")
+        if twice := sorted({c for c in self.features if self.features.count(c) > 1}):
+            raise ValueError(f"a feature is named twice: {', '.join(twice)}")
+        if leak := {self.target, self.id} & set(self.features):
+            raise ValueError(f"{', '.join(sorted(leak))} cannot be a feature: it would tell the answer")
+        return self
+
+
+class Periods(_Section):
+    """How data time is cut."""
+
+    every: Every
+    start: str
+    first_train: str = Field(description="the last period that the first model may learn from")
+    label_delay: Duration = Field(timedelta(0), description="how long after a row its label is known")
+
+    @model_validator(mode="after")
+    def _parse(self) -> Periods:
+        if Period.parse(self.first_train, self.every) < Period.parse(self.start, self.every):
+            raise ValueError(f"first_train {self.first_train} lies before start {self.start}")
+        return self
+
+
+class Validate(_Section):
+    """When a batch is refused whole."""
+
+    max_bad_share: float = Field(0.05, ge=0, lt=1)
+
+
+class Train(_Section):
+    """How a candidate is made."""
+
+    window: int | Literal["all"] = "all"
+    holdout: Annotated[int, Field(ge=1)] | Duration = 1
+    seed: int = 0
+    model: str = "hist_gradient_boosting"
+    params: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _possible(self) -> Train:
+        if self.window != "all" and self.window < 1:
+            raise ValueError(f"window {self.window} is impossible: use at least 1 period, or all")
+        if isinstance(self.holdout, int) and self.window != "all" and self.holdout >= self.window:
+            raise ValueError(
+                f"a window of {self.window} periods leaves nothing to train on after a holdout of {self.holdout}: "
+                "make window larger than holdout"
+            )
+        if isinstance(self.holdout, timedelta) and self.holdout <= timedelta(0):
+            raise ValueError("holdout 0 leaves no row for the gate: give it at least 1h")
+        return self
+
+
+class Gate(_Section):
+    """What a candidate has to show before it may be released. There is no way to turn it off."""
+
+    metric: Literal["roc_auc", "log_loss", "accuracy", "f1_macro", "rmse", "mae", "r2"]
+    min: float = Field(description="an absolute floor; for errors, the largest allowed")
+    max_regression: float = Field(0.0, ge=0, description="how much worse than the champion still passes")
+    slices: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="column: margin in each of its values")
+    min_slice_rows: int = Field(300, ge=30)
+    resamples: int = Field(200, ge=50, le=5000)
+
+
+class Drift(_Section):
+    """Effect sizes, so that more rows do not mean more alarms."""
+
+    threshold: float = Field(0.1, gt=0, description="a column's distance from which it counts as drifted")
+    impact: float = Field(0.1, gt=0, description="importance-weighted mean distance that asks for a retrain")
+    prediction: float = Field(0.3, gt=0, description="distance of the predictions that asks for a retrain")
+    max_null_gain: float = Field(0.1, gt=0, le=1, description="more missing values than this blocks")
+    max_unseen: float = Field(0.1, gt=0, le=1, description="a larger share of unseen categories blocks")
+
+
+class Quality(_Section):
+    """When the live model's own results ask for a retrain."""
+
+    max_drop: float = Field(0.05, gt=0)
+    min_labels: int = Field(500, ge=1)
+
+
+def _k_of_n(value: object) -> object:
+    found = re.fullmatch(r"\s*(\d+)\s+of\s+(\d+)\s*", str(value))
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError("write how many of how many periods, like 2 of 3")
+    return int(found[1]), int(found[2])
+
+
+class Monitor(_Section):
+    """When what was seen in production asks for action."""
+
+    sample: int = Field(20_000, ge=100)
+    drift: Drift = Drift()
+    quality: Quality = Quality()
+    persist: Annotated[tuple[int, int], BeforeValidator(_k_of_n)] = (2, 3)
+    cooldown: int = Field(1, ge=0, description="periods after a retrain in which none follows")
+    min_rows: int = Field(200, ge=1)
+
+
+class Schedule(_Section):
+    """Cron lines, UTC."""
+
+    retrain: str = "0 2 * * *"
+    ingest: str = "30 1 * * *"
+
+
+class Alert(_Section):
+    """Somewhere to say that something is wrong."""
+
+    kind: Literal["log", "webhook"]
+    url: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _addressed(self) -> Alert:
+        if self.kind == "webhook" and self.url is None:
+            raise ValueError("a webhook needs its url")
+        return self
+
+
+class Params(_Section):
+    """The whole file."""
+
+    project: Project
+    source: Source
+    columns: Columns
+    period: Periods
+    checks: Validate = Field(Validate(), alias="validate")
+    train: Train = Train()
+    gate: Gate
+    monitor: Monitor = Monitor()
+    schedule: Schedule = Schedule()
+    alerts: tuple[Alert, ...] = (Alert(kind="log"),)
+
+    @model_validator(mode="after")
+    def _fit(self) -> Params:
+        allowed = {
+            "binary": {"roc_auc", "log_loss", "accuracy"},
+            "multiclass": {"log_loss", "accuracy", "f1_macro"},
+            "regression": {"rmse", "mae", "r2"},
+        }[self.project.task]
+        if self.gate.metric not in allowed:
+            raise ValueError(f"gate.metric {self.gate.metric} does not measure a {self.project.task} task: "
+                             f"use one of {', '.join(sorted(allowed))}")  # fmt: skip
+        return self
+
+    def parse_period(self, text: str) -> Period:
+        """The period of this project called *text*; raises PeriodError."""
+        return Period.parse(text, self.period.every)
+
+    @property
+    def first(self) -> Period:
+        """The project's first period."""
+        return self.parse_period(self.period.start)
+
+    @property
+    def first_train(self) -> Period:
+        """The last period that the first model may learn from."""
+        return self.parse_period(self.period.first_train)
+
+
+def load(project: Path) -> Params:
+    """Read *project*/params.yaml. Raises ParamsError naming the line to change."""
+    path = project / "params.yaml"
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise ParamsError(f"{path} does not exist: run this in a project's folder, or set TRIMTAB_PROJECT") from None
+    try:
+        node = yaml.compose(text)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ParamsError(f"{path}:{line}: not YAML: {error.problem}") from None
+    if not isinstance(data, dict):
+        raise ParamsError(f"{path}:1: expected sections like project: and columns:, found {type(data).__name__}")
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_explain(path, node, problem) for problem in error.errors())) from None
+
+
+def _explain(path: Path, node: yaml.Node | None, problem: Any) -> str:
+    where = [part for part in problem["loc"] if not (isinstance(part, str) and "[" in part)]
+    message = problem["msg"].removeprefix("Value error, ")
+    if not where and "." in (first := message.split()[0]):
+        where, message = list(first.split(".")), message.removeprefix(first).strip()
+    line, known = _line(node, where)
+    name = ".".join(map(str, where[:known] if problem["type"] not in ("missing", "extra_forbidden") else where))
+    if problem["type"] == "extra_forbidden":
+        what = "is not a key that exists here: remove it or look for a typo"
+    elif problem["type"] == "missing":
+        what = "is missing"
+    else:
+        found = "" if isinstance(problem["input"], dict) else f" (found {_shown(problem['input'])})"
+        what = f"{message}{found}"
+    return f"{path}:{line}: {name}{':' if name else ''} {what}".replace(":  ", ": ")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _line(node: yaml.Node | None, where: Sequence[Any]) -> tuple[int, int]:
+    """The line that *where* leads to, and how many of its parts the file has."""
+    line = node.start_mark.line + 1 if node else 1
+    for depth, part in enumerate(where):
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not found:
+                return line, depth
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line, depth
+    return line, len(where)
