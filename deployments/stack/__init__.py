@@ -1,0 +1,43 @@
+"""The servers that Trimtab runs on: PostgreSQL, Prefect, MLflow, the model server, a worker. This page is
+the way in; what each part is lives in `components`, keeping them alive in `supervisor`, order in `lifecycle`.
+
+Names are loaded on first use: the supervisor is a process of this package too and has to stay small.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deployments.stack.addresses import environment, ledger_url
+    from deployments.stack.lifecycle import down, status, up
+    from deployments.stack.plan import StackError
+    from deployments.stack.report import ComponentStatus, StackStatus
+
+__all__ = [
+    "ComponentStatus",
+    "StackError",
+    "StackStatus",
+    "down",
+    "environment",
+    "ledger_url",
+    "status",
+    "up",
+]
+
+_HOMES = {
+    "ComponentStatus": "report",
+    "StackError": "plan",
+    "StackStatus": "report",
+    "down": "lifecycle",
+    "environment": "addresses",
+    "ledger_url": "addresses",
+    "status": "lifecycle",
+    "up": "lifecycle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds *name* the first time somebody asks for it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

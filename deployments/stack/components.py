@@ -1,0 +1,206 @@
+"""The table of what runs: every part's command, environment, readiness and place in the order."""
+
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from deployments.stack import addresses, postgres
+from deployments.stack.plan import Component, Plan, Probe
+from deployments.stack.ports import Port
+from trimtab.settings import Settings
+
+CODE = Path(__file__).resolve().parents[2]
+_PYTHON = (sys.executable, "-m")
+
+
+def plan(settings: Settings, *, only: Collection[str] | None = None) -> Plan:
+    """The components that are ours to run, or those in *only*; a part that has an address of its own is left out."""
+    parts = [
+        postgres.component(settings) if settings.postgres_url is None else None,
+        prefect_server(settings) if settings.prefect_url is None else None,
+        mlflow_server(settings) if settings.mlflow_url is None else None,
+        model_server(settings) if settings.server_url is None else None,
+        registration(settings),
+        worker(settings),
+    ]
+    present = [
+        part
+        for part in parts
+        if part is not None and (only is None or part.name in only)
+    ]
+    return Plan(settings.state, tuple(present))
+
+
+def external(settings: Settings) -> dict[str, str]:
+    """Name and address of every part that somebody else runs."""
+    given = {
+        "postgres": addresses.external_postgres(settings),
+        "prefect": settings.prefect_url,
+        "mlflow": settings.mlflow_url,
+        "server": settings.server_url,
+    }
+    return {name: url for name, url in given.items() if url}
+
+
+def ports(settings: Settings) -> list[Port]:
+    """The ports that our own parts will listen on."""
+    table = [
+        Port(
+            "postgres", postgres.HOST, settings.postgres_port, "TRIMTAB_POSTGRES_PORT"
+        ),
+        Port("prefect", settings.host, settings.prefect_port, "TRIMTAB_PREFECT_PORT"),
+        Port("mlflow", settings.host, settings.mlflow_port, "TRIMTAB_MLFLOW_PORT"),
+        Port("server", settings.host, settings.server_port, "TRIMTAB_SERVER_PORT"),
+    ]
+    return [port for port in table if port.component not in external(settings)]
+
+
+def health_url(settings: Settings, name: str) -> str:
+    """The address that answers 200 when the part *name* works."""
+    return {
+        "prefect": f"{settings.prefect_api}/health",
+        "mlflow": f"{settings.tracking_uri}/api/2.0/mlflow/experiments/get?experiment_id=0",
+        "server": f"{settings.model_server}/health",
+    }[name]
+
+
+def prefect_server(settings: Settings) -> Component:
+    """Prefect's API, UI and services in one process, without the command line around them."""
+    url = f"http://{settings.host}:{settings.prefect_port}"
+    return Component(
+        name="prefect",
+        command=(
+            *_uvicorn(settings.host, settings.prefect_port),
+            "--factory",
+            "prefect.server.api.server:create_app",
+        ),
+        probe=Probe("http", health_url(settings, "prefect")),
+        env={
+            "PREFECT_HOME": str(settings.state / "prefect"),
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": addresses.database_url(
+                settings, "asyncpg", "prefect"
+            ),
+            "PREFECT_SERVER_API_HOST": settings.host,
+            "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT__SERVER_FINAL": "1",
+            "DO_NOT_TRACK": "true",
+        },
+        unset=("PREFECT_API_URL", "PREFECT_PROFILE"),
+        cwd=str(settings.state),
+        url=url,
+        needs=_database(settings),
+        stop_wave=1,
+        stop_timeout_s=8.0,
+    )
+
+
+def mlflow_server(settings: Settings) -> Component:
+    """MLflow's server as one process: `mlflow server` would keep a second one of the same size beside it.
+
+    The private variables are how that command hands its options to the application (MLflow 3.17).
+    """
+    store = addresses.database_url(settings, "psycopg", "mlflow")
+    return Component(
+        name="mlflow",
+        command=(
+            *_uvicorn(settings.host, settings.mlflow_port),
+            "mlflow.server.fastapi_app:app",
+        ),
+        probe=Probe("http", health_url(settings, "mlflow")),
+        env={
+            "_MLFLOW_SERVER_FILE_STORE": store,
+            "_MLFLOW_SERVER_REGISTRY_STORE": store,
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": (
+                settings.state / "mlflow-artifacts"
+            ).as_uri(),
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+            "_MLFLOW_SGI_NAME": "uvicorn",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+        },
+        unset=("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"),
+        cwd=str(settings.state),
+        url=f"http://{settings.host}:{settings.mlflow_port}",
+        needs=_database(settings),
+        stop_wave=1,
+    )
+
+
+def model_server(settings: Settings) -> Component:
+    """The server that answers predictions."""
+    return Component(
+        name="server",
+        command=(*_PYTHON, "serving"),
+        probe=Probe("http", health_url(settings, "server")),
+        env=_ours(settings),
+        cwd=str(settings.root),
+        url=f"http://{settings.host}:{settings.server_port}",
+        needs=_database(settings),
+        stop_wave=1,
+    )
+
+
+def registration(settings: Settings) -> Component:
+    """A job that tells Prefect which deployments there are."""
+    return Component(
+        name="deployments",
+        command=(*_PYTHON, "deployments.stack.registration"),
+        probe=Probe("exit"),
+        env=_ours(settings),
+        cwd=str(settings.root),
+        needs=_prefect(settings),
+    )
+
+
+def worker(settings: Settings) -> Component:
+    """What runs the flows: the warm worker, or Prefect's own."""
+    stock = (
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        settings.work_pool,
+        "--type",
+        "process",
+    )
+    warm = ("deployments.warm_worker", "--pool", settings.work_pool)
+    return Component(
+        name="worker",
+        command=(*_PYTHON, *(warm if settings.worker == "warm" else stock)),
+        probe=Probe("worker", settings.prefect_api, pool=settings.work_pool),
+        env=_ours(settings),
+        cwd=str(settings.root),
+        needs=_prefect(settings),
+        stop_timeout_s=10.0,
+        kill_children=False,
+    )
+
+
+def _ours(settings: Settings) -> dict[str, str]:
+    """Our own programs need the code on their path, wherever the project's folder is."""
+    return {**addresses.environment(settings), "PYTHONPATH": str(CODE)}
+
+
+def _uvicorn(host: str, port: int) -> tuple[str, ...]:
+    options = (
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+        "--timeout-graceful-shutdown",
+        "2",
+    )
+    return (sys.executable, "-P", "-m", "uvicorn", *options)
+
+
+def _database(settings: Settings) -> tuple[str, ...]:
+    return ("postgres",) if settings.postgres_url is None else ()
+
+
+def _prefect(settings: Settings) -> tuple[str, ...]:
+    return ("prefect",) if settings.prefect_url is None else ()

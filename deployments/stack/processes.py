@@ -1,0 +1,97 @@
+"""Processes as the operating system sees them: is this still the one we started, what does it weigh, end it.
+
+A pid alone names nobody for long, so a process is always a pid and the moment of its birth."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+import psutil
+
+from deployments.stack.plan import MARK
+
+_BIRTH_TOLERANCE_S = 1.0
+
+
+def born(pid: int) -> float | None:
+    """When *pid* was born (epoch seconds), or None when there is no such process."""
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+def find(pid: int | None, birth: float | None) -> psutil.Process | None:
+    """The process *pid* if it lives and is the one born at *birth*; a zombie is not alive."""
+    if not pid or birth is None:
+        return None
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - birth) < _BIRTH_TOLERANCE_S
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """*process* and everything that descends from it."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Every process that carries *mark* in its environment, whoever its parent is by now."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
+
+
+def end(
+    processes: Iterable[psutil.Process],
+    *,
+    grace_s: float,
+    first: signal.Signals = signal.SIGTERM,
+) -> None:
+    """Ask the *processes* to go, and insist with SIGKILL after *grace_s*."""
+    waiting = list(processes)
+    for process in waiting:
+        with suppress(psutil.Error):
+            process.send_signal(first)
+    _, left = psutil.wait_procs(waiting, timeout=grace_s)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=5)
+
+
+def memory_mb(process: psutil.Process, *, alone: bool = False) -> float:
+    """Memory of *process* and its descendants (unless *alone*) in MB; pages that several share are counted once (PSS), where
+    the system tells and we may look, resident size otherwise."""
+    return (
+        sum(_memory(member) for member in ([process] if alone else family(process)))
+        / 2**20
+    )
+
+
+def _memory(process: psutil.Process) -> int:
+    try:
+        info = process.memory_full_info()
+        return int(getattr(info, "pss", 0) or info.rss)
+    except psutil.AccessDenied:
+        with suppress(psutil.Error):
+            return int(process.memory_info().rss)
+    except psutil.Error:
+        pass
+    return 0
+
+
+def uptime_s(birth: float) -> float:
+    """Seconds since *birth*."""
+    return max(0.0, time.time() - birth)
