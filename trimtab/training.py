@@ -1,0 +1,220 @@
+"""Make a model from rows: the split by time, the pipeline, the fit, and what is known of the result.
+
+Rows in, a model out; where rows come from and models go is `tasks`' business. The same rows and params give the
+same model, to the bit, on any number of threads (docs/reproducibility.md says for which estimators)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from trimtab import metrics
+from trimtab.features import Feature, frame
+from trimtab.params import Params, ParamsError
+from trimtab.periods import Period
+from trimtab.schema import Schema
+from trimtab.scoring import Scorer
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+ESTIMATORS: Mapping[tuple[str, bool], str] = {
+    ("hist_gradient_boosting", True): "sklearn.ensemble.HistGradientBoostingClassifier",
+    ("hist_gradient_boosting", False): "sklearn.ensemble.HistGradientBoostingRegressor",
+    ("random_forest", True): "sklearn.ensemble.RandomForestClassifier",
+    ("random_forest", False): "sklearn.ensemble.RandomForestRegressor",
+    ("logistic_regression", True): "sklearn.linear_model.LogisticRegression",
+    ("ridge", False): "sklearn.linear_model.Ridge",
+}
+IMPORTANCE_ROWS = 3000
+IMPORTANCE_REPEATS = 3
+REFERENCE_ROWS = 20_000
+
+
+class NotEnoughData(ValueError):
+    """The window has no rows to train on, or none to judge on."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A window cut by time: *train* before *cut*, *holdout* from there on; labelled rows only."""
+
+    train: pd.DataFrame
+    holdout: pd.DataFrame
+    cut: pd.Timestamp
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A fitted pipeline, how to ask it, its file and what it weighs."""
+
+    pipeline: Pipeline
+    scorer: Scorer
+    content: bytes
+    importances: dict[str, float]
+    metrics: dict[str, float]
+
+
+def cut_of(params: Params, as_of: Period) -> pd.Timestamp:
+    """Where the holdout begins in a window that ends with the period *as_of*."""
+    held = params.train.holdout
+    moment = as_of.end - held if isinstance(held, timedelta) else as_of.shift(1 - held).start
+    return pd.Timestamp(moment).tz_localize(None)
+
+
+def split(rows: pd.DataFrame, params: Params, as_of: Period) -> Split:
+    """The window that ends with *as_of*, cut into train and holdout. Raises NotEnoughData."""
+    time, target, window = params.columns.time, params.columns.target, params.train.window
+    first = params.first if window == "all" else as_of.shift(1 - window)
+    start, end, cut = (pd.Timestamp(t).tz_localize(None) for t in (first.start, as_of.end, cut_of(params, as_of)))
+    known = rows[rows[target].notna() & (rows[time] >= start) & (rows[time] < end)]
+    known = known.sort_values([time, params.columns.id], ignore_index=True)
+    train, holdout = known[known[time] < cut], known[known[time] >= cut]
+    for part, name in ((train, "train on"), (holdout, "judge on")):
+        if part.empty:
+            raise NotEnoughData(
+                f"no labelled rows to {name} between {start if name == 'train on' else cut} and {end}: "
+                "ingest earlier periods, or change train.window or train.holdout in params.yaml"
+            )
+    return Split(train.reset_index(drop=True), holdout.reset_index(drop=True), cut)
+
+
+def features_of(params: Params, schema: Schema) -> tuple[Feature, ...]:
+    """The model's inputs, with what the schema allows to be missing."""
+    kinds = {name: "number" for name in params.columns.number} | {name: "category" for name in params.columns.category}
+    return tuple(
+        Feature.model_validate({"name": name, "kind": kind, "nullable": schema.columns[name].nullable})
+        for name, kind in kinds.items()
+    )
+
+
+def truth_of(rows: pd.DataFrame, params: Params) -> np.ndarray[Any, Any]:
+    """The labels of *rows*, shape (n,): 0 and 1 for binary, text for multiclass, numbers for regression."""
+    values = rows[params.columns.target]
+    match params.project.task:
+        case "binary":
+            if strange := sorted(set(values.dropna().unique()) - {0, 1}):
+                raise ValueError(f"{params.columns.target} is not binary: it has {strange[:3]} beside 0 and 1")
+            return values.to_numpy(dtype=np.int64)
+        case "multiclass":
+            return values.astype("str").to_numpy(dtype=object)
+        case "regression":
+            return values.to_numpy(dtype=np.float64)
+
+
+def estimator(params: Params, project: Path) -> Any:
+    """The unfitted estimator that ``train.model`` names: one of ours, a dotted scikit-learn path, or `model.py`.
+
+    `model.py` in the project's folder has a function ``model(params, seed)`` that returns one.
+    Raises ParamsError when the name or its params do not fit.
+    """
+    name, options = params.train.model, dict(params.train.params)
+    if name == "model.py":
+        path = project / "model.py"
+        spec = importlib.util.spec_from_file_location("project_model", path)
+        if spec is None or spec.loader is None or not path.exists():
+            raise ParamsError(f"train.model is model.py, but {path} does not exist")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.model(options, params.train.seed)
+    dotted = ESTIMATORS.get((name, params.project.task != "regression"), name)
+    module_name, _, attribute = dotted.rpartition(".")
+    if not module_name.startswith("sklearn."):
+        choices = sorted(n for n, is_class in ESTIMATORS if is_class == (params.project.task != "regression"))
+        raise ParamsError(f"train.model {name} is unknown here: use {', '.join(choices)}, a sklearn path, or model.py")
+    try:
+        kind = getattr(importlib.import_module(module_name), attribute)
+        known = kind().get_params()
+        seeded = {"random_state": params.train.seed} if "random_state" in known else {}
+        return kind(**seeded, **options)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ParamsError(f"train.model {name} with params {options}: {error}") from None
+
+
+def pipeline(params: Params, features: tuple[Feature, ...], project: Path) -> Pipeline:
+    """Preprocessing that fits the estimator, then the estimator. Unknown categories count as missing ones."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+
+    model = estimator(params, project)
+    number = [f.name for f in features if f.kind == "number"]
+    category = [f.name for f in features if f.kind == "category"]
+    if type(model).__name__.startswith("HistGradientBoosting"):
+        encode = OrdinalEncoder(
+            handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan,
+            max_categories=model.max_bins,
+        )  # fmt: skip
+        model.set_params(categorical_features=[len(number) + i for i in range(len(category))] or None)
+        prepare = ColumnTransformer([("number", "passthrough", number), ("category", encode, category)])
+    else:
+        scale = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
+        encode = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=20, sparse_output=False)
+        prepare = ColumnTransformer([("number", scale, number), ("category", encode, category)])
+    return make_pipeline(prepare, model)
+
+
+def fit(params: Params, schema: Schema, parts: Split, project: Path) -> Candidate:
+    """Train on ``parts.train`` and measure on ``parts.holdout``."""
+    import skops.io
+
+    features = features_of(params, schema)
+    truth = truth_of(parts.train, params)
+    if params.project.task != "regression" and len(set(truth.tolist())) < 2:
+        raise NotEnoughData(f"every row to train on has the same {params.columns.target}: there is nothing to learn")
+    model = pipeline(params, features, project)
+    model.fit(frame(parts.train, features), truth)
+    classes = [] if params.project.task == "regression" else [c.item() if hasattr(c, "item") else c for c in model.classes_]
+    scorer = Scorer(model, task=params.project.task, features=features, classes=classes)
+    held = truth_of(parts.holdout, params)
+    scores = scorer.score(parts.holdout)
+    buffer = BytesIO()
+    skops.io.dump(model, buffer)
+    return Candidate(
+        pipeline=model,
+        scorer=scorer,
+        content=buffer.getvalue(),
+        importances=importances(scorer, parts.holdout, params),
+        metrics={
+            name: float(metrics.measure(name, held, scores)[0]) for name in metrics.TASK_METRICS[params.project.task]
+        },
+    )
+
+
+def importances(scorer: Scorer, rows: pd.DataFrame, params: Params) -> dict[str, float]:
+    """What each feature is worth: the loss in the gate's metric when its values are shuffled among at most
+    IMPORTANCE_ROWS rows (Breiman 2001, section 10), shares that add up to 1; equal shares when nothing matters."""
+    rows = rows.sample(min(IMPORTANCE_ROWS, len(rows)), random_state=params.train.seed)
+    table, truth = frame(rows, scorer.features), truth_of(rows, params)
+    random, metric = np.random.default_rng(params.train.seed), params.gate.metric
+    whole = metrics.measure(metric, truth, scorer.score_frame(table))
+    lost = {}
+    for feature in scorer.features:
+        shuffled = [
+            metrics.measure(metric, truth, scorer.score_frame(
+                table.assign(**{feature.name: table[feature.name].to_numpy()[random.permutation(len(table))]})
+            ))
+            for _ in range(IMPORTANCE_REPEATS)
+        ]  # fmt: skip
+        lost[feature.name] = max(0.0, float(np.nanmean([metrics.gain(metric, whole, s) for s in shuffled])))
+    total = sum(lost.values())
+    return {name: loss / total if total else 1 / len(lost) for name, loss in lost.items()}
+
+
+def reference(candidate: Candidate, parts: Split, params: Params) -> pd.DataFrame:
+    """What the model was made for: a sample of its training rows, with its features, `prediction` and target."""
+    rows = parts.train.sample(min(REFERENCE_ROWS, len(parts.train)), random_state=params.train.seed)
+    rows = rows.sort_index().reset_index(drop=True)
+    names = [f.name for f in candidate.scorer.features]
+    scores = candidate.scorer.score(rows)
+    return rows[[*names, params.columns.target]].assign(prediction=scores.prediction)
