@@ -1,0 +1,42 @@
+"""Start the model server: `python -m serving`. Settings are read here and nowhere else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from pydantic import ValidationError
+
+from serving.settings import Refused, ServerSettings, check_exposure
+from trimtab.settings import Settings
+
+
+def main() -> int:
+    """Serve until told to stop; 2 when the settings do not allow it."""
+    try:
+        settings, server_settings = Settings(), ServerSettings()  # type: ignore[call-arg]
+        check_exposure(settings, server_settings)
+    except (Refused, ValidationError) as error:
+        print(f"The model server does not start: {error}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    import uvicorn
+
+    from serving.app import ModelServer
+
+    server = ModelServer(server_settings, releases=settings.releases, telemetry=settings.telemetry)
+    uvicorn.run(
+        server.app,
+        host=settings.host,
+        port=settings.server_port,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=10,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

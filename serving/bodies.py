@@ -1,0 +1,95 @@
+"""The shapes of requests and answers, for /docs and client generators. Requests are not parsed through these: rows are
+checked column by column (`trimtab.intake`), which is what makes ten thousand of them cheap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PredictRequest(BaseModel):
+    """Rows to answer. A single row may also be sent as it is, without the list around it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"rows": [{"distance": 1400, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}]}
+        }
+    )
+
+    rows: list[dict[str, float | int | bool | str | None]] = Field(
+        description="objects with the live release's features (its schema.json has them), and, if wanted, the data "
+        "time, id and key columns, which are recorded"
+    )
+
+
+class Prediction(BaseModel):
+    """One row's answer; which fields there are depends on the task."""
+
+    id: str = Field(description="send it back with the label")
+    probability: float | None = Field(None, description="binary: probability of the positive class")
+    label: bool | int | str | None = Field(None, description="multiclass: the likeliest label")
+    probabilities: dict[str, float] | None = Field(None, description="multiclass: probability of every label")
+    value: float | None = Field(None, description="regression")
+
+
+class PredictAnswer(BaseModel):
+    """Predictions in the order of the rows."""
+
+    release: str = Field(description="digest of the release that answered")
+    version: int = Field(description="its version in the model registry")
+    predictions: list[Prediction]
+
+
+class LabelRow(BaseModel):
+    """What a prediction turned out to be."""
+
+    id: str
+    label: bool | int | float | str
+    time: str | None = Field(None, description="when it became known, ISO 8601")
+
+
+class LabelsRequest(BaseModel):
+    """Labels, late or twice without harm: the last to arrive counts."""
+
+    labels: list[LabelRow]
+
+
+class LabelsAnswer(BaseModel):
+    """What became of them, as far as the server remembers; `stores.telemetry.tally` knows all."""
+
+    accepted: int
+    duplicates: int
+    conflicts: int
+
+
+class Problem(BaseModel):
+    """What is wrong, and where."""
+
+    problem: str
+    row: int | None = None
+    field: str | None = None
+    got: Any = None
+
+
+class ErrorAnswer(BaseModel):
+    """Every error has this shape."""
+
+    error: Problem
+
+
+class LoadAnswer(BaseModel):
+    """A release is in memory."""
+
+    release: str
+    version: int
+    load_ms: float
+
+
+class ProbeAnswer(BaseModel):
+    """Whether a release's own sample rows gave the predictions that were recorded with it."""
+
+    ok: bool
+    worst_difference: float | None
+    latency_ms: float
+    reason: str

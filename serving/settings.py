@@ -1,0 +1,53 @@
+"""What the model server reads from the environment, once, at its door. Ports and folders are `trimtab.settings`'."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from trimtab.settings import Settings
+
+
+class ServerSettings(BaseSettings):
+    """The model server's own settings. Limits keep one client from taking the memory of all."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIMTAB_", extra="ignore", frozen=True)
+
+    ledger_url: SecretStr = Field(description="SQLAlchemy URL of the ledger")
+    api_key: SecretStr | None = Field(None, description="needed to listen on anything but loopback")
+    max_rows: int = Field(50_000, ge=1, description="rows in one request")
+    max_body_mb: float = Field(32, gt=0, description="size of one request")
+    max_waiting: int = Field(64, ge=1, description="requests waiting for the model before 503 is answered")
+    follow_s: float = Field(0.25, gt=0, description="how often the ledger is asked who is live")
+    compact_s: float = Field(10, gt=0, description="how often finished telemetry segments are compacted")
+    segment_mb: float = Field(8, gt=0, description="size at which a telemetry segment is finished")
+    segment_s: float = Field(3600, gt=0, description="age at which a telemetry segment is finished")
+
+    @property
+    def max_body_bytes(self) -> int:
+        """`max_body_mb` in bytes."""
+        return int(self.max_body_mb * 1024 * 1024)
+
+
+class Refused(Exception):
+    """The server must not start like this; the text says what to change."""
+
+
+def check_exposure(settings: Settings, server: ServerSettings) -> None:
+    """Raise Refused when others could reach the server without a key."""
+    if server.api_key is None and not _is_loopback(settings.host):
+        raise Refused(
+            f"TRIMTAB_HOST={settings.host} lets other machines in: set TRIMTAB_API_KEY to a long random text, "
+            "or leave TRIMTAB_HOST at 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

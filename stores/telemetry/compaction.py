@@ -1,0 +1,109 @@
+"""Finished segments become Parquet. Safe to interrupt at any line and to run in several processes at once: a part
+appears whole, under a name that makes its segment void, before the segment is removed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stores.telemetry import layout
+from stores.telemetry.records import scan
+from stores.telemetry.tables import label_table, prediction_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ABANDONED_AFTER_S = 3600
+
+
+def compact(root: Path) -> int:
+    """Turn every finished segment below *root* into a part; returns how many. Segments in use are left alone.
+
+    Raises OSError when there is no room; everything stays readable then, and a later call goes on.
+    """
+    done = 0
+    for stream in (layout.PREDICTIONS, layout.LABELS):
+        compacted = {part.segment for part in layout.parts(root, stream)}
+        _sweep(layout.parts_folder(root, stream))
+        for segment, path in layout.segments(root, stream).items():
+            done += _compact(root, stream, segment, path, exists=segment in compacted)
+    return done
+
+
+def _compact(root: Path, stream: str, segment: str, path: Path, *, exists: bool) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = os.fstat(fd)
+        if status.st_nlink == 0:
+            return False  # another process has just finished it
+        if status.st_size == 0 and time.time() - status.st_mtime < _ABANDONED_AFTER_S:
+            return False  # its writer may be about to take the lock
+        hole = False if exists else _write_part(root, stream, segment, path)
+        if hole:
+            set_aside = path.parent.parent / "damaged"
+            set_aside.mkdir(exist_ok=True)
+            path.rename(set_aside / path.name)
+        else:
+            path.unlink()
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _write_part(root: Path, stream: str, segment: str, path: Path) -> bool:
+    """Write the part of a segment; True when there was damage before its last whole record, which is worth keeping
+    for a look. A torn tail is no damage: nothing in it was ever answered."""
+    import pyarrow.parquet as pq
+
+    records = list(scan(path.read_bytes()))
+    convert: Callable[..., pa.Table | None] = prediction_table if stream == layout.PREDICTIONS else label_table
+    table = convert(records)
+    if table is None:
+        return False
+    if stream == layout.PREDICTIONS:
+        table = table.sort_by([("time", "ascending")])
+    first, last = min(r.first_us for r in records), max(r.last_us for r in records)
+    target = layout.part_path(root, stream, segment, first, last)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{uuid.uuid4().hex}")
+    try:
+        with scratch.open("wb") as file:
+            pq.write_table(table, file, compression="zstd", row_group_size=32_768)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.rename(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+    return records[-1].end != sum(r.end - r.start for r in records)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what an interrupted compaction left; a fresh file may belong to one that is running."""
+    if not folder.is_dir():
+        return
+    for path in folder.glob(".*"):
+        try:
+            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
+                path.unlink()
+        except FileNotFoundError:
+            continue
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,125 @@
+"""Appending records to segments: each is on the file, whole, before `append` returns. What the records say is
+`stores.telemetry.recorder`'s business; turning finished segments into Parquet is `stores.telemetry.compaction`'s."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from pathlib import Path
+
+from stores.telemetry.records import MAGIC, pack
+
+SUFFIX = ".wal"
+_PROBE_BYTES = 64 * 1024
+
+
+class Unwritable(Exception):
+    """A record could not be written, and nothing of it counts. *reason* is the operating system's."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"telemetry in {folder} cannot be written: {reason}")
+        self.folder, self.reason = folder, reason
+
+
+class Journal:
+    """A writer's own sequence of segments ``<writer>-<number>.wal`` in *folder*. Safe to share between threads.
+
+    A record reaches the operating system with one write, so it survives the death of this process at any moment;
+    `sync` makes it survive the machine's as well. The open segment carries an advisory lock, which the kernel drops
+    with the process: a segment without one is finished. Nothing is ever appended to a segment of another life.
+    """
+
+    def __init__(
+        self, folder: Path, writer: str, *, roll_bytes: int = 8 * 1024 * 1024, roll_after_s: float = 3600
+    ) -> None:
+        self._folder, self._writer = folder, writer
+        self._roll_bytes, self._roll_after_s = roll_bytes, roll_after_s
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+        self._number = self._size = self._synced = 0
+        self._opened = 0.0
+        self.failure: str | None = None
+        self.written_bytes = 0
+
+    def append(self, payload: bytes, *, first_us: int, last_us: int) -> None:
+        """Write one record. Raises Unwritable, after which the segment is as it was before."""
+        record = pack(payload, first_us, last_us)
+        with self._lock:
+            self._write(record)
+            self._size += len(record)
+            self.written_bytes += len(record)
+            if self._size >= self._roll_bytes:
+                self._finish()
+
+    def probe(self) -> None:
+        """Find out whether there is room again, leaving nothing behind. Sets or clears `failure`."""
+        with self._lock:
+            try:
+                self._write(MAGIC.ljust(_PROBE_BYTES, b"\0"))
+            except Unwritable:
+                return
+            self._cut()
+
+    def sync(self) -> None:
+        """Make everything written so far survive a power cut."""
+        with self._lock:
+            if self._fd is not None and self._synced != self._size:
+                os.fdatasync(self._fd)
+                self._synced = self._size
+
+    def roll(self, *, only_if_due: bool = False) -> bool:
+        """Finish the open segment so that it can be compacted; True when there was one (that was old enough)."""
+        with self._lock:
+            due = not only_if_due or time.monotonic() - self._opened >= self._roll_after_s
+            if self._fd is None or self._size == 0 or not due:
+                return False
+            self._finish()
+            return True
+
+    def close(self) -> None:
+        """Finish the open segment; a later append starts a new one."""
+        with self._lock:
+            if self._fd is not None:
+                self._finish()
+
+    def _write(self, record: bytes) -> None:
+        try:
+            fd = self._segment()
+            written = os.write(fd, record)
+            if written != len(record):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self.failure = error.strerror or str(error)
+            self._cut()
+            raise Unwritable(self._folder, self.failure) from error
+        self.failure = None
+
+    def _segment(self) -> int:
+        if self._fd is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / f"{self._writer}-{self._number:06d}{SUFFIX}"
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
+            self._number += 1
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            self._fd, self._size, self._synced, self._opened = fd, 0, 0, time.monotonic()
+        return self._fd
+
+    def _cut(self) -> None:
+        """Take back what an unfinished write left; a segment that refuses is left alone, its tail counts nothing."""
+        if self._fd is None:
+            return
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError:
+            self._finish()
+
+    def _finish(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)

@@ -1,0 +1,128 @@
+"""Tiny releases and a real model server for the tests of this room."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stores.bundles import Bundle
+from stores.ledger import Ledger
+from tests.serving.tiny import tiny_bundle
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Place:
+    """A state folder with releases, a ledger and, once started, a model server."""
+
+    home: Path
+    port: int
+    env: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(f"sqlite:///{self.home}/ledger.db")
+
+    @property
+    def telemetry(self) -> Path:
+        return self.home / "telemetry"
+
+    def release(self, **options: Any) -> Bundle:
+        bundle = tiny_bundle(self.home / "releases", **options)
+        manifest = bundle.manifest
+        self.ledger.create()
+        self.ledger.record_release(
+            bundle.digest,
+            run_id=manifest.run_id,
+            model_name=manifest.model_name,
+            model_version=manifest.model_version,
+            manifest=json.loads(manifest.canonical()),
+        )
+        return bundle
+
+    def go_live(self, digest: str) -> int:
+        live = self.ledger.live()
+        return self.ledger.switch(
+            digest, expected=live.version if live else 0, move="promote", reason="test", actor="test"
+        ).version
+
+    def start(self, *, wait_for: str = "/ready", **env: str) -> None:
+        full = {**os.environ, "TRIMTAB_HOME": str(self.home), "TRIMTAB_SERVER_PORT": str(self.port)}
+        full |= {"TRIMTAB_LEDGER_URL": f"sqlite:///{self.home}/ledger.db", **self.env, **env}
+        log = (self.home / "server.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serving"], cwd=ROOT, env=full, stderr=log, stdout=log, start_new_session=True
+        )
+        self.wait(lambda: self.get(wait_for)[0] == 200, f"{wait_for} is 200")
+
+    def wait(self, condition: Any, what: str, *, timeout_s: float = 20) -> None:
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            try:
+                if condition():
+                    return
+            except OSError:
+                pass
+            if self.process is not None and self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise AssertionError(f"not within {timeout_s} s: {what}\n{(self.home / 'server.log').read_text()[-3000:]}")
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        return self._send(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers or {}))
+
+    def post(self, path: str, content: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        return self._send(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers or {}))
+
+    def _send(self, request: urllib.request.Request) -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                status, body = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, body = error.code, error.read()
+        return status, json.loads(body) if body[:1] in (b"{", b"[") else body.decode()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+
+    def stop(self) -> int | None:
+        if self.process is None:
+            return None
+        self.process.terminate()
+        code = self.process.wait(timeout=15)
+        self.process = None
+        return code
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A state folder of its own; whatever server was started in it is stopped."""
+    there = Place(tmp_path, free_port())
+    yield there
+    if there.process is not None:
+        there.kill()

@@ -1,0 +1,179 @@
+"""What a client may send: rows in, clean columns out, or an error that names the row and the field. Works column by
+column, so that ten thousand rows cost little more than the model. HTTP is `serving`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trimtab.features import Feature, assemble, numbers, texts
+from trimtab.release import Columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Micros = np.ndarray[Any, np.dtype[np.int64]]
+
+_ACCEPTED: dict[str, frozenset[type]] = {
+    "number": frozenset({int, float}),
+    "boolean": frozenset({bool}),
+    "text": frozenset({str}),
+    "integer": frozenset({int}),
+}
+_FEW_ROWS = 64
+_ABSENT = object()
+
+
+class BadInput(ValueError):
+    """A row cannot be understood. *row* and *field* are None when the problem is not in one row or field."""
+
+    def __init__(self, problem: str, *, row: int | None = None, field: str | None = None, got: Any = None) -> None:
+        super().__init__(f"row {row}, field {field}: {problem}")
+        self.problem, self.row, self.field, self.got = problem, row, field, got
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that were understood. *columns* holds every feature (float64 arrays and str-or-None lists), *recorded*
+    the id and key columns that were sent and are no features, *time_us* the data time as UTC microseconds."""
+
+    size: int
+    columns: dict[str, Any]
+    recorded: dict[str, list[str | None]]
+    time_us: Micros
+    features: tuple[Feature, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """The model's view."""
+        return assemble(self.columns, self.features, size=self.size)
+
+
+class Intake:
+    """Understands rows for one release."""
+
+    def __init__(self, features: Sequence[Feature], columns: Columns) -> None:
+        self.features = tuple(features)
+        self._columns = columns
+        names = [f.name for f in features]
+        extra = [name for name in (columns.id, columns.key) if name is not None and name not in names]
+        self._recorded = tuple(dict.fromkeys(extra))
+        self._known = {*names, *extra, columns.time}
+
+    def read(self, rows: Any, *, now_us: int) -> Rows:
+        """*rows* as JSON gave them, as columns. A row without a data time gets *now_us*. Raises BadInput."""
+        table = self._transpose(rows)
+        size = len(rows)
+        return Rows(
+            size=size,
+            columns={f.name: self._feature(f, table.get(f.name), size) for f in self.features},
+            recorded={name: _labels(name, table[name]) for name in self._recorded if name in table},
+            time_us=_times(self._columns.time, table.get(self._columns.time), size, now_us),
+            features=self.features,
+        )
+
+    def _transpose(self, rows: Any) -> dict[str, Sequence[Any]]:
+        """Columns of what was sent. One pass when all rows have the same keys in the same order, as usual."""
+        if not isinstance(rows, list) or not rows:
+            raise BadInput("must be a list with at least one row", got=type(rows).__name__)
+        for i, row in enumerate(rows):
+            if type(row) is not dict:
+                raise BadInput("a row must be an object", row=i, got=row)
+        shapes = set(map(tuple, rows))
+        names = dict.fromkeys(name for shape in sorted(shapes) for name in shape)
+        if unknown := [name for name in names if name not in self._known]:
+            self._refuse_unknown(rows, unknown)
+        if len(shapes) == 1:
+            return dict(zip(next(iter(shapes)), zip(*(row.values() for row in rows), strict=True), strict=True))
+        return {name: [row.get(name, _ABSENT) for row in rows] for name in names}
+
+    def _refuse_unknown(self, rows: list[dict[str, Any]], unknown: list[str]) -> None:
+        row, name = next((i, name) for i, row in enumerate(rows) for name in unknown if name in row)
+        if name == self._columns.target:
+            raise BadInput("is the target: send it to /labels once it is known", row=row, field=name)
+        missing = [f.name for f in self.features if f.name not in rows[row]]
+        hint = f"; missing here: {', '.join(missing)}" if missing else ""
+        raise BadInput(f"unknown field{hint}", row=row, field=name, got=rows[row][name])
+
+    def _feature(self, feature: Feature, values: Sequence[Any] | None, size: int) -> Any:
+        if values is None:
+            values = [_ABSENT] * size
+        kinds = set(map(type, values))
+        if kinds - _ACCEPTED[feature.values]:
+            values = self._without_gaps(feature, values)
+        if feature.kind == "category":
+            return texts(values)
+        try:
+            return numbers(values)
+        except OverflowError as error:
+            row = next(i for i, v in enumerate(values) if isinstance(v, int) and abs(v) > 10**308)
+            raise BadInput("number too large", row=row, field=feature.name, got=str(values[row])[:40]) from error
+
+    def _without_gaps(self, feature: Feature, values: Sequence[Any]) -> list[Any]:
+        """Missing values as None; refuses those that may not be missing, and values of a wrong type."""
+        accepted = _ACCEPTED[feature.values]
+        for i, value in enumerate(values):
+            if value is None or value is _ABSENT:
+                if not feature.nullable:
+                    problem = "missing" if value is _ABSENT else "must not be null"
+                    raise BadInput(problem, row=i, field=feature.name)
+            elif type(value) not in accepted:
+                null = " or null" if feature.nullable else ""
+                raise BadInput(f"must be {_article(feature.values)}{null}", row=i, field=feature.name, got=value)
+        return [None if value is _ABSENT else value for value in values]
+
+
+def _article(values: str) -> str:
+    return {"number": "a number", "boolean": "true or false", "text": "text", "integer": "an integer"}[values]
+
+
+def _labels(name: str, values: Sequence[Any]) -> list[str | None]:
+    """Ids and keys, recorded as text."""
+    kinds = set(map(type, values))
+    if kinds <= {str}:
+        return list(values)
+    for i, value in enumerate(values):
+        if value is not None and value is not _ABSENT and type(value) not in (str, int):
+            raise BadInput("must be text or an integer", row=i, field=name, got=value)
+    return [None if v is None or v is _ABSENT else str(v) for v in values]
+
+
+def _times(name: str, values: Sequence[Any] | None, size: int, now_us: int) -> Micros:
+    """ISO 8601 text as UTC microseconds; without an offset it is UTC."""
+    if values is None:
+        return np.full(size, now_us, dtype=np.int64)
+    if set(map(type, values)) == {str} and size > _FEW_ROWS and (parsed := _many_times(values)) is not None:
+        return parsed
+    return np.array([_time(name, i, v, now_us) for i, v in enumerate(values)], dtype=np.int64)
+
+
+def _many_times(values: Sequence[str]) -> Micros | None:
+    """All of *values* at once, or None when one needs a closer look. Batches repeat times, so each is parsed once."""
+    import pandas as pd
+
+    distinct = dict.fromkeys(values)
+    parsed = pd.to_datetime(pd.Series(list(distinct)), format="ISO8601", utc=True, errors="coerce")
+    if parsed.isna().any():
+        return None
+    micros = parsed.dt.as_unit("us").astype("int64").tolist()
+    known = dict(zip(distinct, micros, strict=True))
+    return np.array([known[value] for value in values], dtype=np.int64)
+
+
+def _time(name: str, row: int, value: Any, now_us: int) -> int:
+    if value is None or value is _ABSENT:
+        return now_us
+    try:
+        return micros(datetime.fromisoformat(value))
+    except (TypeError, ValueError) as error:
+        raise BadInput("must be a time like 2013-03-01T05:00:00Z", row=row, field=name, got=value) from error
+
+
+def micros(moment: datetime) -> int:
+    """UTC microseconds since 1970; a moment without an offset is UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    gap = aware - datetime(1970, 1, 1, tzinfo=UTC)
+    return (gap.days * 86_400 + gap.seconds) * 1_000_000 + gap.microseconds

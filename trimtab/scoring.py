@@ -1,0 +1,103 @@
+"""From a frame of features to predictions, the same way for every task. What is a good prediction is decided by
+`trimtab.metrics` and the gate; which model answers is decided by the ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trimtab.features import Feature, frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from trimtab.release import Label, Task
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Predictions of some rows. *prediction* is the probability of the positive class (binary), the value
+    (regression) or the chosen label's probability (multiclass, where *labels* and *probabilities* are set:
+    one row each, columns in the order of *classes*)."""
+
+    task: Task
+    prediction: Floats
+    classes: tuple[Label, ...] = ()
+    labels: tuple[Label, ...] | None = None
+    probabilities: Floats | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return len(self.prediction)
+
+    def take(self, rows: np.ndarray[Any, np.dtype[np.bool_]]) -> Scores:
+        """The scores of the *rows* that are true in a mask of shape (n,)."""
+        labels = None if self.labels is None else tuple(v for v, kept in zip(self.labels, rows, strict=True) if kept)
+        shares = None if self.probabilities is None else self.probabilities[rows]
+        return Scores(self.task, self.prediction[rows], self.classes, labels, shares)
+
+    def answers(self) -> list[dict[str, Any]]:
+        """One JSON object per row, as clients get them and as samples.json keeps them."""
+        if self.labels is None or self.probabilities is None:
+            name = "value" if self.task == "regression" else "probability"
+            return [{name: p} for p in self.prediction.tolist()]
+        names = [str(c) for c in self.classes]
+        return [
+            {"label": label, "probabilities": dict(zip(names, row, strict=True))}
+            for label, row in zip(self.labels, self.probabilities.tolist(), strict=True)
+        ]
+
+
+class Scorer:
+    """A model with the knowledge of how to ask it. Safe to call from many threads: models don't change by asking."""
+
+    def __init__(self, model: Any, *, task: Task, features: Sequence[Feature], classes: Sequence[Label] = ()) -> None:
+        self.task, self.features, self.classes = task, tuple(features), tuple(classes)
+        self._model = model
+        if task != "regression":
+            known = [c.item() if hasattr(c, "item") else c for c in model.classes_]
+            if set(known) != set(self.classes):
+                raise ValueError(f"the model knows the classes {known}, its manifest says {list(self.classes)}")
+            self._order = [known.index(c) for c in self.classes]
+
+    def score(self, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Scores:
+        """Predictions for *rows*, which may have more columns than the model's features."""
+        return self.score_frame(frame(rows, self.features))
+
+    def score_frame(self, table: pd.DataFrame) -> Scores:
+        """Predictions for a frame that `features.frame` or `features.assemble` made."""
+        if self.task == "regression":
+            return Scores("regression", np.asarray(self._model.predict(table), dtype=np.float64))
+        shares = np.asarray(self._model.predict_proba(table), dtype=np.float64)
+        if self.task == "binary":
+            return Scores("binary", np.ascontiguousarray(shares[:, self._order[-1]]), self.classes)
+        shares = shares[:, self._order]
+        best = shares.argmax(axis=1)
+        labels = tuple(self.classes[i] for i in best.tolist())
+        return Scores("multiclass", shares[np.arange(len(shares)), best], self.classes, labels, shares)
+
+
+def worst_difference(answers: Sequence[Mapping[str, Any]], recorded: Sequence[Mapping[str, Any]]) -> float:
+    """The largest difference of two lists of answers, relative where numbers exceed 1; infinite when they differ
+    in number, in shape, or in a label."""
+    if len(answers) != len(recorded):
+        return math.inf
+    return max((_difference(a, b) for a, b in zip(answers, recorded, strict=True)), default=0.0)
+
+
+def _difference(answer: Any, recorded: Any) -> float:
+    if isinstance(answer, Mapping) and isinstance(recorded, Mapping):
+        if answer.keys() != recorded.keys():
+            return math.inf
+        return max((_difference(answer[k], recorded[k]) for k in answer), default=0.0)
+    if isinstance(answer, float) and isinstance(recorded, int | float):
+        gap = abs(answer - recorded) / max(1.0, abs(recorded))
+        return gap if math.isfinite(gap) else math.inf
+    return 0.0 if answer == recorded else math.inf
