@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deployments.stack.addresses import environment, ledger_url
-    from deployments.stack.lifecycle import down, status, up
+    from deployments.stack.lifecycle import down, erase, status, up
     from deployments.stack.plan import StackError
     from deployments.stack.report import ComponentStatus, StackStatus
 
@@ -19,6 +19,7 @@ __all__ = [
     "StackStatus",
     "down",
     "environment",
+    "erase",
     "ledger_url",
     "status",
     "up",
@@ -30,6 +31,7 @@ _HOMES = {
     "StackStatus": "report",
     "down": "lifecycle",
     "environment": "addresses",
+    "erase": "lifecycle",
     "ledger_url": "addresses",
     "status": "lifecycle",
     "up": "lifecycle",

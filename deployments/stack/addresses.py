@@ -15,9 +15,7 @@ def database_url(settings: Settings, driver: str, database: str) -> str:
         where = f"{postgres.USER}@{postgres.HOST}:{settings.postgres_port}/{database}"
         return f"postgresql+{driver}://{where}?passfile={postgres.passfile(settings)}"
     own = urlsplit(settings.postgres_url.get_secret_value())
-    return urlunsplit(
-        (f"postgresql+{driver}", own.netloc, f"/{database}", own.query, "")
-    )
+    return urlunsplit((f"postgresql+{driver}", own.netloc, f"/{database}", own.query, ""))
 
 
 def ledger_url(settings: Settings) -> str:
@@ -30,9 +28,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
     Lay it over `os.environ`. It holds the user's own PostgreSQL URL if there is one: keep it out of logs.
     """
-    secrets = {
-        name: getattr(settings, name) for name in ("postgres_url", "webhook_url")
-    }
+    secrets = {name: getattr(settings, name) for name in ("postgres_url", "webhook_url")}
     plain = {
         name: getattr(settings, name)
         for name in (
@@ -45,23 +41,19 @@ def environment(settings: Settings) -> dict[str, str]:
         )
     }
     ours = {
-        **{
-            name: value.get_secret_value()
-            for name, value in secrets.items()
-            if value is not None
-        },
+        **{name: value.get_secret_value() for name, value in secrets.items() if value is not None},
         **{name: str(value) for name, value in plain.items() if value is not None},
+        "ledger_url": ledger_url(settings),
         "project": str(settings.root),
         "home": str(settings.state),
         "commit_data": str(settings.commit_data).lower(),
     }
     return {
         **{f"TRIMTAB_{name.upper()}": value for name, value in ours.items()},
+        "TRIMTAB_LEDGER_URL": ledger_url(settings),
         "PREFECT_API_URL": settings.prefect_api,
         "PREFECT_HOME": str(settings.state / "prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "0.5",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",

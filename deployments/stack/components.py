@@ -2,15 +2,18 @@
 
 import sys
 from collections.abc import Collection
-from pathlib import Path
 
 from deployments.stack import addresses, postgres
-from deployments.stack.plan import Component, Plan, Probe
+from deployments.stack.plan import CODE, Component, Plan, Probe
 from deployments.stack.ports import Port
 from trimtab.settings import Settings
 
-CODE = Path(__file__).resolve().parents[2]
 _PYTHON = (sys.executable, "-m")
+_STOCK_WORKER = {
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "PREFECT_WORKER_PREFETCH_SECONDS": "1",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+}
 
 
 def plan(settings: Settings, *, only: Collection[str] | None = None) -> Plan:
@@ -23,11 +26,7 @@ def plan(settings: Settings, *, only: Collection[str] | None = None) -> Plan:
         registration(settings),
         worker(settings),
     ]
-    present = [
-        part
-        for part in parts
-        if part is not None and (only is None or part.name in only)
-    ]
+    present = [part for part in parts if part is not None and (only is None or part.name in only)]
     return Plan(settings.state, tuple(present))
 
 
@@ -45,9 +44,7 @@ def external(settings: Settings) -> dict[str, str]:
 def ports(settings: Settings) -> list[Port]:
     """The ports that our own parts will listen on."""
     table = [
-        Port(
-            "postgres", postgres.HOST, settings.postgres_port, "TRIMTAB_POSTGRES_PORT"
-        ),
+        Port("postgres", postgres.HOST, settings.postgres_port, "TRIMTAB_POSTGRES_PORT"),
         Port("prefect", settings.host, settings.prefect_port, "TRIMTAB_PREFECT_PORT"),
         Port("mlflow", settings.host, settings.mlflow_port, "TRIMTAB_MLFLOW_PORT"),
         Port("server", settings.host, settings.server_port, "TRIMTAB_SERVER_PORT"),
@@ -77,9 +74,7 @@ def prefect_server(settings: Settings) -> Component:
         probe=Probe("http", health_url(settings, "prefect")),
         env={
             "PREFECT_HOME": str(settings.state / "prefect"),
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": addresses.database_url(
-                settings, "asyncpg", "prefect"
-            ),
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": addresses.database_url(settings, "asyncpg", "prefect"),
             "PREFECT_SERVER_API_HOST": settings.host,
             "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -112,9 +107,7 @@ def mlflow_server(settings: Settings) -> Component:
             "_MLFLOW_SERVER_FILE_STORE": store,
             "_MLFLOW_SERVER_REGISTRY_STORE": store,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": (
-                settings.state / "mlflow-artifacts"
-            ).as_uri(),
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": (settings.state / "mlflow-artifacts").as_uri(),
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
             "_MLFLOW_SGI_NAME": "uvicorn",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -151,12 +144,15 @@ def registration(settings: Settings) -> Component:
         probe=Probe("exit"),
         env=_ours(settings),
         cwd=str(settings.root),
-        needs=_prefect(settings),
     )
 
 
 def worker(settings: Settings) -> Component:
-    """What runs the flows: the warm worker, or Prefect's own."""
+    """What runs the flows: the warm worker, or Prefect's own.
+
+    The warm one loads its modules while Prefect is still starting, and waits for it by itself.
+    """
+    warm = settings.worker == "warm"
     stock = (
         "prefect",
         "worker",
@@ -166,21 +162,22 @@ def worker(settings: Settings) -> Component:
         "--type",
         "process",
     )
-    warm = ("deployments.warm_worker", "--pool", settings.work_pool)
     return Component(
         name="worker",
-        command=(*_PYTHON, *(warm if settings.worker == "warm" else stock)),
+        command=(
+            *_PYTHON,
+            *(("deployments.warm_worker", "--pool", settings.work_pool) if warm else stock),
+        ),
         probe=Probe("worker", settings.prefect_api, pool=settings.work_pool),
-        env=_ours(settings),
+        env={**_ours(settings), **({} if warm else _STOCK_WORKER)},
         cwd=str(settings.root),
-        needs=_prefect(settings),
-        stop_timeout_s=10.0,
+        needs=() if warm else _prefect(settings),
+        stop_timeout_s=20.0,
         kill_children=False,
     )
 
 
 def _ours(settings: Settings) -> dict[str, str]:
-    """Our own programs need the code on their path, wherever the project's folder is."""
     return {**addresses.environment(settings), "PYTHONPATH": str(CODE)}
 
 

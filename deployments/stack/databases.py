@@ -12,9 +12,7 @@ def reach(settings: Settings) -> str | None:
     if settings.postgres_url is None:
         return "TRIMTAB_POSTGRES_URL is not set"
     try:
-        with psycopg.connect(
-            settings.postgres_url.get_secret_value(), connect_timeout=5
-        ) as connection:
+        with psycopg.connect(settings.postgres_url.get_secret_value(), connect_timeout=5) as connection:
             connection.execute("select 1")
     except psycopg.Error as error:
         return str(error).strip().splitlines()[-1]
@@ -30,29 +28,18 @@ def prepare(settings: Settings) -> None:
         return
     trouble = reach(settings)
     if trouble:
-        raise StackError(
-            f"the PostgreSQL server of TRIMTAB_POSTGRES_URL does not let us in: {trouble}"
-        )
-    with psycopg.connect(
-        settings.postgres_url.get_secret_value(), autocommit=True
-    ) as connection:
-        have = {
-            row[0]
-            for row in connection.execute("select datname from pg_database").fetchall()
-        }
+        raise StackError(f"the PostgreSQL server of TRIMTAB_POSTGRES_URL does not let us in: {trouble}")
+    with psycopg.connect(settings.postgres_url.get_secret_value(), autocommit=True) as connection:
+        have = {row[0] for row in connection.execute("select datname from pg_database").fetchall()}
         for name in DATABASES:
             if name in have:
                 continue
             try:
-                connection.execute(
-                    sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
-                )
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
             except psycopg.errors.DuplicateDatabase:
                 continue
             except psycopg.Error as error:
-                missing = " ".join(
-                    f"CREATE DATABASE {name};" for name in DATABASES if name not in have
-                )
+                missing = " ".join(f"CREATE DATABASE {name};" for name in DATABASES if name not in have)
                 raise StackError(
                     f"the database {name} is missing and may not be created ({str(error).strip()}); "
                     f"have an administrator run: {missing}"

@@ -6,6 +6,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+CODE = Path(__file__).resolve().parents[2]
+"""Where the rooms are; our own programs need it on their path, wherever the project's folder is."""
+
+RECORD, LOCK = "stack.json", "stack.lock"
+"""Files in the state folder: what the supervisor says, and the lock that it holds while it lives."""
+
+LOCK_TAKEN = 3
+"""Exit code of a supervisor that found another one alive."""
+
 MARK = "TRIMTAB_STACK"
 """Variable that every process of a stack inherits; its value names the one supervisor that started it."""
 
@@ -46,7 +55,6 @@ class Component:
     stop_signal: int = 15
     stop_wave: int = 0
     stop_timeout_s: float = 5.0
-    nice: int = 0
     kill_children: bool = True
 
 
@@ -56,6 +64,11 @@ class Plan:
 
     state: Path
     components: tuple[Component, ...]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What the components are called."""
+        return frozenset(part.name for part in self.components)
 
     def dumps(self) -> str:
         """As JSON, for `loads`."""
@@ -70,9 +83,7 @@ class Plan:
     def loads(cls, text: str) -> "Plan":
         """Undo `dumps`."""
         raw = json.loads(text)
-        return cls(
-            Path(raw["state"]), tuple(_component(part) for part in raw["components"])
-        )
+        return cls(Path(raw["state"]), tuple(_component(part) for part in raw["components"]))
 
 
 def _component(raw: dict[str, Any]) -> Component:

@@ -65,13 +65,11 @@ def unavailable(host: str, number: int) -> str | None:
 def _holder(number: int) -> str:
     try:
         for connection in psutil.net_connections(kind="tcp"):
-            here = (
-                connection.status == psutil.CONN_LISTEN
-                and connection.laddr[1] == number
-            )
-            if here and connection.pid:
+            if connection.status != psutil.CONN_LISTEN or not connection.laddr or not connection.pid:
+                continue
+            if connection.laddr.port == number:
                 process = psutil.Process(connection.pid)
                 return f"process {connection.pid} ({' '.join(process.cmdline())[:80] or process.name()})"
     except psutil.Error:
         pass
-    return "a process of another user"
+    return "another process"

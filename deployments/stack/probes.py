@@ -47,15 +47,8 @@ def _worker(probe: Probe, started_at: float, timeout_s: float) -> str | None:
             workers = json.load(answer)
     except urllib.error.HTTPError as error:
         return f"work pool {probe.pool!r}: Prefect answers {error.code}"
-    seen = [
-        datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp()
-        for worker in workers
-    ]
-    return (
-        None
-        if any(moment >= started_at for moment in seen)
-        else f"no worker in the pool {probe.pool!r} yet"
-    )
+    seen = [datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() for worker in workers]
+    return None if any(moment >= started_at for moment in seen) else f"no worker in the pool {probe.pool!r} yet"
 
 
 def _command(component: Component, timeout_s: float) -> str | None:

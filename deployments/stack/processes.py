@@ -72,12 +72,9 @@ def end(
 
 
 def memory_mb(process: psutil.Process, *, alone: bool = False) -> float:
-    """Memory of *process* and its descendants (unless *alone*) in MB; pages that several share are counted once (PSS), where
-    the system tells and we may look, resident size otherwise."""
-    return (
-        sum(_memory(member) for member in ([process] if alone else family(process)))
-        / 2**20
-    )
+    """Memory of *process* and its descendants (unless *alone*) in MB. Pages that several share are counted
+    once (PSS) where the system tells and we may look; otherwise it is the resident size."""
+    return sum(_memory(member) for member in ([process] if alone else family(process))) / 2**20
 
 
 def _memory(process: psutil.Process) -> int:

@@ -8,6 +8,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from deployments.stack import processes
+from deployments.stack.plan import RECORD
 
 State = Literal[
     "waiting",
@@ -60,9 +61,7 @@ class StackStatus(BaseModel):
     @property
     def memory_mb(self) -> float:
         """What all processes take together."""
-        return (self.supervisor_mb or 0.0) + sum(
-            part.rss_mb or 0.0 for part in self.components
-        )
+        return (self.supervisor_mb or 0.0) + sum(part.rss_mb or 0.0 for part in self.components)
 
     def __getitem__(self, name: str) -> ComponentStatus:
         return next(part for part in self.components if part.name == name)
@@ -71,7 +70,7 @@ class StackStatus(BaseModel):
 def recorded(state: Path) -> dict[str, Any]:
     """The supervisor's last word, or nothing when there never was one."""
     try:
-        found: dict[str, Any] = json.loads((state / "stack.json").read_text())
+        found: dict[str, Any] = json.loads((state / RECORD).read_text())
     except FileNotFoundError:
         return {}
     return found
@@ -84,40 +83,40 @@ def supervisor_pid(record: dict[str, Any]) -> int | None:
     return process.pid if process else None
 
 
-def component(
-    name: str, raw: dict[str, Any], *, supervised: bool, weigh: bool
-) -> ComponentStatus:
-    """One part from what the supervisor wrote; without a supervisor it counts as stopped."""
-    process = processes.find(raw.get("pid"), raw.get("birth")) if supervised else None
+def components(record: dict[str, Any], *, weigh: bool) -> list[ComponentStatus]:
+    """Every part of *record*; without its supervisor all count as stopped. Weighing memory takes a while."""
+    supervised = supervisor_pid(record) is not None
+    return [
+        _component(name, raw, supervised=supervised, weigh=weigh) for name, raw in record.get("components", {}).items()
+    ]
+
+
+def _component(name: str, raw: dict[str, Any], *, supervised: bool, weigh: bool) -> ComponentStatus:
+    process = processes.find(raw["pid"], raw["birth"]) if supervised else None
     state: State = raw["state"] if supervised else "stopped"
     return ComponentStatus(
         name=name,
         state=state,
         pid=process.pid if process else None,
-        url=raw.get("url") or None,
+        url=raw["url"] or None,
         uptime_s=round(processes.uptime_s(raw["birth"]), 1) if process else None,
-        ready_s=raw.get("ready_s"),
-        restarts=raw.get("restarts", 0),
+        ready_s=raw["ready_s"],
+        restarts=raw["restarts"],
         rss_mb=round(processes.memory_mb(process), 1) if process and weigh else None,
-        last_error=raw.get("last_error"),
+        last_error=raw["last_error"],
     )
 
 
 def addresses(record: dict[str, Any]) -> dict[str, str]:
     """Name and address of every part that the supervisor runs."""
-    return {
-        name: raw.get("url", "") for name, raw in record.get("components", {}).items()
-    }
+    return {name: raw.get("url", "") for name, raw in record.get("components", {}).items()}
 
 
 def leftovers(record: dict[str, Any]) -> list[psutil.Process]:
     """Processes of a supervisor that is gone: those it recorded, their descendants, and all with its mark."""
     if supervisor_pid(record) is not None:
         return []
-    found = {
-        process.pid: process
-        for process in processes.marked(record.get("supervisor", {}).get("mark", ""))
-    }
+    found = {process.pid: process for process in processes.marked(record.get("supervisor", {}).get("mark", ""))}
     for raw in record.get("components", {}).values():
         process = processes.find(raw.get("pid"), raw.get("birth"))
         if process:

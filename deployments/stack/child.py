@@ -1,0 +1,174 @@
+"""One component as its supervisor sees it: start it, take note of how it does and how it ends, describe it.
+When each of these is due is the supervisor's business."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployments.stack import processes
+from deployments.stack.plan import Component
+
+_CHECK_WHILE_STARTING_S, _CHECK_EVERY_S = 0.1, 5.0
+_FAILURES_UNTIL_UNHEALTHY = 3
+_BACKOFF_S, _BACKOFF_LIMIT_S, _STABLE_S = 0.5, 30.0, 60.0
+_JOB_ATTEMPTS = 3
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Child:
+    """A component and its life so far. Moments in `next_*` are on the monotonic clock."""
+
+    part: Component
+    state: str = "waiting"
+    popen: subprocess.Popen[bytes] | None = None
+    birth: float | None = None
+    started_at: float = 0.0
+    ready_s: float | None = None
+    restarts: int = 0
+    backoff_s: float = _BACKOFF_S
+    failures: int = 0
+    next_start: float = 0.0
+    next_check: float = 0.0
+    last_error: str | None = None
+    answer: "Future[str | None] | None" = None
+
+    @property
+    def ready(self) -> bool:
+        """It works, or was a job and has worked."""
+        return self.state in ("running", "unhealthy", "done")
+
+    @property
+    def exit_code(self) -> int | None:
+        """How its process ended, None while it runs or before there was one."""
+        return None if self.popen is None else self.popen.poll()
+
+    @property
+    def alive(self) -> bool:
+        """There is a process, and it runs."""
+        return self.popen is not None and self.popen.poll() is None
+
+    def may_start(self, now: float) -> bool:
+        """It is down, and its pause after the last end is over."""
+        return self.state in ("waiting", "restarting") and now >= self.next_start
+
+    @property
+    def has_ended(self) -> bool:
+        """Its process is gone, and nobody has taken note of that yet."""
+        return self.state in ("starting", "running", "unhealthy") and self.exit_code is not None
+
+    def may_be_asked(self, now: float) -> bool:
+        """A probe is due. A job is never asked, a worker only until it has reported once."""
+        once = {"exit": (), "worker": ("starting",)}
+        states = once.get(self.part.probe.kind, ("starting", "running", "unhealthy"))
+        return self.answer is None and self.state in states and now >= self.next_check
+
+    def start(self, environment: dict[str, str], logs: Path) -> str | None:
+        """Start the process in a session of its own; what went wrong, or None."""
+        env = {name: value for name, value in environment.items() if name not in self.part.unset}
+        self.popen, self.answer, self.ready_s, self.failures = None, None, None, 0
+        self.started_at = time.time()
+        try:
+            with (logs / f"{self.part.name}.log").open("ab") as log:
+                self.popen = subprocess.Popen(
+                    self.part.command,
+                    env={**env, **self.part.env},
+                    cwd=self.part.cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    user=self.part.uid,
+                    group=self.part.gid,
+                    extra_groups=None if self.part.uid is None else [],
+                    preexec_fn=_die_with_parent(self.part.stop_signal),  # noqa: PLW1509
+                )
+        except OSError as error:
+            return self.fail(f"cannot be started: {error}")
+        self.birth = processes.born(self.popen.pid)
+        self.state = "starting"
+        self.next_check = time.monotonic() + _CHECK_WHILE_STARTING_S
+        return None
+
+    def end(self) -> str:
+        """Its process has ended: a job may be done with that, anything else is started again. Says which."""
+        code = self.exit_code
+        if self.part.probe.kind == "exit" and code == 0:
+            self.state, self.ready_s = "done", self._age_s()
+            return f"done in {self.ready_s} s"
+        if self.popen is not None and self.part.kill_children:
+            with suppress(OSError):
+                os.killpg(self.popen.pid, signal.SIGKILL)
+        return self.fail(_describe(code or 0))
+
+    def fail(self, reason: str) -> str:
+        """Remember *reason*, and try again after a pause that doubles; a job gives up in the end."""
+        if self._age_s() > _STABLE_S:
+            self.backoff_s = _BACKOFF_S
+        self.last_error = reason
+        self.restarts += 1
+        self.next_start = time.monotonic() + self.backoff_s
+        self.backoff_s = min(self.backoff_s * 2, _BACKOFF_LIMIT_S)
+        given_up = self.part.probe.kind == "exit" and self.restarts >= _JOB_ATTEMPTS
+        self.state = "failed" if given_up else "restarting"
+        return f"{reason}; {'given up' if given_up else f'restart {self.restarts}'}"
+
+    def hear(self, trouble: str | None) -> str | None:
+        """Take a probe's answer; what is new, or None."""
+        before, self.answer = self.state, None
+        if before == "starting":
+            self.next_check = time.monotonic() + _CHECK_WHILE_STARTING_S
+            if trouble is None:
+                self.state, self.ready_s = "running", self._age_s()
+                return f"ready in {self.ready_s} s"
+            return None
+        self.next_check = time.monotonic() + _CHECK_EVERY_S
+        self.failures = self.failures + 1 if trouble else 0
+        if self.failures >= _FAILURES_UNTIL_UNHEALTHY:
+            self.state, self.last_error = "unhealthy", trouble
+        elif trouble is None:
+            self.state = "running"
+        return None if self.state == before else f"{self.state}: {trouble or 'answers again'}"
+
+    def record(self) -> dict[str, Any]:
+        """What others may know: no command, no environment."""
+        return {
+            "state": self.state,
+            "pid": self.popen.pid if self.popen and self.alive else None,
+            "birth": self.birth if self.alive else None,
+            "url": self.part.url,
+            "ready_s": self.ready_s,
+            "restarts": self.restarts,
+            "last_error": self.last_error,
+        }
+
+    def _age_s(self) -> float:
+        return round(time.time() - self.started_at, 1)
+
+
+def _die_with_parent(stop_signal: int) -> Callable[[], None]:
+    """Linux only: a child is asked to stop when its supervisor is gone, even by kill -9.
+
+    The returned function runs between fork and exec, where other threads' locks may be held for ever; it
+    makes one system call and takes no lock.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, stop_signal, 0, 0, 0)
+
+    return prepare
+
+
+def _describe(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -1,0 +1,94 @@
+"""Stacks of fake parts, and settings whose ports are free."""
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deployments import stack
+from deployments.stack import handover, report
+from deployments.stack.plan import Component, Plan, Probe
+from trimtab.settings import Settings
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
+    """Wait until *condition* is true; fail after *within_s*."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def web(name: str, **changes: object) -> Component:
+    """A part that is a small web server."""
+    port = free_port()
+    command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
+    url = f"http://127.0.0.1:{port}"
+    return Component(**{"name": name, "command": command, "probe": Probe("http", url), "url": url, **changes})
+
+
+def script(name: str, text: str, probe: Probe, **changes: object) -> Component:
+    """A part that is a few lines of Python."""
+    return Component(**{"name": name, "command": (sys.executable, "-c", text), "probe": probe, **changes})
+
+
+class Running:
+    """A plan in the hands of a supervisor."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.said: list[str] = []
+
+    def start(self, *parts: Component) -> "Running":
+        plan = Plan(self.state, parts)
+        handover.start(plan)
+        handover.watch(plan, self.said.append)
+        return self
+
+    @property
+    def supervisor(self) -> psutil.Process:
+        return psutil.Process(report.recorded(self.state)["supervisor"]["pid"])
+
+    def part(self, name: str) -> stack.ComponentStatus:
+        return next(p for p in report.components(report.recorded(self.state), weigh=False) if p.name == name)
+
+    def processes(self) -> list[psutil.Process]:
+        return [self.supervisor, *self.supervisor.children(recursive=True)]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    stack_of_fakes = Running(tmp_path)
+    yield stack_of_fakes
+    handover.stop(tmp_path)
+
+
+def make_settings(folder: Path, **changes: object) -> Settings:
+    ports = {f"{name}_port": free_port() for name in ("postgres", "prefect", "mlflow", "server")}
+    return Settings(**{"project": folder, "home": folder / "state", **ports, **changes})
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    made = make_settings(tmp_path)
+    yield made
+    stack.erase(made, echo=print)
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The settings of a stack whose PostgreSQL runs."""
+    made = make_settings(tmp_path_factory.mktemp("postgres"))
+    stack.up(made, echo=print, only=["postgres"])
+    yield made
+    stack.erase(made, echo=print)
