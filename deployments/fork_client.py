@@ -169,7 +169,9 @@ class ForkClient:
                 return
             ready = json.loads(message)["ready"]
             for module, reason in ready["missing"].items():
-                self._logger.warning("Preload module %r could not be imported (%s); runs go on without.", module, reason)
+                self._logger.warning(
+                    "Preload module %r could not be imported (%s); runs go on without.", module, reason
+                )
             if ready["threads"] != 1:
                 self._logger.warning("The fork server has %s threads; forking is only safe with 1.", ready["threads"])
             self._logger.info("Fork server %s is warm after %s s.", self.process and self.process.pid, ready["seconds"])

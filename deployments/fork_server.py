@@ -12,6 +12,7 @@ says `started PID`, before it does anything else, and the server `exited CODE`. 
 that the worker is gone: the server waits for its children and exits.
 """
 
+import asyncio
 import atexit
 import contextlib
 import ctypes
@@ -37,6 +38,10 @@ PR_SET_PDEATHSIG = 1
 
 # The worker starts the server with one thread for linear algebra; children get their cores back.
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+
+# Event loops that libraries make while they are imported (Evidently does). Their epoll and wake-up sockets would
+# be shared by all children, which would wake and miss each other; so they are closed here and opened there.
+IDLE_LOOPS: list[asyncio.BaseEventLoop] = []
 
 
 @dataclass
@@ -134,7 +139,7 @@ def run_child(request_file: int, stream: socket.socket, server_pid: int) -> NoRe
             request = json.load(file)
         enter_surroundings(request["env"], request["cwd"])
         code = run_hooks(request["hooks"]) if request["hooks"] else run_engine()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the child ends here whatever it was
         traceback.print_exc()
     leave(code)
 
@@ -156,6 +161,8 @@ def enter_surroundings(env: dict[str, str], cwd: str) -> None:
     time.tzset()
     sys.path[:] = [cwd, *python_path(env), *(p for p in sys.path if p not in inherited_paths)]
     importlib.invalidate_caches()
+    for loop in IDLE_LOOPS:
+        loop.__init__()  # type: ignore[misc]
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
@@ -177,7 +184,7 @@ def spread_threads(env: dict[str, str]) -> None:
 
     Both libraries read the variables when they are loaded, which was before this run existed.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     wanted = {name: int(env[name]) for name in BLAS_VARIABLES if env.get(name, "").isdecimal()}
     cores = len(os.sched_getaffinity(0))
@@ -202,8 +209,6 @@ def run_engine() -> int:
 
 def run_hooks(hooks: dict[str, Any]) -> int:
     """Run a flow's on_crashed or on_cancellation hooks, whose own process is gone."""
-    import asyncio
-
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.flows import load_flow_from_flow_run
     from prefect.runner._hook_runner import HookRunner
@@ -221,7 +226,7 @@ def leave(code: int) -> NoReturn:
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the child ends here whatever it was
         traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -236,9 +241,12 @@ def load(modules: list[str]) -> dict[str, Any]:
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:  # a broken optional library must not cost the runs that do without it
+        except Exception as error:  # noqa: BLE001 - a broken optional library must not cost the runs that do without it
             missing[module] = f"{type(error).__name__}: {error}"
     gc.collect()
+    IDLE_LOOPS.extend(thing for thing in gc.get_objects() if isinstance(thing, asyncio.BaseEventLoop))
+    for loop in IDLE_LOOPS:
+        loop.close()
     gc.freeze()  # the collector would write to, and so copy, every page it visits
     gc.disable()
     return {
