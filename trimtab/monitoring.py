@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
@@ -136,13 +136,19 @@ def examine(facts: Facts, rules: Monitor) -> Finding:
 
 
 def decide(
-    facts: Facts, rules: Monitor, *, earlier: Sequence[Finding] = (), periods_since_retrain: int | None = None
+    facts: Facts,
+    rules: Monitor,
+    *,
+    earlier: Sequence[Finding] = (),
+    periods_since_retrain: int | None = None,
+    asked: Sequence[str] = (),
 ) -> Judgement:
     """What *facts* ask for, given the findings of the periods before, oldest first.
 
     `block` when the data are broken: a model must not learn from them, a person has to look. `retrain` when the
     newest period and at least k of the last n of this release violate, unless a retrain is at most
-    ``monitor.cooldown`` periods ago. `watch` when something moved and that is not so. `none` otherwise, and when
+    ``monitor.cooldown`` periods ago. A retrain that was *asked* for in this period already (ids of decisions) is not
+    asked for again because more labels came in. `watch` when something moved and that is not so. `none` otherwise, and when
     there are fewer than ``monitor.min_rows`` rows to judge from.
     """
     finding = examine(facts, rules)
@@ -154,11 +160,13 @@ def decide(
     if finding.violates:
         kind = "drift and quality" if finding.drift and finding.quality else "drift" if finding.drift else "quality"
     why = "; ".join((*finding.drift, *finding.quality))
-    action: Action
+    id, action = identity(facts, rules), cast(Action, "none")
     if facts.rows < rules.min_rows:
         action, kind, cause = "none", "none", f"{facts.rows} rows are too few to judge: {rules.min_rows} are needed"
     elif finding.broken:
         action, kind, cause = "block", "data", "; ".join(finding.broken)
+    elif finding.violates and asked and id not in asked:
+        action, cause = "watch", f"{why} (retrain asked for by {asked[-1]})"
     elif finding.violates and times >= k and not is_cooling:
         action, cause = "retrain", why
     elif finding.violates:
@@ -168,14 +176,12 @@ def decide(
         action, cause = "watch", "; ".join(finding.noticed)
     else:
         action, cause = "none", "nothing moved that matters"
-    return Judgement(
-        id=identity(facts, rules, action), action=action, cause=cause, kind=kind, facts=facts, finding=finding
-    )
+    return Judgement(id=id, action=action, cause=cause, kind=kind, facts=facts, finding=finding)
 
 
-def identity(facts: Facts, rules: Monitor, action: Action) -> str:
+def identity(facts: Facts, rules: Monitor) -> str:
     """A name for the decision that is the same whenever the same facts are judged by the same rules."""
-    content: Mapping[str, Any] = {"facts": facts.model_dump(), "rules": rules.model_dump(), "action": action}
+    content: Mapping[str, Any] = {"facts": facts.model_dump(), "rules": rules.model_dump()}
     text = json.dumps(_rounded(content), sort_keys=True, default=str)
     return f"{facts.period}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

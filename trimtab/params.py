@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from trimtab.periods import Every, Period
 
@@ -31,7 +40,15 @@ def _duration(value: object) -> object:
     raise ValueError("write a duration as a number and h, d or w, like 7d")
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+def _written(value: object) -> object:
+    """A duration as `_duration` reads it."""
+    if not isinstance(value, timedelta):
+        return value
+    hours = int(value.total_seconds() // 3600)
+    return f"{hours // 24}d" if hours % 24 == 0 else f"{hours}h"
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_written)]
 
 
 class _Section(BaseModel):
@@ -150,6 +167,8 @@ class Quality(_Section):
 
 
 def _k_of_n(value: object) -> object:
+    if isinstance(value, tuple):
+        return value
     found = re.fullmatch(r"\s*(\d+)\s+of\s+(\d+)\s*", str(value))
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise ValueError("write how many of how many periods, like 2 of 3")
@@ -162,7 +181,9 @@ class Monitor(_Section):
     sample: int = Field(20_000, ge=100)
     drift: Drift = Drift()
     quality: Quality = Quality()
-    persist: Annotated[tuple[int, int], BeforeValidator(_k_of_n)] = (2, 3)
+    persist: Annotated[
+        tuple[int, int], BeforeValidator(_k_of_n), PlainSerializer(lambda pair: f"{pair[0]} of {pair[1]}")
+    ] = (2, 3)
     cooldown: int = Field(1, ge=0, description="periods after a retrain in which none follows")
     min_rows: int = Field(200, ge=1)
 

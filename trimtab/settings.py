@@ -25,13 +25,17 @@ class Settings(BaseSettings):
     server_port: int = Field(8000, ge=1, le=65535, description="the model server's port")
 
     postgres_url: SecretStr | None = Field(None, description="own PostgreSQL: postgresql://user:password@host:port/database")
+    ledger_url: SecretStr | None = Field(None, description="SQLAlchemy URL of the ledger; the stack sets it")
     prefect_url: str | None = Field(None, description="own Prefect server: http://host:port/api")
     mlflow_url: str | None = Field(None, description="own MLflow server: http://host:port")
     server_url: str | None = Field(None, description="own model server: http://host:port")
 
-    worker: str = Field("warm", pattern="^(warm|process)$", description="warm: fork flow runs from a loaded process (Linux)")
+    worker: str = Field(
+        "warm", pattern="^(warm|process)$", description="warm: fork flow runs from a loaded process (Linux)"
+    )
     work_pool: str = "trimtab"
     commit_data: bool = Field(False, description="commit data.dvc in the project's git after each new dataset version")
+    scheduled_ingest: bool = Field(True, description="let the nightly ingest run by its schedule")
     webhook_url: SecretStr | None = Field(None, description="alerts are posted here as well, as JSON")
 
     @property

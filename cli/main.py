@@ -1,0 +1,133 @@
+"""The `trimtab` command: argument parsing and printing, nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trimtab.settings import Settings
+
+app = typer.Typer(
+    name="trimtab", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="CI/CD for machine-learning models: trained, tested, released, watched, and corrected when the data drifts.",
+)  # fmt: skip
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+FLOWS = ("ingest", "validate", "train", "evaluate", "register", "deploy", "drift-monitor", "retrain", "rollback", "reconcile")
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+@app.command()
+def up() -> None:
+    """Start the stack: PostgreSQL, Prefect, MLflow, the model server and a worker. A second time changes nothing."""
+    from deployments import stack
+
+    found = stack.up(Settings(), echo=_say)
+    for part in found.components:
+        if part.url:
+            _say(f"  {part.name:<9} {part.url}")
+
+
+@app.command()
+def down() -> None:
+    """Stop exactly what `up` started."""
+    from deployments import stack
+
+    stack.down(Settings(), echo=_say)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Each part's health, who is live, and the last decision."""
+    from deployments import overview
+
+    found = overview.of(Settings())
+    _say(json.dumps(found, indent=1, default=str) if as_json else overview.text(found))
+
+
+@app.command()
+def run(
+    flow: Annotated[str, typer.Argument(help=f"One of {', '.join(FLOWS)}.")],
+    param: Annotated[list[str] | None, typer.Option("--param", "-p", help="name=value, as often as needed.")] = None,
+) -> None:
+    """Run a flow here and now, in this process, against the running stack."""
+    if flow not in FLOWS:
+        raise typer.BadParameter(f"{flow} is no flow: use one of {', '.join(FLOWS)}")
+    settings = Settings()
+    _enter(settings)
+    from deployments import inline
+
+    _say(str(inline.run(flow, _pairs(param or []))))
+
+
+@app.command()
+def history(as_json: Json = False) -> None:
+    """Who was live when, and why."""
+    from deployments import overview
+
+    rows = overview.history(Settings())
+    _say(json.dumps(rows, indent=1, default=str) if as_json else overview.history_text(rows))
+
+
+@app.command()
+def promote(
+    release: Annotated[str, typer.Argument(help="Digest of a release, or its first characters.")],
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "asked for by hand",
+) -> None:
+    """Make a release the champion, after probing it."""
+    _enter(Settings())
+    from deployments import inline
+
+    _say(f"ledger version {inline.run('deploy', {'release': release, 'cause': reason})}")
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "asked for by hand",
+    to: Annotated[str | None, typer.Option(help="A release; otherwise the one before the live one.")] = None,
+) -> None:
+    """Put the previous release back, in one step."""
+    _enter(Settings())
+    from deployments import inline
+
+    _say(f"ledger version {inline.run('rollback', {'reason': reason, 'to': to})}")
+
+
+def _enter(settings: Settings) -> None:
+    """Give this process the addresses of the stack; before Prefect is imported, which reads them once."""
+    from deployments import stack
+
+    os.environ.update(stack.environment(settings))
+
+
+def _pairs(texts: list[str]) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r}: write name=value")
+        pairs[name] = value
+    return pairs
+
+
+def main() -> None:
+    """Run the command; errors that say what to do are printed without a traceback."""
+    from cli.errors import explained
+
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("TRIMTAB_DEBUG") or not explained(error):
+            raise
+        typer.echo(f"trimtab: {error}", err=True)
+        sys.exit(1)

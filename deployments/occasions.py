@@ -1,0 +1,172 @@
+"""When and where flows run: one row per occasion. This table is what `prefect deployment ls` shows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.deployments import deploy
+from prefect.events import DeploymentEventTrigger
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.schedules import Cron, Schedule
+
+import trimtab
+from deployments.crash_detection import ensure_crash_automation
+from stores.ledger import Ledger
+from tasks.orchestrator import RESOURCE, TAG
+from trimtab import params
+from trimtab.params import Params
+from trimtab.settings import Settings
+
+CODE = Path(trimtab.__file__).resolve().parent.parent
+ALERTING = "trimtab-alerting"
+RETRAIN_QUEUE = "retrain"
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """A deployment: *flow* run as *name*, by a schedule, by events, or when somebody asks.
+
+    *given* hands fields of the event's payload to the flow's parameters.
+    """
+
+    flow: str
+    name: str
+    about: str
+    cron: str | None = None
+    is_scheduled: bool = True
+    events: tuple[str, ...] = ()
+    given: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    queue: str | None = None
+    after_lost_runs: bool = False
+
+    @property
+    def title(self) -> str:
+        """What Prefect calls it."""
+        return f"{self.flow.replace('_', '-')}/{self.name}"
+
+
+def occasions(project: Params, settings: Settings) -> list[Occasion]:
+    """Every occasion of a project."""
+    by_hand = [
+        Occasion("ingest", "on-demand", "Land and validate the rows of one period"),
+        Occasion("validate", "on-demand", "Hold a landed batch against the schema again"),
+        Occasion("train", "on-demand", "Train a candidate; nothing is released"),
+        Occasion("evaluate", "on-demand", "Judge a candidate against the champion"),
+        Occasion("register", "on-demand", "Make a release of a candidate that passed"),
+        Occasion("deploy", "on-demand", "Make a release the champion, after probing it"),
+        Occasion("rollback", "on-demand", "Put the previous release back"),
+    ]
+    return [
+        Occasion("ingest", "nightly", "The next period, once it is complete and its labels are known",
+                 cron=project.schedule.ingest, is_scheduled=settings.scheduled_ingest),
+        Occasion("drift_monitor", "on-batch", "What an accepted period asks for",
+                 events=("trimtab.batch.accepted",), given={"period": "period", "batch": "batch"}),
+        Occasion("retrain", "on-drift", "Drift or lost quality asks for a new model",
+                 events=("trimtab.drift.detected", "trimtab.quality.degraded"), given={"decision": "decision"},
+                 queue=RETRAIN_QUEUE),
+        Occasion("retrain", "nightly", "A new model every night, if it is better",
+                 cron=project.schedule.retrain, queue=RETRAIN_QUEUE),
+        Occasion("reconcile", "every-minute", "Start what the ledger still lacks", cron="* * * * *"),
+        Occasion("reconcile", "on-lost-run", "A run failed or crashed: tell, and start again", after_lost_runs=True),
+        *by_hand,
+    ]  # fmt: skip
+
+
+def register(settings: Settings) -> list[str]:
+    """Tell Prefect about every occasion, and about no others; their titles. Safe to repeat.
+
+    Makes the ledger's tables, the work pool and the automation that finds lost runs as well.
+    """
+    project = params.load(settings.root)
+    if settings.ledger_url is not None:
+        Ledger(settings.ledger_url.get_secret_value()).create()
+    listed = occasions(project, settings)
+    with get_client(sync_client=True) as client:
+        _ensure_pool(client, settings.work_pool)
+    deploy(
+        *(_deployment(occasion, project, settings) for occasion in listed),
+        work_pool_name=settings.work_pool, build=False, push=False, print_next_steps_message=False,
+        ignore_warnings=True,
+    )  # type: ignore[arg-type]  # fmt: skip
+    with get_client(sync_client=True) as client:
+        _prune(client, {occasion.title for occasion in listed})
+    ensure_crash_automation()
+    return [occasion.title for occasion in listed]
+
+
+def _deployment(occasion: Occasion, project: Params, settings: Settings) -> Any:
+    source = Flow.from_source(source=str(CODE), entrypoint=f"flows/{occasion.flow}.py:{occasion.flow}")
+    schedules = [Schedule(cron=occasion.cron, timezone="UTC", active=occasion.is_scheduled, slug=occasion.name)]
+    return source.to_deployment(  # type: ignore[union-attr]
+        name=occasion.name,
+        work_pool_name=settings.work_pool,
+        work_queue_name=occasion.queue,
+        description=occasion.about,
+        tags=[TAG, occasion.title, *([ALERTING] if occasion.flow != "reconcile" else [])],
+        parameters=dict(occasion.parameters),
+        job_variables={"command": f"{sys.executable} -m prefect.engine"},
+        schedules=schedules if occasion.cron else [],
+        triggers=_triggers(occasion, project),
+    )
+
+
+def _triggers(occasion: Occasion, project: Params) -> list[Any]:
+    if occasion.events:
+        return [
+            DeploymentEventTrigger(
+                name=occasion.title,
+                expect=set(occasion.events),
+                match={"prefect.resource.id": f"{RESOURCE}.{project.project.name}"},  # type: ignore[arg-type]
+                threshold=1,
+                within=timedelta(0),
+                parameters={name: _field(path) for name, path in occasion.given.items()},
+            )
+        ]
+    if occasion.after_lost_runs:
+        return [
+            DeploymentEventTrigger(
+                name=occasion.title,
+                expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+                match={"prefect.resource.id": "prefect.flow-run.*"},  # type: ignore[arg-type]
+                match_related={"prefect.resource.id": f"prefect.tag.{ALERTING}"},  # type: ignore[arg-type]
+                threshold=1,
+                within=timedelta(0),
+            )
+        ]
+    return []
+
+
+def _field(path: str) -> dict[str, Any]:
+    """A field of the event's payload, with its type."""
+    template = "{{ event.payload.%s | tojson }}" % path
+    return {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": template}}
+
+
+def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
+    try:
+        client.read_work_pool(name)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+    try:
+        client.create_work_queue(RETRAIN_QUEUE, work_pool_name=name, concurrency_limit=1)  # one retrain at a time
+    except ObjectAlreadyExists:
+        pass
+
+
+def _prune(client: SyncPrefectClient, keep: set[str]) -> None:
+    """Forget deployments that an earlier version of the table had."""
+    known = client.read_deployments(deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])))
+    for deployment in known:
+        title = next((tag for tag in deployment.tags if "/" in tag), "")
+        if title not in keep:
+            client.delete_deployment(deployment.id)

@@ -1,0 +1,72 @@
+"""What is going on, for people and scripts: the parts' health, who is live, what was decided last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deployments import stack
+from stores.ledger import Ledger, LedgerUnavailable
+from trimtab.settings import Settings
+
+
+def of(settings: Settings) -> dict[str, Any]:
+    """Components, the live release and the last decision; what the ledger knows is None while it is away."""
+    parts = [part.model_dump(mode="json") for part in stack.status(settings).components]
+    found: dict[str, Any] = {"components": parts, "live": None, "last_decision": None, "ledger": "available"}
+    try:
+        ledger = Ledger(stack.ledger_url(settings))
+        live, decisions = ledger.live(), ledger.decisions()
+    except LedgerUnavailable:
+        return found | {"ledger": "unavailable"}
+    if live is not None:
+        release = ledger.release(live.champion) or {}
+        found["live"] = {
+            "release": live.champion, "model_version": release.get("model_version"), "ledger_version": live.version,
+            "since": live.recorded_at.isoformat(), "reason": live.reason,
+        }  # fmt: skip
+    if decisions:
+        last = decisions[-1]
+        found["last_decision"] = {"id": last.id, "period": last.period, "action": last.action, "cause": last.cause}
+    return found
+
+
+def text(found: dict[str, Any]) -> str:
+    """The overview as a person reads it."""
+    lines = []
+    for part in found["components"]:
+        memory = f"{part['rss_mb']:.0f} MB" if part.get("rss_mb") else ""
+        again = f"restarted {part['restarts']} times" if part.get("restarts") else ""
+        lines.append(f"{part['name']:<10}{part['state']:<12}{part.get('url') or '':<28}{memory:>8}  {again}".rstrip())
+    live, decision = found["live"], found["last_decision"]
+    if live:
+        lines.append(f"live      version {live['model_version']} ({live['release'][:12]}): {live['reason']}")
+    else:
+        lines.append("live      nothing yet" if found["ledger"] == "available" else "live      unknown: no ledger")
+    if decision:
+        lines.append(f"decision  {decision['period']} {decision['action']}: {decision['cause']}")
+    return "\n".join(lines)
+
+
+def history(settings: Settings) -> list[dict[str, Any]]:
+    """Who was live when, and why, oldest first."""
+    ledger = Ledger(stack.ledger_url(settings))
+    versions = {release["digest"]: release["model_version"] for release in ledger.releases()}
+    return [
+        {
+            "ledger_version": entry.version, "since": entry.recorded_at.isoformat(timespec="seconds"),
+            "move": entry.move, "model_version": versions.get(entry.champion), "release": entry.champion,
+            "reason": entry.reason, "actor": entry.actor,
+        }
+        for entry in ledger.history()
+    ]  # fmt: skip
+
+
+def history_text(rows: list[dict[str, Any]]) -> str:
+    """The history as a person reads it."""
+    if not rows:
+        return "Nothing was live yet."
+    return "\n".join(
+        f"{row['ledger_version']:>3}  {row['since']}  {row['move']:<8}  version {row['model_version']} "
+        f"({row['release'][:12]})  {row['reason']}"
+        for row in rows
+    )

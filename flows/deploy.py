@@ -1,0 +1,107 @@
+"""Deploy: a release takes over, after it was loaded beside the champion and probed. Then, in one transaction, the
+ledger says that it answers; servers and MLflow's alias follow the ledger."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow, task
+from pydantic import Field
+
+from flows.door import Here, here
+from stores.ledger import Live
+from tasks import alerts, modelserver, orchestrator, tracking
+from tasks.policy import OUTSIDE
+
+load_release = task(modelserver.load, name="load-release", **OUTSIDE)
+probe_release = task(modelserver.probe, name="probe-release", **OUTSIDE)
+wait_until_live = task(modelserver.wait_until_live, name="wait-until-live", **OUTSIDE)
+set_alias = task(tracking.set_alias, name="set-alias", **OUTSIDE)
+
+
+class RolloutStopped(RuntimeError):
+    """The release did not become champion; the champion was not touched."""
+
+
+@flow(flow_run_name="deploy-{release}")
+def deploy(
+    release: Annotated[str, Field(description="digest of a release, or its first characters")],
+    cause: Annotated[str, Field(description="why, for the history")] = "asked for by hand",
+) -> int:
+    """Make *release* the champion; the ledger's version number. Doing it again changes nothing."""
+    place = here()
+    digest = known_release(place, release)
+    before = place.ledger.live()
+    if before and before.champion == digest:
+        print(f"{digest[:12]} is live already.")
+        follow(place, before)
+        return before.version
+    rollout = start(place, digest, before, cause)
+    try:
+        load_release(place.settings.model_server, digest)
+        found = probe_release(place.settings.model_server, digest)
+    except modelserver.ServerRefused as refusal:
+        stop(place, rollout, digest, str(refusal))
+        raise RolloutStopped(f"{digest[:12]} was not deployed, the champion goes on: {refusal}") from refusal
+    place.ledger.step_rollout(rollout, 2, "probed", found)
+    now = place.ledger.switch(
+        digest, expected=before.version if before else 0, move="promote", reason=cause, actor=orchestrator.me(),
+        rollout=rollout,
+    )  # fmt: skip
+    place.ledger.step_rollout(rollout, 3, "champion", {"version": now.version})
+    follow(place, now)
+    orchestrator.tell(
+        "trimtab.rollout.promoted", project=place.params.project.name, id=rollout,
+        payload={"release": digest, "version": now.version, "cause": cause},
+    )  # fmt: skip
+    return now.version
+
+
+def known_release(place: Here, text: str) -> str:
+    """The digest that *text* begins. Raises LookupError."""
+    found = place.ledger.release(text)
+    if found is None:
+        raise LookupError(f"no release, or more than one, begins with {text!r}: `trimtab history` lists them")
+    return str(found["digest"])
+
+
+def start(place: Here, digest: str, before: Live | None, cause: str) -> str:
+    """The rollout from this champion to that release; the same one when it was started before and interrupted."""
+    name, attempt = f"{digest[:16]}-after-{before.version if before else 0}", 1
+    while any(step["state"] == "rolled back" for step in place.ledger.rollout_steps(f"{name}-{attempt}")):
+        attempt += 1
+    rollout = f"{name}-{attempt}"
+    place.ledger.start_rollout(
+        rollout, release=digest, champion_before=before.champion if before else None, strategy="switch", cause=cause
+    )
+    place.ledger.step_rollout(rollout, 1, "started")
+    return rollout
+
+
+def stop(place: Here, rollout: str, digest: str, why: str) -> None:
+    """Record and tell that the release was refused."""
+    place.ledger.step_rollout(rollout, 2, "rolled back", {"reason": why})
+    project = place.params.project.name
+    message = f"{project}: release {digest[:12]} was refused by the model server, the champion goes on: {why}"
+    alerts.raise_alert(
+        place.ledger, place.listeners, id=f"rollout:{rollout}", kind="release refused", message=message,
+        evidence={"release": digest},
+    )  # fmt: skip
+    orchestrator.tell(
+        "trimtab.rollout.rolled-back", project=project, id=rollout, payload={"release": digest, "reason": why}
+    )
+
+
+def follow(place: Here, live: Live) -> None:
+    """Wait until the server follows the ledger, and let MLflow's alias do so too."""
+    if not wait_until_live(place.settings.model_server, live.champion):
+        print("The model server has not followed the ledger yet; it will when it is back.")
+    released = place.ledger.release(live.champion)
+    if released is not None:
+        set_alias(
+            place.tracking, name=released["model_name"], alias="champion", version=int(released["model_version"])
+        )
+    orchestrator.show_markdown(
+        "live", f"**{live.champion[:12]}** answers users since ledger version {live.version}: {live.reason}",
+        about="Who is live",
+    )  # fmt: skip

@@ -1,0 +1,62 @@
+"""Where a flow comes in: the only place in this room that reads settings. Everything below takes plain arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stores.ledger import Ledger
+from trimtab import params
+from trimtab.params import Alert, Params
+from trimtab.schema import Schema
+from trimtab.settings import Settings
+
+
+class NotSetUp(RuntimeError):
+    """The place is not ready for a flow; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """A project in its place."""
+
+    settings: Settings
+    params: Params
+    ledger: Ledger
+
+    @property
+    def root(self) -> Path:
+        """The project's folder."""
+        return self.settings.root
+
+    @property
+    def tracking(self) -> str:
+        """MLflow's address."""
+        return self.settings.tracking_uri
+
+    @property
+    def cache(self) -> Path:
+        """Where candidates' files are kept once fetched."""
+        return self.settings.state / "cache"
+
+    @property
+    def schema(self) -> Schema:
+        """The project's reviewed schema. Raises NotSetUp when there is none yet."""
+        path = self.root / "schema.yaml"
+        if not path.exists():
+            raise NotSetUp(f"{path} does not exist yet: validate a first batch, which infers it, and review it")
+        return Schema.loads(path.read_text(), name=str(path))
+
+    @property
+    def listeners(self) -> tuple[Alert, ...]:
+        """Who hears alerts: those in params.yaml, and the webhook of the place."""
+        own = self.settings.webhook_url
+        return (*self.params.alerts, *([Alert(kind="webhook", url=own)] if own else []))
+
+
+def here() -> Here:
+    """The project that this process works for. Raises ParamsError or NotSetUp, saying what to do."""
+    settings = Settings()
+    if settings.ledger_url is None:
+        raise NotSetUp("TRIMTAB_LEDGER_URL is not set: run flows through `trimtab run`, or on a worker of `trimtab up`")
+    return Here(settings, params.load(settings.root), Ledger(settings.ledger_url.get_secret_value()))

@@ -1,0 +1,118 @@
+"""Evaluate: the candidate and the champion on the very same rows, newer than what either learned from."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+import pandas as pd
+from prefect import flow, task
+from pydantic import Field
+
+from flows.door import Here, here
+from stores import bundles
+from stores.bundles import Bundle
+from stores.ledger import Gate
+from tasks import dataset, orchestrator, reports, tracking
+from tasks.policy import OUTSIDE
+from tasks.tracking import Drafted
+from trimtab import gate, training
+from trimtab.candidate import PROFILE, Profile
+from trimtab.gate import Verdict
+from trimtab.release import MODEL
+from trimtab.scoring import Scorer, Scores
+
+fetch_candidate = task(tracking.candidate, name="fetch-candidate", **OUTSIDE)
+log_verdict = task(tracking.log_verdict, name="log-verdict", **OUTSIDE)
+report_performance = task(reports.performance, name="report-performance", **OUTSIDE)
+
+
+@flow(flow_run_name="evaluate-{run_id}")
+def evaluate(run_id: Annotated[str, Field(description="MLflow run of a candidate, as train gives it")]) -> bool:
+    """Judge a candidate; whether it passed the gate. Judging the same pair again gives the same verdict."""
+    place = here()
+    drafted = fetch_candidate(place.tracking, run_id, cache=place.cache)
+    live = place.ledger.live()
+    champion = bundles.open_bundle(place.settings.releases, live.champion) if live else None
+    if champion and champion.manifest.model_digest == drafted.paper.model_digest:
+        verdict = unchanged(place, drafted)
+        page = None
+    else:
+        rows = fresh_rows(place, drafted, champion)
+        truth = training.truth_of(rows, place.params)
+        new, old = scorer_of(drafted).score(rows), champion.scorer().score(rows) if champion else None
+        verdict = gate.judge(place.params.gate, truth, new, old, slices=rows)
+        page = report_performance(
+            truth, answers(new), task=place.params.project.task, period=drafted.paper.as_of,
+            reference=(truth, answers(old)) if old else None,
+        )  # fmt: skip
+    record(place, drafted, champion, verdict)
+    log_verdict(
+        place.tracking, run_id, passed=verdict.passed, reason=verdict.reason, evidence=verdict.evidence(), report=page
+    )
+    show(place, run_id, verdict)
+    return verdict.passed
+
+
+def unchanged(place: Here, drafted: Drafted) -> Verdict:
+    """The verdict on a candidate that is the champion over again."""
+    known = drafted.paper.metrics[place.params.gate.metric]
+    same = gate.Interval(known, known, known)
+    reason = "the candidate is the same model as the champion: there is nothing to release"
+    return Verdict(False, reason, place.params.gate.metric, drafted.paper.rows_holdout, same, same, None)
+
+
+def fresh_rows(place: Here, drafted: Drafted, champion: Bundle | None) -> pd.DataFrame:
+    """Labelled rows of the candidate's dataset that neither model learned from. Raises NotEnoughData."""
+    cuts = [drafted.paper.cut]
+    if champion:
+        cuts.append(Profile.model_validate_json(champion.read(PROFILE)).cut)
+    rows = dataset.read(place.root, drafted.paper.dataset, last=drafted.paper.as_of)
+    columns = place.params.columns
+    fresh = rows[(rows[columns.time] >= pd.Timestamp(max(cuts))) & rows[columns.target].notna()]
+    if fresh.empty:
+        raise training.NotEnoughData(
+            f"no labelled rows from {max(cuts)} on in the data of {drafted.paper.as_of}: the champion has learned from "
+            "newer data than this candidate was made for; train with a newer as_of"
+        )
+    return fresh.sort_values([columns.time, columns.id], ignore_index=True)
+
+
+def scorer_of(drafted: Drafted) -> Scorer:
+    """The candidate's model, ready to answer; nothing is loaded that is not vouched for."""
+    paper = drafted.paper
+    content = (drafted.folder / MODEL).read_bytes()
+    model = bundles.load_model(content, digest=paper.model_digest, trusted=paper.trusted_types)
+    return Scorer(model, task=paper.task, features=paper.features, classes=paper.classes)
+
+
+def answers(scores: Scores) -> object:
+    """What a report compares with the truth: labels for multiclass, the number otherwise."""
+    return list(scores.labels) if scores.labels is not None else scores.prediction
+
+
+def record(place: Here, drafted: Drafted, champion: Bundle | None, verdict: Verdict) -> None:
+    """The verdict into the ledger, named by what was compared."""
+    against = champion.digest if champion else None
+    compared = f"{drafted.run_id}|{against}|{place.params.gate.model_dump_json()}|{verdict.rows}"
+    place.ledger.record_gate(
+        Gate(
+            id=hashlib.sha256(compared.encode()).hexdigest(), run_id=drafted.run_id, champion=against,
+            passed=verdict.passed, reason=verdict.reason, evidence=verdict.evidence(),
+        )
+    )  # fmt: skip
+
+
+def show(place: Here, run_id: str, verdict: Verdict) -> None:
+    """The verdict for people, on the run's page."""
+    lines = [f"## {'Passed' if verdict.passed else 'Failed'}", "", verdict.reason]
+    if verdict.slices:
+        lines += ["", "| slice | rows | champion | candidate | difference (interval) | |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"| {s.column} = {s.value} | {s.rows:,} | {s.champion:.4f} | {s.candidate:.4f} "
+            f"| {s.gain.value:+.4f} ({s.gain.low:+.4f} to {s.gain.high:+.4f}) | {'harmed' if s.harmed else ''} |"
+            for s in verdict.slices
+        ]
+    lines += ["", f"[The candidate's run in MLflow]({tracking.run_page(place.tracking, run_id)})"]
+    orchestrator.show_markdown("gate", "\n".join(lines), about="The gate's verdict on a candidate")
+    print(verdict.reason)

@@ -1,0 +1,62 @@
+"""Ingest: the rows of a period land, are recorded and versioned. Whether they are any good is validate's to say."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from prefect import flow, task
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.door import Here, here
+from flows.validate import validate
+from stores import batches
+from tasks import dataset, sources
+from tasks.policy import OUTSIDE
+from trimtab.periods import Period
+
+fetch = task(sources.fetch, **OUTSIDE)
+version_data = task(dataset.save, name="version-data", **OUTSIDE)
+
+PeriodText = Annotated[
+    str | None, Field(description="like 2013-03; empty: the one after the newest, once its labels are known")
+]
+
+
+@flow(flow_run_name="ingest-{period}")
+def ingest(
+    period: PeriodText = None,
+    and_validate: Annotated[bool, Field(description="go on with validate when the rows have landed")] = True,
+) -> str:
+    """Land the rows of a period; the batch's digest. The same rows again change nothing."""
+    place = here()
+    wanted = place.params.parse_period(period) if period else next_period(place)
+    if wanted is None:
+        print("No period is complete that has not been ingested: nothing to do.")
+        return ""
+    dataset.init(place.root)
+    rows = fetch(place.root, place.params.source.target, wanted)
+    batch = batches.land(place.root, str(wanted), rows)
+    version = version_data(
+        place.root, message=f"Land {wanted}: {batch.rows} rows", commit=place.settings.commit_data
+    )
+    is_new = place.ledger.record_batch(
+        str(wanted), batch.digest, rows=batch.rows, source=place.params.source.target
+    )
+    place.ledger.record_dataset(
+        version.hash, pointer=version.pointer, period=str(wanted), cause="landed", git_commit=version.git_commit
+    )
+    print(f"{wanted}: {batch.rows} rows landed as {batch.digest[:12]}{'' if is_new else ', as before'}")
+    if and_validate:
+        validate(str(wanted), batch.digest)
+    return batch.digest
+
+
+def next_period(place: Here) -> Period | None:
+    """The period after the newest accepted one, if its rows and labels were known when this run was due."""
+    accepted = [check.period for check in place.ledger.checks() if check.accepted]
+    wanted = place.params.parse_period(max(accepted)).shift(1) if accepted else place.params.first
+    due = flow_run.scheduled_start_time or datetime.now(UTC)
+    delay: timedelta = place.params.period.label_delay
+    return wanted if wanted.end + delay <= due else None

@@ -1,0 +1,109 @@
+"""Reconcile: what the ledger says must happen and has not, is started. Events are fast and get lost; this is the
+guarantee behind them, run every minute and after every failed run. With nothing to do it does nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from prefect import flow
+
+from flows.door import Here, here
+from flows.retrain import MAX_ATTEMPTS, next_attempt, work_of
+from tasks import alerts, orchestrator, tracking
+
+GRACE = timedelta(seconds=20)
+RETRAIN, MONITOR, DEPLOY = "retrain/on-drift", "drift-monitor/on-batch", "deploy/on-demand"
+
+
+@flow
+def reconcile() -> list[str]:
+    """Start what is owed, follow the ledger, tell of failures; what was done, in words."""
+    place = here()
+    done = [*owed_retrains(place), *owed_monitoring(place), *open_rollouts(place), *alias(place), *failures(place)]
+    done += [f"alert {id} delivered" for id in alerts.deliver_waiting(place.ledger, place.listeners)]
+    print("\n".join(done) or "Nothing is owed.")
+    return done
+
+
+def _is_due(recorded_at: datetime | None) -> bool:
+    """Whether the fast path had its chance."""
+    if recorded_at is None:
+        return True
+    known = recorded_at if recorded_at.tzinfo else recorded_at.replace(tzinfo=UTC)
+    return datetime.now(UTC) - known > GRACE
+
+
+def owed_retrains(place: Here) -> list[str]:
+    """Decisions to retrain that no run has finished and none is at."""
+    outcomes, started = place.ledger.outcomes(), []
+    for decision in place.ledger.decisions():
+        work = work_of(decision.id)
+        if decision.action != "retrain" or work in outcomes or not _is_due(decision.recorded_at):
+            continue
+        attempt = next_attempt(place, work)
+        if attempt is not None:
+            run = orchestrator.start(RETRAIN, key=f"{work}#{attempt}", parameters={"decision": decision.id})
+            started.append(f"retrain for {decision.id}: run {run}")
+        elif len(place.ledger.claims(work)) >= MAX_ATTEMPTS:
+            message = f"{place.params.project.name}: the retrain for {decision.id} was lost {MAX_ATTEMPTS} times"
+            alerts.raise_alert(
+                place.ledger, place.listeners, id=f"lost:{work}", kind="retrain lost", message=message,
+                evidence={"decision": decision.id},
+            )  # fmt: skip
+    return started
+
+
+def owed_monitoring(place: Here) -> list[str]:
+    """Accepted batches that nobody has looked at."""
+    outcomes, started = place.ledger.outcomes(), []
+    for check in place.ledger.checks():
+        work = f"monitor:{check.period}:{check.digest}"
+        if check.accepted and work not in outcomes and _is_due(check.recorded_at):
+            parameters = {"period": check.period, "batch": check.digest}
+            run = orchestrator.start(MONITOR, key=work, parameters=parameters)
+            started.append(f"monitoring of {check.period}: run {run}")
+    return started
+
+
+def open_rollouts(place: Here) -> list[str]:
+    """Rollouts that were begun and neither arrived nor were stopped, newest only: the others were overtaken."""
+    rollouts = place.ledger.rollouts()
+    if not rollouts:
+        return []
+    newest = rollouts[-1]
+    steps = [step["state"] for step in place.ledger.rollout_steps(newest["id"])]
+    live = place.ledger.live()
+    is_over = "champion" in steps or "rolled back" in steps or (live is not None and live.rollout == newest["id"])
+    was_overtaken = (live.champion if live else None) != newest["champion_before"]
+    if is_over or was_overtaken or not _is_due(newest["recorded_at"]):
+        return []
+    key = f"rollout:{newest['id']}:{len(steps)}"
+    parameters = {"release": newest["release"], "cause": newest["cause"]}
+    return [f"rollout {newest['id']}: run {orchestrator.start(DEPLOY, key=key, parameters=parameters)}"]
+
+
+def alias(place: Here) -> list[str]:
+    """MLflow's champion is the ledger's."""
+    live = place.ledger.live()
+    released = place.ledger.release(live.champion) if live else None
+    if released is None:
+        return []
+    name, version = released["model_name"], int(released["model_version"])
+    if tracking.aliased(place.tracking, name=name, alias="champion") == version:
+        return []
+    tracking.set_alias(place.tracking, name=name, alias="champion", version=version)
+    return [f"MLflow's champion is version {version} again"]
+
+
+def failures(place: Here) -> list[str]:
+    """Flow runs that failed or crashed and that nobody was told of."""
+    told = []
+    for run in orchestrator.failed_runs():
+        message = f"{place.params.project.name}: {run.deployment} {run.state.lower()}: {run.message}"
+        evidence = {"flow_run": run.id, "state": run.state, "name": run.name}
+        is_new = alerts.raise_alert(
+            place.ledger, place.listeners, id=f"run:{run.id}", kind=f"flow run {run.state.lower()}", message=message,
+            evidence=evidence,
+        )  # fmt: skip
+        told += [message] if is_new else []
+    return told

@@ -1,0 +1,59 @@
+"""Register: a candidate that passed the gate becomes a model version, and a release that can be served."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow, task
+from pydantic import Field
+
+from flows.door import here
+from stores import bundles
+from tasks import orchestrator, tracking
+from tasks.policy import OUTSIDE
+from trimtab import candidate as paperwork
+from trimtab.release import CARD, MODEL, REFERENCE, SAMPLES, SCHEMA
+
+fetch_candidate = task(tracking.candidate, name="fetch-candidate", **OUTSIDE)
+register_version = task(tracking.register, name="register-version", **OUTSIDE)
+describe_version = task(tracking.describe_version, name="describe-version", **OUTSIDE)
+set_alias = task(tracking.set_alias, name="set-alias", **OUTSIDE)
+write_bundle = task(bundles.write, name="write-bundle", **OUTSIDE)
+
+
+class GateNotPassed(RuntimeError):
+    """The candidate may not be released."""
+
+
+@flow(flow_run_name="register-{run_id}")
+def register(run_id: Annotated[str, Field(description="MLflow run of a candidate that passed the gate")]) -> str:
+    """The release of a candidate; its digest. Registering it again gives the same version and the same release."""
+    place = here()
+    verdict = place.ledger.gate(run_id)
+    if verdict is None or not verdict.passed:
+        why = verdict.reason if verdict else "it was not evaluated"
+        raise GateNotPassed(f"candidate {run_id} cannot be registered: {why}")
+    drafted = fetch_candidate(place.tracking, run_id, cache=place.cache)
+    name, paper = drafted.paper.project, drafted.paper
+    version = register_version(place.tracking, name=name, drafted=drafted, tags={"gate": "passed"})
+    card = paperwork.card(paper, name=name, version=version, verdict=verdict.reason)
+    files = {f: (drafted.folder / f).read_bytes() for f in (MODEL, SCHEMA, REFERENCE, SAMPLES, paperwork.PROFILE)}
+    bundle = write_bundle(
+        place.settings.releases,
+        manifest_fields=paperwork.manifest_fields(paper, model_name=name, model_version=version, run_id=run_id),
+        files={**files, CARD: card.encode()},
+    )
+    place.ledger.record_release(
+        bundle.digest, model_name=name, model_version=version, run_id=run_id,
+        manifest=bundle.manifest.model_dump(mode="json"),
+    )  # fmt: skip
+    describe_version(
+        place.tracking, name=name, version=version, text=card,
+        tags={"release": bundle.digest, "as_of": paper.as_of, "dataset": paper.dataset},
+    )  # fmt: skip
+    set_alias(place.tracking, name=name, alias="challenger", version=version)
+    orchestrator.tell(
+        "trimtab.release.created", project=name, id=bundle.digest, payload={"release": bundle.digest, "version": version}
+    )
+    orchestrator.show_markdown("model-card", card, about=f"{name} version {version}, release {bundle.digest[:12]}")
+    return bundle.digest

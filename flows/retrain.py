@@ -1,0 +1,90 @@
+"""Retrain: train, evaluate, register, deploy, in this order; the loop's way of correcting course.
+
+A decision's retrain happens once, however often it is asked for: the ledger's claim decides who does it, and its
+outcome says that it is done."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from flows.deploy import deploy
+from flows.door import Here, here
+from flows.evaluate import evaluate
+from flows.register import register
+from flows.train import train
+from tasks import orchestrator
+
+MAX_ATTEMPTS = 3
+ALIVE = {"SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"}
+
+
+@flow
+def retrain(
+    decision: Annotated[str | None, Field(description="id of the decision that asks; empty: a scheduled run")] = None,
+    as_of: Annotated[str | None, Field(description="newest period to use, like 2013-03; empty: the newest there is")] = None,
+) -> str:
+    """A new model if it is better: `promoted`, `rejected`, or `done before` when another run has seen to it."""
+    place = here()
+    work = work_of(decision) if decision else f"retrain:run:{orchestrator.me()}"
+    if decision and not claimed(place, decision):
+        print(f"{decision} is seen to by another run.")
+        return "done before"
+    cause = cause_of(place, decision)
+    run_id = train(as_of)
+    if not evaluate(run_id):
+        gate = place.ledger.gate(run_id)
+        return finish(place, work, "rejected", run_id=run_id, reason=gate.reason if gate else "")
+    release = register(run_id)
+    version = deploy(release, cause)
+    return finish(place, work, "promoted", run_id=run_id, release=release, version=version)
+
+
+def work_of(decision: str) -> str:
+    """What the ledger calls the retrain that *decision* asks for."""
+    return f"retrain:{decision}"
+
+
+def claimed(place: Here, decision: str) -> bool:
+    """Whether this run is the one that sees to *decision*. A claim whose run was lost can be taken over."""
+    work = work_of(decision)
+    if work in place.ledger.outcomes():
+        return False
+    attempt = next_attempt(place, work, me=orchestrator.me())
+    return attempt is not None and place.ledger.claim(work, orchestrator.me(), attempt=attempt)
+
+
+def next_attempt(place: Here, work: str, *, me: str | None = None) -> int | None:
+    """The attempt that is free to be made on *work*; None while a run is at it, and after MAX_ATTEMPTS lost runs."""
+    held = place.ledger.claims(work)
+    if not held:
+        return 1
+    newest = held[-1]
+    if newest.owner == me:
+        return newest.attempt
+    if orchestrator.run_state(newest.owner) in ALIVE or newest.attempt >= MAX_ATTEMPTS:
+        return None
+    return newest.attempt + 1
+
+
+def cause_of(place: Here, decision: str | None) -> str:
+    """Why, for the history."""
+    if decision is None:
+        return "scheduled retrain"
+    found = place.ledger.decision(decision)
+    if found is None:
+        raise LookupError(f"the ledger has no decision {decision}: nothing asks for this retrain")
+    return f"{found.period}: {found.cause}"
+
+
+def finish(place: Here, work: str, result: str, **evidence: object) -> str:
+    """Record the outcome, once."""
+    place.ledger.record_outcome(work, result, owner=orchestrator.me(), evidence=dict(evidence))
+    orchestrator.show_markdown(
+        "retrain", "\n".join(f"- {key}: `{value}`" for key, value in {"result": result, **evidence}.items()),
+        about=f"Retrain: {result}",
+    )  # fmt: skip
+    print(f"Retrain: {result}")
+    return result

@@ -1,0 +1,77 @@
+"""Train: a candidate from a dataset version, as an MLflow run with everything that made it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow, task
+from prefect.cache_policies import INPUTS, TASK_SOURCE
+from pydantic import Field
+
+from flows.door import Here, here
+from tasks import dataset, lineage, orchestrator, plots, tracking
+from tasks.policy import OUTSIDE
+from trimtab import candidate as paperwork
+from trimtab import training
+from trimtab.params import Params
+from trimtab.schema import Schema
+
+
+@flow(flow_run_name="train-{as_of}")
+def train(
+    as_of: Annotated[str | None, Field(description="newest period to use, like 2013-03; empty: the newest there is")] = None,
+    dataset_hash: Annotated[str | None, Field(description="dataset version; empty: the one of data.dvc")] = None,
+) -> str:
+    """A candidate trained on the window that ends with *as_of*; its MLflow run id."""
+    place = here()
+    version = dataset_hash or dataset.current(place.root).hash
+    newest = as_of or newest_period(place, version)
+    pointer = f"outs:\n- md5: {version}\n" if dataset_hash else dataset.current(place.root).pointer
+    run_id = make_candidate(
+        project=place.root,
+        tracking_uri=place.tracking,
+        version=version,
+        as_of=newest,
+        settings=place.params.model_dump(mode="json", by_alias=True, include={"project", "source", "columns", "period", "train", "gate"}),
+        schema=place.schema.dumps(),
+        code=lineage.code_state(),
+        pointer=pointer,
+    )
+    orchestrator.show_link(
+        "candidate", tracking.run_page(place.tracking, run_id), text=f"Candidate of {newest} in MLflow",
+        about="The candidate's run, with its metrics, plots, inputs and lineage",
+    )  # fmt: skip
+    return run_id
+
+
+def newest_period(place: Here, version: str) -> str:
+    """The newest period whose rows are in a dataset version."""
+    return max(dataset.paths(place.root, version, folder="accepted"))
+
+
+@task(persist_result=True, **{**OUTSIDE, "cache_policy": INPUTS + TASK_SOURCE})
+def make_candidate(
+    project: Path, tracking_uri: str, version: str, as_of: str, settings: dict[str, Any], schema: str, code: str, pointer: str
+) -> str:
+    """Read, split, fit, log. Cached by all that goes in: the same inputs have made their candidate already."""
+    started = time.monotonic()
+    params = Params.model_validate(settings)
+    period = params.parse_period(as_of)
+    rows = dataset.read(project, version, last=as_of)
+    parts = training.split(rows, params, period)
+    read_s = time.monotonic() - started
+    fitted = training.fit(params, Schema.loads(schema), parts, project)
+    fit_s = time.monotonic() - started - read_s
+    facts = lineage.lineage(project, pointer=pointer, seed=params.train.seed)
+    paper, files = paperwork.write(fitted, parts, params, period, dataset=version, lineage=facts)
+    truth = training.truth_of(parts.holdout, params)
+    figures = plots.of_candidate(truth, fitted.scorer.score(parts.holdout), fitted.importances)
+    run_id = tracking.log_candidate(
+        tracking_uri, paper=paper, candidate=fitted, parts=parts, files=files, figures=figures,
+        flow_run=orchestrator.me(),
+    )  # fmt: skip
+    log_s = time.monotonic() - started - read_s - fit_s
+    print(f"{paper.rows_train:,} rows: read {read_s:.1f} s, fit and weigh {fit_s:.1f} s, write and log {log_s:.1f} s")
+    return run_id

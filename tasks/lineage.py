@@ -1,0 +1,40 @@
+"""git and the lock: from which code, at which versions, something was made."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import trimtab
+
+CODE = Path(trimtab.__file__).resolve().parent.parent
+DIFF_LIMIT = 200_000
+
+
+def lineage(project: Path, *, pointer: str, seed: int) -> dict[str, Any]:
+    """What made a candidate, beside its params: commits of the project and of the code (with the differences when a
+    tree was dirty), the text of `data.dvc`, the lock's sha256 and the seed. Folders without git give None."""
+    facts: dict[str, Any] = {"data_dvc": pointer, "seed": seed, "lock": _lock()}
+    for name, folder in (("project", project), ("code", CODE)):
+        facts[f"{name}_commit"] = _git(folder, "rev-parse", "HEAD")
+        if diff := _git(folder, "diff", "HEAD", "--", ".", ":!data.dvc"):
+            facts[f"{name}_diff"] = diff[:DIFF_LIMIT]
+    return facts
+
+
+def code_state() -> str:
+    """A name for the code as it is: commit and, for a dirty tree, a digest of the difference."""
+    diff = _git(CODE, "diff", "HEAD", "--", "*.py") or ""
+    return f"{_git(CODE, 'rev-parse', 'HEAD') or _lock()}+{hashlib.sha256(diff.encode()).hexdigest()[:8] if diff else ''}"
+
+
+def _lock() -> str | None:
+    path = CODE / "requirements.lock"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def _git(folder: Path, *args: str) -> str | None:
+    done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None

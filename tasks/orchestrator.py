@@ -1,0 +1,110 @@
+"""Prefect from the inside: events, deployments that are started from here, artifacts that people read.
+
+Events are the fast path and may get lost; what has to happen is in the ledger, and `flows.reconcile` sees to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.deployments import run_deployment
+from prefect.events import emit_event
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+
+RESOURCE = "trimtab.project"
+TAG = "trimtab"
+
+
+def tell(event: str, *, project: str, id: str, payload: Mapping[str, Any]) -> None:
+    """Emit *event* about *project*; *id* names the fact, so that telling twice is one event to Prefect."""
+    emit_event(
+        event=event,
+        resource={
+            "prefect.resource.id": f"{RESOURCE}.{project}",
+            "prefect.resource.name": project,
+            "trimtab.fact": id,
+        },
+        payload=dict(payload),
+    )
+
+
+def start(deployment: str, *, key: str, parameters: Mapping[str, Any], tags: Sequence[str] = ()) -> str:
+    """Ask for a run of *deployment* without waiting for it; the same run for the same *key*. Its id."""
+    run = run_deployment(
+        deployment, parameters=dict(parameters), idempotency_key=key, timeout=0, as_subflow=False, tags=[*tags]
+    )
+    return str(run.id)  # type: ignore[union-attr]
+
+
+def run_state(id: str) -> str | None:
+    """The state type of a flow run, like COMPLETED or CRASHED; None when Prefect does not know it."""
+    with get_client(sync_client=True) as client:
+        try:
+            run = client.read_flow_run(UUID(id))
+        except (ObjectNotFound, ValueError):
+            return None
+    return run.state_type.value if run.state_type else None
+
+
+@dataclass(frozen=True)
+class LostRun:
+    """A flow run that did not end well."""
+
+    id: str
+    name: str
+    deployment: str
+    state: str
+    message: str
+
+
+def failed_runs(*, limit: int = 100) -> list[LostRun]:
+    """The newest runs of our deployments that failed or crashed."""
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.FAILED, StateType.CRASHED])),
+                tags=FlowRunFilterTags(all_=[TAG]),
+            ),
+            sort=FlowRunSort.END_TIME_DESC,
+            limit=limit,
+        )
+    return [
+        LostRun(
+            id=str(run.id), name=run.name, deployment=next((t for t in run.tags if "/" in t), "a flow run"),
+            state=run.state_type.value if run.state_type else "", message=(run.state.message or "") if run.state else "",
+        )
+        for run in runs
+    ]  # fmt: skip
+
+
+def me() -> str:
+    """The id of the flow run that this is part of; `local` outside of one."""
+    return str(flow_run.id or "local")
+
+
+def show_markdown(key: str, text: str, *, about: str) -> None:
+    """A Markdown artifact on this run's page."""
+    create_markdown_artifact(text, key=key, description=about)
+
+
+def show_table(key: str, rows: list[dict[str, Any]], *, about: str) -> None:
+    """A table artifact on this run's page."""
+    create_table_artifact(rows, key=key, description=about)
+
+
+def show_link(key: str, url: str, *, text: str, about: str) -> None:
+    """A link artifact on this run's page."""
+    create_link_artifact(url, link_text=text, key=key, description=about)

@@ -1,0 +1,46 @@
+"""How tasks behave: which troubles are worth another try, and what is never cached."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task, exponential_backoff
+
+from tasks.sources import SourceError
+
+LASTING = (ValueError, LookupError, TypeError, AssertionError, FileNotFoundError)
+
+
+class Policy(TypedDict):
+    """Options of `prefect.task`."""
+
+    retries: int
+    retry_delay_seconds: Any
+    retry_jitter_factor: float
+    retry_condition_fn: Any
+    cache_policy: Any
+
+
+def is_passing(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether the trouble may be gone at the next try: what is wrong with the input stays wrong."""
+    try:
+        state.result()
+    except SourceError:
+        return True
+    except LASTING:
+        return False
+    except Exception:
+        return True
+    return False
+
+
+OUTSIDE = Policy(
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=1),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=is_passing,
+    cache_policy=NO_CACHE,
+)
+"""For tasks that touch the outside world; every one of them is safe to repeat."""

@@ -1,0 +1,123 @@
+"""Evidently: distances between data, and the reports that people read.
+
+The only module that knows Evidently. It measures; `trimtab.monitoring` and `trimtab.gate` decide."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from trimtab.features import Feature
+
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+PREDICTION = "prediction"
+SUMMARY_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """Distances per column (effect sizes, no unit) and the page that shows them."""
+
+    distances: dict[str, float]
+    prediction_distance: float | None
+    html: str
+
+
+def drift(reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature], *, threshold: float, period: str) -> DriftReport:
+    """How far *current* lies from *reference*: Wasserstein distance in units of the reference's standard deviation
+    for numbers and the prediction, Jensen-Shannon distance for categories; both are effect sizes, so that more
+    rows do not mean more drift. Frames may have more columns.
+
+    Numbers are clipped to the reference's 0.1 and 99.9 % quantiles widened by their distance: one wild value in the
+    reference would blow up its standard deviation and blind the measure. Columns that are all missing on a side
+    are left out, and are for `trimtab.monitoring.missing_and_unseen` to see.
+    """
+    from evidently import Report
+    from evidently.metrics import ValueDrift
+
+    numbers = [f.name for f in features if f.kind == "number"]
+    has_prediction = PREDICTION in reference and PREDICTION in current
+    numbers += [PREDICTION] if has_prediction else []
+    usable = [n for n in numbers if reference[n].notna().any() and current[n].notna().any()]
+    categories = [
+        f.name for f in features
+        if f.kind == "category" and reference[f.name].notna().any() and current[f.name].notna().any()
+    ]  # fmt: skip
+    columns = [
+        *(ValueDrift(column=n, method="wasserstein", threshold=threshold) for n in usable),
+        *(ValueDrift(column=n, method="jensenshannon", threshold=threshold) for n in categories),
+    ]
+    before, after = _clipped(reference[usable + categories], current[usable + categories], usable)
+    report = Report(columns, include_tests=True, metadata={"period": period})
+    run = report.run(_dataset(after, usable, categories), _dataset(before, usable, categories), name=period)
+    found = {m["config"]["column"]: float(m["value"]) for m in run.dict()["metrics"]}
+    prediction = found.pop(PREDICTION, None)
+    return DriftReport({n: v for n, v in found.items() if v == v}, prediction, _html(run))
+
+
+def performance(
+    truth: Any, prediction: Any, *, task: str, period: str, reference: tuple[Any, Any] | None = None
+) -> str:
+    """A page about predictions with known labels: classification quality for binary, regression quality otherwise.
+
+    *truth* and *prediction* have shape (n,); *reference* is the champion's pair on the same rows.
+    """
+    from evidently import BinaryClassification, DataDefinition, Dataset, Regression, Report
+    from evidently.presets import ClassificationQuality, RegressionQuality
+
+    def dataset(pair: tuple[Any, Any]) -> Dataset:
+        frame = pd.DataFrame({"target": pair[0], PREDICTION: pair[1]})
+        if task == "binary":
+            definition = DataDefinition(
+                classification=[BinaryClassification(target="target", prediction_probas=PREDICTION, pos_label=1)]
+            )
+        else:
+            definition = DataDefinition(regression=[Regression(target="target", prediction=PREDICTION)])
+        return Dataset.from_pandas(frame, data_definition=definition)
+
+    preset = ClassificationQuality() if task == "binary" else RegressionQuality()
+    run = Report([preset], metadata={"period": period}).run(
+        dataset((truth, prediction)), dataset(reference) if reference is not None else None, name=period
+    )
+    return _html(run)
+
+
+def summary(frame: pd.DataFrame, *, numbers: Sequence[str], categories: Sequence[str], period: str) -> str:
+    """A page that describes a batch, column by column, from at most SUMMARY_ROWS of its rows."""
+    from evidently import Report
+    from evidently.presets import DataSummaryPreset
+
+    shown = frame.sample(min(SUMMARY_ROWS, len(frame)), random_state=0)
+    numbers = [n for n in numbers if shown[n].notna().any()]
+    categories = [c for c in categories if shown[c].notna().any()]
+    report = Report([DataSummaryPreset(columns=[*numbers, *categories])], metadata={"period": period})
+    return _html(report.run(_dataset(shown[[*numbers, *categories]], numbers, categories), None, name=period))
+
+
+def _dataset(frame: pd.DataFrame, numbers: Sequence[str], categories: Sequence[str]) -> Any:
+    from evidently import DataDefinition, Dataset
+
+    definition = DataDefinition(numerical_columns=list(numbers), categorical_columns=list(categories))
+    return Dataset.from_pandas(frame, data_definition=definition)
+
+
+def _clipped(before: pd.DataFrame, after: pd.DataFrame, numbers: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    low, high = before[numbers].quantile(0.001), before[numbers].quantile(0.999)
+    room = (high - low).where(high > low, 1.0)
+    clip = {"lower": low - room, "upper": high + room, "axis": 1}
+    return before.assign(**before[numbers].clip(**clip)), after.assign(**after[numbers].clip(**clip))
+
+
+def _html(run: Any) -> str:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "report.html"
+        run.save_html(str(path))
+        return path.read_text()

@@ -1,0 +1,44 @@
+"""Where the rows of a period come from: a function of the project's, or files."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from trimtab.params import ParamsError
+from trimtab.periods import Period
+
+
+class SourceError(RuntimeError):
+    """The source did not give the rows of a period; nothing of it was kept."""
+
+
+def fetch(project: Path, target: str, period: Period) -> pd.DataFrame:
+    """The rows that *target* has for *period*; an empty frame when there are none.
+
+    *target* is ``module:function``, looked for in the project's folder first and called with the period's start and
+    end (UTC), or the path of a Parquet or CSV file, relative to the project, with ``{period}`` in its name.
+    Raises ParamsError when the target cannot be found, SourceError when it fails.
+    """
+    if target.endswith((".parquet", ".csv")):
+        path = project / target.format(period=period)
+        if not path.exists():
+            return pd.DataFrame()
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    module_name, _, function_name = target.partition(":")
+    if str(project) not in sys.path:
+        sys.path.insert(0, str(project))
+    try:
+        load = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ParamsError(f"source.target {target} cannot be found: {error}") from error
+    try:
+        rows = load(period.start, period.end)
+    except Exception as error:
+        raise SourceError(f"{target} failed for {period}: {type(error).__name__}: {error}") from error
+    if not isinstance(rows, pd.DataFrame):
+        raise SourceError(f"{target} gave a {type(rows).__name__} for {period}; it has to give a pandas DataFrame")
+    return rows

@@ -1,0 +1,252 @@
+"""MLflow: runs of candidates and of monitoring, and the registry of models.
+
+The only module that knows MLflow. Every function takes the tracking address and is safe to repeat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab.candidate import PAPER, Paper
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+    from trimtab.training import Candidate, Split
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+
+FOLDER = "candidate"
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """A candidate read back from its run: its paper, and the folder that holds its files."""
+
+    run_id: str
+    paper: Paper
+    folder: Path
+    model_uri: str
+
+
+def _client(tracking_uri: str) -> MlflowClient:
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking_uri)
+    return mlflow.MlflowClient(tracking_uri)
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(name))
+    except MlflowException:  # somebody else was faster
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def log_candidate(
+    tracking_uri: str,
+    *,
+    paper: Paper,
+    candidate: Candidate,
+    parts: Split,
+    files: Mapping[str, bytes],
+    figures: Mapping[str, Figure],
+    flow_run: str | None,
+) -> str:
+    """A run with everything about a candidate; its run id.
+
+    A run that was finished before for the same model, data and params is given back instead of made again.
+    """
+    import mlflow
+    import mlflow.sklearn
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.models import infer_signature
+
+    from trimtab.features import frame
+
+    client = _client(tracking_uri)
+    experiment = _experiment(client, paper.project)
+    key = f"{paper.model_digest[:24]}:{paper.dataset[:12]}:{paper.as_of}"
+    done = client.search_runs([experiment], f"tags.`trimtab.candidate` = '{key}' AND status = 'FINISHED'", max_results=1)
+    if done:
+        return str(done[0].info.run_id)
+    shown = frame(parts.holdout.head(3), paper.features)
+    tags = {"trimtab.as_of": paper.as_of, "trimtab.dataset": paper.dataset, "trimtab.model_digest": paper.model_digest}
+    with mlflow.start_run(experiment_id=experiment, run_name=f"candidate {paper.as_of}", tags=tags) as run:
+        mlflow.log_params(_flat(paper.params))
+        mlflow.log_metrics({f"holdout_{name}": value for name, value in paper.metrics.items()})
+        mlflow.log_metrics({"rows_train": paper.rows_train, "rows_holdout": paper.rows_holdout})
+        source = CodeDatasetSource({"uri": f"dvc://data@{paper.dataset}"})
+        mlflow.log_input(MetaDataset(source, name="data", digest=paper.dataset[:36]), context="training")
+        model = mlflow.sklearn.log_model(
+            candidate.pipeline,
+            name="model",
+            serialization_format="skops",
+            skops_trusted_types=list(paper.trusted_types),
+            signature=infer_signature(shown, candidate.pipeline.predict(shown)),
+            input_example=shown,
+            pip_requirements=[f"{name}=={version}" for name, version in paper.requirements.items()],
+        )
+        _log_files(files, FOLDER)
+        mlflow.log_dict(dict(paper.lineage), "lineage.json")
+        for name, figure in figures.items():
+            mlflow.log_figure(figure, f"plots/{name}.png")
+        mlflow.set_tags({"trimtab.model_uri": model.model_uri, "trimtab.flow_run": flow_run or ""})
+        mlflow.set_tag("trimtab.candidate", key)  # last: it says that all the rest is there
+    return str(run.info.run_id)
+
+
+def _log_files(files: Mapping[str, bytes], folder: str) -> None:
+    import tempfile
+
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, content in files.items():
+            (Path(scratch) / name).write_bytes(content)
+        mlflow.log_artifacts(scratch, folder)
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, Mapping):
+            flat[f"{prefix}{name}"] = str(value)[:500]
+    return flat
+
+
+def candidate(tracking_uri: str, run_id: str, *, cache: Path) -> Drafted:
+    """The candidate of a run, its files fetched into *cache* once. Raises LookupError for a run that is none."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = _client(tracking_uri)
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise LookupError(f"MLflow has no run {run_id}: {error.message}") from error
+    if "trimtab.candidate" not in run.data.tags:
+        raise LookupError(f"run {run_id} is no finished candidate: train makes one")
+    folder = cache / run_id
+    if not (folder / FOLDER / PAPER).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        mlflow.artifacts.download_artifacts(
+            run_id=run_id, artifact_path=FOLDER, dst_path=str(folder), tracking_uri=tracking_uri
+        )
+    paper = Paper.model_validate_json((folder / FOLDER / PAPER).read_bytes())
+    return Drafted(run_id, paper, folder / FOLDER, run.data.tags["trimtab.model_uri"])
+
+
+def log_verdict(
+    tracking_uri: str, run_id: str, *, passed: bool, reason: str, evidence: Mapping[str, Any], report: str | None
+) -> None:
+    """The gate's verdict onto the candidate's run."""
+    client = _client(tracking_uri)
+    client.set_tag(run_id, "trimtab.gate", "passed" if passed else "failed")
+    client.set_tag(run_id, "trimtab.gate_reason", reason)
+    for name in ("candidate", "champion", "gain"):
+        if (found := evidence.get(name)) and found["value"] is not None:
+            client.log_metric(run_id, f"gate_{name}", found["value"])
+    client.log_dict(run_id, dict(evidence), "gate.json")
+    if report is not None:
+        client.log_text(run_id, report, "gate.html")
+
+
+def register(tracking_uri: str, *, name: str, drafted: Drafted, tags: Mapping[str, str]) -> int:
+    """The model version of a candidate, made once; its number."""
+    from mlflow.exceptions import MlflowException
+
+    client = _client(tracking_uri)
+    try:
+        client.create_registered_model(name, description=f"Kept by Trimtab for the project {drafted.paper.project}.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    known = client.search_model_versions(f"name = '{name}' AND run_id = '{drafted.run_id}'")
+    version = known[0] if known else client.create_model_version(
+        name, drafted.model_uri, run_id=drafted.run_id, tags=dict(tags), await_creation_for=0
+    )  # fmt: skip
+    for key, value in tags.items():
+        client.set_model_version_tag(name, str(version.version), key, value)
+    return int(version.version)
+
+
+def describe_version(tracking_uri: str, *, name: str, version: int, text: str, tags: Mapping[str, str]) -> None:
+    """The model card and tags onto a model version."""
+    client = _client(tracking_uri)
+    client.update_model_version(name, str(version), description=text)
+    for key, value in tags.items():
+        client.set_model_version_tag(name, str(version), key, value)
+
+
+def set_alias(tracking_uri: str, *, name: str, alias: str, version: int) -> None:
+    """Point *alias* at a version; follows the ledger, which decides."""
+    _client(tracking_uri).set_registered_model_alias(name, alias, str(version))
+
+
+def aliased(tracking_uri: str, *, name: str, alias: str) -> int | None:
+    """The version that *alias* points at; None when it points nowhere."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return int(_client(tracking_uri).get_model_version_by_alias(name, alias).version)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def log_monitoring(
+    tracking_uri: str,
+    *,
+    project: str,
+    decision: str,
+    tags: Mapping[str, str],
+    measures: Mapping[str, float],
+    facts: Mapping[str, Any],
+    report: str | None,
+) -> str:
+    """A run in the experiment `<project>-monitoring` for a decision, with its report; its run id. Made once."""
+    import mlflow
+
+    client = _client(tracking_uri)
+    experiment = _experiment(client, f"{project}-monitoring")
+    done = client.search_runs([experiment], f"tags.`trimtab.decision` = '{decision}' AND status = 'FINISHED'", max_results=1)
+    if done:
+        return str(done[0].info.run_id)
+    with mlflow.start_run(experiment_id=experiment, run_name=decision, tags=dict(tags)) as run:
+        mlflow.log_metrics(dict(measures))
+        mlflow.log_dict(dict(facts), "facts.json")
+        if report is not None:
+            mlflow.log_text(report, "drift.html")
+        mlflow.set_tag("trimtab.decision", decision)
+    return str(run.info.run_id)
+
+
+def run_page(tracking_uri: str, run_id: str, *, artifact: str | None = None) -> str:
+    """Where a person sees a run, or one of its artifacts, in MLflow's pages."""
+    experiment = _client(tracking_uri).get_run(run_id).info.experiment_id
+    page = f"{tracking_uri}/#/experiments/{experiment}/runs/{run_id}"
+    return page if artifact is None else f"{page}/artifacts/{artifact}"
+
+
+def version_page(tracking_uri: str, name: str, version: int) -> str:
+    """Where a person sees a model version in MLflow's pages."""
+    return f"{tracking_uri}/#/models/{name}/versions/{version}"
