@@ -24,6 +24,7 @@ def main() -> int:
 
     from serving.app import ModelServer
 
+    sys.path.append(str(settings.root))  # a project's own model.py
     server = ModelServer(server_settings, releases=settings.releases, telemetry=settings.telemetry)
     uvicorn.run(
         server.app,

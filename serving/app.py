@@ -26,6 +26,7 @@ from stores.ledger import Ledger
 from stores.telemetry import Recorder
 
 T = TypeVar("T")
+_PATIENCE = 4
 
 
 class ModelServer:
@@ -34,20 +35,20 @@ class ModelServer:
     def __init__(self, settings: ServerSettings, *, releases: Path, telemetry: Path) -> None:
         self.settings = settings
         self.metrics = Metrics(telemetry)
-        self.roster = Roster(releases)
+        self.roster = Roster(releases, allow=settings.trusted_types)
         self.recorder = Recorder(
             telemetry, roll_bytes=int(settings.segment_mb * 1024 * 1024), roll_after_s=settings.segment_s
         )
         self.answers = Answers(self.roster, self.recorder, self.metrics, max_rows=settings.max_rows)
         self.follower = Follower(Ledger(settings.ledger_url.get_secret_value()), self.roster, self.metrics)
-        housekeeping = Housekeeping(self.recorder, compact_every=max(1, round(settings.compact_s)))
+        housekeeping = Housekeeping(self.recorder, compact_s=settings.compact_s)
         self._threads = [
             Repeating("follower", self.follower.follow, every_s=settings.follow_s),
             Repeating("telemetry", housekeeping.tend, every_s=1.0),
         ]
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="answer")
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._waiting = 0
+        self._waiting = self._held_bytes = 0
         self.app = _routes(self)
 
     @asynccontextmanager
@@ -62,32 +63,39 @@ class ModelServer:
         self.recorder.close()
 
     async def answer(self, work: Callable[[bytes], T], request: Request) -> T:
-        """Do *work* on the request's body in a thread. Raises Busy rather than let a queue grow without end."""
-        if self._waiting >= self.settings.max_waiting:
-            raise Busy
-        self._waiting += 1
+        """Do *work* on the request's body in a thread. Raises Busy rather than let a queue or the memory that bodies
+        take grow without end; reading a slow client's body is no reason to refuse others."""
+        body = bytearray()
         try:
-            body = await self._body(request)
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work, body)
+            await self._read(request, body)
+            if self._waiting >= self.settings.max_waiting:
+                raise Busy
+            self._waiting += 1
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._pool, work, bytes(body))
+            finally:
+                self._waiting -= 1
         finally:
-            self._waiting -= 1
+            self._held_bytes -= len(body)
 
     async def load(self, work: Callable[[str], T], digest: str) -> T:
         """Do *work* on a release, one at a time, in a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._loading, work, digest)
 
-    async def _body(self, request: Request) -> bytes:
-        limit = self.settings.max_body_bytes
-        problem = f"more than {self.settings.max_body_mb:g} MB in one request (TRIMTAB_MAX_BODY_MB)"
-        if int(request.headers.get("content-length") or 0) > limit:
-            raise TooLarge(problem)
-        chunks, size = [], 0
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Read a body. What is somewhat too large is read to its end, unkept: most clients listen only after that."""
+        limit, received = self.settings.max_body_bytes, 0
         async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise TooLarge(problem)
-            chunks.append(chunk)
-        return b"".join(chunks)
+            received += len(chunk)
+            if received <= limit:
+                body += chunk
+                self._held_bytes += len(chunk)
+            elif received > limit * _PATIENCE:
+                break
+            if self._held_bytes > self.settings.max_held_mb * 1024 * 1024:
+                raise Busy
+        if received > limit:
+            raise TooLarge(f"more than {self.settings.max_body_mb:g} MB in one request (TRIMTAB_MAX_BODY_MB)")
 
     def unready(self) -> list[str]:
         """Why requests cannot be answered; empty when they can."""

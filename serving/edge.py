@@ -12,6 +12,8 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from pydantic import SecretStr
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.answers import NoChampion, TooLarge
@@ -36,6 +38,16 @@ def install(app: FastAPI, metrics: Metrics, key: SecretStr | None) -> None:
         metrics.errors.labels(kind).inc()
         return response
 
+    async def plain(_: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        return _error(status, getattr(error, "detail", "") or "not possible")
+
+    async def gone(_: Request, error: Exception) -> Response:
+        metrics.errors.labels("client_gone").inc()
+        return Response(status_code=400)
+
+    app.add_exception_handler(HTTPException, plain)
+    app.add_exception_handler(ClientDisconnect, gone)
     for expected in (BadInput, TooLarge, NoChampion, Unwritable, Busy, ReleaseError, Exception):
         app.add_exception_handler(expected, explain)
     app.add_middleware(Watch, metrics=metrics, key=key.get_secret_value() if key else None)
@@ -93,9 +105,8 @@ def _explained(error: Exception) -> tuple[str, Response]:
     """An error's kind, for the metrics, and its answer."""
     match error:
         case BadInput():
-            got = error.got if not isinstance(error.got, str) else error.got[:200]
-            answer = _error(422, error.problem, row=error.row, field=error.field, got=got)
-            return "input", answer
+            got = error.got if isinstance(error.got, int | float | None) else str(error.got)[:200]
+            return "input", _error(422, error.problem, row=error.row, field=error.field, got=got)
         case TooLarge():
             return "too_large", _error(413, str(error))
         case NoChampion():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from serving.metrics import Metrics
@@ -82,13 +83,13 @@ class Follower:
 class Housekeeping:
     """Looks after telemetry: room after a failure, sync, finished segments."""
 
-    def __init__(self, recorder: Recorder, *, compact_every: int) -> None:
-        self._recorder, self._compact_every = recorder, compact_every
-        self._round = 0
+    def __init__(self, recorder: Recorder, *, compact_s: float) -> None:
+        self._recorder, self._compact_s = recorder, compact_s
+        self._next = 0.0
 
     def tend(self) -> None:
-        """One round; every so many rounds, finished segments are compacted."""
+        """One round; when it is time, finished segments are compacted: those of an earlier life at once."""
         self._recorder.maintain()
-        self._round += 1
-        if self._round % self._compact_every == 1 % self._compact_every:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._compact_s
             compact(self._recorder.root)

@@ -41,6 +41,7 @@ class Journal:
         self._fd: int | None = None
         self._number = self._size = self._synced = 0
         self._opened = 0.0
+        self._needed = _PROBE_BYTES
         self.failure: str | None = None
         self.written_bytes = 0
 
@@ -55,10 +56,10 @@ class Journal:
                 self._finish()
 
     def probe(self) -> None:
-        """Find out whether there is room again, leaving nothing behind. Sets or clears `failure`."""
+        """Find out whether there is room again for what did not fit, leaving nothing behind. Sets or clears `failure`."""
         with self._lock:
             try:
-                self._write(MAGIC.ljust(_PROBE_BYTES, b"\0"))
+                self._write(MAGIC.ljust(self._needed, b"\0"))
             except Unwritable:
                 return
             self._cut()
@@ -92,9 +93,10 @@ class Journal:
             if written != len(record):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self.failure = error.strerror or str(error)
+            self.failure = reason = error.strerror or str(error)
+            self._needed = max(_PROBE_BYTES, len(record))
             self._cut()
-            raise Unwritable(self._folder, self.failure) from error
+            raise Unwritable(self._folder, reason) from error
         self.failure = None
 
     def _segment(self) -> int:
@@ -117,9 +119,13 @@ class Journal:
             self._finish()
 
     def _finish(self) -> None:
+        """Close the segment. Its records are with the operating system already, so a failing sync loses none of them
+        to a reader; it is noted, and the next write or probe finds out whether the trouble lasts."""
         fd, self._fd = self._fd, None
-        if fd is not None:
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        if fd is None:
+            return
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            self.failure = error.strerror or str(error)
+        os.close(fd)

@@ -1,0 +1,174 @@
+"""Nothing answered is lost and nothing fails that need not: kill -9, swaps under load, a full disk, no ledger."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from stores.telemetry import compact, predictions
+from tests.serving.conftest import Place, free_port
+
+ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}
+
+
+@dataclass
+class Load:
+    """What clients saw: the ids and releases they were answered, and everything else."""
+
+    ids: list[str] = field(default_factory=list)
+    releases: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def client(self, port: int, rows: int) -> None:
+        body = json.dumps({"rows": [ROW] * rows})
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        while not self.stopping.is_set():
+            try:
+                connection.request("POST", "/predict", body)
+                response = connection.getresponse()
+                answer = json.loads(response.read())
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.failures.append(repr(error))
+                return
+            if response.status == 200:
+                self.ids += [p["id"] for p in answer["predictions"]]
+                self.releases.append(answer["release"])
+            else:
+                self.failures.append(answer["error"]["problem"])
+
+
+@contextmanager
+def load(port: int, *, clients: int = 4) -> Iterator[Load]:
+    """Clients of one row and of a few, until the block ends."""
+    seen = Load()
+    threads = [threading.Thread(target=seen.client, args=(port, 1 + 9 * (i % 2))) for i in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        seen.stopping.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A server with a release live; every test leaves one that works."""
+    place = Place(tmp_path_factory.mktemp("server"), free_port())
+    try:
+        place.go_live(place.release().digest)
+        place.start()
+        yield place
+    finally:
+        if place.process is not None:
+            place.kill()
+
+
+def make_live(place: Place, digest: str) -> None:
+    """Switch the ledger, and wait for the server to follow."""
+    version = place.go_live(digest)
+    place.wait(lambda: place.get("/live")[1]["ledger_version"] == version, "the swap")
+
+
+def test_every_answer_survives_kill_9_exactly_once(place: Place) -> None:
+    place.go_live(place.release().digest)
+    answered: list[str] = []
+    for _ in range(2):
+        place.start(TRIMTAB_SEGMENT_MB="0.01", TRIMTAB_COMPACT_S="0.05")
+        with load(place.port) as seen:
+            time.sleep(1.2)
+            place.kill()
+        answered += seen.ids
+    kept = sorted(predictions(place.telemetry)["prediction_id"])
+    assert len(answered) > 50
+    assert len(kept) == len(set(kept))
+    assert set(answered) <= set(kept)
+    compact(place.telemetry)  # what becomes of the remains changes nothing
+    assert not list(place.telemetry.glob("predictions/journal/*"))
+    assert sorted(predictions(place.telemetry)["prediction_id"]) == kept
+
+
+def test_no_request_fails_while_releases_change(running: Place) -> None:
+    first, second = running.release(version=1), running.release(version=2, seed=1)
+    make_live(running, first.digest)
+    with load(running.port) as seen:
+        for digest in (second.digest, first.digest, second.digest):
+            assert running.post(f"/releases/{digest}/load")[0] == 200
+            make_live(running, digest)
+            time.sleep(0.2)
+    assert seen.failures == []
+    assert set(seen.releases) == {first.digest, second.digest}
+    kept = predictions(running.telemetry)["prediction_id"]
+    assert kept.is_unique
+    assert set(seen.ids) == set(kept)
+    assert running.get("/live")[1]["previous"] == first.digest
+
+
+def test_a_release_that_cannot_be_loaded_leaves_the_champion_answering(running: Place) -> None:
+    good, bad = running.release(), running.release(version=2, seed=7)
+    make_live(running, good.digest)
+    (bad.path / "card.md").unlink()
+    running.go_live(bad.digest)
+    running.wait(lambda: "card.md" in running.get("/ready")[1]["release"], "the reason")
+    status, answer = running.post("/predict", ROW)
+    assert (status, answer["release"]) == (200, good.digest)
+    make_live(running, good.digest)
+    assert running.get("/ready")[1]["release"] == "ok"
+
+
+def test_only_a_few_releases_stay_in_memory(running: Place) -> None:
+    made = [running.release(version=1 + i, seed=20 + i) for i in range(6)]
+    for bundle in made:
+        running.post(f"/releases/{bundle.digest}/load")
+        make_live(running, bundle.digest)
+    loaded = running.get("/live")[1]["loaded"]
+    assert {made[-1].digest, made[-2].digest} <= set(loaded)
+    assert len(loaded) <= 4
+
+
+def test_without_room_nothing_is_answered_and_later_it_goes_on_by_itself(running: Place) -> None:
+    """The kernel refuses the server to make files longer than they are, as a full disk would."""
+    assert running.process is not None
+    (first,) = running.post("/predict", ROW)[1]["predictions"]
+    before = set(predictions(running.telemetry)["prediction_id"])
+    resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    try:
+        status, answer = running.post("/predict", ROW)
+        assert status == 503
+        assert "File too large" in answer["error"]["problem"]
+        status, ready = running.get("/ready")
+        assert status == 503
+        assert "telemetry" in ready["reasons"][0]
+        assert "trimtab_telemetry_writable 0.0" in running.get("/metrics")[1]
+        assert running.post("/labels", {"labels": [{"id": first["id"], "label": 1}]})[0] == 503
+        assert set(predictions(running.telemetry)["prediction_id"]) == before
+    finally:
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, unlimited)
+    running.wait(lambda: running.get("/ready")[0] == 200, "ready again")
+    (last,) = running.post("/predict", ROW)[1]["predictions"]
+    assert set(predictions(running.telemetry)["prediction_id"]) == before | {last["id"]}
+    assert "trimtab_telemetry_writable 1.0" in running.get("/metrics")[1]
+
+
+def test_without_its_ledger_the_server_goes_on_and_says_so(running: Place) -> None:
+    database, aside = running.home / "ledger.db", running.home / "aside.db"
+    database.rename(aside)
+    try:
+        running.wait(lambda: running.get("/ready")[1]["ledger"] != "ok", "the trouble is told")
+        assert running.get("/ready")[0] == 200
+        assert running.post("/predict", ROW)[0] == 200
+        assert "trimtab_ledger_up 0.0" in running.get("/metrics")[1]
+    finally:
+        aside.replace(database)
+    running.wait(lambda: running.get("/ready")[1]["ledger"] == "ok", "the ledger is back")
