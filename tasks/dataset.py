@@ -5,6 +5,7 @@ changes, so a flow that trains is not disturbed by another that ingests."""
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import time
@@ -17,6 +18,7 @@ import pandas as pd
 import yaml
 
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+logging.getLogger("dvc.repo.scm_context").setLevel(logging.WARNING)  # tells people to run git commands
 
 T = TypeVar("T")
 

@@ -40,7 +40,7 @@ def wait_until_live(server: str, digest: str, *, within_s: float = 10.0) -> bool
     """Whether *digest* answers users within that time. The server follows the ledger by itself."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        if live(server).get("release") == digest:
+        if live(server).get("champion") == digest:
             return True
         time.sleep(0.1)
     return False

@@ -31,8 +31,9 @@ def is_passing(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
         return True
     except LASTING:
         return False
-    except Exception:
-        return True
+    except Exception as error:
+        status = getattr(error, "get_http_status_code", lambda: 500)()  # MLflow's errors
+        return not 400 <= status < 500
     return False
 
 

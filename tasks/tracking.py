@@ -171,17 +171,12 @@ def log_verdict(
 
 def register(tracking_uri: str, *, name: str, drafted: Drafted, tags: Mapping[str, str]) -> int:
     """The model version of a candidate, made once; its number."""
-    from mlflow.exceptions import MlflowException
+    import mlflow
 
     client = _client(tracking_uri)
-    try:
-        client.create_registered_model(name, description=f"Kept by Trimtab for the project {drafted.paper.project}.")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     known = client.search_model_versions(f"name = '{name}' AND run_id = '{drafted.run_id}'")
-    version = known[0] if known else client.create_model_version(
-        name, drafted.model_uri, run_id=drafted.run_id, tags=dict(tags), await_creation_for=0
+    version = known[0] if known else mlflow.register_model(
+        drafted.model_uri, name, tags=dict(tags), await_registration_for=0
     )  # fmt: skip
     for key, value in tags.items():
         client.set_model_version_tag(name, str(version.version), key, value)
