@@ -71,7 +71,7 @@ def erase(settings: Settings, *, echo: Echo) -> None:
     shutil.rmtree(postgres.home(settings), ignore_errors=True)
     for name in ("logs", "prefect"):
         shutil.rmtree(settings.state / name, ignore_errors=True)
-    for name in (postgres.passfile(settings).name, RECORD, "up.lock", LOCK):
+    for name in (postgres.passfile(settings).name, "registered.json", RECORD, "up.lock", LOCK):
         (settings.state / name).unlink(missing_ok=True)
 
 

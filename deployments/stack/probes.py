@@ -8,7 +8,7 @@ from datetime import datetime
 
 from deployments.stack.plan import Component, Probe
 
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def trouble(component: Component, started_at: float, *, timeout_s: float) -> str | None:
@@ -28,7 +28,7 @@ def trouble(component: Component, started_at: float, *, timeout_s: float) -> str
 
 def _http(url: str, timeout_s: float) -> str | None:
     try:
-        with _DIRECT.open(url, timeout=timeout_s) as answer:
+        with DIRECT.open(url, timeout=timeout_s) as answer:
             return None if answer.status == 200 else f"{url} answers {answer.status}"
     except urllib.error.HTTPError as error:
         return f"{url} answers {error.code}"
@@ -43,7 +43,7 @@ def _worker(probe: Probe, started_at: float, timeout_s: float) -> str | None:
         headers={"Content-Type": "application/json"},
     )
     try:
-        with _DIRECT.open(request, timeout=timeout_s) as answer:
+        with DIRECT.open(request, timeout=timeout_s) as answer:
             workers = json.load(answer)
     except urllib.error.HTTPError as error:
         return f"work pool {probe.pool!r}: Prefect answers {error.code}"

@@ -1,23 +1,73 @@
 """The job that registers every deployment with the stack's Prefect server, then ends.
 
-It is started together with the server: its imports take as long as the server's start."""
+It is started together with the server: its imports take as long as the server's start. Where nothing has
+changed since the last time it does nothing, because registering costs seconds at every `up` and makes Prefect
+delete and recreate the automations, which forget then what they have counted."""
 
+import json
+import sys
 import time
+import urllib.error
+import urllib.request
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 from deployments.stack import components, probes
-from deployments.stack.plan import Component, Probe, StackError
+from deployments.stack.addresses import environment
+from deployments.stack.plan import CODE, Component, Probe, StackError
 from trimtab.settings import Settings
 
 _SERVER_WITHIN_S = 120.0
+_ROOMS = ("trimtab", "stores", "tasks", "flows", "deployments")
 
 
 def main() -> None:
-    """Register what `deployments.occasions` lists; it may be run again at any time."""
+    """Register what `deployments.occasions` lists, unless that has been done; safe to repeat at any time."""
+    settings = Settings()
+    memory = settings.state / "registered.json"
+    key = fingerprint(settings)
+    known = json.loads(memory.read_text()) if memory.exists() else {}
+    if known.get("fingerprint") == key:
+        _wait_for_prefect(settings)
+        if _counts(settings) == known["counts"]:
+            print("nothing has changed since the deployments were registered")
+            return
+    memory.unlink(missing_ok=True)
+
     from deployments.occasions import register
 
-    settings = Settings()
     _wait_for_prefect(settings)
     register(settings)
+    memory.write_text(json.dumps({"fingerprint": key, "counts": _counts(settings)}))
+
+
+def fingerprint(settings: Settings) -> str:
+    """One digest over all that decides how deployments look: our code, the project's params, the place."""
+    files = sorted(path for room in _ROOMS for path in (CODE / room).rglob("*.py"))
+    digest = sha256(json.dumps([sys.executable, str(CODE), environment(settings)], sort_keys=True).encode())
+    for path in [*files, settings.root / "params.yaml", CODE / "requirements.lock"]:
+        digest.update(str(path).encode())
+        digest.update(_content(path))
+    return digest.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b"missing"
+
+
+def _counts(settings: Settings) -> dict[str, Any] | None:
+    """How many deployments and automations Prefect has: somebody may have deleted some by hand."""
+    try:
+        return {kind: _post(f"{settings.prefect_api}/{kind}/count") for kind in ("deployments", "automations")}
+    except (urllib.error.URLError, ValueError):
+        return None
+
+
+def _post(url: str) -> Any:
+    request = urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"})
+    with probes.DIRECT.open(request, timeout=10) as answer:
+        return json.load(answer)
 
 
 def _wait_for_prefect(settings: Settings) -> None:
