@@ -34,6 +34,7 @@ def main() -> int:
         http="httptools",
         access_log=False,
         log_level="warning",
+        timeout_keep_alive=75,  # longer than clients' pools keep a connection, so that none is closed under a request
         timeout_graceful_shutdown=10,
     )
     return 0

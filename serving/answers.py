@@ -93,7 +93,8 @@ def _parsed(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadInput(f"the body is not JSON: {error}") from error
+        hint = " (NaN is no JSON: send null)" if b"NaN" in body else ""
+        raise BadInput(f"the body is not JSON: {error}{hint}") from error
 
 
 def _checked_label(index: int, row: Any) -> int | None:

@@ -13,6 +13,7 @@ from stores.bundles import ReleaseError
 from stores.ledger import Ledger
 from stores.telemetry import Recorder, compact
 
+_RETRY_S = 2.0
 log = logging.getLogger("trimtab.serving")
 
 
@@ -50,6 +51,7 @@ class Follower:
         self._ledger, self._roster, self._metrics = ledger, roster, metrics
         self.ledger_trouble: str | None = "not asked yet"
         self.release_trouble: str | None = None
+        self._failed_version, self._retry_at = 0, 0.0
 
     def follow(self) -> None:
         """Ask once. An unreachable ledger or an unusable release leaves the present champion answering."""
@@ -59,19 +61,29 @@ class Follower:
             self._note_ledger(f"{type(error).__name__}: {error}")
             return
         self._note_ledger(None)
-        standing = self._roster.standing
-        if live is None or live.version == standing.version:
+        if live is None or live.version == self._roster.standing.version:
             return
+        if live.version == self._failed_version and time.monotonic() < self._retry_at:
+            return
+        trouble = self._switch(live.version, live.champion, live.challenger)
+        if trouble and trouble != self.release_trouble:
+            log.error("version %s: %s", live.version, trouble)
+        self.release_trouble = trouble
+        if self._roster.standing.version == live.version:
+            self._metrics.live(self._roster.standing)
+            log.info("version %s: champion %s", live.version, live.champion[:12])
+        else:
+            self._failed_version, self._retry_at = live.version, time.monotonic() + _RETRY_S
+
+    def _switch(self, version: int, champion: str, challenger: str | None) -> str | None:
+        """Follow; a challenger that cannot be loaded does not keep the champion from its place. Returns the trouble."""
         try:
-            self._roster.switch(live.version, live.champion, live.challenger)
+            self._roster.switch(version, champion, challenger)
         except ReleaseError as error:
-            if str(error) != self.release_trouble:
-                log.error("cannot follow the ledger to version %s: %s", live.version, error)
-            self.release_trouble = str(error)
-            return
-        self.release_trouble = None
-        self._metrics.live(self._roster.standing)
-        log.info("version %s: champion %s", live.version, live.champion[:12])
+            if error.digest == challenger:
+                return self._switch(version, champion, None) or str(error)
+            return str(error)
+        return None
 
     def _note_ledger(self, trouble: str | None) -> None:
         self._metrics.ledger_up.set(trouble is None)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANIFEST = "manifest.json"
+_ABANDONED_AFTER_S = 3600
 
 # What scikit-learn's own models are made of beyond skops' list (found by saving every estimator of the pinned version).
 # A manifest can only choose from these, never add to them.
@@ -147,6 +149,7 @@ def write(releases: Path, *, manifest_fields: Mapping[str, Any], files: Mapping[
     except CorruptRelease:
         target.rename(releases / f".damaged-{digest[:12]}-{uuid.uuid4().hex[:8]}")
     releases.mkdir(parents=True, exist_ok=True)
+    _sweep(releases)
     scratch = releases / f".new-{uuid.uuid4().hex}"
     scratch.mkdir()
     try:
@@ -193,6 +196,17 @@ def _checked(path: Path, digest: str, name: str, expected: str) -> bytes:
     if actual != expected:
         raise CorruptRelease(digest, name, f"sha256 is {actual[:12]}…, expected {expected[:12]}…")
     return content
+
+
+def _sweep(releases: Path) -> None:
+    """Remove what a crash left of an unfinished bundle; a fresh one may be in the making."""
+    for path in releases.glob(".new-*"):
+        try:
+            abandoned = time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S
+        except FileNotFoundError:
+            continue
+        if abandoned:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -42,6 +42,7 @@ class Journal:
         self._number = self._size = self._synced = 0
         self._opened = 0.0
         self._needed = _PROBE_BYTES
+        self._full: list[int] = []
         self.failure: str | None = None
         self.written_bytes = 0
 
@@ -52,8 +53,9 @@ class Journal:
             self._write(record)
             self._size += len(record)
             self.written_bytes += len(record)
-            if self._size >= self._roll_bytes:
-                self._finish()
+            if self._size >= self._roll_bytes and self._fd is not None:
+                self._full.append(self._fd)  # closed by `sync`, as nobody should wait here for the disk
+                self._fd = None
 
     def probe(self) -> None:
         """Find out whether there is room again for what did not fit, leaving nothing behind. Sets or clears `failure`."""
@@ -65,11 +67,14 @@ class Journal:
             self._cut()
 
     def sync(self) -> None:
-        """Make everything written so far survive a power cut."""
+        """Make everything written so far survive a power cut, and let go of full segments. Appending goes on."""
         with self._lock:
-            if self._fd is not None and self._synced != self._size:
-                os.fdatasync(self._fd)
-                self._synced = self._size
+            full, self._full = self._full, []
+            behind = self._fd is not None and self._synced != self._size
+            current = os.dup(self._fd) if behind and self._fd is not None else None
+            self._synced = self._size
+        for fd in full if current is None else [*full, current]:
+            self._sync_and_close(fd)
 
     def roll(self, *, only_if_due: bool = False) -> bool:
         """Finish the open segment so that it can be compacted; True when there was one (that was old enough)."""
@@ -81,10 +86,10 @@ class Journal:
             return True
 
     def close(self) -> None:
-        """Finish the open segment; a later append starts a new one."""
+        """Finish all segments; a later append starts a new one."""
         with self._lock:
-            if self._fd is not None:
-                self._finish()
+            self._finish()
+        self.sync()
 
     def _write(self, record: bytes) -> None:
         try:
@@ -119,11 +124,13 @@ class Journal:
             self._finish()
 
     def _finish(self) -> None:
-        """Close the segment. Its records are with the operating system already, so a failing sync loses none of them
-        to a reader; it is noted, and the next write or probe finds out whether the trouble lasts."""
         fd, self._fd = self._fd, None
-        if fd is None:
-            return
+        if fd is not None:
+            self._sync_and_close(fd)
+
+    def _sync_and_close(self, fd: int) -> None:
+        """The records are with the operating system already, so a failing sync loses none of them to a reader; it is
+        noted, and the next write or probe finds out whether the trouble lasts."""
         try:
             os.fsync(fd)
         except OSError as error:

@@ -126,16 +126,14 @@ class Recorder:
         for journal in (self._predictions, self._labels):
             if journal.failure is not None:
                 journal.probe()
-            try:
-                journal.sync()
-                journal.roll(only_if_due=True)
-            except OSError as error:
-                journal.failure = error.strerror or str(error)
+            journal.sync()
+            journal.roll(only_if_due=True)
 
     def roll(self) -> None:
         """Finish the open segments, so that `compaction.compact` can take them."""
-        self._predictions.roll()
-        self._labels.roll()
+        for journal in (self._predictions, self._labels):
+            journal.roll()
+            journal.sync()
 
     def close(self) -> None:
         """Finish; everything recorded stays readable."""

@@ -55,10 +55,15 @@ class Place:
         )
         return bundle
 
-    def go_live(self, digest: str) -> int:
+    def go_live(self, digest: str, *, challenger: str | None = None) -> int:
         live = self.ledger.live()
         return self.ledger.switch(
-            digest, expected=live.version if live else 0, move="promote", reason="test", actor="test"
+            digest,
+            expected=live.version if live else 0,
+            move="promote",
+            reason="test",
+            actor="test",
+            challenger=challenger,
         ).version
 
     def start(self, *, wait_for: str = "/ready", **env: str) -> None:

@@ -148,7 +148,7 @@ def test_a_server_without_a_release_is_alive_but_not_ready_and_asks_for_its_key(
     assert len(predictions(place.telemetry)) == 2
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])  # noqa: S104 - the refusal is what is tested
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])
 def test_it_does_not_listen_to_the_world_without_a_key(host: str) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "serving"],

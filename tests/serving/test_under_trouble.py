@@ -126,6 +126,14 @@ def test_a_release_that_cannot_be_loaded_leaves_the_champion_answering(running: 
     assert running.get("/ready")[1]["release"] == "ok"
 
 
+def test_a_broken_challenger_does_not_keep_the_champion_from_its_place(running: Place) -> None:
+    good, bad = running.release(version=3, seed=8), running.release(version=4, seed=9)
+    (bad.path / "card.md").unlink()
+    running.go_live(good.digest, challenger=bad.digest)
+    running.wait(lambda: running.get("/live")[1]["champion"] == good.digest, "the champion")
+    assert "card.md" in running.get("/ready")[1]["release"]
+
+
 def test_only_a_few_releases_stay_in_memory(running: Place) -> None:
     made = [running.release(version=1 + i, seed=20 + i) for i in range(6)]
     for bundle in made:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -128,7 +131,8 @@ def test_readers_see_everything_once_while_segments_are_compacted(tmp_path: Path
         "from tests.stores.test_telemetry import send, MARCH; from stores.telemetry import Recorder, compact\n"
         "r = Recorder(Path(sys.argv[1]), roll_bytes=2000)\n"
         "for i in range(300):\n"
-        "    send(r, MARCH + timedelta(minutes=i)); print(i + 1, flush=True); i % 7 or compact(r.root)\n"
+        "    send(r, MARCH + timedelta(minutes=i)); print(i + 1, flush=True)\n"
+        "    if i % 7 == 0: r.maintain(); compact(r.root)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as writer:
@@ -142,6 +146,47 @@ def test_readers_see_everything_once_while_segments_are_compacted(tmp_path: Path
                 assert len(found) >= max(answered, seen)
                 seen = len(found)
     assert len(telemetry.predictions(tmp_path)) == answered == 300
+
+
+@pytest.mark.parametrize("moment", [1, 2], ids=["after-the-first-listing", "after-the-second-listing"])
+def test_a_compaction_between_two_steps_of_a_reader_hides_nothing(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    ids = send(recorder, MARCH, APRIL)
+    recorder.roll()
+    listings = 0
+
+    def interrupted(listing: Callable[[Path, str], Any]) -> Callable[[Path, str], Any]:
+        def list_then_compact(root: Path, stream: str) -> Any:
+            nonlocal listings
+            found = listing(root, stream)
+            listings += 1
+            if listings == moment:
+                compact(root)
+            return found
+
+        return list_then_compact
+
+    for name in ("segments", "parts"):
+        monkeypatch.setattr(layout, name, interrupted(getattr(layout, name)))
+    assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
+    assert not segments(recorder.root)
+
+
+def test_two_compactions_at_once_do_the_work_once(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second has opened the segment already when the first one finishes it."""
+    ids = send(recorder, MARCH)
+    recorder.roll()
+    real = fcntl.flock
+
+    def beaten(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        assert compact(recorder.root) == 1
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", beaten)
+    assert compact(recorder.root) == 0
+    assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
 
 
 def test_a_killed_writer_leaves_all_that_it_announced(tmp_path: Path) -> None:
@@ -268,3 +313,12 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: p
     journal.probe()
     assert journal.failure is None
     assert next(tmp_path.iterdir()).stat().st_size == size
+
+
+def test_a_full_segment_is_let_go_by_the_next_sync(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, roll_bytes=1)
+    ids = send(recorder, MARCH) + send(recorder, APRIL)
+    assert compact(tmp_path) == 0
+    recorder.maintain()
+    assert compact(tmp_path) == 2
+    assert telemetry.predictions(tmp_path)["prediction_id"].tolist() == ids
