@@ -17,12 +17,13 @@ import tempfile
 import time
 from abc import ABC
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
 import httpx
 from prefect.context import refresh_global_settings_context
+from prefect.logging import get_logger
 from prefect.runner._flow_run_executor import FlowRunExecutionResult, FlowRunExecutorContext
 from prefect.runner._process_manager import ProcessHandle
 from prefect.settings import get_current_settings
@@ -30,10 +31,10 @@ from prefect.utilities.processutils import command_from_string, sanitize_subproc
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from deployments.fork_client import ForkClient, ForkedProcess
+from deployments.forked_run import ForkedHooks, ForkStarter, Surroundings
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun, State
-    from prefect.runner._control_channel import ControlChannel
+    from prefect.client.schemas.objects import FlowRun
 
 PREFECT_MODULES = (
     "prefect.flow_engine",
@@ -62,92 +63,19 @@ REPORT_SECONDS = 3.0
 OUTAGE_PAUSE_SECONDS = 2.0
 
 
-class ForkScope:
-    """How to stop a forked run: ask the run itself politely, kill it with everything it has started."""
-
-    wait_after_graceful_kill = True
-
-    def is_alive(self, pid: int) -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-    def graceful_kill(self, pid: int) -> None:
-        os.kill(pid, signal.SIGTERM)
-
-    def hard_kill(self, pid: int) -> None:
-        os.killpg(pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
-
-class ForkStarter:
-    """Prefect's "process starter" for one run: fork it, hand over its handle, stay until it has exited."""
-
-    def __init__(self, worker: "WarmWorker", env: dict[str, str], cwd: str, control: "ControlChannel") -> None:
-        self._worker, self._env, self._cwd, self._control = worker, env, cwd, control
-
-    async def start(
-        self, flow_run: "FlowRun", task_status: anyio.abc.TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED
-    ) -> None:
-        env = {**self._env, "PREFECT__FLOW_RUN_ID": str(flow_run.id)}
-        env["PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS"] = "false"  # the worker runs them, see ForkedHooks
-        with contextlib.suppress(RuntimeError):  # no loopback listener: cancelled by signal alone
-            port, token = self._control.register(flow_run.id)
-            env.update(PREFECT__CONTROL_PORT=str(port), PREFECT__CONTROL_TOKEN=token)
-        process = await self._worker.forks.spawn(env, self._cwd)
-        self._worker.running.add(process)
-        try:
-            task_status.started(ProcessHandle(process, termination_scope=ForkScope()))  # type: ignore[arg-type]
-            await process.wait()
-        finally:
-            self._worker.running.discard(process)
-
-
-class ForkedHooks:
-    """Runs a dead run's hooks in a process like its own, so that no user code is loaded into the worker."""
-
-    def __init__(self, worker: "WarmWorker", env: dict[str, str], cwd: str) -> None:
-        self._worker, self._env, self._cwd = worker, env, cwd
-
-    async def run_cancellation_hooks(self, flow_run: "FlowRun", state: "State[Any]") -> None:
-        await self._run("cancellation", flow_run, state)
-
-    async def run_crashed_hooks(self, flow_run: "FlowRun", state: "State[Any]") -> None:
-        await self._run("crashed", flow_run, state)
-
-    async def _run(self, kind: str, flow_run: "FlowRun", state: "State[Any]") -> None:
-        hooks = {"kind": kind, "flow_run": flow_run.model_dump(mode="json"), "state": state.model_dump(mode="json")}
-        process = await self._worker.forks.spawn(self._env, self._cwd, hooks)
-        await process.wait()
-
-
 class WarmWorker(ProcessWorker, ABC):
     """A process worker that forks. Runs with a command of their own are started the stock way.
 
     Nothing is abstract here: `ABC` keeps it out of Prefect's registry, where "process" is the stock worker's.
     """
 
-    def __init__(self, *args: Any, preload: Sequence[str] = PRELOAD, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, forks: ForkClient, **kwargs: Any) -> None:
+        """*forks* is started and ended by the caller, and outlives the worker's own teardown."""
         super().__init__(*args, **kwargs)
-        self.forks = ForkClient([*PREFECT_MODULES, *preload], self._logger)
+        self.forks = forks
         self.running: set[ForkedProcess] = set()
         self.active = 0
         self.draining = False
-
-    async def __aenter__(self) -> Self:
-        await self.forks.__aenter__()
-        await super().__aenter__()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        try:
-            await super().__aexit__(*exc_info)
-        finally:
-            await self.forks.__aexit__()
 
     async def run(
         self,
@@ -170,16 +98,16 @@ class WarmWorker(ProcessWorker, ABC):
     async def _run_forked(
         self, flow_run: "FlowRun", configuration: ProcessJobConfiguration, started: anyio.abc.TaskStatus[int]
     ) -> FlowRunExecutionResult | None:
-        env = run_environment(configuration)
         result: FlowRunExecutionResult | None = None
         async with contextlib.AsyncExitStack() as stack:
             cwd = str(configuration.working_dir or stack.enter_context(tempfile.TemporaryDirectory(suffix="prefect")))
+            surroundings = Surroundings(self.forks, run_environment(configuration), cwd)
             context = await stack.enter_async_context(FlowRunExecutorContext())
             executor = context.create_executor(
                 flow_run,
-                ForkStarter(self, env, cwd, context.control_channel),
+                ForkStarter(surroundings, context.control_channel, self.running),
                 propose_submitting=False,  # the worker has done it
-                hook_runner=ForkedHooks(self, env, cwd),
+                hook_runner=ForkedHooks(surroundings),
             )
 
             async def execute(*, task_status: anyio.abc.TaskStatus[ProcessHandle]) -> None:
@@ -250,7 +178,6 @@ def run_environment(configuration: ProcessJobConfiguration) -> dict[str, str]:
 
 async def serve(pool: str, name: str | None, preload: Sequence[str], finish_seconds: float) -> None:
     """Work until SIGTERM or SIGINT; a second one shortens the wait for runs that are under way."""
-    worker = WarmWorker(pool, name=name, preload=preload)
     asked, hurried = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
@@ -259,7 +186,7 @@ async def serve(pool: str, name: str | None, preload: Sequence[str], finish_seco
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
 
-    async def drain_and_cancel(scope: anyio.CancelScope) -> None:
+    async def drain_and_cancel(worker: WarmWorker, scope: anyio.CancelScope) -> None:
         await asked.wait()
         patient = asyncio.create_task(worker.drain(finish_seconds))
         await asyncio.wait([patient, asyncio.create_task(hurried.wait())], return_when=asyncio.FIRST_COMPLETED)
@@ -268,10 +195,12 @@ async def serve(pool: str, name: str | None, preload: Sequence[str], finish_seco
             await worker.drain(0)
         scope.cancel()
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(drain_and_cancel, group.cancel_scope)
-        await worker.start()
-        group.cancel_scope.cancel()
+    async with ForkClient([*PREFECT_MODULES, *preload], get_logger("warm-worker")) as forks:
+        worker = WarmWorker(pool, name=name, forks=forks)
+        async with anyio.create_task_group() as group:
+            group.start_soon(drain_and_cancel, worker, group.cancel_scope)
+            await worker.start()
+            group.cancel_scope.cancel()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
