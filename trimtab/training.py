@@ -164,18 +164,23 @@ def pipeline(params: Params, features: tuple[Feature, ...], project: Path) -> Pi
     return make_pipeline(prepare, model)
 
 
+def learn(params: Params, schema: Schema, rows: pd.DataFrame, project: Path) -> tuple[Pipeline, Scorer]:
+    """A pipeline fitted on all of *rows*, and how to ask it. Raises NotEnoughData when there is nothing to learn."""
+    features = features_of(params, schema)
+    truth = truth_of(rows, params)
+    if params.project.task != "regression" and len(set(truth.tolist())) < 2:
+        raise NotEnoughData(f"every row to train on has the same {params.columns.target}: there is nothing to learn")
+    model = pipeline(params, features, project)
+    model.fit(frame(rows, features), truth)
+    classes = [] if params.project.task == "regression" else model.classes_.tolist()
+    return model, Scorer(model, task=params.project.task, features=features, classes=classes)
+
+
 def fit(params: Params, schema: Schema, parts: Split, project: Path) -> Candidate:
     """Train on ``parts.train`` and measure on ``parts.holdout``."""
     import skops.io
 
-    features = features_of(params, schema)
-    truth = truth_of(parts.train, params)
-    if params.project.task != "regression" and len(set(truth.tolist())) < 2:
-        raise NotEnoughData(f"every row to train on has the same {params.columns.target}: there is nothing to learn")
-    model = pipeline(params, features, project)
-    model.fit(frame(parts.train, features), truth)
-    classes = [] if params.project.task == "regression" else [c.item() if hasattr(c, "item") else c for c in model.classes_]
-    scorer = Scorer(model, task=params.project.task, features=features, classes=classes)
+    model, scorer = learn(params, schema, parts.train, project)
     held = truth_of(parts.holdout, params)
     scores = scorer.score(parts.holdout)
     buffer = BytesIO()
