@@ -71,7 +71,7 @@ def prefect_server(settings: Settings) -> Component:
             "--factory",
             "prefect.server.api.server:create_app",
         ),
-        probe=Probe("http", health_url(settings, "prefect")),
+        probe=Probe("http", f"{settings.prefect_api}/ready"),
         env={
             "PREFECT_HOME": str(settings.state / "prefect"),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": addresses.database_url(settings, "asyncpg", "prefect"),

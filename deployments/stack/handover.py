@@ -98,15 +98,9 @@ def stop(state: Path) -> bool:
     pid = report.supervisor_pid(report.recorded(state))
     if pid is not None:
         with suppress(psutil.NoSuchProcess):
-            try:
-                supervisor = psutil.Process(pid)
-                supervisor.terminate()
-                supervisor.wait(_STOP_WITHIN_S)
-            except psutil.TimeoutExpired:
-                supervisor.kill()
-                supervisor.wait(_STOP_WITHIN_S)
-            except psutil.AccessDenied:
-                raise StackError(f"the stack of {state} belongs to another user (process {pid})") from None
+            processes.end([psutil.Process(pid)], grace_s=_STOP_WITHIN_S)
+        if report.supervisor_pid(report.recorded(state)) is not None:
+            raise StackError(f"the stack of {state} does not stop; its supervisor is process {pid}, of another user?")
     return clear(state) or pid is not None
 
 

@@ -40,6 +40,7 @@ def up(settings: Settings, *, echo: Echo, only: Collection[str] | None = None) -
         handover.watch(plan, echo if started else _say_nothing)
     except BaseException:
         if started:
+            echo("stopping what was started")
             handover.stop(settings.state)
         raise
     return status(settings)
@@ -47,6 +48,8 @@ def up(settings: Settings, *, echo: Echo, only: Collection[str] | None = None) -
 
 def down(settings: Settings, *, echo: Echo) -> None:
     """Stop everything that `up` started here, and nothing else. Does no harm where nothing runs."""
+    if report.supervisor_pid(report.recorded(settings.state)) is not None:
+        echo("stopping")
     echo("stopped" if handover.stop(settings.state) else "nothing was running")
 
 

@@ -3,7 +3,6 @@
 A pid alone names nobody for long, so a process is always a pid and the moment of its birth."""
 
 import os
-import signal
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,6 +12,7 @@ import psutil
 from deployments.stack.plan import MARK
 
 _BIRTH_TOLERANCE_S = 1.0
+_KILL_TAKES_S = 5.0
 
 
 def born(pid: int) -> float | None:
@@ -30,7 +30,7 @@ def find(pid: int | None, birth: float | None) -> psutil.Process | None:
     try:
         process = psutil.Process(pid)
         same = abs(process.create_time() - birth) < _BIRTH_TOLERANCE_S
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        return process if same and alive(process) else None
     except psutil.Error:
         return None
 
@@ -53,22 +53,25 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def end(
-    processes: Iterable[psutil.Process],
-    *,
-    grace_s: float,
-    first: signal.Signals = signal.SIGTERM,
-) -> None:
+def alive(process: psutil.Process) -> bool:
+    """It still runs. A zombie does not, though it may be on the list for long where nobody collects it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def end(processes: Iterable[psutil.Process], *, grace_s: float) -> None:
     """Ask the *processes* to go, and insist with SIGKILL after *grace_s*."""
-    waiting = list(processes)
-    for process in waiting:
-        with suppress(psutil.Error):
-            process.send_signal(first)
-    _, left = psutil.wait_procs(waiting, timeout=grace_s)
-    for process in left:
-        with suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(left, timeout=5)
+    left = [process for process in processes if alive(process)]
+    for ask, patience_s in ((psutil.Process.terminate, grace_s), (psutil.Process.kill, _KILL_TAKES_S)):
+        for process in left:
+            with suppress(psutil.Error):
+                ask(process)
+        deadline = time.monotonic() + patience_s
+        while left and time.monotonic() < deadline:
+            time.sleep(0.02)
+            left = [process for process in left if alive(process)]
 
 
 def memory_mb(process: psutil.Process, *, alone: bool = False) -> float:

@@ -87,13 +87,19 @@ class Supervisor:
             self._note(f"{child.part.name}: {news}")
 
     def _stop_all(self) -> None:
-        """Wave by wave: who uses a server goes before it. What has come loose is found by its mark."""
+        """Wave by wave: who uses a server goes before it. Who is not ready yet serves nobody and need not
+        wait for its wave. What has come loose is found by its mark."""
         alive = [child for child in self.children.values() if child.alive]
+        asked = {child.part.name for child in alive if not child.ready}
+        for child in alive:
+            if child.popen and child.part.name in asked:
+                child.popen.send_signal(child.part.stop_signal)
         for wave in sorted({child.part.stop_wave for child in alive}):
             members = [(child, child.popen) for child in alive if child.part.stop_wave == wave and child.popen]
             families = [processes.family(psutil.Process(popen.pid)) for _, popen in members]
             for child, popen in members:
-                popen.send_signal(child.part.stop_signal)
+                if child.part.name not in asked:
+                    popen.send_signal(child.part.stop_signal)
             for (child, popen), family in zip(members, families, strict=True):
                 with suppress(subprocess.TimeoutExpired):
                     popen.wait(child.part.stop_timeout_s)

@@ -21,6 +21,7 @@ from deployments.stack import databases
 from deployments.stack import postgres as embedded
 from deployments.stack.addresses import database_url
 from deployments.stack.plan import CODE
+from deployments.stack.processes import alive
 from tests.deployments.stack.conftest import eventually, make_settings
 from trimtab.settings import Settings
 
@@ -186,7 +187,7 @@ def test_ctrl_c_in_the_middle_of_up_leaves_nothing_running(settings: Settings) -
     interrupted.send_signal(signal.SIGINT)
     assert interrupted.wait(20) != 0
     interrupted.stdout.close()
-    assert [process for process in everything if process.is_running()] == []
+    assert [process for process in everything if alive(process)] == []
     assert stack.status(settings)["postgres"].state == "stopped"
 
 

@@ -12,9 +12,10 @@ import psutil
 import pytest
 
 from deployments import stack
-from deployments.stack import handover, report
+from deployments.stack import handover, processes, report
 from deployments.stack.child import Child
 from deployments.stack.plan import Component, Plan, Probe
+from deployments.stack.processes import alive
 from deployments.stack.supervisor import rotate
 from tests.deployments.stack.conftest import Running, eventually, script, web
 
@@ -50,11 +51,11 @@ def test_stopping_leaves_no_process_even_of_those_that_have_left_the_family(runn
     part = script("runaway", runaway, Probe("command", command=("true",)))
     running.start(part, web("web"))
     mark = report.recorded(running.state)["supervisor"]["mark"]
-    eventually(lambda: len(handover.processes.marked(mark)) >= 5)
-    everything = [*running.processes(), *handover.processes.marked(mark)]
+    eventually(lambda: len(processes.marked(mark)) >= 5)
+    everything = [*running.processes(), *processes.marked(mark)]
     assert handover.stop(running.state)
-    assert [process for process in everything if process.is_running()] == []
-    assert handover.processes.marked(mark) == []
+    assert [process for process in everything if alive(process)] == []
+    assert processes.marked(mark) == []
     assert running.part("web").state == "stopped"
 
 
@@ -63,7 +64,7 @@ def test_a_killed_supervisor_takes_its_parts_along_and_can_be_followed_by_anothe
     everything = running.processes()
     running.supervisor.kill()
     handover.stop(running.state)
-    eventually(lambda: not any(process.is_running() for process in everything[1:]))
+    eventually(lambda: not any(alive(process) for process in everything[1:]))
     running.start(web("web"))
     assert running.part("web").state == "running"
 
@@ -74,9 +75,9 @@ def test_a_part_that_will_not_go_is_killed(running: Running) -> None:
     )
     running.start(script("deaf", deaf, Probe("command", command=("true",)), stop_timeout_s=0.3))
     eventually(lambda: "deaf" in (running.state / "logs" / "deaf.log").read_text())
-    pid = running.part("deaf").pid
+    process = psutil.Process(running.part("deaf").pid)
     handover.stop(running.state)
-    assert not psutil.pid_exists(pid)
+    assert not alive(process)
 
 
 def test_a_part_that_cannot_start_is_reported_with_the_end_of_its_log(running: Running) -> None:
@@ -137,12 +138,12 @@ def test_a_stack_whose_state_folder_is_deleted_stops(running: Running) -> None:
     everything = running.processes()
     for path in sorted(running.state.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    eventually(lambda: not any(process.is_running() for process in everything[1:]), within_s=15)
+    eventually(lambda: not any(alive(process) for process in everything[1:]), within_s=15)
 
 
 def test_the_supervisor_is_small(running: Running) -> None:
     running.start(web("web"))
-    assert handover.processes.memory_mb(running.supervisor, alone=True) < 30
+    assert processes.memory_mb(running.supervisor, alone=True) < 30
     loaded = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", "import deployments.stack.supervisor"],
         capture_output=True,
