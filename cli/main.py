@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
+import time
 from typing import Annotated, Any
 
 import typer
@@ -37,11 +37,15 @@ def up() -> None:
 
 
 @app.command()
-def down() -> None:
+def down(
+    everything: Annotated[bool, typer.Option("--all", help="The demo's stack as well.")] = False,
+) -> None:
     """Stop exactly what `up` started."""
-    from deployments import stack
+    from deployments import demo, stack
 
-    stack.down(Settings(), echo=_say)
+    settings = Settings()
+    for place in (settings, demo.settings_of(settings)) if everything else (settings,):
+        stack.down(place, echo=_say)
 
 
 @app.command()
@@ -99,6 +103,48 @@ def rollback(
     from deployments import inline
 
     _say(f"ledger version {inline.run('rollback', {'reason': reason, 'to': to})}")
+
+
+@app.command()
+def demo(
+    last: Annotated[str, typer.Option(help="Last period to replay.")] = "2013-12",
+    take_down: Annotated[bool, typer.Option("--down", help="Stop the stack at the end, for scripts.")] = False,
+) -> None:
+    """The main job in one go: a year of flights replayed through the loop, and what it was worth."""
+    from deployments import demo, stack
+
+    began = time.monotonic()
+    place = demo.start(Settings(), echo=_say)
+    up_s = time.monotonic() - began
+    try:
+        demo.replay(place, last=last, echo=_progress, up_s=up_s)
+        _say("\n" + demo.where_to_look(place))
+    finally:
+        if take_down:
+            stack.down(place, echo=_say)
+    if not take_down:
+        _say("The stack stays up for a look; `make down` ends it.")
+
+
+@app.command()
+def replay(
+    first: Annotated[str | None, typer.Option(help="First period; otherwise the one after first_train.")] = None,
+    last: Annotated[str | None, typer.Option(help="Last period; otherwise the last of that year.")] = None,
+) -> None:
+    """Walk through data time on the running stack: users, late labels, and whatever the loop makes of it."""
+    _enter(Settings())
+    from deployments import demo
+
+    demo.replay(Settings(), first=first, last=last, echo=_progress)
+
+
+def _progress(text: str) -> None:
+    """Lines that begin with a carriage return are passing ones: shown on a terminal, and written over."""
+    is_passing, is_terminal = text.startswith("\r"), sys.stderr.isatty()
+    if is_terminal:
+        typer.echo(f"\r\033[K{text.lstrip(chr(13))}" if is_passing else "\r\033[K", nl=False, err=True)
+    if not is_passing:
+        typer.echo(text)
 
 
 def _enter(settings: Settings) -> None:

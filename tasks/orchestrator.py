@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -88,6 +89,13 @@ def failed_runs(*, limit: int = 100) -> list[LostRun]:
         )
         for run in runs
     ]  # fmt: skip
+
+
+def run_times(id: str) -> tuple[datetime | None, datetime | None]:
+    """When a flow run began to run and when it ended."""
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(UUID(id))
+    return run.start_time, run.end_time
 
 
 def me() -> str:
