@@ -1,6 +1,6 @@
 """How a process finds the parts of a stack: database URLs and environment variables. Starts nothing."""
 
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
@@ -15,7 +15,7 @@ def database_url(settings: Settings, driver: str, database: str) -> str:
     """
     if settings.postgres_url is None:
         where = f"{postgres.USER}@{postgres.HOST}:{settings.postgres_port}/{database}"
-        return f"postgresql+{driver}://{where}?passfile={postgres.passfile(settings)}"
+        return f"postgresql+{driver}://{where}?passfile={quote(str(postgres.passfile(settings)))}"
     own = urlsplit(settings.postgres_url.get_secret_value())
     return urlunsplit((f"postgresql+{driver}", own.netloc, f"/{database}", own.query, ""))
 

@@ -150,7 +150,8 @@ def registration(settings: Settings) -> Component:
 def worker(settings: Settings) -> Component:
     """What runs the flows: the warm worker, or Prefect's own.
 
-    The warm one loads its modules while Prefect is still starting, and waits for it by itself.
+    It is started when Prefect answers: a worker that finds nobody tries again only after half a minute, and
+    never gets back the event stream by which runs are cancelled.
     """
     warm = settings.worker == "warm"
     stock = (
@@ -171,7 +172,7 @@ def worker(settings: Settings) -> Component:
         probe=Probe("worker", settings.prefect_api, pool=settings.work_pool),
         env={**_ours(settings), **({} if warm else _STOCK_WORKER)},
         cwd=str(settings.root),
-        needs=() if warm else _prefect(settings),
+        needs=_prefect(settings),
         stop_timeout_s=20.0,
         kill_children=False,
     )
