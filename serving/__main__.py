@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 import sys
 
 from pydantic import ValidationError
@@ -20,6 +22,10 @@ def main() -> int:
         print(f"The model server does not start: {error}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # Threads serve requests beside one another; threads inside the model only fight with these for the cores (240 ms
+    # instead of 28 for 10,000 rows on two busy cores). And rows are many small objects that die young.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    gc.set_threshold(50_000, 20, 50)
     import uvicorn
 
     from serving.app import ModelServer

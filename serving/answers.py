@@ -48,11 +48,20 @@ class Answers:
         version = loaded.bundle.manifest.model_version
         return orjson.dumps({"release": loaded.digest, "version": version, "predictions": answers})
 
-    def _rows(self, body: bytes) -> list[Any]:
+    def _rows(self, body: bytes) -> Any:
+        """The rows of a request, or its columns."""
         content = _parsed(body)
-        rows: list[Any] = content["rows"] if isinstance(content, dict) and list(content) == ["rows"] else [content]
-        if isinstance(rows, list) and len(rows) > self._max_rows:
-            raise TooLarge(f"{len(rows)} rows; at most {self._max_rows} in one request (TRIMTAB_MAX_ROWS)")
+        match content:
+            case {"rows": list() as rows} if len(content) == 1:
+                size = len(rows)
+            case {"columns": dict() as rows} if len(content) == 1:
+                size = max((len(values) for values in rows.values() if isinstance(values, list)), default=0)
+            case {"rows": _} | {"columns": _} if len(content) == 1:
+                raise BadInput('must be {"rows": [{…}, …]}, {"columns": {"…": […], …}} or one row')
+            case _:
+                return [content]
+        if size > self._max_rows:
+            raise TooLarge(f"{size} rows; at most {self._max_rows} in one request (TRIMTAB_MAX_ROWS)")
         return rows
 
     def _record(self, loaded: Loaded, arm: str, rows: Rows, scores: Scores, now_us: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -63,6 +64,7 @@ class Follower:
         self._note_ledger(None)
         if live is None or live.version == self._roster.standing.version:
             return
+        first = self._roster.standing.champion is None
         if live.version == self._failed_version and time.monotonic() < self._retry_at:
             return
         trouble = self._switch(live.version, live.champion, live.challenger)
@@ -72,6 +74,9 @@ class Follower:
         if self._roster.standing.version == live.version:
             self._metrics.live(self._roster.standing)
             log.info("version %s: champion %s", live.version, live.champion[:12])
+            if first:
+                gc.collect()
+                gc.freeze()  # what is loaded by now stays: no later collection has to walk through it
         else:
             self._failed_version, self._retry_at = live.version, time.monotonic() + _RETRY_S
 

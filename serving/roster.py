@@ -32,8 +32,9 @@ class Loaded:
         return self.bundle.digest
 
     def score(self, rows: Any, *, now_us: int) -> tuple[Rows, Scores]:
-        """Understand *rows* and answer them. Raises BadInput."""
-        understood = self.intake.read(rows, now_us=now_us)
+        """Understand *rows*, a list of objects or an object of lists, and answer them. Raises BadInput."""
+        read = self.intake.read_columns if isinstance(rows, dict) else self.intake.read
+        understood = read(rows, now_us=now_us)
         return understood, self.scorer.score_frame(understood.frame())
 
 

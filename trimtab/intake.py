@@ -3,7 +3,7 @@ column, so that ten thousand rows cost little more than the model. HTTP is `serv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -65,8 +65,24 @@ class Intake:
 
     def read(self, rows: Any, *, now_us: int) -> Rows:
         """*rows* as JSON gave them, as columns. A row without a data time gets *now_us*. Raises BadInput."""
-        table = self._transpose(rows)
-        size = len(rows)
+        return self._understand(self._transpose(rows), len(rows), now_us)
+
+    def read_columns(self, columns: Any, *, now_us: int) -> Rows:
+        """The same for rows that come as lists by column, all of one length: half the work for many rows."""
+        if not isinstance(columns, dict) or not columns:
+            raise BadInput("must be an object with a list for each column", got=type(columns).__name__)
+        size = None
+        for name, values in columns.items():
+            if name not in self._known:
+                raise self._unknown(name, columns, row=None)
+            if not isinstance(values, list) or not values:
+                raise BadInput("a column must be a list with at least one value", field=name, got=values)
+            size = len(values) if size is None else size
+            if len(values) != size:
+                raise BadInput(f"has {len(values)} values where others have {size}", field=name)
+        return self._understand(columns, size or 0, now_us)
+
+    def _understand(self, table: Mapping[str, Sequence[Any]], size: int, now_us: int) -> Rows:
         return Rows(
             size=size,
             columns={f.name: self._feature(f, table.get(f.name), size) for f in self.features},
@@ -85,18 +101,18 @@ class Intake:
         shapes = set(map(tuple, rows))
         names = dict.fromkeys(name for shape in sorted(shapes) for name in shape)
         if unknown := [name for name in names if name not in self._known]:
-            self._refuse_unknown(rows, unknown)
+            row, name = next((i, name) for i, row in enumerate(rows) for name in unknown if name in row)
+            raise self._unknown(name, rows[row], row=row)
         if len(shapes) == 1:
             return dict(zip(next(iter(shapes)), zip(*(row.values() for row in rows), strict=True), strict=True))
         return {name: [row.get(name, _ABSENT) for row in rows] for name in names}
 
-    def _refuse_unknown(self, rows: list[dict[str, Any]], unknown: list[str]) -> None:
-        row, name = next((i, name) for i, row in enumerate(rows) for name in unknown if name in row)
+    def _unknown(self, name: str, sent: Mapping[str, Any], *, row: int | None) -> BadInput:
         if name == self._columns.target:
-            raise BadInput("is the target: send it to /labels once it is known", row=row, field=name)
-        missing = [f.name for f in self.features if f.name not in rows[row]]
+            return BadInput("is the target: send it to /labels once it is known", row=row, field=name)
+        missing = [f.name for f in self.features if f.name not in sent]
         hint = f"; missing here: {', '.join(missing)}" if missing else ""
-        raise BadInput(f"unknown field{hint}", row=row, field=name, got=rows[row][name])
+        return BadInput(f"unknown field{hint}", row=row, field=name, got=None if row is None else sent[name])
 
     def _feature(self, feature: Feature, values: Sequence[Any] | None, size: int) -> Any:
         if values is None:

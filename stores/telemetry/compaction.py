@@ -32,6 +32,8 @@ def compact(root: Path) -> int:
         _sweep(layout.parts_folder(root, stream))
         for segment, path in layout.segments(root, stream).items():
             done += _compact(root, stream, segment, path, exists=segment in compacted)
+    if done:
+        _give_back_memory()
     return done
 
 
@@ -87,6 +89,13 @@ def _write_part(root: Path, stream: str, segment: str, path: Path) -> bool:
         scratch.unlink(missing_ok=True)
     _sync_folder(target.parent)
     return records[-1].end != sum(r.end - r.start for r in records)
+
+
+def _give_back_memory() -> None:
+    """Arrow keeps what it once needed; a server that compacts now and then has no use for it in between."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
 
 
 def _sweep(folder: Path) -> None:

@@ -51,6 +51,13 @@ def test_one_row_may_come_without_a_list(shared: Place) -> None:
     )
 
 
+def test_many_rows_may_come_by_column(shared: Place) -> None:
+    rows = [ROW, {**ROW, "distance": 100}, {**ROW, "carrier": None}]
+    by_column = {"columns": {name: [row[name] for row in rows] for name in ROW}}
+    answers = [shared.post("/predict", body)[1]["predictions"] for body in ({"rows": rows}, by_column)]
+    assert [p["probability"] for p in answers[0]] == [p["probability"] for p in answers[1]]
+
+
 def test_labels_find_their_predictions(shared: Place) -> None:
     ids = [p["id"] for p in shared.post("/predict", {"rows": [ROW, ROW]})[1]["predictions"]]
     body = {"labels": [{"id": ids[0], "label": 1, "time": "2013-03-02T00:00:00Z"}]}
@@ -68,6 +75,11 @@ def test_labels_find_their_predictions(shared: Place) -> None:
         ("/predict", {"rows": [{**ROW, "speed": 9}]}, 422, {"row": 0, "field": "speed", "got": 9}),
         ("/predict", {"rows": []}, 422, {"row": None}),
         ("/predict", [ROW], 422, {"row": 0}),
+        ("/predict", {"columns": {"distance": [1, "far"]}}, 422, {"row": 1, "field": "distance"}),
+        ("/predict", {"columns": {"distance": [1], "hour": [1, 2]}}, 422, {"row": None, "field": "hour"}),
+        ("/predict", {"columns": {"speed": [1]}}, 422, {"field": "speed"}),
+        ("/predict", {"columns": [ROW]}, 422, {}),
+        ("/predict", {"columns": {"distance": [1] * 1001}}, 413, {}),
         ("/predict", b"{", 422, {}),
         ("/predict", {"rows": [ROW] * 1001}, 413, {}),
         ("/predict", b" " * 600_000, 413, {}),
@@ -77,7 +89,25 @@ def test_labels_find_their_predictions(shared: Place) -> None:
         ("/labels", {"rows": []}, 422, {}),
         ("/nowhere", {}, 404, {}),
     ],
-    ids=["type", "unknown", "empty", "list", "json", "rows", "bytes", "id", "null", "extra", "labels", "path"],
+    ids=[
+        "type",
+        "unknown",
+        "empty",
+        "list",
+        "column",
+        "lengths",
+        "no-column",
+        "columns",
+        "many",
+        "json",
+        "rows",
+        "bytes",
+        "id",
+        "null",
+        "extra",
+        "labels",
+        "path",
+    ],
 )
 def test_errors_say_where_and_why(shared: Place, path: str, body: Any, status: int, error: dict[str, Any]) -> None:
     before = len(predictions(shared.telemetry))
