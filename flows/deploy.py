@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect import flow, task
+from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.door import Here, here
+from flows.door import Here, here, short
 from stores.ledger import Live
 from tasks import alerts, modelserver, orchestrator, tracking
 from tasks.policy import OUTSIDE
@@ -23,7 +24,11 @@ class RolloutStopped(RuntimeError):
     """The release did not become champion; the champion was not touched."""
 
 
-@flow(flow_run_name="deploy-{release}")
+def _name() -> str:
+    return f"deploy-{short(flow_run.parameters.get('release'))}"
+
+
+@flow(flow_run_name=_name)
 def deploy(
     release: Annotated[str, Field(description="digest of a release, or its first characters")],
     cause: Annotated[str, Field(description="why, for the history")] = "asked for by hand",
@@ -33,7 +38,7 @@ def deploy(
     digest = known_release(place, release)
     before = place.ledger.live()
     if before and before.champion == digest:
-        print(f"{digest[:12]} is live already.")
+        print(f"{short(digest)} is live already.")
         follow(place, before)
         return before.version
     rollout = start(place, digest, before, cause)
@@ -42,7 +47,7 @@ def deploy(
         found = probe_release(place.settings.model_server, digest)
     except modelserver.ServerRefused as refusal:
         stop(place, rollout, digest, str(refusal))
-        raise RolloutStopped(f"{digest[:12]} was not deployed, the champion goes on: {refusal}") from refusal
+        raise RolloutStopped(f"{short(digest)} was not deployed, the champion goes on: {refusal}") from refusal
     place.ledger.step_rollout(rollout, 2, "probed", found)
     now = place.ledger.switch(
         digest, expected=before.version if before else 0, move="promote", reason=cause, actor=orchestrator.me(),
@@ -82,7 +87,7 @@ def stop(place: Here, rollout: str, digest: str, why: str) -> None:
     """Record and tell that the release was refused."""
     place.ledger.step_rollout(rollout, 2, "rolled back", {"reason": why})
     project = place.params.project.name
-    message = f"{project}: release {digest[:12]} was refused by the model server, the champion goes on: {why}"
+    message = f"{project}: release {short(digest)} was refused by the model server, the champion goes on: {why}"
     alerts.raise_alert(
         place.ledger, place.listeners, id=f"rollout:{rollout}", kind="release refused", message=message,
         evidence={"release": digest},
@@ -102,6 +107,6 @@ def follow(place: Here, live: Live) -> None:
             place.tracking, name=released["model_name"], alias="champion", version=int(released["model_version"])
         )
     orchestrator.show_markdown(
-        "live", f"**{live.champion[:12]}** answers users since ledger version {live.version}: {live.reason}",
+        "live", f"**{short(live.champion)}** answers users since ledger version {live.version}: {live.reason}",
         about="Who is live",
     )  # fmt: skip

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from stores.ledger import Ledger
 from trimtab import params
@@ -60,3 +64,16 @@ def here() -> Here:
     if settings.ledger_url is None:
         raise NotSetUp("TRIMTAB_LEDGER_URL is not set: run flows through `trimtab run`, or on a worker of `trimtab up`")
     return Here(settings, params.load(settings.root), Ledger(settings.ledger_url.get_secret_value()))
+
+
+@contextmanager
+def one_heartbeat() -> Iterator[None]:
+    """Flows called inside share their parent's heartbeat: one of their own would cost each up to a second at its end,
+    and a process that is lost takes parent and parts with it."""
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
+
+
+def short(digest: object) -> str:
+    """A digest as people read it."""
+    return str(digest)[:12]

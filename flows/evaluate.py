@@ -7,9 +7,10 @@ from typing import Annotated
 
 import pandas as pd
 from prefect import flow, task
+from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.door import Here, here
+from flows.door import Here, here, short
 from stores import bundles
 from stores.bundles import Bundle
 from stores.ledger import Gate
@@ -27,7 +28,11 @@ log_verdict = task(tracking.log_verdict, name="log-verdict", **OUTSIDE)
 report_performance = task(reports.performance, name="report-performance", **OUTSIDE)
 
 
-@flow(flow_run_name="evaluate-{run_id}")
+def _name() -> str:
+    return f"evaluate-{short(flow_run.parameters.get('run_id'))}"
+
+
+@flow(flow_run_name=_name)
 def evaluate(run_id: Annotated[str, Field(description="MLflow run of a candidate, as train gives it")]) -> bool:
     """Judge a candidate; whether it passed the gate. Judging the same pair again gives the same verdict."""
     place = here()

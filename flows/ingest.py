@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.door import Here, here
+from flows.door import Here, here, one_heartbeat
 from flows.validate import validate
 from stores import batches
 from tasks import dataset, sources
@@ -24,7 +24,11 @@ PeriodText = Annotated[
 ]
 
 
-@flow(flow_run_name="ingest-{period}")
+def _name() -> str:
+    return f"ingest-{flow_run.parameters.get('period') or 'next'}"
+
+
+@flow(flow_run_name=_name)
 def ingest(
     period: PeriodText = None,
     and_validate: Annotated[bool, Field(description="go on with validate when the rows have landed")] = True,
@@ -49,7 +53,8 @@ def ingest(
     )
     print(f"{wanted}: {batch.rows} rows landed as {batch.digest[:12]}{'' if is_new else ', as before'}")
     if and_validate:
-        validate(str(wanted), batch.digest)
+        with one_heartbeat():
+            validate(str(wanted), batch.digest)
     return batch.digest
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect import flow, task
+from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.door import here
+from flows.door import here, short
 from stores import bundles
 from tasks import orchestrator, tracking
 from tasks.policy import OUTSIDE
@@ -25,7 +26,11 @@ class GateNotPassed(RuntimeError):
     """The candidate may not be released."""
 
 
-@flow(flow_run_name="register-{run_id}")
+def _name() -> str:
+    return f"register-{short(flow_run.parameters.get('run_id'))}"
+
+
+@flow(flow_run_name=_name)
 def register(run_id: Annotated[str, Field(description="MLflow run of a candidate that passed the gate")]) -> str:
     """The release of a candidate; its digest. Registering it again gives the same version and the same release."""
     place = here()

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect import flow
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.deploy import deploy
-from flows.door import Here, here
+from flows.door import Here, here, one_heartbeat
 from flows.evaluate import evaluate
 from flows.register import register
 from flows.train import train
@@ -21,7 +22,11 @@ MAX_ATTEMPTS = 3
 ALIVE = {"SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"}
 
 
-@flow
+def _name() -> str:
+    return f"retrain-{flow_run.parameters.get('decision') or 'scheduled'}"
+
+
+@flow(flow_run_name=_name)
 def retrain(
     decision: Annotated[str | None, Field(description="id of the decision that asks; empty: a scheduled run")] = None,
     as_of: Annotated[str | None, Field(description="newest period to use, like 2013-03; empty: the newest there is")] = None,
@@ -33,12 +38,13 @@ def retrain(
         print(f"{decision} is seen to by another run.")
         return "done before"
     cause = cause_of(place, decision)
-    run_id = train(as_of)
-    if not evaluate(run_id):
-        gate = place.ledger.gate(run_id)
-        return finish(place, work, "rejected", run_id=run_id, reason=gate.reason if gate else "")
-    release = register(run_id)
-    version = deploy(release, cause)
+    with one_heartbeat():
+        run_id = train(as_of)
+        if not evaluate(run_id):
+            gate = place.ledger.gate(run_id)
+            return finish(place, work, "rejected", run_id=run_id, reason=gate.reason if gate else "")
+        release = register(run_id)
+        version = deploy(release, cause)
     return finish(place, work, "promoted", run_id=run_id, release=release, version=version)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from prefect import flow, task
 from prefect.cache_policies import INPUTS, TASK_SOURCE
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.door import Here, here
@@ -19,7 +20,11 @@ from trimtab.params import Params
 from trimtab.schema import Schema
 
 
-@flow(flow_run_name="train-{as_of}")
+def _name() -> str:
+    return f"train-{flow_run.parameters.get('as_of') or 'newest'}"
+
+
+@flow(flow_run_name=_name)
 def train(
     as_of: Annotated[str | None, Field(description="newest period to use, like 2013-03; empty: the newest there is")] = None,
     dataset_hash: Annotated[str | None, Field(description="dataset version; empty: the one of data.dvc")] = None,

@@ -1,0 +1,148 @@
+"""The closed loop, on real servers: what the replay did was done by the loop, not by the test."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import httpx
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from stores import telemetry
+from tests.conftest import Stack
+
+pytestmark = pytest.mark.e2e
+
+
+def test_the_drift_event_started_the_retrain(stack: Stack) -> None:
+    """Prefect's own record says who made the run: the automation that waits for the event."""
+    drifted = [p for p in stack.replayed["periods"] if p["decision"]["action"] == "retrain"]
+    assert drifted, stack.replayed["periods"]
+    run = stack.prefect(f"/flow_runs/{drifted[0]['retrain_flow_run']}")
+    assert run["created_by"]["type"] == "AUTOMATION"
+    assert run["parameters"]["decision"] == drifted[0]["decision"]["id"]
+    assert run["state_type"] == "COMPLETED"
+    assert "retrain/on-drift" in run["tags"]
+
+
+def test_a_better_model_took_over_without_a_hand_on_it(stack: Stack) -> None:
+    moves = stack.ledger.history()
+    assert [m.version for m in moves] == list(range(1, len(moves) + 1))
+    promoted = [p for p in stack.replayed["periods"] if p["promoted"]]
+    assert promoted
+    later = [p for p in stack.replayed["periods"] if p["period"] > promoted[0]["period"]]
+    assert later[0]["release"] == promoted[0]["promoted"]
+    assert promoted[0]["gate"]["passed"]
+
+
+def test_every_answer_is_in_telemetry_and_the_summary_can_be_recomputed(stack: Stack) -> None:
+    assert stack.replayed["totals"]["lost_predictions"] == 0
+    march = next(p for p in stack.replayed["periods"] if p["period"] == "2013-03")
+    seen = telemetry.joined(stack.settings.telemetry, datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 4, 1, tzinfo=UTC))
+    known = seen[seen["label"].notna()]
+    assert len(seen) == march["rows"]
+    expected = roc_auc_score(known["label"].to_numpy(float), known["prediction"].to_numpy(float))
+    assert np.isclose(march["metric"]["live"], expected)
+
+
+def test_mlflow_follows_the_ledger(stack: Stack) -> None:
+    live = stack.ledger.live()
+    assert live is not None
+    release = stack.ledger.release(live.champion)
+    assert release is not None
+    name = release["model_name"]
+    found = httpx.get(
+        f"{stack.settings.tracking_uri}/api/2.0/mlflow/registered-models/alias", params={"name": name, "alias": "champion"}
+    ).json()["model_version"]
+    assert int(found["version"]) == release["model_version"]
+
+
+def test_the_dataset_versions_are_in_git_and_in_the_ledger(stack: Stack) -> None:
+    versions = stack.ledger.datasets()
+    committed = [v for v in versions if v["git_commit"]]
+    assert len({v["hash"] for v in versions}) == len(versions) >= 5
+    assert len(committed) == len(versions)
+
+
+def test_a_retrain_on_the_same_data_releases_nothing(stack: Stack) -> None:
+    before = stack.ledger.live()
+    runs = [stack.prefect(_deployment(stack, "retrain/nightly"), {})["id"] for _ in range(2)]
+    for run in runs:
+        assert _ended(stack, run) == "COMPLETED"
+    assert stack.ledger.live() == before
+    outcomes = stack.ledger.outcomes()
+    assert {outcomes[f"retrain:run:{run}"]["result"] for run in runs} == {"rejected"}
+    first, second = (stack.prefect(f"/flow_runs/{run}") for run in runs)
+    assert min(first["end_time"], second["end_time"]) <= max(first["start_time"], second["start_time"])
+
+
+KILLED_AT_THE_BAD_MOMENT = """
+import os, signal, sys
+import flows.drift_monitor as monitor
+tell = monitor.announce
+def server_dies_first(place, judgement):
+    os.kill(int(sys.argv[1]), signal.SIGKILL)
+    tell(place, judgement)
+monitor.announce = server_dies_first
+monitor.drift_monitor("2013-06")
+"""
+
+
+def test_with_prefect_killed_between_decision_and_event_the_retrain_happens_exactly_once(stack: Stack) -> None:
+    """The decision is in the ledger, the server dies, the event is lost; reconcile does what the event would have."""
+    _ask(stack, "2013-06")
+    params = stack.settings.root / "params.yaml"
+    kept = params.read_text()
+    params.write_text(kept.replace("impact: 0.1", "impact: 0.001"))  # whatever moved asks for a retrain
+    before = {d.id for d in stack.ledger.decisions()}
+    try:
+        stack.python(KILLED_AT_THE_BAD_MOMENT, str(stack.pid("prefect")), check=False)
+    finally:
+        params.write_text(kept)
+    decision = next(d for d in stack.ledger.decisions() if d.id not in before)
+    assert decision.action == "retrain"
+    work = f"retrain:{decision.id}"
+    deadline = time.monotonic() + 200
+    while work not in stack.ledger.outcomes() and time.monotonic() < deadline:
+        time.sleep(1)
+    assert stack.ledger.outcomes()[work]["result"] in ("promoted", "rejected")
+    assert len(stack.ledger.claims(work)) == 1
+    owner = stack.prefect(f"/flow_runs/{stack.ledger.claims(work)[0].owner}")
+    assert owner["idempotency_key"] == f"{work}#1", "reconcile, not the event, started it"
+    asked = stack.prefect("/flow_runs/filter", {"flow_runs": {"tags": {"all_": ["retrain/on-drift"]}}})
+    assert len([run for run in asked if run["parameters"].get("decision") == decision.id]) == 1
+    assert "restarted" in stack.trimtab("status").stdout
+
+
+def _ask(stack: Stack, period: str) -> None:
+    """Users ask for predictions through a period, and the labels come in."""
+    stack.python(
+        "import sys\n"
+        "from deployments.traffic import Traffic\n"
+        "from tasks import sources\n"
+        "from trimtab import params\n"
+        "from trimtab.settings import Settings\n"
+        "place = Settings(); project = params.load(place.root); period = project.parse_period(sys.argv[1])\n"
+        "traffic = Traffic(place.model_server, project.columns)\n"
+        "rows = sources.fetch(place.root, project.source.target, period)\n"
+        "traffic.send(rows); traffic.deliver(rows[project.columns.time].max())\n",
+        period,
+    )
+
+
+def _deployment(stack: Stack, title: str) -> str:
+    flow, name = title.split("/")
+    found = stack.prefect(f"/deployments/name/{flow}/{name}")
+    return f"/deployments/{found['id']}/create_flow_run"
+
+
+def _ended(stack: Stack, run: str, *, within_s: float = 120) -> str:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        state = stack.prefect(f"/flow_runs/{run}")["state_type"]
+        if state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            return str(state)
+        time.sleep(0.3)
+    return "still running"
