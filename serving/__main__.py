@@ -18,7 +18,12 @@ def main() -> int:
     try:
         settings, server_settings = Settings(), ServerSettings()  # type: ignore[call-arg]
         check_exposure(settings, server_settings)
-    except (Refused, ValidationError) as error:
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):  # inputs may be secrets
+            name = "_".join(map(str, problem["loc"])).upper()
+            print(f"The model server does not start: TRIMTAB_{name}: {problem['msg']}", file=sys.stderr)
+        return 2
+    except Refused as error:
         print(f"The model server does not start: {error}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -193,6 +193,22 @@ def test_it_does_not_listen_to_the_world_without_a_key(host: str) -> None:
     assert "TRIMTAB_API_KEY" in run.stderr
 
 
+def test_a_wrong_setting_is_named_by_its_variable() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "serving"],
+        cwd=ROOT,
+        env={"TRIMTAB_MAX_ROWS": "none", "TRIMTAB_API_KEY": "sesame"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert "TRIMTAB_LEDGER_URL" in run.stderr
+    assert "TRIMTAB_MAX_ROWS" in run.stderr
+    assert "sesame" not in run.stderr
+
+
 def test_the_server_never_imports_the_orchestrator() -> None:
     script = (
         "import sys, serving.app, skops.io, sklearn.ensemble\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.telemetry.ids import Ids, data_time_us, first_id, is_prediction_id
@@ -12,6 +12,7 @@ payloads = st.lists(st.text().map(str.encode), max_size=8)
 moments = st.integers(-62_135_596_800, 253_402_300_799).map(lambda s: s * 1_000_000)
 
 
+@settings(deadline=None)
 @given(payloads)
 def test_what_is_packed_is_read_back_in_order(contents: list[bytes]) -> None:
     packed = b"".join(pack(content, i, i + 1) for i, content in enumerate(contents))
@@ -20,6 +21,7 @@ def test_what_is_packed_is_read_back_in_order(contents: list[bytes]) -> None:
     assert [(r.first_us, r.last_us) for r in found] == [(i, i + 1) for i in range(len(contents))]
 
 
+@settings(deadline=None)
 @given(payloads, st.data())
 def test_a_torn_tail_costs_only_the_record_that_was_torn(contents: list[bytes], data: st.DataObject) -> None:
     records = [pack(content, 0, 0) for content in contents]
@@ -32,6 +34,7 @@ def test_a_torn_tail_costs_only_the_record_that_was_torn(contents: list[bytes], 
     assert [bytes(r.payload) for r in scan(packed[:cut])] == contents[:whole]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text().map(str.encode), min_size=1, max_size=8), st.data())
 def test_a_damaged_byte_costs_only_its_own_record(contents: list[bytes], data: st.DataObject) -> None:
     records = [pack(content, 0, 0) for content in contents]
@@ -44,6 +47,7 @@ def test_a_damaged_byte_costs_only_its_own_record(contents: list[bytes], data: s
     assert [bytes(r.payload) for r in scan(packed)] == contents[:hit] + contents[hit + 1 :]
 
 
+@settings(deadline=None)
 @given(st.lists(moments, min_size=1, max_size=50))
 def test_ids_are_unique_and_tell_their_data_time(times: list[int]) -> None:
     source = Ids()
@@ -53,6 +57,7 @@ def test_ids_are_unique_and_tell_their_data_time(times: list[int]) -> None:
     assert [data_time_us(i) for i in ids] == times * 3
 
 
+@settings(deadline=None)
 @given(moments, moments)
 def test_ids_are_ordered_as_their_times(a: int, b: int) -> None:
     (one,) = Ids().take([a])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.serving.tiny import flights
@@ -34,6 +34,7 @@ ROWS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_json_rows_and_a_frame_of_them_look_the_same_to_a_model(rows: list[dict[str, object]]) -> None:
     from_rows = frame(rows, FEATURES)
@@ -46,6 +47,7 @@ def test_json_rows_and_a_frame_of_them_look_the_same_to_a_model(rows: list[dict[
     assert [str(t) for t in from_rows.dtypes] == ["float64", "float64", "str", "str"]
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_a_frame_of_a_frame_is_itself(rows: list[dict[str, object]]) -> None:
     once = frame(rows, FEATURES)
