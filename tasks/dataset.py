@@ -70,7 +70,8 @@ def save(project: Path, *, message: str, commit: bool = False) -> DatasetVersion
 
         with Repo(str(project)) as repo:
             repo.add(str(project / "data"))
-            repo.push()  # at once: DVC forgets what was never pushed when a newer version is added
+            # At once: DVC forgets what was never pushed when a newer version is added.
+            repo.push(targets=[str(project / "data.dvc")])
 
     _patiently(add)
     version = current(project)
@@ -108,6 +109,34 @@ def paths(project: Path, hash: str, *, folder: str) -> dict[str, Path]:
     return files
 
 
+def contents(project: Path) -> tuple[str, dict[str, str]]:
+    """The hash that `data/` would have as it is now, and file → md5 in it. Nothing is written."""
+    from dvc.fs import LocalFileSystem
+    from dvc.repo import Repo
+    from dvc_data.hashfile.build import build
+
+    with Repo(str(project)) as repo:
+        folder = str(project / "data")
+        tree: Any = build(repo.cache.local, folder, LocalFileSystem(), "md5", dry_run=True, ignore=repo.dvcignore)[2]
+    return str(tree.hash_info.value), {"/".join(key): info.value for key, _, info in tree}
+
+
+def listing(project: Path, hash: str) -> dict[str, str] | None:
+    """File → md5 in the dataset version *hash*; None when it is in no cache or remote."""
+    from dvc.repo import Repo
+    from dvc_data.hashfile import load
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    with Repo(str(project)) as repo:
+        for store in (repo.cache.local, repo.cloud.get_remote_odb()):
+            try:
+                tree: Any = load(store, HashInfo("md5", hash))
+                return {"/".join(key): info.value for key, _, info in tree}
+            except (FileNotFoundError, OSError):
+                continue
+    return None
+
+
 def checkout(project: Path) -> None:
     """Lay `data/` out as `data.dvc` names it, fetching what is missing. Raises DatasetError when it is not to be had."""
     from dvc.exceptions import DvcException
@@ -115,7 +144,7 @@ def checkout(project: Path) -> None:
 
     def pull() -> None:
         with Repo(str(project)) as repo:
-            repo.pull(targets=["data.dvc"])
+            repo.pull(targets=[str(project / "data.dvc")])
 
     try:
         _patiently(pull)

@@ -16,7 +16,7 @@ DIFF_LIMIT = 200_000
 def lineage(project: Path, *, pointer: str, seed: int) -> dict[str, Any]:
     """What made a candidate, beside its params: commits of the project and of the code (with the differences when a
     tree was dirty), the text of `data.dvc`, the lock's sha256 and the seed. Folders without git give None."""
-    facts: dict[str, Any] = {"data_dvc": pointer, "seed": seed, "lock": _lock()}
+    facts: dict[str, Any] = {"data_dvc": pointer, "seed": seed, "lock": lock_digest()}
     for name, folder in (("project", project), ("code", CODE)):
         facts[f"{name}_commit"] = _git(folder, "rev-parse", "HEAD")
         if diff := _git(folder, "diff", "HEAD", "--", ".", ":!data.dvc"):
@@ -27,10 +27,11 @@ def lineage(project: Path, *, pointer: str, seed: int) -> dict[str, Any]:
 def code_state() -> str:
     """A name for the code as it is: commit and, for a dirty tree, a digest of the difference."""
     diff = _git(CODE, "diff", "HEAD", "--", "*.py") or ""
-    return f"{_git(CODE, 'rev-parse', 'HEAD') or _lock()}+{hashlib.sha256(diff.encode()).hexdigest()[:8] if diff else ''}"
+    return f"{_git(CODE, 'rev-parse', 'HEAD') or lock_digest()}+{hashlib.sha256(diff.encode()).hexdigest()[:8] if diff else ''}"
 
 
-def _lock() -> str | None:
+def lock_digest() -> str | None:
+    """The sha256 of requirements.lock: which versions of everything; None when there is no lock."""
     path = CODE / "requirements.lock"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
