@@ -1,5 +1,6 @@
 """Stacks of fake parts, and settings whose ports are free."""
 
+import os
 import socket
 import sys
 import time
@@ -64,6 +65,15 @@ class Running:
 
     def processes(self) -> list[psutil.Process]:
         return [self.supervisor, *self.supervisor.children(recursive=True)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_from_outside() -> Iterator[None]:
+    """Tests may be run from a shell, or a flow, that points to a stack of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("TRIMTAB_")]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture
