@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from deployments.stack import processes, report
-from deployments.stack.plan import CODE, LOCK_TAKEN, Plan, StackError
+from deployments.stack.plan import CODE, LOCK, LOCK_TAKEN, Plan, StackError
 from deployments.stack.report import ComponentStatus
 
 Echo = Callable[[str], None]
@@ -43,31 +43,42 @@ def start(plan: Plan) -> None:
     logs = plan.state / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH", "")]))
-    with (logs / "supervisor.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "deployments.stack.supervisor"],
-            env={**os.environ, "PYTHONPATH": path},
-            cwd=plan.state,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
     try:
-        if process.stdin is not None:
-            with suppress(BrokenPipeError), process.stdin:
-                process.stdin.write(plan.dumps().encode())
-        while report.supervisor_pid(report.recorded(plan.state)) != process.pid:
-            code = process.poll()
-            if code == LOCK_TAKEN:
-                raise StackError(f"a stack is still stopping in {plan.state}; try again in a moment")
-            if code is not None:
-                raise StackError(f"the supervisor ended with exit code {code}; see {logs / 'supervisor.log'}")
-            time.sleep(0.02)
-    except BaseException:
-        process.terminate()
-        process.wait(_STOP_WITHIN_S)
-        raise
+        with (logs / "supervisor.log").open("ab") as log:
+            code = subprocess.run(
+                [sys.executable, "-P", "-m", "deployments.stack.supervisor"],
+                env={**os.environ, "PYTHONPATH": path},
+                cwd=plan.state,
+                input=plan.dumps().encode(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                check=False,
+            ).returncode
+    finally:
+        has_spoken = _wait_for_first_word(plan.state)
+    if code == LOCK_TAKEN:
+        raise StackError(f"a stack is still stopping in {plan.state}; try again in a moment")
+    if code != 0 or not has_spoken:
+        raise StackError(f"the supervisor ended at once (exit code {code}); see {logs / 'supervisor.log'}")
+
+
+def _wait_for_first_word(state: Path) -> bool:
+    """Wait for a supervisor that has the lock to write its record, without which nobody could stop it."""
+    while _is_locked(state):
+        if report.supervisor_pid(report.recorded(state)) is not None:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _is_locked(state: Path) -> bool:
+    with (state / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def watch(plan: Plan, echo: Echo) -> None:

@@ -145,14 +145,18 @@ def rotate(logs: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
 
 
 def main() -> int:
-    """Take the lock, read the plan, run it. The exit code is `LOCK_TAKEN` when another supervisor lives."""
+    """Read the plan, take the lock, and go on in a child, so that whoever has started us need not wait.
+
+    The exit code is `LOCK_TAKEN` when another supervisor lives.
+    """
     plan = Plan.loads(sys.stdin.read())
     with (plan.state / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return LOCK_TAKEN
-        Supervisor(plan).run()
+        if os.fork() == 0:
+            Supervisor(plan).run()
     return 0
 
 
