@@ -24,7 +24,7 @@ unexport PYTHONHOME
 unexport PYTHONPATH
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format up down lock clean
+.PHONY: help demo test browser check format up down lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -34,6 +34,9 @@ demo: $(RUNTIME) ## a year of flights through the loop; the stack stays up for a
 
 test: $(DEV) ## every test that needs no browser and no Docker
 	$(BIN)/python -m pytest --durations=10 $(ARGS)
+
+browser: $(DEV) ## the tests that look at the UIs in a headless Chromium
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 check: $(DEV) ## style, types, rooms, security
 	$(BIN)/ruff check .

@@ -1,0 +1,90 @@
+"""Who may import whom: the contracts in pyproject.toml hold, and they would notice. And which heavy modules a process
+does without, because its start has to be short."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("trimtab", "stores", "tasks", "flows", "serving", "deployments", "cli")
+HEAVY = ("prefect", "mlflow", "evidently", "sklearn", "dvc", "pandas", "matplotlib")
+
+
+def test_every_room_imports_only_what_it_may() -> None:
+    done = _lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("trimtab/intruder.py", "import prefect", "Meaning is pure"),
+        ("stores/intruder.py", "def late():\n    import tasks.dataset", "which keep things in stores"),
+        ("serving/intruder.py", "import mlflow", "Serving never loads"),
+        ("tasks/intruder.py", "import mlflow", "MLflow is spoken in one module"),
+        ("tasks/dataset.py", "from trimtab.settings import Settings", "Settings are read at the door"),
+        ("cli/intruder.py", "import serving.app", "no room imports serving"),
+    ],
+    ids=["meaning", "a late import", "serving", "a second speaker", "settings below the door", "the other branch"],
+)
+def test_an_import_across_the_rooms_is_noticed(tmp_path: Path, module: str, line: str, contract: str) -> None:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / module).open("a") as file:
+        file.write(f"\n{line}\n")
+    done = _lint_imports(tmp_path)
+    assert done.returncode == 1, done.stdout
+    said = " ".join(done.stdout.split())
+    assert re.search(rf"{re.escape(contract)}((?!KEPT).)*BROKEN", said), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "without"),
+    [
+        ("import cli.main", HEAVY),
+        ("from deployments import stack; stack.up, stack.down, stack.status", HEAVY),
+        ("import serving.app", ("prefect", "mlflow", "evidently", "dvc", "matplotlib")),
+        ("import serving.__main__", ("prefect", "mlflow", "evidently", "dvc", "matplotlib")),
+        ("import flows.reconcile", ("mlflow", "evidently", "sklearn", "dvc", "matplotlib")),
+        ("import tasks.tracking, tasks.reports, tasks.dataset", ("mlflow", "evidently", "dvc", "matplotlib")),
+    ],
+    ids=["the command", "the stack", "the model server", "its process", "reconcile", "the outside world"],
+)
+def test_a_process_starts_without_what_it_may_never_need(code: str, without: tuple[str, ...]) -> None:
+    loaded = _python(f"import sys; {code}; print(*sys.modules)").split()
+    assert not sorted(set(loaded) & set(without))
+
+
+def test_help_is_printed_without_loading_anything_heavy() -> None:
+    printed = _python(
+        "import atexit, sys; atexit.register(lambda: print('LOADED', *sys.modules));"
+        "sys.argv = ['trimtab', '--help']; from cli.main import main; main()"
+    )
+    words, _, loaded = printed.partition("LOADED")
+    assert "Usage: trimtab" in words
+    assert not sorted(set(loaded.split()) & set(HEAVY))
+
+
+def _lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run import-linter on the rooms in *folder*, in a process that sees no other copy of them."""
+    code = "from importlinter.cli import lint_imports_command as run; run()"
+    return _run([sys.executable, "-c", code, "--no-cache"], folder)
+
+
+def _python(code: str) -> str:
+    done = _run([sys.executable, "-c", code], ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
