@@ -14,10 +14,10 @@ from stores.ledger import Live
 from tasks import alerts, modelserver, orchestrator, tracking
 from tasks.policy import OUTSIDE
 
-load_release = task(modelserver.load, name="load-release", **OUTSIDE)
-probe_release = task(modelserver.probe, name="probe-release", **OUTSIDE)
-wait_until_live = task(modelserver.wait_until_live, name="wait-until-live", **OUTSIDE)
-set_alias = task(tracking.set_alias, name="set-alias", **OUTSIDE)
+load_release = task(name="load-release", **OUTSIDE)(modelserver.load)
+probe_release = task(name="probe-release", **OUTSIDE)(modelserver.probe)
+wait_until_live = task(name="wait-until-live", **OUTSIDE)(modelserver.wait_until_live)
+set_alias = task(name="set-alias", **OUTSIDE)(tracking.set_alias)
 
 
 class RolloutStopped(RuntimeError):

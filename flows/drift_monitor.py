@@ -22,8 +22,8 @@ from trimtab.monitoring import Facts, Finding, Judgement, Quality
 from trimtab.periods import Period
 from trimtab.scoring import Scores
 
-measure_drift = task(reports.drift, name="measure-drift", **OUTSIDE)
-log_monitoring = task(tracking.log_monitoring, name="log-monitoring", **OUTSIDE)
+measure_drift = task(name="measure-drift", **OUTSIDE)(reports.drift)
+log_monitoring = task(name="log-monitoring", **OUTSIDE)(tracking.log_monitoring)
 
 NOT_LIVE = "nothing was live"
 

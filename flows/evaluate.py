@@ -23,9 +23,9 @@ from trimtab.gate import Verdict
 from trimtab.release import MODEL
 from trimtab.scoring import Scorer, Scores
 
-fetch_candidate = task(tracking.candidate, name="fetch-candidate", **OUTSIDE)
-log_verdict = task(tracking.log_verdict, name="log-verdict", **OUTSIDE)
-report_performance = task(reports.performance, name="report-performance", **OUTSIDE)
+fetch_candidate = task(name="fetch-candidate", **OUTSIDE)(tracking.candidate)
+log_verdict = task(name="log-verdict", **OUTSIDE)(tracking.log_verdict)
+report_performance = task(name="report-performance", **OUTSIDE)(reports.performance)
 
 
 def _name() -> str:

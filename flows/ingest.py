@@ -16,8 +16,8 @@ from tasks import dataset, sources
 from tasks.policy import OUTSIDE
 from trimtab.periods import Period
 
-fetch = task(sources.fetch, **OUTSIDE)
-version_data = task(dataset.save, name="version-data", **OUTSIDE)
+fetch = task(**OUTSIDE)(sources.fetch)
+version_data = task(name="version-data", **OUTSIDE)(dataset.save)
 
 PeriodText = Annotated[
     str | None, Field(description="like 2013-03; empty: the one after the newest, once its labels are known")

@@ -15,11 +15,11 @@ from tasks.policy import OUTSIDE
 from trimtab import candidate as paperwork
 from trimtab.release import CARD, MODEL, REFERENCE, SAMPLES, SCHEMA
 
-fetch_candidate = task(tracking.candidate, name="fetch-candidate", **OUTSIDE)
-register_version = task(tracking.register, name="register-version", **OUTSIDE)
-describe_version = task(tracking.describe_version, name="describe-version", **OUTSIDE)
-set_alias = task(tracking.set_alias, name="set-alias", **OUTSIDE)
-write_bundle = task(bundles.write, name="write-bundle", **OUTSIDE)
+fetch_candidate = task(name="fetch-candidate", **OUTSIDE)(tracking.candidate)
+register_version = task(name="register-version", **OUTSIDE)(tracking.register)
+describe_version = task(name="describe-version", **OUTSIDE)(tracking.describe_version)
+set_alias = task(name="set-alias", **OUTSIDE)(tracking.set_alias)
+write_bundle = task(name="write-bundle", **OUTSIDE)(bundles.write)
 
 
 class GateNotPassed(RuntimeError):

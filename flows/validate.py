@@ -17,8 +17,8 @@ from tasks.policy import OUTSIDE
 from trimtab import schema
 from trimtab.schema import Checked, Schema
 
-version_data = task(dataset.save, name="version-data", **OUTSIDE)
-summarise = task(reports.summary, name="summarise")
+version_data = task(name="version-data", **OUTSIDE)(dataset.save)
+summarise = task(name="summarise")(reports.summary)
 
 
 class Quarantined(RuntimeError):
