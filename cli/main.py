@@ -18,7 +18,18 @@ app = typer.Typer(
 )  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-FLOWS = ("ingest", "validate", "train", "evaluate", "register", "deploy", "drift-monitor", "retrain", "rollback", "reconcile")
+FLOWS = (
+    "ingest",
+    "validate",
+    "train",
+    "evaluate",
+    "register",
+    "deploy",
+    "drift-monitor",
+    "retrain",
+    "rollback",
+    "reconcile",
+)
 
 
 def _say(text: str) -> None:

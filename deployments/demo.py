@@ -57,7 +57,12 @@ def copy_project(source: Path, target: Path) -> None:
 
 
 def replay(
-    place: Settings, *, first: str | None = None, last: str | None = None, echo: Callable[[str], None], up_s: float = 0.0
+    place: Settings,
+    *,
+    first: str | None = None,
+    last: str | None = None,
+    echo: Callable[[str], None],
+    up_s: float = 0.0,
 ) -> dict[str, Any]:
     """Replay the periods from *first* to *last* on the running stack and report; the summary."""
     from deployments import replay as walk

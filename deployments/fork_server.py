@@ -184,7 +184,7 @@ def spread_threads(env: dict[str, str]) -> None:
 
     Both libraries read the variables when they are loaded, which was before this run existed.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     wanted = {name: int(env[name]) for name in BLAS_VARIABLES if env.get(name, "").isdecimal()}
     cores = len(os.sched_getaffinity(0))

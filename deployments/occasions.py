@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 from prefect.deployments import deploy
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from prefect.schedules import Cron, Schedule
+from prefect.schedules import Schedule
 
 import trimtab
 from deployments.crash_detection import ensure_crash_automation
@@ -97,7 +97,7 @@ def register(settings: Settings) -> list[str]:
         *(_deployment(occasion, project, settings) for occasion in listed),
         work_pool_name=settings.work_pool, build=False, push=False, print_next_steps_message=False,
         ignore_warnings=True,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     with get_client(sync_client=True) as client:
         _prune(client, {occasion.title for occasion in listed})
     ensure_crash_automation()
@@ -126,7 +126,7 @@ def _triggers(occasion: Occasion, project: Params) -> list[Any]:
             DeploymentEventTrigger(
                 name=occasion.title,
                 expect=set(occasion.events),
-                match={"prefect.resource.id": f"{RESOURCE}.{project.project.name}"},  # type: ignore[arg-type]
+                match={"prefect.resource.id": f"{RESOURCE}.{project.project.name}"},
                 threshold=1,
                 within=timedelta(0),
                 parameters={name: _field(path) for name, path in occasion.given.items()},
@@ -137,8 +137,8 @@ def _triggers(occasion: Occasion, project: Params) -> list[Any]:
             DeploymentEventTrigger(
                 name=occasion.title,
                 expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
-                match={"prefect.resource.id": "prefect.flow-run.*"},  # type: ignore[arg-type]
-                match_related={"prefect.resource.id": f"prefect.tag.{ALERTING}"},  # type: ignore[arg-type]
+                match={"prefect.resource.id": "prefect.flow-run.*"},
+                match_related={"prefect.resource.id": f"prefect.tag.{ALERTING}"},
                 threshold=1,
                 within=timedelta(0),
             )

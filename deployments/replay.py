@@ -174,5 +174,3 @@ def open_replay(settings: Settings, ledger_url: str, echo: Callable[[str], None]
     project = params.load(settings.root)
     traffic = Traffic(settings.model_server, project.columns)
     return Replay(settings, project, Ledger(ledger_url), traffic, echo)
-
-

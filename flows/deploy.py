@@ -103,9 +103,7 @@ def follow(place: Here, live: Live) -> None:
         print("The model server has not followed the ledger yet; it will when it is back.")
     released = place.ledger.release(live.champion)
     if released is not None:
-        set_alias(
-            place.tracking, name=released["model_name"], alias="champion", version=int(released["model_version"])
-        )
+        set_alias(place.tracking, name=released["model_name"], alias="champion", version=int(released["model_version"]))
     orchestrator.show_markdown(
         "live", f"**{short(live.champion)}** answers users since ledger version {live.version}: {live.reason}",
         about="Who is live",

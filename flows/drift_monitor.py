@@ -145,7 +145,13 @@ def keep(place: Here, judgement: Judgement, page: str | None) -> str | None:
 def show(judgement: Judgement, report: str | None) -> None:
     """The decision for people, on the run's page."""
     facts = judgement.facts
-    lines = [f"## {judgement.action}", "", judgement.cause, "", f"{facts.rows:,} answers of release {facts.release[:12]}"]
+    lines = [
+        f"## {judgement.action}",
+        "",
+        judgement.cause,
+        "",
+        f"{facts.rows:,} answers of release {facts.release[:12]}",
+    ]
     if facts.quality:
         q = facts.quality
         lines += ["", f"{q.metric} **{q.live:.4f}** on {q.labels:,} labels, promised {q.promised:.4f}"]

@@ -20,6 +20,7 @@ from tasks.tracking import Drafted
 from trimtab import gate, training
 from trimtab.candidate import PROFILE, Profile
 from trimtab.gate import Verdict
+from trimtab.metrics import Interval
 from trimtab.release import MODEL
 from trimtab.scoring import Scorer, Scores
 
@@ -62,7 +63,7 @@ def evaluate(run_id: Annotated[str, Field(description="MLflow run of a candidate
 def unchanged(place: Here, drafted: Drafted) -> Verdict:
     """The verdict on a candidate that is the champion over again."""
     known = drafted.paper.metrics[place.params.gate.metric]
-    same = gate.Interval(known, known, known)
+    same = Interval(known, known, known)
     reason = "the candidate is the same model as the champion: there is nothing to release"
     return Verdict(False, reason, place.params.gate.metric, drafted.paper.rows_holdout, same, same, None)
 

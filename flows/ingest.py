@@ -42,12 +42,8 @@ def ingest(
     dataset.init(place.root)
     rows = fetch(place.root, place.params.source.target, wanted)
     batch = batches.land(place.root, str(wanted), rows)
-    version = version_data(
-        place.root, message=f"Land {wanted}: {batch.rows} rows", commit=place.settings.commit_data
-    )
-    is_new = place.ledger.record_batch(
-        str(wanted), batch.digest, rows=batch.rows, source=place.params.source.target
-    )
+    version = version_data(place.root, message=f"Land {wanted}: {batch.rows} rows", commit=place.settings.commit_data)
+    is_new = place.ledger.record_batch(str(wanted), batch.digest, rows=batch.rows, source=place.params.source.target)
     place.ledger.record_dataset(
         version.hash, pointer=version.pointer, period=str(wanted), cause="landed", git_commit=version.git_commit
     )

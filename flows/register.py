@@ -58,7 +58,10 @@ def register(run_id: Annotated[str, Field(description="MLflow run of a candidate
     )  # fmt: skip
     set_alias(place.tracking, name=name, alias="challenger", version=version)
     orchestrator.tell(
-        "trimtab.release.created", project=name, id=bundle.digest, payload={"release": bundle.digest, "version": version}
+        "trimtab.release.created",
+        project=name,
+        id=bundle.digest,
+        payload={"release": bundle.digest, "version": version},
     )
     orchestrator.show_markdown("model-card", card, about=f"{name} version {version}, release {bundle.digest[:12]}")
     return bundle.digest

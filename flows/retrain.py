@@ -29,7 +29,9 @@ def _name() -> str:
 @flow(flow_run_name=_name)
 def retrain(
     decision: Annotated[str | None, Field(description="id of the decision that asks; empty: a scheduled run")] = None,
-    as_of: Annotated[str | None, Field(description="newest period to use, like 2013-03; empty: the newest there is")] = None,
+    as_of: Annotated[
+        str | None, Field(description="newest period to use, like 2013-03; empty: the newest there is")
+    ] = None,
 ) -> str:
     """A new model if it is better: `promoted`, `rejected`, or `done before` when another run has seen to it."""
     place = here()

@@ -24,9 +24,7 @@ def rollback(
     """Make the previous release live again; the ledger's version number."""
     place = here()
     target, now = previous(place, to)
-    moved = place.ledger.switch(
-        target, expected=now, move="rollback", reason=reason, actor=orchestrator.me()
-    )
+    moved = place.ledger.switch(target, expected=now, move="rollback", reason=reason, actor=orchestrator.me())
     follow(place, moved)
     project = place.params.project.name
     payload = {"release": target, "version": moved.version, "reason": reason}

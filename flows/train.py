@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, task
-from prefect.cache_policies import INPUTS, TASK_SOURCE
 from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.door import Here, here
 from tasks import dataset, lineage, orchestrator, plots, tracking
-from tasks.policy import OUTSIDE
+from tasks.policy import ONCE
 from trimtab import candidate as paperwork
 from trimtab import training
 from trimtab.params import Params
@@ -26,7 +25,9 @@ def _name() -> str:
 
 @flow(flow_run_name=_name)
 def train(
-    as_of: Annotated[str | None, Field(description="newest period to use, like 2013-03; empty: the newest there is")] = None,
+    as_of: Annotated[
+        str | None, Field(description="newest period to use, like 2013-03; empty: the newest there is")
+    ] = None,
     dataset_hash: Annotated[str | None, Field(description="dataset version; empty: the one of data.dvc")] = None,
 ) -> str:
     """A candidate trained on the window that ends with *as_of*; its MLflow run id."""
@@ -39,7 +40,9 @@ def train(
         tracking_uri=place.tracking,
         version=version,
         as_of=newest,
-        settings=place.params.model_dump(mode="json", by_alias=True, include={"project", "source", "columns", "period", "train", "gate"}),
+        settings=place.params.model_dump(
+            mode="json", by_alias=True, include={"project", "source", "columns", "period", "train", "gate"}
+        ),
         schema=place.schema.dumps(),
         code=lineage.code_state(),
         pointer=pointer,
@@ -56,9 +59,16 @@ def newest_period(place: Here, version: str) -> str:
     return max(dataset.paths(place.root, version, folder="accepted"))
 
 
-@task(persist_result=True, **{**OUTSIDE, "cache_policy": INPUTS + TASK_SOURCE})
+@task(persist_result=True, **ONCE)
 def make_candidate(
-    project: Path, tracking_uri: str, version: str, as_of: str, settings: dict[str, Any], schema: str, code: str, pointer: str
+    project: Path,
+    tracking_uri: str,
+    version: str,
+    as_of: str,
+    settings: dict[str, Any],
+    schema: str,
+    code: str,
+    pointer: str,
 ) -> str:
     """Read, split, fit, log. Cached by all that goes in: the same inputs have made their candidate already."""
     started = time.monotonic()

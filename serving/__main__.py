@@ -16,7 +16,7 @@ from trimtab.settings import Settings
 def main() -> int:
     """Serve until told to stop; 2 when the settings do not allow it."""
     try:
-        settings, server_settings = Settings(), ServerSettings()  # type: ignore[call-arg]
+        settings, server_settings = Settings(), ServerSettings()
         check_exposure(settings, server_settings)
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_url=False):  # inputs may be secrets

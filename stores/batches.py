@@ -42,7 +42,9 @@ def landed(project: Path, period: str, digest: str | None = None) -> Landed:
     folder = project / "data" / "landed" / period
     found = [folder / f"{digest}.parquet"] if digest else sorted(folder.glob("*.parquet"), key=os.path.getmtime)
     if not found or not found[-1].exists():
-        raise FileNotFoundError(f"no batch {digest or ''} of {period} has landed under {folder}: run ingest for it first")
+        raise FileNotFoundError(
+            f"no batch {digest or ''} of {period} has landed under {folder}: run ingest for it first"
+        )
     path = found[-1]
     import pyarrow.parquet
 
@@ -65,7 +67,7 @@ def quarantine(project: Path, period: str, digest: str, bad: pd.DataFrame) -> bo
 
 def _parquet(frame: pd.DataFrame) -> bytes:
     # Values that refuse to share a column type (a text among numbers) are kept as text: nothing is lost.
-    mixed = {name: frame[name].astype("str") for name in frame if frame[name].dtype == object}
+    mixed = {str(name): frame[name].astype("str") for name in frame if frame[name].dtype == object}
     return bytes(frame.assign(**mixed).reset_index(drop=True).to_parquet(index=False))
 
 

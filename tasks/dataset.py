@@ -98,7 +98,7 @@ def paths(project: Path, hash: str, *, folder: str) -> dict[str, Path]:
     with Repo(str(project)) as repo:
         cache, info = repo.cache.local, HashInfo("md5", hash)
         try:
-            tree = load(cache, info)
+            tree: Any = load(cache, info)
         except (FileNotFoundError, OSError):
             _fetch(repo, info)
             tree = load(cache, info)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from prefect.cache_policies import NO_CACHE
+from prefect.cache_policies import INPUTS, NO_CACHE, TASK_SOURCE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
@@ -45,3 +45,6 @@ OUTSIDE = Policy(
     cache_policy=NO_CACHE,
 )
 """For tasks that touch the outside world; every one of them is safe to repeat."""
+
+ONCE: Policy = {**OUTSIDE, "cache_policy": INPUTS + TASK_SOURCE}
+"""For tasks whose result is kept: the same inputs and the same code are not worked on twice."""

@@ -31,7 +31,9 @@ class DriftReport:
     html: str
 
 
-def drift(reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature], *, threshold: float, period: str) -> DriftReport:
+def drift(
+    reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature], *, threshold: float, period: str
+) -> DriftReport:
     """How far *current* lies from *reference*: Wasserstein distance in units of the reference's standard deviation
     for numbers and the prediction, Jensen-Shannon distance for categories; both are effect sizes, so that more
     rows do not mean more drift. Frames may have more columns.
@@ -112,8 +114,8 @@ def _dataset(frame: pd.DataFrame, numbers: Sequence[str], categories: Sequence[s
 def _clipped(before: pd.DataFrame, after: pd.DataFrame, numbers: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     low, high = before[numbers].quantile(0.001), before[numbers].quantile(0.999)
     room = (high - low).where(high > low, 1.0)
-    clip = {"lower": low - room, "upper": high + room, "axis": 1}
-    return before.assign(**before[numbers].clip(**clip)), after.assign(**after[numbers].clip(**clip))
+    old, new = (f[numbers].clip(low - room, high + room, axis=1) for f in (before, after))
+    return before.assign(**old), after.assign(**new)
 
 
 def _html(run: Any) -> str:

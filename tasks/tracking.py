@@ -82,7 +82,9 @@ def log_candidate(
     client = _client(tracking_uri)
     experiment = _experiment(client, paper.project)
     key = f"{paper.model_digest[:24]}:{paper.dataset[:12]}:{paper.as_of}"
-    done = client.search_runs([experiment], f"tags.`trimtab.candidate` = '{key}' AND status = 'FINISHED'", max_results=1)
+    done = client.search_runs(
+        [experiment], f"tags.`trimtab.candidate` = '{key}' AND status = 'FINISHED'", max_results=1
+    )
     if done:
         return str(done[0].info.run_id)
     shown = frame(parts.holdout.head(3), paper.features)
@@ -92,7 +94,8 @@ def log_candidate(
         mlflow.log_metrics({f"holdout_{name}": value for name, value in paper.metrics.items()})
         mlflow.log_metrics({"rows_train": paper.rows_train, "rows_holdout": paper.rows_holdout})
         source = CodeDatasetSource({"uri": f"dvc://data@{paper.dataset}"})
-        mlflow.log_input(MetaDataset(source, name="data", digest=paper.dataset[:36]), context="training")
+        data = MetaDataset(source, name="data", digest=paper.dataset[:36])  # type: ignore[abstract]  # theirs to make
+        mlflow.log_input(data, context="training")
         model = mlflow.sklearn.log_model(
             candidate.pipeline,
             name="model",
@@ -223,7 +226,9 @@ def log_monitoring(
 
     client = _client(tracking_uri)
     experiment = _experiment(client, f"{project}-monitoring")
-    done = client.search_runs([experiment], f"tags.`trimtab.decision` = '{decision}' AND status = 'FINISHED'", max_results=1)
+    done = client.search_runs(
+        [experiment], f"tags.`trimtab.decision` = '{decision}' AND status = 'FINISHED'", max_results=1
+    )
     if done:
         return str(done[0].info.run_id)
     with mlflow.start_run(experiment_id=experiment, run_name=decision, tags=dict(tags)) as run:

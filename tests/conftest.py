@@ -101,7 +101,9 @@ def run(
         command, env=env, capture_output=True, text=True, timeout=timeout_s, check=False, cwd=env["TRIMTAB_PROJECT"]
     )
     if check and done.returncode:
-        pytest.fail(f"{' '.join(command[:6])} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        pytest.fail(
+            f"{' '.join(command[:6])} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        )
     return done
 
 

@@ -24,7 +24,9 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(5000, ge=1, le=65535)
     server_port: int = Field(8000, ge=1, le=65535, description="the model server's port")
 
-    postgres_url: SecretStr | None = Field(None, description="own PostgreSQL: postgresql://user:password@host:port/database")
+    postgres_url: SecretStr | None = Field(
+        None, description="own PostgreSQL: postgresql://user:password@host:port/database"
+    )
     ledger_url: SecretStr | None = Field(None, description="SQLAlchemy URL of the ledger; the stack sets it")
     prefect_url: str | None = Field(None, description="own Prefect server: http://host:port/api")
     mlflow_url: str | None = Field(None, description="own MLflow server: http://host:port")

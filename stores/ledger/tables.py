@@ -4,6 +4,8 @@ primary keys decide what counts as the same fact, so writing it again is harmles
 Timestamps `recorded_at` say when a row was written; they are for people and never part of a key.
 """
 
+from typing import Any
+
 from sqlalchemy import JSON, Boolean, Column, DateTime, Float, ForeignKey, Integer, MetaData, String, Table, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -11,7 +13,7 @@ metadata = MetaData()
 _json = JSON().with_variant(JSONB(), "postgresql")
 
 
-def _table(name: str, *columns: Column[object]) -> Table:
+def _table(name: str, *columns: Column[Any]) -> Table:
     return Table(
         name,
         metadata,

@@ -40,7 +40,9 @@ def test_a_better_model_took_over_without_a_hand_on_it(stack: Stack) -> None:
 def test_every_answer_is_in_telemetry_and_the_summary_can_be_recomputed(stack: Stack) -> None:
     assert stack.replayed["totals"]["lost_predictions"] == 0
     march = next(p for p in stack.replayed["periods"] if p["period"] == "2013-03")
-    seen = telemetry.joined(stack.settings.telemetry, datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 4, 1, tzinfo=UTC))
+    seen = telemetry.joined(
+        stack.settings.telemetry, datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 4, 1, tzinfo=UTC)
+    )
     known = seen[seen["label"].notna()]
     assert len(seen) == march["rows"]
     expected = roc_auc_score(known["label"].to_numpy(float), known["prediction"].to_numpy(float))
@@ -54,7 +56,8 @@ def test_mlflow_follows_the_ledger(stack: Stack) -> None:
     assert release is not None
     name = release["model_name"]
     found = httpx.get(
-        f"{stack.settings.tracking_uri}/api/2.0/mlflow/registered-models/alias", params={"name": name, "alias": "champion"}
+        f"{stack.settings.tracking_uri}/api/2.0/mlflow/registered-models/alias",
+        params={"name": name, "alias": "champion"},
     ).json()["model_version"]
     assert int(found["version"]) == release["model_version"]
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -30,17 +31,19 @@ def eventually(condition: Callable[[], object], *, within_s: float = 10.0) -> No
         time.sleep(0.05)
 
 
-def web(name: str, **changes: object) -> Component:
+def web(name: str, **changes: Any) -> Component:
     """A part that is a small web server."""
     port = free_port()
     command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
     url = f"http://127.0.0.1:{port}"
-    return Component(**{"name": name, "command": command, "probe": Probe("http", url), "url": url, **changes})
+    made: dict[str, Any] = {"name": name, "command": command, "probe": Probe("http", url), "url": url, **changes}
+    return Component(**made)
 
 
-def script(name: str, text: str, probe: Probe, **changes: object) -> Component:
+def script(name: str, text: str, probe: Probe, **changes: Any) -> Component:
     """A part that is a few lines of Python."""
-    return Component(**{"name": name, "command": (sys.executable, "-c", text), "probe": probe, **changes})
+    made: dict[str, Any] = {"name": name, "command": (sys.executable, "-c", text), "probe": probe, **changes}
+    return Component(**made)
 
 
 class Running:
@@ -83,9 +86,10 @@ def running(tmp_path: Path) -> Iterator[Running]:
     handover.stop(tmp_path)
 
 
-def make_settings(folder: Path, **changes: object) -> Settings:
+def make_settings(folder: Path, **changes: Any) -> Settings:
     ports = {f"{name}_port": free_port() for name in ("postgres", "prefect", "mlflow", "server")}
-    return Settings(**{"project": folder, "home": folder / "state", **ports, **changes})
+    made: dict[str, Any] = {"project": folder, "home": folder / "state", **ports, **changes}
+    return Settings(**made)
 
 
 @pytest.fixture

@@ -78,7 +78,8 @@ def test_the_password_is_in_no_argument_no_record_and_no_log(postgres: Settings)
 
 
 def test_a_second_up_changes_nothing_and_is_quick(postgres: Settings) -> None:
-    before, said, started = stack.status(postgres), [], time.monotonic()
+    said: list[str] = []
+    before, started = stack.status(postgres), time.monotonic()
     after = stack.up(postgres, echo=said.append, only=["postgres"])
     assert time.monotonic() - started < 3
     assert (after["postgres"].pid, after.supervisor_pid) == (before["postgres"].pid, before.supervisor_pid)
@@ -88,14 +89,15 @@ def test_a_second_up_changes_nothing_and_is_quick(postgres: Settings) -> None:
 def test_the_status_tells_state_address_and_memory(postgres: Settings) -> None:
     part = stack.status(postgres)["postgres"]
     assert (part.state, part.url) == ("running", f"postgresql://127.0.0.1:{postgres.postgres_port}")
-    assert 5 < part.rss_mb < 120
-    assert part.uptime_s > 0
+    assert 5 < (part.rss_mb or 0) < 120
+    assert (part.uptime_s or 0) > 0
 
 
 def test_what_was_committed_survives_kill_9(postgres: Settings) -> None:
     ask(postgres, "create table if not exists kept (x int)")
     ask(postgres, "insert into kept values (42)")
     before = stack.status(postgres)["postgres"]
+    assert before.pid is not None
     os.kill(before.pid, signal.SIGKILL)
     eventually(lambda: stack.status(postgres)["postgres"].restarts == before.restarts + 1)
     eventually(lambda: stack.status(postgres)["postgres"].state == "running")
@@ -179,6 +181,7 @@ def test_ctrl_c_in_the_middle_of_up_leaves_nothing_running(settings: Settings) -
     )
     env = {**os.environ, **stack.environment(settings), "PYTHONPATH": str(CODE)}
     interrupted = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+    assert interrupted.stdout is not None
     for line in interrupted.stdout:
         if line.startswith("postgres ready"):
             break

@@ -34,6 +34,7 @@ def test_a_part_waits_for_those_that_it_needs(running: Running) -> None:
 def test_a_part_that_dies_is_restarted_and_that_can_be_seen(running: Running) -> None:
     running.start(web("web"))
     before = running.part("web").pid
+    assert before is not None
     os.kill(before, signal.SIGKILL)
     eventually(lambda: running.part("web").state == "running" and running.part("web").restarts == 1)
     after = running.part("web")
