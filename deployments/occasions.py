@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments import deploy
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -29,13 +31,15 @@ from trimtab.settings import Settings
 CODE = Path(trimtab.__file__).resolve().parent.parent
 ALERTING = "trimtab-alerting"
 RETRAIN_QUEUE = "retrain"
+ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
 
 @dataclass(frozen=True)
 class Occasion:
     """A deployment: *flow* run as *name*, by a schedule, by events, or when somebody asks.
 
-    *given* hands fields of the event's payload to the flow's parameters.
+    *given* hands fields of the event's payload to the flow's parameters. With *one_is_enough*, a run that would
+    overlap another is cancelled.
     """
 
     flow: str
@@ -48,6 +52,7 @@ class Occasion:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     queue: str | None = None
     after_lost_runs: bool = False
+    one_is_enough: bool = False
 
     @property
     def title(self) -> str:
@@ -76,7 +81,8 @@ def occasions(project: Params, settings: Settings) -> list[Occasion]:
                  queue=RETRAIN_QUEUE),
         Occasion("retrain", "nightly", "A new model every night, if it is better",
                  cron=project.schedule.retrain, queue=RETRAIN_QUEUE),
-        Occasion("reconcile", "every-minute", "Start what the ledger still lacks", cron="* * * * *"),
+        Occasion("reconcile", "every-minute", "Start what the ledger still lacks", cron="* * * * *",
+                 one_is_enough=True),
         Occasion("reconcile", "on-lost-run", "A run failed or crashed: tell, and start again", after_lost_runs=True),
         *by_hand,
     ]  # fmt: skip
@@ -117,6 +123,8 @@ def _deployment(occasion: Occasion, project: Params, settings: Settings) -> Any:
         job_variables={"command": f"{sys.executable} -m prefect.engine"},
         schedules=schedules if occasion.cron else [],
         triggers=_triggers(occasion, project),
+        # After a pause the minutes that were missed all come at once; one of them does what is owed.
+        concurrency_limit=ONE if occasion.one_is_enough else None,
     )
 
 
@@ -148,7 +156,7 @@ def _triggers(occasion: Occasion, project: Params) -> list[Any]:
 
 def _field(path: str) -> dict[str, Any]:
     """A field of the event's payload, with its type."""
-    template = "{{ event.payload.%s | tojson }}" % path
+    template = "{{ event.payload.%s | tojson }}" % path  # noqa: UP031  # braces are the template's
     return {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": template}}
 
 
@@ -157,10 +165,8 @@ def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
         client.read_work_pool(name)
     except ObjectNotFound:
         client.create_work_pool(WorkPoolCreate(name=name, type="process"))
-    try:
+    with suppress(ObjectAlreadyExists):
         client.create_work_queue(RETRAIN_QUEUE, work_pool_name=name, concurrency_limit=1)  # one retrain at a time
-    except ObjectAlreadyExists:
-        pass
 
 
 def _prune(client: SyncPrefectClient, keep: set[str]) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from trimtab.features import Feature
 from trimtab.metrics import LOWER_IS_BETTER
@@ -54,15 +55,24 @@ class Facts(BaseModel):
     is_constant: bool = Field(False, description="every prediction is the same number")
     quality: Quality | None = Field(None, description="None until enough labels are in")
 
-    def impact(self, *, cap: float = 1.0) -> float:
-        """Importance-weighted mean distance: how far the model's inputs moved where it looks. One column's
-        distance counts for at most *cap*, so that a single outlying unit cannot speak for all."""
-        return sum(self.importances.get(name, 0.0) * min(d, cap) for name, d in self.distances.items())
+    @field_validator("distances", "null_gain", "unseen")
+    @classmethod
+    def _measured(cls, values: dict[str, float]) -> dict[str, float]:
+        """What could not be measured says nothing, and must not hide what could: nan compares false with all."""
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    @field_validator("prediction_distance")
+    @classmethod
+    def _known(cls, value: float | None) -> float | None:
+        return value if value is not None and math.isfinite(value) else None
+
+    def impact(self) -> float:
+        """Importance-weighted mean distance: how far the model's inputs moved where it looks."""
+        return sum(self.importances.get(name, 0.0) * distance for name, distance in self.distances.items())
 
     def drifted(self, threshold: float) -> list[str]:
         """Features at or beyond *threshold*, those that matter most first."""
-        over = [name for name, distance in self.distances.items() if distance >= threshold]
-        return sorted(over, key=lambda name: -self.importances.get(name, 0.0) * self.distances[name])
+        return [name for name in self.ranked() if self.distances[name] >= threshold]
 
 
 class Finding(BaseModel):
@@ -113,14 +123,15 @@ def missing_and_unseen(
 def examine(facts: Facts, rules: Monitor) -> Finding:
     """Hold one period's facts against the *rules*, each violation in words."""
     d, q = rules.drift, rules.quality
-    broken = [f"{n}: {g:.0%} more missing values" for n, g in facts.null_gain.items() if g > d.max_null_gain]
-    broken += [f"{n}: {s:.0%} of the rows have a category never met" for n, s in facts.unseen.items() if s > d.max_unseen]
+    gains, strange = sorted(facts.null_gain.items()), sorted(facts.unseen.items())
+    broken = [f"{n}: {g:.0%} more missing values" for n, g in gains if g > d.max_null_gain]
+    broken += [f"{n}: {s:.0%} of the rows have a category never met" for n, s in strange if s > d.max_unseen]
     if facts.is_constant:
         broken.append("every prediction is the same")
     drifted, impact, distance = facts.drifted(d.threshold), facts.impact(), facts.prediction_distance
     drift, noticed, quality = [], [], []
     if impact >= d.impact:
-        drift.append(f"the inputs moved by {impact:.2f} where the model looks, most in {', '.join(drifted[:3])}")
+        drift.append(f"the inputs moved by {impact:.2f} where the model looks, most in {', '.join(facts.ranked()[:3])}")
     if distance is not None and distance >= d.prediction:
         drift.append(f"the predictions moved by {distance:.2f}")
     if drifted and not drift:
@@ -148,9 +159,10 @@ def decide(
     `block` when the data are broken: a model must not learn from them, a person has to look. `retrain` when the
     newest period and at least k of the last n of this release violate, unless a retrain is at most
     ``monitor.cooldown`` periods ago. A retrain that was *asked* for in this period already (ids of decisions) is not
-    asked for again because more labels came in. `watch` when something moved and that is not so. `none` otherwise, and when
-    there are fewer than ``monitor.min_rows`` rows to judge from.
+    asked for again because more labels came in. `watch` when something moved and that is not so. `none` otherwise,
+    and when there are fewer than ``monitor.min_rows`` rows to judge from.
     """
+    facts = Facts.model_validate(facts.model_dump())  # a copy made by model_copy was not checked
     finding = examine(facts, rules)
     k, n = rules.persist
     window = [f for f in earlier if f.release == facts.release and f.period < facts.period][-(n - 1) :] if n > 1 else []
@@ -160,7 +172,8 @@ def decide(
     if finding.violates:
         kind = "drift and quality" if finding.drift and finding.quality else "drift" if finding.drift else "quality"
     why = "; ".join((*finding.drift, *finding.quality))
-    id, action = identity(facts, rules), cast(Action, "none")
+    id = identity(facts, rules)
+    action: Action
     if facts.rows < rules.min_rows:
         action, kind, cause = "none", "none", f"{facts.rows} rows are too few to judge: {rules.min_rows} are needed"
     elif finding.broken:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, Table, create_engine, func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.pool import NullPool
 
 from stores.ledger import tables as t
 from stores.ledger.records import BatchCheck, Claim, Decision, Gate, LedgerUnavailable, Live, LostRace
@@ -23,14 +22,14 @@ def _record(kind: type[R], row: Row[Any]) -> R:
 
 
 class Ledger:
-    """The ledger behind an SQLAlchemy *url*. Holds no connection between calls.
+    """The ledger behind an SQLAlchemy *url*. Keeps one connection open, and tries it before each use.
 
     Every method raises LedgerUnavailable when the database does not answer.
     """
 
     def __init__(self, url: str) -> None:
         options = {"connect_timeout": 5} if url.startswith("postgresql") else {}
-        self._engine = create_engine(url, poolclass=NullPool, connect_args=options)
+        self._engine = create_engine(url, connect_args=options, pool_pre_ping=True)
 
     def create(self) -> None:
         """Make the tables that are missing; safe when several processes do it at once."""
