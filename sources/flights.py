@@ -79,7 +79,7 @@ def _flights() -> tuple[pyarrow.Table, np.ndarray[Any, Any]]:
 
 @cache
 def _weather() -> pd.DataFrame:
-    """By airport and hour, the observation of the hour before: the one of the hour itself may come after a departure."""
+    """By airport and hour, the observation of the hour before: that of the hour itself may come after a departure."""
     table: pd.DataFrame = _read(_path("weather.csv"), ["origin", "time_hour", *WEATHER]).to_pandas()
     return table.assign(time_hour=table["time_hour"] + pd.Timedelta(hours=1))
 

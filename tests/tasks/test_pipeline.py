@@ -1,0 +1,296 @@
+"""The pipeline makes from files what the flows make on servers: the same dataset, the same model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from stores import bundles
+from stores.ledger import Ledger
+from tasks import dataset
+from tasks.pipeline.__main__ import main
+from tasks.pipeline.stable import stable
+from trimtab import params as settings
+from trimtab import training
+from trimtab.candidate import PAPER, Paper
+from trimtab.release import MODEL
+from trimtab.schema import Schema
+from trimtab.scoring import Scorer
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+FILES = (
+    *(".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "data.dvc", "dvc.lock", "dvc.yaml"),
+    *("params.yaml", "requirements.lock", "schema.yaml"),
+)
+CODE = ("sources", "stores", "tasks", "trimtab")
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """What a clone of the checkout has, as it is now, in a git of its own."""
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(CHECKOUT / name, folder / name)
+    for name in CODE:
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "A copy")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def run(folder: Path, *command: str, **environment: str) -> str:
+    """What *command* prints, in *folder*; always with two threads, unless *environment* says otherwise."""
+    bin_ = Path(sys.executable).parent
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    env |= {"PATH": f"{bin_}:{os.environ['PATH']}", "OMP_NUM_THREADS": "2", "DVC_NO_ANALYTICS": "1", **environment}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """File → sha256, under *folder*."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh clone whose data was made from the source."""
+    folder = copy_of_the_project(tmp_path_factory.mktemp("clone") / "project")
+    run(folder, sys.executable, "-m", "tasks.pipeline", "data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reproduced(clone: Path) -> Path:
+    """The clone after `dvc repro`, with the data as it was made."""
+    run(clone, "dvc", "repro")
+    return clone
+
+
+def test_a_fresh_clone_gets_the_committed_hash_from_the_source(clone: Path) -> None:
+    found, files = dataset.contents(clone)
+    assert found == yaml.safe_load((CHECKOUT / "data.dvc").read_text())["outs"][0]["md5"]
+    assert len(files) == 4
+    assert git(clone, "status", "--porcelain", "--", "data.dvc") == ""
+
+
+def test_every_file_that_decides_a_stage_is_as_the_committed_lock_says() -> None:
+    """Or `dvc repro` has something to do in a fresh clone, and its lock would differ from the committed one."""
+    stages = yaml.safe_load((CHECKOUT / "dvc.lock").read_text())["stages"]
+    sources = {dep["path"]: dep["md5"] for stage in stages.values() for dep in stage["deps"]}
+    here = {path: CHECKOUT / path for path in sources if git(CHECKOUT, "ls-files", "--", path)}
+    stale = [name for name, path in here.items() if hashlib.md5(path.read_bytes()).hexdigest() != sources[name]]
+    assert len(here) > 10
+    assert not stale, f"dvc.lock is older than {', '.join(stale)}: run `dvc repro` and commit dvc.lock"
+
+
+def test_after_dvc_repro_nothing_is_left_to_do_or_to_commit(reproduced: Path) -> None:
+    assert "up to date" in run(reproduced, "dvc", "status")
+    assert "roc_auc" in run(reproduced, "dvc", "metrics", "show")
+    run(reproduced, "dvc", "plots", "show")
+    made, committed = outputs((reproduced / "dvc.lock").read_text()), outputs(git(reproduced, "show", "HEAD:dvc.lock"))
+    assert made == committed, "the code now makes other files than dvc.lock names: run `dvc repro` and commit dvc.lock"
+    assert git(reproduced, "status", "--porcelain", "--", ".", ":!dvc.lock") == ""
+
+
+def outputs(lock: str) -> dict[str, str]:
+    """Path → md5 of what the stages made."""
+    return {out["path"]: out["md5"] for stage in yaml.safe_load(lock)["stages"].values() for out in stage["outs"]}
+
+
+def test_the_model_does_not_depend_on_how_many_threads_made_it(reproduced: Path) -> None:
+    """The stage in a process with one thread gives the bytes that it gave with two: model, reference, samples."""
+    made = digests(reproduced / "model")
+    shutil.rmtree(reproduced / "model")
+    run(reproduced, sys.executable, "-m", "tasks.pipeline", "train", OMP_NUM_THREADS="1")
+    assert digests(reproduced / "model") == made
+
+
+def test_the_train_flow_and_the_pipeline_make_the_same_model(
+    reproduced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apart from commits, the flow's candidate is the pipeline's: digest, numbers, files, every prediction."""
+    from flows.train import make_candidate
+    from tasks import tracking
+
+    monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts when it has no server
+    version, params = dataset.current(reproduced), settings.load(reproduced)
+    needed = {"project", "source", "columns", "period", "train", "gate"}
+    address = f"sqlite:///{tmp_path}/mlflow.db"
+    run_id = make_candidate.fn(
+        project=reproduced, tracking_uri=address, version=version.hash, as_of=params.period.first_train,
+        settings=params.model_dump(mode="json", by_alias=True, include=needed),
+        schema=(reproduced / "schema.yaml").read_text(), code="any", pointer=version.pointer,
+    )  # fmt: skip
+    flow = tracking.candidate(address, run_id, cache=tmp_path / "cache")
+    ours = Paper.model_validate_json((reproduced / "model" / PAPER).read_bytes())
+
+    assert ours.model_digest == flow.paper.model_digest
+    assert ours.model_copy(update={"lineage": {}}) == flow.paper.model_copy(update={"lineage": {}})
+    assert ours.lineage.items() <= flow.paper.lineage.items()
+    theirs = {path.name: path.read_bytes() for path in flow.folder.iterdir() if path.name != PAPER}
+    theirs[MODEL] = stable(theirs[MODEL])
+    assert theirs == {p.name: p.read_bytes() for p in (reproduced / "model").iterdir() if p.name != PAPER}
+    np.testing.assert_array_equal(predictions(reproduced / "model", reproduced), predictions(flow.folder, reproduced))
+
+
+def predictions(model: Path, project: Path) -> np.ndarray[Any, Any]:
+    """What the candidate in the folder *model* says of every accepted row."""
+    paper = Paper.model_validate_json((model / PAPER).read_bytes())
+    loaded = bundles.load_model((model / MODEL).read_bytes(), digest=paper.model_digest, trusted=paper.trusted_types)
+    scorer = Scorer(loaded, task=paper.task, features=paper.features, classes=paper.classes)
+    return scorer.score(dataset.read(project, paper.dataset)).prediction
+
+
+def test_the_ingest_and_validate_flows_lay_out_the_same_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flows' own bodies with a real ledger and DVC; only Prefect's server and Evidently's pages are left out."""
+    ingest, validate = import_module("flows.ingest"), import_module("flows.validate")
+    for name in ("params.yaml", "schema.yaml"):
+        shutil.copy2(CHECKOUT / name, tmp_path / name)
+    git(tmp_path, "init", "--quiet")
+    address = f"sqlite:///{tmp_path}/ledger.db"
+    Ledger(address).create()
+    monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
+    monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path))
+    monkeypatch.setattr(ingest, "fetch", ingest.fetch.fn)
+    monkeypatch.setattr(ingest, "version_data", ingest.version_data.fn)
+    monkeypatch.setattr(validate, "version_data", validate.version_data.fn)
+    monkeypatch.setattr(validate, "show", lambda *_: None)
+    monkeypatch.setattr(validate, "announce", lambda *_: None)
+    for period in ("2013-01", "2013-02"):
+        digest = ingest.ingest.fn(period, and_validate=False)
+        assert validate.validate.fn(period, digest)
+    assert dataset.current(tmp_path).hash == yaml.safe_load((CHECKOUT / "data.dvc").read_text())["outs"][0]["md5"]
+
+
+PARAMS: dict[str, Any] = {
+    "project": {"name": "tiny", "task": "binary"},
+    "source": {"target": "rows/{period}.csv"},
+    "columns": {"target": "late", "time": "at", "id": "id", "number": ["x"]},
+    "period": {"every": "month", "start": "2013-01", "first_train": "2013-02"},
+    "train": {"holdout": "7d", "params": {"max_iter": 5}},
+    "gate": {"metric": "roc_auc", "min": 0.5},
+}
+
+
+def rows(period: str, *, x: Mapping[int, float] | None = None) -> pd.DataFrame:
+    """A month with a row every three hours; *x* replaces values by row."""
+    x = x or {}
+    at = pd.date_range(f"{period}-01", periods=8 * 28, freq="3h")
+    value = np.random.default_rng(0).normal(size=len(at))
+    shown: list[Any] = [x.get(i, v) for i, v in enumerate(value)]
+    late = (value > 0).astype(float)
+    return pd.DataFrame({"id": [f"{period}-{i}" for i in range(len(at))], "at": at, "x": shown, "late": late})
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A small project of another source, with rows for three months, of which two make the first dataset."""
+    (tmp_path / "rows").mkdir()
+    for period in ("2013-01", "2013-02", "2013-03"):
+        rows(period).to_csv(tmp_path / "rows" / f"{period}.csv", index=False)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    rules = {"id": {"kind": "id"}, "at": {"kind": "time"}, "late": {"kind": "number", "min": 0, "max": 1},
+             "x": {"kind": "number", "min": -10, "max": 10}}  # fmt: skip
+    (tmp_path / "schema.yaml").write_text(Schema.model_validate({"columns": rules}).dumps())
+    git(tmp_path, "init", "--quiet")
+    return tmp_path
+
+
+def stage(name: str, project: Path) -> int:
+    return main([name, "--project", str(project)])
+
+
+def test_making_the_data_again_changes_nothing(tiny: Path) -> None:
+    assert stage("data", tiny) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tiny / "data").rglob("*")}
+    pointer = (tiny / "data.dvc").read_bytes()
+    assert stage("data", tiny) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tiny / "data").rglob("*")} == before
+    assert (tiny / "data.dvc").read_bytes() == pointer
+
+
+def test_rows_that_the_source_has_changed_are_named_and_not_versioned(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stage("data", tiny) == 0
+    pointer = (tiny / "data.dvc").read_bytes()
+    rows("2013-02", x={3: 2.5}).to_csv(tiny / "rows" / "2013-02.csv", index=False)
+    assert stage("data", tiny) == 1
+    said = capsys.readouterr().err
+    assert "with other content: data/accepted/2013-02.parquet" in said
+    assert "not in that version: data/landed/2013-02/" in said
+    assert "2013-01" not in said
+    assert (tiny / "data.dvc").read_bytes() == pointer
+
+
+def test_where_packages_are_not_as_locked_the_error_names_them(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first_data = import_module("tasks.pipeline.first_data")
+    assert stage("data", tiny) == 0
+    (tmp_path / "requirements.lock").write_text("pandas==0.1 \\\n    --hash=sha256:00\n")
+    monkeypatch.setattr(first_data, "CODE", tmp_path)
+    rows("2013-02", x={3: 2.5}).to_csv(tiny / "rows" / "2013-02.csv", index=False)
+    assert stage("data", tiny) == 1
+    assert f"pandas {pd.__version__} (locked: 0.1)" in capsys.readouterr().err
+
+
+def test_a_batch_that_breaks_the_schema_makes_no_dataset(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows("2013-02", x=dict.fromkeys(range(100), 99)).to_csv(tiny / "rows" / "2013-02.csv", index=False)
+    assert stage("data", tiny) == 1
+    assert "2013-02" in (said := capsys.readouterr().err)
+    assert "x: outside -10 to 10" in said
+    assert not (tiny / "data.dvc").exists()
+
+
+def test_training_does_not_begin_on_rows_that_a_tightened_schema_forbids(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stage("data", tiny) == 0
+    assert stage("validate", tiny) == 0
+    schema = tiny / "schema.yaml"
+    schema.write_text(schema.read_text().replace("max: 10.0", "max: 1.0"))
+    assert stage("validate", tiny) == 1
+    assert "x: outside -10 to 1" in capsys.readouterr().err
+
+
+def test_a_stage_without_data_says_what_to_run(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stage("train", tiny) == 1
+    assert "python -m tasks.pipeline data" in capsys.readouterr().err
+
+
+def test_a_stable_file_is_the_same_model_and_has_the_same_bytes_for_every_refit(tiny: Path) -> None:
+    """While skops' own files of two equal models differ."""
+    from io import BytesIO
+
+    from trimtab.release import model_digest
+
+    params, rules = settings.load(tiny), Schema.loads((tiny / "schema.yaml").read_text())
+    table = pd.concat([rows("2013-01"), rows("2013-02")], ignore_index=True)
+    parts = training.split(table, params, params.first_train)
+    one, two = (training.fit(params, rules, parts, tiny).content for _ in range(2))
+    assert one != two
+    assert stable(one) == stable(two)
+    assert model_digest(BytesIO(stable(one))) == model_digest(BytesIO(one))
