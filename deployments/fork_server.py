@@ -176,6 +176,7 @@ def enter_surroundings(env: dict[str, str], cwd: str) -> None:
 
 
 def python_path(env: dict[str, str]) -> list[str]:
+    """The folders that *env* adds to the import path."""
     return [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 

@@ -34,6 +34,7 @@ class ForkScope:
     wait_after_graceful_kill = True
 
     def is_alive(self, pid: int) -> bool:
+        """Whether the run's process is there."""
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -41,9 +42,11 @@ class ForkScope:
         return True
 
     def graceful_kill(self, pid: int) -> None:
+        """Ask the run to end."""
         os.kill(pid, signal.SIGTERM)
 
     def hard_kill(self, pid: int) -> None:
+        """End the run and what it started."""
         os.killpg(pid, signal.SIGKILL)
 
     def close(self) -> None:
@@ -64,6 +67,7 @@ class ForkStarter:
     async def start(
         self, flow_run: "FlowRun", task_status: anyio.abc.TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED
     ) -> None:
+        """Fork a process for *flow_run* and wait until it has ended."""
         env = {**self._surroundings.env, "PREFECT__FLOW_RUN_ID": str(flow_run.id)}
         env["PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS"] = "false"  # ForkedHooks runs them
         with contextlib.suppress(RuntimeError):  # no loopback listener: cancelled by signal alone
@@ -85,10 +89,12 @@ class ForkedHooks:
         self._surroundings = surroundings
 
     async def run_cancellation_hooks(self, flow_run: "FlowRun", state: "State[Any]") -> None:
+        """What the flow wants done when it is cancelled."""
         if state.is_cancelling():
             await self._run("cancellation", flow_run, state)
 
     async def run_crashed_hooks(self, flow_run: "FlowRun", state: "State[Any]") -> None:
+        """What the flow wants done when it has crashed."""
         if state.is_crashed():
             await self._run("crashed", flow_run, state)
 

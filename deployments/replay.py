@@ -125,7 +125,7 @@ class Replay:
 
     def _decided(self, period: Period) -> Decision | None:
         """The decision for the period, once drift-monitor has made it; None when its batch was quarantined."""
-        newest = [check for check in self.ledger.checks(str(period))][-1]
+        newest = list(self.ledger.checks(str(period)))[-1]
         if not newest.accepted:
             return None
         self._status(f"{period}  drift-monitor")

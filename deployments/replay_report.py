@@ -104,7 +104,8 @@ def _retrain_times(retrains: Sequence[Step]) -> dict[str, list[float]]:
     """Seconds from decision to Running, and of each whole retrain."""
     waits, lasts = [], []
     for step in retrains:
-        assert step.retrain is not None and step.decision is not None
+        assert step.retrain is not None
+        assert step.decision is not None
         start, end = orchestrator.run_times(step.retrain["owner"])
         if start and step.decision.recorded_at:
             waits.append(round((start - step.decision.recorded_at).total_seconds(), 2))
@@ -117,14 +118,16 @@ def table(summary: Mapping[str, Any]) -> str:
     """The summary as a person reads it."""
     name = summary["periods"][0]["metric"]["name"]
     lines = [
-        f"{'period':<9}{'answers':>8}  {'version':>7}  {'live':>6}  {'frozen':>6}  {'every':>6}  {'drift':>5}  decision",
+        f"{'period':<9}{'answers':>8}  {'version':>7}  {'live':>6}  {'frozen':>6}  {'every':>6}  {'drift':>5}"
+        "  decision",
         *(_line(row) for row in summary["periods"]),
     ]
     t, s = summary["totals"], summary["timings_s"]
     gain, most = t["mean_live"] - t["mean_frozen"], t["mean_every_period"] - t["mean_frozen"]
     worth = f", {gain / most:.0%} of what a retrain every period gains" if most > 0 else ""
     lines += [
-        f"{'mean':<9}{'':>8}  {'':>7}  {t['mean_live']:>6.3f}  {t['mean_frozen']:>6.3f}  {t['mean_every_period']:>6.3f}",
+        f"{'mean':<9}{'':>8}  {'':>7}  {t['mean_live']:>6.3f}  {t['mean_frozen']:>6.3f}"
+        f"  {t['mean_every_period']:>6.3f}",
         "",
         f"{name}: the loop gained {gain:+.3f} over the model that was never retrained{worth}, "
         f"with {t['retrains']} retrains instead of {len(summary['periods'])}.",
@@ -173,9 +176,12 @@ def picture(summary: Mapping[str, Any], path: Path) -> None:
     for place, row in enumerate(rows):
         if row["retrain_flow_run"]:
             axes.axvline(place + 0.5, color="#1f5fa8", alpha=0.35, linestyle="--")
-            text = f"version {rows[place + 1]['version']}" if row["promoted"] and place + 1 < len(rows) else "retrain"
-            axes.annotate(text if row["promoted"] else "rejected", (place + 0.5, low), rotation=90, fontsize=8,
-                          color="#1f5fa8", ha="right", va="bottom", xytext=(-2, 0), textcoords="offset points")  # fmt: skip
+            is_seen = row["promoted"] and place + 1 < len(rows)
+            text = f"version {rows[place + 1]['version']}" if is_seen else "retrain"
+            axes.annotate(
+                text if row["promoted"] else "rejected", (place + 0.5, low), xytext=(-2, 0), textcoords="offset points",
+                rotation=90, fontsize=8, color="#1f5fa8", ha="right", va="bottom",
+            )  # fmt: skip
     axes.set(title="What the loop was worth", ylabel=f"{name}, answers users got", xlabel="")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)

@@ -152,7 +152,7 @@ class WarmWorker(ProcessWorker, ABC):
 
     async def _until_idle(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while self.active and time.monotonic() < deadline:
+        while self.active and time.monotonic() < deadline:  # noqa: ASYNC110  # the deadline ends it as well
             await asyncio.sleep(0.05)
 
     def _signal_all(self, number: signal.Signals) -> None:
@@ -204,6 +204,7 @@ async def serve(pool: str, name: str | None, preload: Sequence[str], finish_seco
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Work until told to stop; the exit status."""
     parser = argparse.ArgumentParser(prog="deployments.warm_worker", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--pool", required=True, help="work pool of type process")
     parser.add_argument("--name", help="the worker's name in the UI")

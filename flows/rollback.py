@@ -48,9 +48,10 @@ def previous(place: Here, to: str | None) -> tuple[str, int]:
         return known_release(place, to), history[-1].version
     stack: list[str] = []
     for entry in history:
-        if entry.champion in stack:
-            del stack[stack.index(entry.champion) + 1 :]
-        else:
+        if entry.move == "rollback" and entry.champion in stack:
+            last = len(stack) - 1 - stack[::-1].index(entry.champion)
+            del stack[last + 1 :]
+        elif stack[-1:] != [entry.champion]:
             stack.append(entry.champion)
     if len(stack) < 2:
         raise NothingBefore(f"{stack[-1][:12]} is the first release: there is none before it")

@@ -43,7 +43,8 @@ def validate(
         changed |= batches.accept(place.root, period, checked.good)
     version = version_data(
         place.root,
-        message=f"{'Accept' if is_accepted else 'Quarantine'} {period}: {len(checked.good)} good rows, {len(checked.bad)} bad",
+        message=f"{'Accept' if is_accepted else 'Quarantine'} {period}: {len(checked.good)} good rows, "
+        f"{len(checked.bad)} bad",
         commit=place.settings.commit_data,
     )
     place.ledger.record_dataset(

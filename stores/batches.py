@@ -33,7 +33,8 @@ def land(project: Path, period: str, frame: pd.DataFrame) -> Landed:
     content = _parquet(frame)
     digest = hashlib.sha256(content).hexdigest()
     path = project / "data" / "landed" / period / f"{digest}.parquet"
-    _put(project, path, content)
+    if not _put(project, path, content):
+        path.touch()  # it landed last, though it had landed before
     return Landed(period, digest, len(frame), path)
 
 
@@ -58,26 +59,32 @@ def accept(project: Path, period: str, good: pd.DataFrame) -> bool:
 
 
 def quarantine(project: Path, period: str, digest: str, bad: pd.DataFrame) -> bool:
-    """Keep *bad* rows of batch *digest* with their reasons. False when they were there."""
+    """Keep *bad* rows of batch *digest* with their reasons, and only those. False when nothing changed."""
     path = project / "data" / "quarantined" / period / f"{digest}.parquet"
     if bad.empty:
-        return False
+        was_there = path.exists()
+        path.unlink(missing_ok=True)
+        return was_there
     return _put(project, path, _parquet(bad))
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:
     # Values that refuse to share a column type (a text among numbers) are kept as text: nothing is lost.
     mixed = {str(name): frame[name].astype("str") for name in frame if frame[name].dtype == object}
-    return bytes(frame.assign(**mixed).reset_index(drop=True).to_parquet(index=False))
+    kept = frame.assign(**mixed).reset_index(drop=True)
+    kept.attrs = {}  # they would be written into the file, and are no rows
+    return bytes(kept.to_parquet(index=False))
 
 
 def _put(project: Path, path: Path, content: bytes) -> bool:
     if path.exists() and path.read_bytes() == content:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not beside the file: DVC would take a half-written one for data.
+    # Not beside the file, where DVC would take a half-written one for data, unless `data/` is a disk of its own.
     waiting = project / ".dvc" / "tmp"
     waiting.mkdir(parents=True, exist_ok=True)
+    if waiting.stat().st_dev != path.parent.stat().st_dev:
+        waiting = path.parent
     handle, name = tempfile.mkstemp(dir=waiting, suffix=".parquet")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from stores.ledger import Ledger
 from trimtab.params import Alert
 
 log = logging.getLogger("trimtab.alerts")
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every address that it asks, and a webhook's is a secret
 
 
 def raise_alert(
@@ -28,29 +30,46 @@ def raise_alert(
 
 
 def deliver_waiting(ledger: Ledger, listeners: Sequence[Alert]) -> list[str]:
-    """Deliver the alerts that were recorded and reached nobody; the ids of those that did now."""
+    """Deliver the alerts that have not reached everybody, to those who miss them; the ids of those that did now."""
     delivered = ledger.outcomes()
     waiting = [alert for alert in ledger.alerts() if f"alert:{alert['id']}" not in delivered]
     bodies = [{key: alert[key] for key in ("id", "kind", "message", "evidence")} for alert in waiting]
-    return [body["id"] for body in bodies if _deliver(ledger, listeners, body)]
+    return [body["id"] for body in bodies if _deliver(ledger, listeners, body, reached=delivered)]
 
 
-def _deliver(ledger: Ledger, listeners: Sequence[Alert], body: Mapping[str, Any]) -> bool:
-    reached = True
-    for listener in listeners:
-        if listener.kind == "log":
-            log.warning("%s: %s", body["kind"], body["message"])
-        elif listener.url is not None:
-            reached &= _post(listener.url.get_secret_value(), body)
-    if reached:
-        ledger.record_outcome(f"alert:{body['id']}", "delivered", owner="alerts")
-    return reached
+def _deliver(
+    ledger: Ledger, listeners: Sequence[Alert], body: Mapping[str, Any], *, reached: Container[str] = frozenset()
+) -> bool:
+    """Tell the listeners whom *reached* does not hold; whether all know now. A repeat spares those who know."""
+    work = f"alert:{body['id']}"
+    names = [f"{work}:{_name(listener)}" for listener in listeners]
+    told = [name in reached or _tell(listener, body) for listener, name in zip(listeners, names, strict=True)]
+    if all(told):
+        ledger.record_outcome(work, "delivered", owner="alerts")
+        return True
+    for name, knows in zip(names, told, strict=True):
+        if knows:
+            ledger.record_outcome(name, "delivered", owner="alerts")
+    return False
+
+
+def _name(listener: Alert) -> str:
+    """What the ledger calls a listener, whose address may be secret."""
+    address = listener.url.get_secret_value() if listener.url else ""
+    return f"{listener.kind}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
+
+
+def _tell(listener: Alert, body: Mapping[str, Any]) -> bool:
+    if listener.kind == "webhook" and listener.url is not None:
+        return _post(listener.url.get_secret_value(), body)
+    log.warning("%s: %s", body["kind"], body["message"])
+    return True
 
 
 def _post(url: str, body: Mapping[str, Any]) -> bool:
     try:
         httpx.post(url, json=body, timeout=5.0).raise_for_status()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         log.error("the alert %s could not be delivered to the webhook: %s", body["id"], type(error).__name__)
         return False
     return True

@@ -138,7 +138,7 @@ def listing(project: Path, hash: str) -> dict[str, str] | None:
 
 
 def checkout(project: Path) -> None:
-    """Lay `data/` out as `data.dvc` names it, fetching what is missing. Raises DatasetError when it is not to be had."""
+    """Lay `data/` out as `data.dvc` names it, fetching what is missing. Raises DatasetError when it cannot be had."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

@@ -27,7 +27,8 @@ def lineage(project: Path, *, pointer: str, seed: int) -> dict[str, Any]:
 def code_state() -> str:
     """A name for the code as it is: commit and, for a dirty tree, a digest of the difference."""
     diff = _git(CODE, "diff", "HEAD", "--", "*.py") or ""
-    return f"{_git(CODE, 'rev-parse', 'HEAD') or lock_digest()}+{hashlib.sha256(diff.encode()).hexdigest()[:8] if diff else ''}"
+    changed = hashlib.sha256(diff.encode()).hexdigest()[:8] if diff else ""
+    return f"{_git(CODE, 'rev-parse', 'HEAD') or lock_digest()}+{changed}"
 
 
 def lock_digest() -> str | None:

@@ -85,7 +85,8 @@ def failed_runs(*, limit: int = 100) -> list[LostRun]:
     return [
         LostRun(
             id=str(run.id), name=run.name, deployment=next((t for t in run.tags if "/" in t), "a flow run"),
-            state=run.state_type.value if run.state_type else "", message=(run.state.message or "") if run.state else "",
+            state=run.state_type.value if run.state_type else "",
+            message=(run.state.message or "") if run.state else "",
         )
         for run in runs
     ]  # fmt: skip

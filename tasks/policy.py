@@ -31,7 +31,7 @@ def is_passing(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
         return True
     except LASTING:
         return False
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # whatever a task may raise
         status = getattr(error, "get_http_status_code", lambda: 500)()  # MLflow's errors
         return not 400 <= status < 500
     return False

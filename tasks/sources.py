@@ -24,16 +24,13 @@ def fetch(project: Path, target: str, period: Period) -> pd.DataFrame:
     Raises ParamsError when the target cannot be found, SourceError when it fails.
     """
     if target.endswith((".parquet", ".csv")):
-        path = project / target.format(period=period)
-        if not path.exists():
-            return pd.DataFrame()
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        return _read(project / target.replace("{period}", str(period)), period)
     module_name, _, function_name = target.partition(":")
     if str(project) not in sys.path:
         sys.path.insert(0, str(project))
     try:
         load = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise ParamsError(f"source.target {target} cannot be found: {error}") from error
     try:
         rows = load(period.start, period.end)
@@ -42,3 +39,12 @@ def fetch(project: Path, target: str, period: Period) -> pd.DataFrame:
     if not isinstance(rows, pd.DataFrame):
         raise SourceError(f"{target} gave a {type(rows).__name__} for {period}; it has to give a pandas DataFrame")
     return rows
+
+
+def _read(path: Path, period: Period) -> pd.DataFrame:
+    if not path.exists():
+        return pd.DataFrame()
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pyarrow's and pandas' errors are both
+        raise SourceError(f"{path} cannot be read for {period}: {error}") from error

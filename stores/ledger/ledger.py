@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Table, create_engine, func, select, text
+from sqlalchemy import Connection, Row, Table, create_engine, event, func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from stores.ledger import tables as t
@@ -30,6 +30,8 @@ class Ledger:
     def __init__(self, url: str) -> None:
         options = {"connect_timeout": 5} if url.startswith("postgresql") else {}
         self._engine = create_engine(url, connect_args=options, pool_pre_ping=True)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _hold_references)
 
     def create(self) -> None:
         """Make the tables that are missing; safe when several processes do it at once."""
@@ -212,8 +214,10 @@ class Ledger:
                     raise LostRace(expected)
                 row = db.execute(t.live.insert().values(**values).returning(*t.live.c)).one()
         except IntegrityError as error:
-            if self.release(champion) is None:
-                raise LookupError(f"release {champion} is not in the ledger: register it first") from error
+            known = {row.digest for row in self._rows(select(t.releases.c.digest))}
+            for digest in (champion, challenger):
+                if digest is not None and digest not in known:
+                    raise LookupError(f"release {digest} is not in the ledger: register it first") from error
             raise LostRace(expected) from error
         return _record(Live, row)
 
@@ -226,6 +230,11 @@ class Ledger:
     def alerts(self) -> list[dict[str, Any]]:
         """Every alert, oldest first."""
         return [dict(row._mapping) for row in self._rows(select(t.alerts).order_by(t.alerts.c.recorded_at))]
+
+
+def _hold_references(connection: Any, _record: object) -> None:
+    """SQLite checks that a release exists only when it is told to."""
+    connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _without_time(record: Any) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Journal:
                 self._fd = None
 
     def probe(self) -> None:
-        """Find out whether there is room again for what did not fit, leaving nothing behind. Sets or clears `failure`."""
+        """Find out whether there is room again for what did not fit, leaving nothing. Sets or clears `failure`."""
         with self._lock:
             try:
                 self._write(MAGIC.ljust(self._needed, b"\0"))

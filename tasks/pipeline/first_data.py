@@ -29,7 +29,7 @@ def make(project: Path) -> str:
     Where `data.dvc` names a hash, `data/` has to have it, or DatasetError says what differs and nothing is versioned;
     where there is no `data.dvc` yet, it is made. Doing it again changes nothing.
     """
-    params, rules = settings.load(project), _rules(project)
+    params, rules = settings.load(project), rules_of(project)
     dataset.init(project)
     periods = list(span(params.first, params.first_train))
     rows = sum(lay_out(project, params, rules, period) for period in periods)
@@ -55,7 +55,8 @@ def lay_out(project: Path, params: Params, rules: Schema, period: Period) -> int
     return len(checked.good)
 
 
-def _rules(project: Path) -> Schema:
+def rules_of(project: Path) -> Schema:
+    """The project's reviewed schema. Raises DatasetError when there is none yet."""
     path = project / "schema.yaml"
     if not path.exists():
         raise DatasetError(f"{path} does not exist: run validate for a first batch, which infers it, and review it")

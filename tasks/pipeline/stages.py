@@ -14,6 +14,7 @@ from stores import bundles
 from tasks import dataset
 from tasks.dataset import DatasetError
 from tasks.lineage import lock_digest
+from tasks.pipeline.first_data import rules_of
 from tasks.pipeline.stable import stable
 from trimtab import candidate as paperwork
 from trimtab import gate, schema, training
@@ -21,7 +22,6 @@ from trimtab import params as settings
 from trimtab.candidate import PAPER, Paper
 from trimtab.params import Params
 from trimtab.release import MODEL
-from trimtab.schema import Schema
 from trimtab.scoring import Scorer
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def validate(project: Path) -> str:
 
     reports/validation.json: rows accepted and quarantined by period.
     """
-    params, rules = settings.load(project), _rules(project)
+    params, rules = settings.load(project), rules_of(project)
     counts: dict[str, dict[str, int]] = {}
     for name, path in _accepted(project).items():
         rows = pd.read_parquet(path)
@@ -64,7 +64,7 @@ def train(project: Path) -> str:
     params = _params(project)
     parts, as_of = _parts(project, params)
     version = dataset.current(project)
-    fitted = training.fit(params, _rules(project), parts, project)
+    fitted = training.fit(params, rules_of(project), parts, project)
     facts = {"data_dvc": version.pointer, "seed": params.train.seed, "lock": lock_digest()}
     paper, files = paperwork.write(
         fitted, parts, params, params.parse_period(as_of), dataset=version.hash, lineage=facts
@@ -106,11 +106,6 @@ def evaluate(project: Path) -> str:
 def _params(project: Path) -> Params:
     given = settings.load(project).model_dump(mode="json", by_alias=True, include=DECIDES_MODEL)
     return Params.model_validate(given)
-
-
-def _rules(project: Path) -> Schema:
-    path = project / "schema.yaml"
-    return Schema.loads(path.read_text(), name=str(path))
 
 
 def _accepted(project: Path) -> dict[str, Path]:

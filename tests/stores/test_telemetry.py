@@ -308,7 +308,8 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: p
         with pytest.raises(Unwritable, match="No space left"):
             journal.append(b"second", first_us=0, last_us=0)
         journal.probe()
-        assert journal.failure is not None
+        failed = journal.failure
+        assert failed is not None
     assert next(tmp_path.iterdir()).stat().st_size == size
     journal.probe()
     assert journal.failure is None
