@@ -68,7 +68,15 @@ class Facts(BaseModel):
 
     def impact(self) -> float:
         """Importance-weighted mean distance: how far the model's inputs moved where it looks."""
-        return sum(self.importances.get(name, 0.0) * distance for name, distance in self.distances.items())
+        return math.fsum(self.importances.get(name, 0.0) * distance for name, distance in self.distances.items())
+
+    def ranked(self) -> list[str]:
+        """Features by what their move may do to the model, the most first."""
+        return sorted(self.distances, key=lambda name: (-self.importances.get(name, 0.0) * self.distances[name], name))
+
+    def ranked(self) -> list[str]:
+        """The measured features by what their moving means to the model, most first."""
+        return sorted(self.distances, key=lambda name: (-self.importances.get(name, 0.0) * self.distances[name], name))
 
     def drifted(self, threshold: float) -> list[str]:
         """Features at or beyond *threshold*, those that matter most first."""
