@@ -34,14 +34,15 @@ def land(project: Path, period: str, frame: pd.DataFrame) -> Landed:
     digest = hashlib.sha256(content).hexdigest()
     path = project / "data" / "landed" / period / f"{digest}.parquet"
     if not _put(project, path, content):
-        path.touch()  # it landed last, though it had landed before
+        newest = max(map(_landed_at, path.parent.glob("*.parquet")))
+        os.utime(path, ns=(newest + 1, newest + 1))  # it landed last, though it had landed before
     return Landed(period, digest, len(frame), path)
 
 
 def landed(project: Path, period: str, digest: str | None = None) -> Landed:
     """The batch of *period* called *digest*, or the one that landed last. Raises FileNotFoundError."""
     folder = project / "data" / "landed" / period
-    found = [folder / f"{digest}.parquet"] if digest else sorted(folder.glob("*.parquet"), key=os.path.getmtime)
+    found = [folder / f"{digest}.parquet"] if digest else sorted(folder.glob("*.parquet"), key=_landed_at)
     if not found or not found[-1].exists():
         raise FileNotFoundError(
             f"no batch {digest or ''} of {period} has landed under {folder}: run ingest for it first"
@@ -66,6 +67,10 @@ def quarantine(project: Path, period: str, digest: str, bad: pd.DataFrame) -> bo
         path.unlink(missing_ok=True)
         return was_there
     return _put(project, path, _parquet(bad))
+
+
+def _landed_at(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

@@ -49,7 +49,8 @@ class Verdict:
 
     def evidence(self) -> dict[str, Any]:
         """The numbers as plain JSON values; what is not defined is null."""
-        return _plain(asdict(self))
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
 
 def judge(
@@ -67,14 +68,16 @@ def judge(
     weights = metrics.resampling(len(truth), resamples=gate.resamples, seed=SEED)
     new = _with_interval(name, truth, candidate, weights)
     floor_kept = new.value <= gate.min if name in metrics.LOWER_IS_BETTER else new.value >= gate.min
+    if not math.isfinite(new.value):
+        reason = f"{name} is not defined on these {len(truth):,} rows: the candidate, or its labels, cannot be judged"
+        return Verdict(False, reason, name, len(truth), new, None, None)
     if not floor_kept:
         side = "above" if name in metrics.LOWER_IS_BETTER else "below"
         reason = f"{name} {new.value:.4f} is {side} the floor of {gate.min:g}"
         return Verdict(False, reason, name, len(truth), new, None, None)
     if champion is None:
-        return Verdict(
-            True, f"first model: {name} {new.value:.4f} keeps the floor of {gate.min:g}", name, len(truth), new, None, None
-        )
+        reason = f"first model: {name} {new.value:.4f} keeps the floor of {gate.min:g}"
+        return Verdict(True, reason, name, len(truth), new, None, None)
 
     old = _with_interval(name, truth, champion, weights)
     diff = _gain(name, truth, candidate, champion, weights)

@@ -24,7 +24,7 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
     "multiclass": ("log_loss", "accuracy", "f1_macro"),
     "regression": ("rmse", "mae", "r2"),
 }
-_CLIP = 1e-15
+_CLIP = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,12 @@ def measure(metric: str, truth: Labels, scores: Scores, *, weights: Floats | Non
     """*metric* for each row of *weights*, shape (B, n); without weights one value, shape (1,).
 
     *truth* has shape (n,): 0 and 1 for binary, labels for multiclass, numbers for regression. The result is nan
-    where a metric is not defined, as roc_auc with one class only.
+    where a metric is not defined: roc_auc with one class only, no rows, a label or prediction that is missing.
     """
     if weights is None:
         weights = np.ones((1, len(truth)))
+    if not len(truth) or not np.isfinite(scores.prediction).all() or any(v is None or v != v for v in truth.tolist()):
+        return np.full(len(weights), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         return _METRICS[metric](truth, scores, weights)
 
@@ -127,7 +129,7 @@ def _r2(truth: Labels, scores: Scores, weights: Floats) -> Floats:
     value = np.asarray(truth, float)
     centre = weights @ value / weights.sum(axis=1)
     total = (weights * (value[None, :] - centre[:, None]) ** 2).sum(axis=1)
-    return np.asarray(1 - weights @ (value - scores.prediction) ** 2 / total)
+    return np.where(total > 0, 1 - weights @ (value - scores.prediction) ** 2 / total, np.nan)
 
 
 _METRICS: dict[str, Callable[[Labels, Scores, Floats], Floats]] = {

@@ -74,10 +74,6 @@ class Facts(BaseModel):
         """Features by what their move may do to the model, the most first."""
         return sorted(self.distances, key=lambda name: (-self.importances.get(name, 0.0) * self.distances[name], name))
 
-    def ranked(self) -> list[str]:
-        """The measured features by what their moving means to the model, most first."""
-        return sorted(self.distances, key=lambda name: (-self.importances.get(name, 0.0) * self.distances[name], name))
-
     def drifted(self, threshold: float) -> list[str]:
         """Features at or beyond *threshold*, those that matter most first."""
         return [name for name in self.ranked() if self.distances[name] >= threshold]

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from trimtab.periods import Every, Period
+from trimtab.periods import Every, Period, PeriodError, span
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
@@ -33,11 +33,23 @@ class ParamsError(ValueError):
 
 
 def _duration(value: object) -> object:
-    if isinstance(value, str) and (found := re.fullmatch(r"(\d+)\s*([hdw])", value.strip())):
+    if isinstance(value, str) and (found := re.fullmatch(r"(\d{1,6})\s*([hdw])", value.strip())):
         return timedelta(**{_UNITS[found[2]]: int(found[1])})
     if isinstance(value, timedelta):
         return value
     raise ValueError("write a duration as a number and h, d or w, like 7d")
+
+
+def _periods_or_duration(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return _duration(value)
+
+
+def _window(value: object) -> object:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ValueError("write a number of periods, or all")
 
 
 def _written(value: object) -> object:
@@ -52,7 +64,7 @@ Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_wri
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Project(_Section):
@@ -91,6 +103,10 @@ class Columns(_Section):
             raise ValueError(f"a feature is named twice: {', '.join(twice)}")
         if leak := {self.target, self.id} & set(self.features):
             raise ValueError(f"{', '.join(sorted(leak))} cannot be a feature: it would tell the answer")
+        if self.time in self.features:
+            raise ValueError(f"{self.time} cannot be a feature: it is the time of a row; derive what matters from it")
+        if len({self.target, self.time, self.id}) < 3:
+            raise ValueError("target, time and id have to be three columns")
         return self
 
 
@@ -104,7 +120,13 @@ class Periods(_Section):
 
     @model_validator(mode="after")
     def _parse(self) -> Periods:
-        if Period.parse(self.first_train, self.every) < Period.parse(self.start, self.every):
+        named = {}
+        for key in ("start", "first_train"):
+            try:
+                named[key] = Period.parse(getattr(self, key), self.every)
+            except PeriodError as error:
+                raise ValueError(f"{key} {error}") from None
+        if named["first_train"] < named["start"]:
             raise ValueError(f"first_train {self.first_train} lies before start {self.start}")
         return self
 
@@ -118,8 +140,8 @@ class Validate(_Section):
 class Train(_Section):
     """How a candidate is made."""
 
-    window: int | Literal["all"] = "all"
-    holdout: Annotated[int, Field(ge=1)] | Duration = 1
+    window: Annotated[int | Literal["all"], BeforeValidator(_window)] = "all"
+    holdout: Annotated[int | timedelta, BeforeValidator(_periods_or_duration), PlainSerializer(_written)] = 1
     seed: int = 0
     model: str = "hist_gradient_boosting"
     params: dict[str, Any] = {}
@@ -130,11 +152,11 @@ class Train(_Section):
             raise ValueError(f"window {self.window} is impossible: use at least 1 period, or all")
         if isinstance(self.holdout, int) and self.window != "all" and self.holdout >= self.window:
             raise ValueError(
-                f"a window of {self.window} periods leaves nothing to train on after a holdout of {self.holdout}: "
+                f"window {self.window} leaves nothing to train on after a holdout of {self.holdout}: "
                 "make window larger than holdout"
             )
-        if isinstance(self.holdout, timedelta) and self.holdout <= timedelta(0):
-            raise ValueError("holdout 0 leaves no row for the gate: give it at least 1h")
+        if self.holdout <= timedelta(0) if isinstance(self.holdout, timedelta) else self.holdout < 1:
+            raise ValueError("holdout leaves no row for the gate: give it at least 1 period, or 1h")
         return self
 
 
@@ -188,11 +210,20 @@ class Monitor(_Section):
     min_rows: int = Field(200, ge=1)
 
 
+def _cron(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"[\d*/,\-A-Za-z]+( +[\d*/,\-A-Za-z]+){4}", value.strip()):
+        return value
+    raise ValueError("write minute, hour, day, month and weekday, like 0 2 * * *")
+
+
+Cron = Annotated[str, BeforeValidator(_cron)]
+
+
 class Schedule(_Section):
     """Cron lines, UTC."""
 
-    retrain: str = "0 2 * * *"
-    ingest: str = "30 1 * * *"
+    retrain: Cron = "0 2 * * *"
+    ingest: Cron = "30 1 * * *"
 
 
 class Alert(_Section):
@@ -232,6 +263,17 @@ class Params(_Section):
         if self.gate.metric not in allowed:
             raise ValueError(f"gate.metric {self.gate.metric} does not measure a {self.project.task} task: "
                              f"use one of {', '.join(sorted(allowed))}")  # fmt: skip
+        for name in self.gate.slices:
+            if name not in {*self.columns.features, self.columns.key}:
+                raise ValueError(f"gate.slices.{name} is no column that is kept: name it under columns, or remove it")
+        learned = list(span(self.first, self.first_train))
+        learned = learned if self.train.window == "all" else learned[-self.train.window :]
+        held, whole = self.train.holdout, learned[-1].end - learned[0].start
+        if held >= whole if isinstance(held, timedelta) else held >= len(learned):
+            raise ValueError(
+                f"train.holdout {_written(held)} leaves nothing to train on: the first model sees {learned[0]} to "
+                f"{learned[-1]} only; make holdout shorter or period.first_train later"
+            )
         return self
 
     def parse_period(self, text: str) -> Period:
@@ -249,19 +291,37 @@ class Params(_Section):
         return self.parse_period(self.period.first_train)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML that leaves 2013-01-05 the text that it is, and takes no key twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is written twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
 def load(project: Path) -> Params:
     """Read *project*/params.yaml. Raises ParamsError naming the line to change."""
     path = project / "params.yaml"
     try:
-        text = path.read_text()
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        data = loader.construct_document(node) if node else None
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist: run this in a project's folder, or set TRIMTAB_PROJECT") from None
-    try:
-        node = yaml.compose(text)
-        data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ParamsError(f"{path}:{line}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}:1: not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(data, dict):
         raise ParamsError(f"{path}:1: expected sections like project: and columns:, found {type(data).__name__}")
     try:
@@ -273,8 +333,10 @@ def load(project: Path) -> Params:
 def _explain(path: Path, node: yaml.Node | None, problem: Any) -> str:
     where = [part for part in problem["loc"] if not (isinstance(part, str) and "[" in part)]
     message = problem["msg"].removeprefix("Value error, ")
-    if not where and "." in (first := message.split()[0]):
-        where, message = list(first.split(".")), message.removeprefix(first).strip()
+    first, _, rest = message.partition(" ")
+    named = [*where, *first.split(".")]
+    if problem["type"] == "value_error" and _line(node, named)[1] == len(named):  # our rules begin with the key
+        where, message = named, rest
     line, known = _line(node, where)
     name = ".".join(map(str, where[:known] if problem["type"] not in ("missing", "extra_forbidden") else where))
     if problem["type"] == "extra_forbidden":
@@ -282,7 +344,8 @@ def _explain(path: Path, node: yaml.Node | None, problem: Any) -> str:
     elif problem["type"] == "missing":
         what = "is missing"
     else:
-        found = "" if isinstance(problem["input"], dict) else f" (found {_shown(problem['input'])})"
+        is_secret = where[:1] == ["alerts"] and where[-1] != "kind"
+        found = "" if is_secret or isinstance(problem["input"], dict) else f" (found {_shown(problem['input'])})"
         what = f"{message}{found}"
     return f"{path}:{line}: {name}{':' if name else ''} {what}".replace(":  ", ": ")
 

@@ -18,6 +18,7 @@ _STEP = {
     "week": relativedelta(weeks=1),
     "month": relativedelta(months=1),
 }
+_LETTERS = {"hour": 13, "day": 10, "week": 10, "month": 7}
 _LABEL = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m"}
 
 
@@ -41,7 +42,7 @@ class Period:
         try:
             start = datetime.strptime(text.strip(), _LABEL[every]).replace(tzinfo=UTC)
         except ValueError:
-            example = datetime(2013, 3, 4).strftime(_LABEL[every])
+            example = datetime(2013, 3, 4, tzinfo=UTC).strftime(_LABEL[every])
             raise PeriodError(f"{text!r} is not a {every}: write it like {example}") from None
         if every == "week" and start.weekday():
             monday = start - timedelta(days=start.weekday())
@@ -64,14 +65,15 @@ class Period:
     @property
     def end(self) -> datetime:
         """The first moment after the period."""
-        return self.start + _STEP[self.every]
+        end: datetime = self.start + _STEP[self.every]
+        return end
 
     def shift(self, periods: int) -> Period:
         """The period that many places later; earlier when negative."""
         return Period(self.start + periods * _STEP[self.every], self.every)
 
     def __str__(self) -> str:
-        return self.start.strftime(_LABEL[self.every])
+        return self.start.isoformat()[: _LETTERS[self.every]]  # strftime writes the year 13 with two digits
 
 
 def span(first: Period, last: Period) -> Iterator[Period]:

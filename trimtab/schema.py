@@ -6,14 +6,17 @@ Numbers and frames in, a judgement out; where batches are kept is `stores.batche
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
+import numpy as np
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from trimtab.features import texts
 from trimtab.params import Params
 from trimtab.periods import Period
 
@@ -34,6 +37,12 @@ class ColumnRule(BaseModel):
     min: float | None = None
     max: float | None = None
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min is not None and self.max is not None and not self.min <= self.max:
+            raise ValueError(f"min {self.min} is larger than max {self.max}: no number would pass")
+        return self
+
 
 class Schema(BaseModel):
     """Every column that a batch must have. Columns that are not named are left out of accepted batches."""
@@ -46,8 +55,9 @@ class Schema(BaseModel):
         """The reviewable file: one line a column."""
         lines = ["# What a good batch looks like. Inferred once; yours to tighten. See docs/validation.md.", "columns:"]
         for name, rule in self.columns.items():
-            body = yaml.safe_dump(rule.model_dump(exclude_defaults=True), default_flow_style=True, sort_keys=False)
-            lines.append(f"  {name}: {body.strip()}")
+            entry = {name: rule.model_dump(exclude_defaults=True)}
+            body = yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
+            lines.append(f"  {body.strip()[1:-1]}")
         return "\n".join(lines) + "\n"
 
     @classmethod
@@ -82,24 +92,34 @@ def infer(frame: pd.DataFrame, params: Params) -> Schema:
 
     A column may be missing where it was ever missing; time and id never.
     """
-    columns, rules = params.columns, {}
+    columns = params.columns
     roles: dict[str, Kind] = {columns.id: "id", columns.time: "time"}
-    roles |= {columns.target: "category" if params.project.task == "multiclass" else "number"}
+    roles[columns.target] = "category" if params.project.task == "multiclass" else "number"
     if columns.key:
-        roles |= {columns.key: "category"}
-    roles |= {name: "number" for name in columns.number} | {name: "category" for name in columns.category}
+        roles[columns.key] = "category"
+    roles.update(dict.fromkeys(columns.number, "number"))
+    roles.update(dict.fromkeys(columns.category, "category"))
     if missing := [name for name in roles if name not in frame]:
         raise SchemaError(f"the source gives no column {', '.join(missing)}; params.yaml names it under columns")
+    rules = {}
     for name, kind in roles.items():
-        values, null = frame[name], bool(frame[name].isna().any()) and kind not in ("id", "time")
-        if kind != "number":
-            rules[name] = ColumnRule(kind=kind, nullable=null)
-            continue
-        low, high = (float(v) for v in (values.min(), values.max()))
-        room = 0.0 if name == columns.target and params.project.task == "binary" else (high - low or abs(high) or 1.0)
-        floor = 0.0 if low >= 0 and low - room < 0 else low - room
-        rules[name] = ColumnRule(kind=kind, nullable=null, min=round(floor, 6), max=round(high + room, 6))
+        null = bool(frame[name].isna().any()) and kind not in ("id", "time")
+        low = high = None
+        if kind == "number":
+            is_binary = name == columns.target and params.project.task == "binary"
+            low, high = _bounds(_typed(frame[name], kind).dropna(), is_exact=is_binary)
+        rules[name] = ColumnRule(kind=kind, nullable=null, min=low, max=high)
     return Schema(columns=rules)
+
+
+def _bounds(values: pd.Series[Any], *, is_exact: bool) -> tuple[float | None, float | None]:
+    """What later numbers may be; no bounds where nothing is known, 0 where nothing was below it."""
+    if values.empty:
+        return None, None
+    low, high = float(values.min()), float(values.max())
+    room = 0.0 if is_exact else (high - low or abs(high) or 1.0)
+    floor = 0.0 if low >= 0 and low - room < 0 else low - room
+    return min(low, round(floor, 6)), max(high, round(high + room, 6))
 
 
 def check(frame: pd.DataFrame, schema: Schema, params: Params, period: Period) -> Checked:
@@ -108,31 +128,40 @@ def check(frame: pd.DataFrame, schema: Schema, params: Params, period: Period) -
     Refused whole: no rows, a missing column, ids that are given twice, and more bad rows than
     `validate.max_bad_share`, be it for their values or because they lie outside *period*.
     """
-    if missing := [name for name in schema.columns if name not in frame]:
-        return _refuse(frame, f"missing column: {', '.join(missing)}")
+    id_, time = params.columns.id, params.columns.time
+    if unruled := [c for c in (id_, time, params.columns.target, *params.columns.features) if c not in schema.columns]:
+        raise SchemaError(
+            f"schema.yaml has no rule for {', '.join(unruled)}: add it, or remove the file to infer it anew"
+        )
     if frame.empty:
         return _refuse(frame, f"empty: the source gave no row for {period}")
-    id_, time = params.columns.id, params.columns.time
-    if twice := int(frame[id_].duplicated(keep=False).sum()):
-        example = frame.loc[frame[id_].duplicated(), id_].iloc[0]
-        return _refuse(frame, f"duplicate ids: {twice} rows share theirs with another, e.g. {id_}={example}")
-
+    if missing := [name for name in schema.columns if name not in frame]:
+        return _refuse(frame, f"missing column: {', '.join(missing)}")
+    frame = frame.reset_index(drop=True)
     typed = pd.DataFrame({name: _typed(frame[name], rule.kind) for name, rule in schema.columns.items()})
+    is_twice = typed[id_].duplicated(keep=False) & typed[id_].notna()
+    if is_twice.any():
+        example = typed.loc[is_twice, id_].iloc[0]
+        return _refuse(frame, f"duplicate ids: {is_twice.sum()} rows share theirs with another, e.g. {id_}={example}")
+
     reasons = pd.Series("", index=typed.index, dtype=object)
     for name, rule in schema.columns.items():
         unreadable = typed[name].isna() & frame[name].notna()
-        _note(reasons, unreadable, f"{name}: not a {'number' if rule.kind == 'number' else rule.kind}")
+        _note(
+            reasons, unreadable, f"{name}: not a {'time like 2013-03-04 05:00' if rule.kind == 'time' else rule.kind}"
+        )
         if not rule.nullable:
             _note(reasons, frame[name].isna(), f"{name}: missing")
-    for name, row in _broken_ranges(typed, schema):
-        rule = schema.columns[name]
-        _note(reasons, typed.index.isin(row), f"{name}: outside {rule.min:g} to {rule.max:g}")
+        if rule.kind == "number":
+            low = -math.inf if rule.min is None else rule.min
+            high = math.inf if rule.max is None else rule.max
+            _note(reasons, (typed[name] < low) | (typed[name] > high), f"{name}: outside {low:g} to {high:g}")
     start, end = (pd.Timestamp(t).tz_localize(None) for t in (period.start, period.end))
     outside = typed[time].notna() & ~((typed[time] >= start) & (typed[time] < end))
     _note(reasons, outside, f"{time}: outside {period}")
 
     is_bad = reasons != ""
-    counts = reasons[is_bad].str.split("; ").explode().value_counts().to_dict()
+    counts = _counted(reasons[is_bad])
     limit = params.checks.max_bad_share
     if outside.mean() > limit:
         return _refuse(frame, f"wrong period: {int(outside.sum())} of {len(frame)} rows lie outside {period}", reasons)
@@ -148,35 +177,24 @@ def check(frame: pd.DataFrame, schema: Schema, params: Params, period: Period) -
 def _refuse(frame: pd.DataFrame, why: str, reasons: pd.Series | None = None) -> Checked:
     own = reasons.where(reasons != "", "in a refused batch") if reasons is not None else why
     bad = frame.assign(reason=pd.Series(own, index=frame.index, dtype="str")).reset_index(drop=True)
-    counts = bad["reason"].str.split("; ").explode().value_counts().to_dict()
-    return Checked(frame.iloc[:0], bad, counts, why)
+    return Checked(frame.iloc[:0], bad, {why: len(bad)} if reasons is None else _counted(bad["reason"]), why)
 
 
-def _note(reasons: pd.Series, rows: object, why: str) -> None:
+def _counted(reasons: pd.Series[Any]) -> dict[str, int]:
+    each = reasons.astype("str").str.split("; ").explode()
+    return {str(why): int(count) for why, count in each.value_counts().items()}
+
+
+def _note(reasons: pd.Series[Any], rows: pd.Series[bool], why: str) -> None:
     reasons[rows] = reasons[rows].map(lambda old: f"{old}; {why}" if old else why)
 
 
-def _typed(values: pd.Series, kind: Kind) -> pd.Series:
+def _typed(values: pd.Series[Any], kind: Kind) -> pd.Series[Any]:
+    """*values* as this kind is kept; missing where they cannot be read as it, as infinite numbers."""
     if kind == "number":
-        return pd.to_numeric(values, errors="coerce").astype("float64")
+        numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+        return numbers.where(np.isfinite(numbers))
     if kind == "time":
-        times = pd.to_datetime(values, errors="coerce", utc=True)
+        times = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
         return times.dt.tz_localize(None).astype("datetime64[us]")
-    return values.astype("str").where(values.notna())
-
-
-def _broken_ranges(typed: pd.DataFrame, schema: Schema) -> list[tuple[str, list[int]]]:
-    """Per column, the rows whose number lies outside its rule, as pandera finds them."""
-    import pandera.pandas as pa
-
-    columns = {
-        name: pa.Column(float, pa.Check.in_range(rule.min, rule.max), nullable=True)
-        for name, rule in schema.columns.items()
-        if rule.kind == "number" and rule.min is not None and rule.max is not None
-    }
-    try:
-        pa.DataFrameSchema(columns).validate(typed, lazy=True)
-    except pa.errors.SchemaErrors as error:
-        cases = error.failure_cases
-        return [(str(name), list(rows["index"])) for name, rows in cases.groupby("column")]
-    return []
+    return pd.Series(texts(values.tolist()), dtype="str", index=values.index)

@@ -90,7 +90,7 @@ def split(rows: pd.DataFrame, params: Params, as_of: Period) -> Split:
 
 def features_of(params: Params, schema: Schema) -> tuple[Feature, ...]:
     """The model's inputs, with what the schema allows to be missing."""
-    kinds = {name: "number" for name in params.columns.number} | {name: "category" for name in params.columns.category}
+    kinds = dict.fromkeys(params.columns.number, "number") | dict.fromkeys(params.columns.category, "category")
     return tuple(
         Feature.model_validate({"name": name, "kind": kind, "nullable": schema.columns[name].nullable})
         for name, kind in kinds.items()
@@ -117,24 +117,44 @@ def estimator(params: Params, project: Path) -> Any:
     `model.py` in the project's folder has a function ``model(params, seed)`` that returns one.
     Raises ParamsError when the name or its params do not fit.
     """
-    name, options = params.train.model, dict(params.train.params)
-    if name == "model.py":
-        path = project / "model.py"
-        spec = importlib.util.spec_from_file_location("project_model", path)
-        if spec is None or spec.loader is None or not path.exists():
-            raise ParamsError(f"train.model is model.py, but {path} does not exist")
-        module = importlib.util.module_from_spec(spec)
+    from sklearn.base import is_classifier, is_regressor
+
+    name, options, task = params.train.model, dict(params.train.params), params.project.task
+    made = _own(project, options, params.train.seed) if name == "model.py" else _named(params, name, options)
+    fits = hasattr(made, "__sklearn_tags__") and (
+        is_regressor(made) if task == "regression" else is_classifier(made) and hasattr(made, "predict_proba")
+    )
+    if not fits:
+        wanted = "regressor" if task == "regression" else "classifier with predict_proba"
+        raise ParamsError(f"train.model {name} gives a {type(made).__name__}, which does not fit a {task} task: "
+                          f"it has to be a scikit-learn {wanted}")  # fmt: skip
+    return made
+
+
+def _own(project: Path, options: dict[str, Any], seed: int) -> Any:
+    path = project / "model.py"
+    spec = importlib.util.spec_from_file_location("project_model", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise ParamsError(f"train.model is model.py, but {path} does not exist")
+    module = importlib.util.module_from_spec(spec)
+    try:
         spec.loader.exec_module(module)
-        return module.model(options, params.train.seed)
-    dotted = ESTIMATORS.get((name, params.project.task != "regression"), name)
-    module_name, _, attribute = dotted.rpartition(".")
+        return module.model(options, seed)
+    except Exception as error:
+        raise ParamsError(f"{path} has to define model(params, seed): {type(error).__name__}: {error}") from error
+
+
+def _named(params: Params, name: str, options: dict[str, Any]) -> Any:
+    is_class = params.project.task != "regression"
+    module_name, _, attribute = ESTIMATORS.get((name, is_class), name).rpartition(".")
     if not module_name.startswith("sklearn."):
-        choices = sorted(n for n, is_class in ESTIMATORS if is_class == (params.project.task != "regression"))
+        choices = sorted(known for known, kind in ESTIMATORS if kind == is_class)
         raise ParamsError(f"train.model {name} is unknown here: use {', '.join(choices)}, a sklearn path, or model.py")
+    if "random_state" in options:
+        raise ParamsError("train.params random_state: write it as train.seed, which seeds the whole training")
     try:
         kind = getattr(importlib.import_module(module_name), attribute)
-        known = kind().get_params()
-        seeded = {"random_state": params.train.seed} if "random_state" in known else {}
+        seeded = {"random_state": params.train.seed} if "random_state" in kind().get_params() else {}
         return kind(**seeded, **options)
     except (ImportError, AttributeError, TypeError) as error:
         raise ParamsError(f"train.model {name} with params {options}: {error}") from None
@@ -166,12 +186,17 @@ def pipeline(params: Params, features: tuple[Feature, ...], project: Path) -> Pi
 
 def learn(params: Params, schema: Schema, rows: pd.DataFrame, project: Path) -> tuple[Pipeline, Scorer]:
     """A pipeline fitted on all of *rows*, and how to ask it. Raises NotEnoughData when there is nothing to learn."""
+    from sklearn.utils._param_validation import InvalidParameterError
+
     features = features_of(params, schema)
     truth = truth_of(rows, params)
     if params.project.task != "regression" and len(set(truth.tolist())) < 2:
         raise NotEnoughData(f"every row to train on has the same {params.columns.target}: there is nothing to learn")
     model = pipeline(params, features, project)
-    model.fit(frame(rows, features), truth)
+    try:
+        model.fit(frame(rows, features), truth)
+    except InvalidParameterError as error:
+        raise ParamsError(f"train.params: {error}") from None
     classes = [] if params.project.task == "regression" else model.classes_.tolist()
     return model, Scorer(model, task=params.project.task, features=features, classes=classes)
 
@@ -183,6 +208,14 @@ def fit(params: Params, schema: Schema, parts: Split, project: Path) -> Candidat
     model, scorer = learn(params, schema, parts.train, project)
     held = truth_of(parts.holdout, params)
     scores = scorer.score(parts.holdout)
+    measured = {
+        name: float(metrics.measure(name, held, scores)[0]) for name in metrics.TASK_METRICS[params.project.task]
+    }
+    if not np.isfinite(measured[params.gate.metric]):
+        raise NotEnoughData(
+            f"{params.gate.metric} is not defined on the {len(held)} rows kept to judge on, as when all of them have "
+            f"the same {params.columns.target}: make train.holdout longer, or choose another gate.metric"
+        )
     buffer = BytesIO()
     skops.io.dump(model, buffer)
     return Candidate(
@@ -190,9 +223,7 @@ def fit(params: Params, schema: Schema, parts: Split, project: Path) -> Candidat
         scorer=scorer,
         content=buffer.getvalue(),
         importances=importances(scorer, parts.holdout, params),
-        metrics={
-            name: float(metrics.measure(name, held, scores)[0]) for name in metrics.TASK_METRICS[params.project.task]
-        },
+        metrics={name: value for name, value in measured.items() if np.isfinite(value)},
     )
 
 
@@ -212,7 +243,9 @@ def importances(scorer: Scorer, rows: pd.DataFrame, params: Params) -> dict[str,
     part = np.repeat(np.arange(len(shuffled) + 1), len(table))
     values = [float(metrics.measure(metric, truth, scores.take(part == i))[0]) for i in range(len(shuffled) + 1)]
     gains = metrics.gain(metric, np.array(values[0]), np.array(values[1:])).reshape(-1, IMPORTANCE_REPEATS)
-    lost = dict(zip((f.name for f in scorer.features), np.clip(np.nanmean(gains, axis=1), 0, None), strict=True))
+    lost = dict(
+        zip((f.name for f in scorer.features), np.clip(np.nan_to_num(gains).mean(axis=1), 0, None), strict=True)
+    )
     total = sum(lost.values())
     return {name: float(loss / total) if total else 1 / len(lost) for name, loss in lost.items()}
 

@@ -1,0 +1,88 @@
+"""Which release a rollback goes back to, on a real ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.door import Here
+from flows.rollback import NothingBefore, previous
+from stores.ledger import Ledger
+from tests.trimtab import small
+from trimtab.settings import Settings
+
+
+def place_with(folder: Path, *moves: str) -> Here:
+    """A place whose history is *moves*: `a` promotes a, `<a` goes back to a."""
+    ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
+    ledger.create()
+    place = Here(Settings(project=folder), small.params(), ledger)
+    for move in moves:
+        go(place, move)
+    return place
+
+
+def go(place: Here, move: str) -> None:
+    name, now = move.removeprefix("<"), place.ledger.live()
+    place.ledger.record_release(name, model_name="m", model_version=1, run_id="r", manifest={})
+    place.ledger.switch(
+        name,
+        expected=now.version if now else 0,
+        move="rollback" if move[0] == "<" else "promote",
+        reason="r",
+        actor="a",
+    )
+
+
+@pytest.mark.parametrize(
+    ("moves", "target"),
+    [
+        (["aa", "bb"], "aa"),
+        (["aa", "bb", "cc"], "bb"),
+        (["aa", "bb", "cc", "<bb"], "aa"),
+        (["aa", "bb", "<aa", "cc"], "aa"),
+        (["aa", "bb", "cc", "<aa", "dd"], "aa"),
+        (["aa", "bb", "aa"], "bb"),
+        (["aa", "bb", "aa", "<bb"], "aa"),
+        (["aa", "aa", "bb"], "aa"),
+        (["aa", "<bb"], "aa"),
+    ],
+    ids=" ".join,
+)
+def test_it_goes_back_to_the_release_before_and_never_to_one_that_was_left(
+    tmp_path: Path, moves: list[str], target: str
+) -> None:
+    assert previous(place_with(tmp_path, *moves), None) == (target, len(moves))
+
+
+@pytest.mark.parametrize(
+    ("moves", "says"), [([], "nothing is live"), (["aa"], "aa is the first"), (["aa", "bb", "<aa"], "aa is the first")]
+)
+def test_with_nothing_before_it_says_so(tmp_path: Path, moves: list[str], says: str) -> None:
+    with pytest.raises(NothingBefore, match=says):
+        previous(place_with(tmp_path, *moves), None)
+
+
+def test_a_release_may_be_named(tmp_path: Path) -> None:
+    place = place_with(tmp_path, "aa1", "bb2", "cc3")
+    assert previous(place, "aa1") == ("aa1", 3)
+    assert previous(place, "a") == ("aa1", 3)
+    with pytest.raises(LookupError):
+        previous(place, "zz")
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.sampled_from(["aa", "bb", "cc", "dd"]), min_size=1, max_size=6))
+def test_going_back_again_and_again_walks_the_whole_way(
+    tmp_path_factory: pytest.TempPathFactory, promoted: list[str]
+) -> None:
+    place = place_with(tmp_path_factory.mktemp("walk"), *promoted)
+    way = [name for name, before in zip(promoted, [None, *promoted], strict=False) if name != before]
+    for target in reversed(way[:-1]):
+        assert previous(place, None)[0] == target
+        go(place, f"<{target}")
+    with pytest.raises(NothingBefore):
+        previous(place, None)

@@ -1,0 +1,56 @@
+"""A ledger of its own for every test, on SQLite and on a real PostgreSQL."""
+
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from deployments import stack
+from stores.ledger import Ledger
+from trimtab.settings import Settings
+
+MakeUrl = Callable[[Path], str]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The settings of a stack that has its PostgreSQL only."""
+    folder = tmp_path_factory.mktemp("ledger-postgres")
+    ports = {f"{name}_port": free_port() for name in ("postgres", "prefect", "mlflow", "server")}
+    settings = Settings.model_validate({"project": folder, "home": folder / "state", **ports})
+    stack.up(settings, echo=print, only=["postgres"])
+    yield settings
+    stack.erase(settings, echo=print)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of an empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'ledger.db'}"
+        return
+    base = sa.make_url(stack.ledger_url(request.getfixturevalue("postgres")))
+    name = f"test_{uuid.uuid4().hex}"
+    admin = sa.create_engine(base, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as db:
+        db.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield base.set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as db:
+        db.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Ledger:
+    """An empty ledger."""
+    made = Ledger(ledger_url)
+    made.create()
+    return made

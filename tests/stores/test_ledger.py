@@ -1,0 +1,194 @@
+"""The ledger on both databases: a fact counts once, whoever says it and however often."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stores.ledger import BatchCheck, Decision, Gate, Ledger, LedgerUnavailable, Live, LostRace
+
+THREADS = 8
+CHECK = BatchCheck("2013-03", "d1", "s1", accepted=True, reason="fine", rows_good=9, rows_bad=1, evidence={"a": [1]})
+DECISION = Decision("2013-03-x", "2013-03", "r1", "retrain", "it moved", {"finding": {"period": "2013-03"}})
+GATE = Gate("g1", "run1", None, passed=True, reason="first model", evidence={"value": None})
+
+
+def release(ledger: Ledger, digest: str) -> bool:
+    return ledger.record_release(digest, model_name="m", model_version=1, run_id="run", manifest={"digest": digest})
+
+
+def switch(ledger: Ledger, digest: str, expected: int, **more: Any) -> Live:
+    return ledger.switch(digest, **{"expected": expected, "move": "promote", "reason": "why", "actor": "me", **more})
+
+
+def together(work: Callable[[int], Any]) -> list[Any]:
+    """What THREADS threads get from *work*, begun at the same moment; an error is a result as well."""
+    barrier = threading.Barrier(THREADS)
+
+    def one(number: int) -> Any:
+        barrier.wait()
+        try:
+            return work(number)
+        except (LostRace, LookupError) as error:
+            return error
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(one, range(THREADS)))
+
+
+FACTS: dict[str, Callable[[Ledger, int], bool]] = {
+    "a batch": lambda ledger, _: ledger.record_batch("2013-03", "d1", rows=3, source="s"),
+    "a check": lambda ledger, _: ledger.record_check(CHECK),
+    "a dataset": lambda ledger, _: ledger.record_dataset("h1", pointer="outs:", period="2013-03", cause="landed"),
+    "a decision": lambda ledger, _: ledger.record_decision(DECISION),
+    "an outcome": lambda ledger, n: ledger.record_outcome("retrain:x", f"result {n}", owner=f"o{n}"),
+    "a gate": lambda ledger, _: ledger.record_gate(GATE),
+    "a release": lambda ledger, _: release(ledger, "r2"),
+    "a rollout": lambda ledger, _: ledger.start_rollout(
+        "ro", release="r1", champion_before=None, strategy="s", cause="c"
+    ),
+    "a step": lambda ledger, n: ledger.step_rollout("begun", 2, f"state {n}"),
+    "an alert": lambda ledger, _: ledger.record_alert("a1", kind="k", message="m", evidence={}),
+    "a claim": lambda ledger, n: ledger.claim("retrain:x", f"owner {n}"),
+}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_of_many_who_say_it_at_once_exactly_one_is_first(ledger: Ledger, fact: str) -> None:
+    release(ledger, "r1")
+    ledger.start_rollout("begun", release="r1", champion_before=None, strategy="direct", cause="c")
+    assert sorted(together(lambda n: FACTS[fact](ledger, n))) == [False] * (THREADS - 1) + [True]
+
+
+def test_of_many_who_switch_exactly_one_wins_and_the_others_know(ledger: Ledger) -> None:
+    for n in range(THREADS):
+        release(ledger, f"r{n}")
+    for expected in range(3):
+        got = together(partial(lambda seen, n: switch(ledger, f"r{n}", seen), expected))
+        won = [g for g in got if isinstance(g, Live)]
+        assert len(won) == 1
+        assert sum(isinstance(g, LostRace) for g in got) == THREADS - 1
+        assert ledger.live() == won[0]
+        assert won[0].version == expected + 1
+    assert [entry.version for entry in ledger.history()] == [1, 2, 3]
+
+
+def test_who_holds_a_claim_may_ask_again_and_another_may_take_the_next_attempt(ledger: Ledger) -> None:
+    assert ledger.claim("w", "me")
+    assert ledger.claim("w", "me")
+    assert not ledger.claim("w", "you")
+    assert ledger.claim("w", "you", attempt=2)
+    assert [(c.attempt, c.owner) for c in ledger.claims("w")] == [(1, "me"), (2, "you")]
+    assert ledger.claims("other") == []
+
+
+def test_the_first_outcome_counts(ledger: Ledger) -> None:
+    assert ledger.record_outcome("w", "promoted", owner="me", evidence={"version": 3})
+    assert not ledger.record_outcome("w", "rejected", owner="you")
+    assert (ledger.outcomes()["w"]["result"], ledger.outcomes()["w"]["evidence"]) == ("promoted", {"version": 3})
+
+
+def test_what_was_recorded_comes_back_as_it_was(ledger: Ledger) -> None:
+    ledger.record_check(CHECK)
+    ledger.record_decision(DECISION)
+    ledger.record_gate(GATE)
+    (check,), (decision,), gate = ledger.checks("2013-03"), ledger.decisions(), ledger.gate("run1")
+    assert gate is not None
+    for got, given in ((check, CHECK), (decision, DECISION), (gate, GATE)):
+        assert got == type(given)(**{**given.__dict__, "recorded_at": got.recorded_at})
+        assert got.recorded_at is not None
+        assert abs((got.recorded_at.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()) < 60
+    assert ledger.decision("2013-03-x") == decision
+    assert ledger.decision("nobody") is None
+    assert ledger.gate("nobody") is None
+    assert ledger.checks("2013-04") == []
+
+
+def test_the_same_batch_under_another_schema_is_another_check(ledger: Ledger) -> None:
+    assert ledger.record_check(CHECK)
+    assert ledger.record_check(BatchCheck(**{**CHECK.__dict__, "schema": "s2", "accepted": False}))
+    assert {(c.schema, c.accepted) for c in ledger.checks()} == {("s1", True), ("s2", False)}
+
+
+def test_a_switch_needs_the_version_that_is_seen_and_keeps_its_reason(ledger: Ledger) -> None:
+    release(ledger, "aa1")
+    release(ledger, "aa2")
+    assert ledger.live() is None
+    switch(ledger, "aa1", 0)
+    moved = switch(
+        ledger, "aa2", 1, move="rollback", reason="it sank", challenger="aa1", challenger_share=0.25, rollout="ro"
+    )
+    assert (moved.champion, moved.challenger, moved.challenger_share) == ("aa2", "aa1", 0.25)
+    assert [(h.version, h.champion, h.move, h.reason) for h in ledger.history()] == [
+        (1, "aa1", "promote", "why"), (2, "aa2", "rollback", "it sank"),
+    ]  # fmt: skip
+    for stale in (0, 1, 3):
+        with pytest.raises(LostRace) as lost:
+            switch(ledger, "aa1", stale)
+        assert lost.value.expected == stale
+    assert ledger.live() == moved
+
+
+@pytest.mark.parametrize("unknown", [{"champion": "bb"}, {"champion": "aa"}, {"champion": "aa1", "challenger": "bb"}])
+def test_a_release_that_is_not_in_the_ledger_never_goes_live(ledger: Ledger, unknown: dict[str, str]) -> None:
+    """Not even when its name begins one that is."""
+    release(ledger, "aa1")
+    with pytest.raises(LookupError, match="register it first"):
+        switch(ledger, unknown["champion"], 0, challenger=unknown.get("challenger"))
+    assert ledger.live() is None
+
+
+def test_a_release_may_be_called_by_its_first_characters_when_they_are_its_alone(ledger: Ledger) -> None:
+    release(ledger, "abc1")
+    release(ledger, "abd2")
+    assert (ledger.release("abc") or {})["digest"] == "abc1"
+    assert ledger.release("ab") is None
+    assert ledger.release("%") is None
+    assert ledger.release("a_c") is None
+    assert {r["digest"] for r in ledger.releases()} == {"abc1", "abd2"}
+
+
+def test_the_steps_of_a_rollout_are_kept_in_order(ledger: Ledger) -> None:
+    release(ledger, "r1")
+    assert ledger.start_rollout("ro", release="r1", champion_before=None, strategy="direct", cause="c")
+    for step, state in ((1, "loaded"), (3, "champion"), (2, "probed")):
+        assert ledger.step_rollout("ro", step, state)
+    assert [s["state"] for s in ledger.rollout_steps("ro")] == ["loaded", "probed", "champion"]
+    assert [r["id"] for r in ledger.rollouts()] == ["ro"]
+
+
+def test_many_may_create_the_ledger_at_once_and_again(ledger_url: str) -> None:
+    if ledger_url.startswith("sqlite"):
+        Ledger(ledger_url).create()
+    assert together(lambda _: Ledger(ledger_url).create()) == [None] * THREADS
+    assert Ledger(ledger_url).record_batch("2013-03", "d1", rows=1, source="s")
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        port = taken.getsockname()[1]
+        away = Ledger(f"postgresql+psycopg://trimtab:s3cret@127.0.0.1:{port}/ledger")
+        for question in (
+            away.live,
+            away.create,
+            away.history,
+            lambda: away.claim("w", "me"),
+            lambda: switch(away, "r", 0),
+        ):
+            with pytest.raises(LedgerUnavailable, match=f"127.0.0.1:{port}/ledger does not answer") as caught:
+                question()
+            assert "s3cret" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_a_ledger_that_does_not_answer(tmp_path: Path) -> None:
+    with pytest.raises(LedgerUnavailable):
+        Ledger(f"sqlite:///{tmp_path / 'gone' / 'ledger.db'}").live()
