@@ -52,6 +52,7 @@ class Replay:
     traffic: Traffic
     echo: Callable[[str], None]
     steps: list[Step] = field(default_factory=list)
+    alerts: int = 0
 
     @property
     def delay(self) -> pd.Timedelta:
@@ -140,6 +141,7 @@ class Replay:
     def _outcome(self, work: str, what: str) -> dict[str, Any]:
         deadline = time.monotonic() + QUIET_WITHIN_S
         while (outcome := self.ledger.outcomes().get(work)) is None:
+            self._pass_on_alerts()
             if time.monotonic() > deadline:
                 raise ReplayStuck(
                     f"{what} has not ended after {QUIET_WITHIN_S:.0f} s: see the runs at {self._page()} "
@@ -147,6 +149,12 @@ class Replay:
                 )
             time.sleep(POLL_S)
         return outcome
+
+    def _pass_on_alerts(self) -> None:
+        """Alerts that were raised while waiting: what goes wrong should be seen while it does."""
+        for alert in self.ledger.alerts()[self.alerts :]:
+            self.alerts += 1
+            self.echo(f"alert: {alert['message']}")
 
     def _page(self, run: str | None = None) -> str:
         pages = self.settings.prefect_api.removesuffix("/api")

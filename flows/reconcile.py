@@ -11,6 +11,7 @@ from flows.door import Here, here
 from flows.retrain import MAX_ATTEMPTS, next_attempt, work_of
 from tasks import alerts, orchestrator, tracking
 
+LOST = {"FAILED", "CRASHED", "CANCELLED"}
 GRACE = timedelta(seconds=20)
 RETRAIN, MONITOR, DEPLOY = "retrain/on-drift", "drift-monitor/on-batch", "deploy/on-demand"
 
@@ -60,9 +61,22 @@ def owed_monitoring(place: Here) -> list[str]:
         work = f"monitor:{check.period}:{check.digest}"
         if check.accepted and work not in outcomes and _is_due(check.recorded_at):
             parameters = {"period": check.period, "batch": check.digest}
-            run = orchestrator.start(MONITOR, key=work, parameters=parameters)
-            started.append(f"monitoring of {check.period}: run {run}")
+            started += try_again(place, MONITOR, work, parameters)
     return started
+
+
+def try_again(place: Here, deployment: str, work: str, parameters: dict[str, str]) -> list[str]:
+    """Have one run at *work*: the one that is at it, or another after one that did not end well; a person is told
+    when MAX_ATTEMPTS of them did not."""
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        run = orchestrator.start(deployment, key=f"{work}#{attempt}", parameters=parameters)
+        if orchestrator.run_state(run) not in LOST:
+            return [f"{deployment} for {work}: run {run}"]
+    message = f"{place.params.project.name}: {deployment} for {work} did not work {MAX_ATTEMPTS} times"
+    alerts.raise_alert(
+        place.ledger, place.listeners, id=f"lost:{work}", kind="work lost", message=message, evidence=dict(parameters)
+    )
+    return []
 
 
 def open_rollouts(place: Here) -> list[str]:
@@ -77,9 +91,8 @@ def open_rollouts(place: Here) -> list[str]:
     was_overtaken = (live.champion if live else None) != newest["champion_before"]
     if is_over or was_overtaken or not _is_due(newest["recorded_at"]):
         return []
-    key = f"rollout:{newest['id']}:{len(steps)}"
     parameters = {"release": newest["release"], "cause": newest["cause"]}
-    return [f"rollout {newest['id']}: run {orchestrator.start(DEPLOY, key=key, parameters=parameters)}"]
+    return try_again(place, DEPLOY, f"rollout:{newest['id']}", parameters)
 
 
 def alias(place: Here) -> list[str]:
