@@ -63,7 +63,8 @@ def measure(place: Here, release: Bundle, mine: pd.DataFrame, period: Period) ->
         return facts, None
     reference = release.reference()
     shown = mine.sample(min(rules.sample, len(mine)), random_state=place.params.train.seed).sort_index()
-    found = measure_drift(reference, shown, features, threshold=rules.drift.threshold, period=str(period))
+    ranked = sorted(features, key=lambda f: -profile.importances.get(f.name, 0.0))
+    found = measure_drift(reference, shown, ranked, threshold=rules.drift.threshold, period=str(period))
     null_gain, unseen = monitoring.missing_and_unseen(reference, mine, features)
     measured = facts.model_copy(
         update={

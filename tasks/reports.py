@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
 PREDICTION = "prediction"
+METHODS = {"number": "wasserstein", "category": "jensenshannon"}
 SUMMARY_ROWS = 2000
 
 
@@ -36,7 +37,7 @@ def drift(
 ) -> DriftReport:
     """How far *current* lies from *reference*: Wasserstein distance in units of the reference's standard deviation
     for numbers and the prediction, Jensen-Shannon distance for categories; both are effect sizes, so that more
-    rows do not mean more drift. Frames may have more columns.
+    rows do not mean more drift. Frames may have more columns; the page shows *features* in their order.
 
     Numbers are clipped to the reference's 0.1 and 99.9 % quantiles widened by their distance: one wild value in the
     reference would blow up its standard deviation and blind the measure. Columns that are all missing on a side
@@ -45,21 +46,16 @@ def drift(
     from evidently import Report
     from evidently.metrics import ValueDrift
 
-    numbers = [f.name for f in features if f.kind == "number"]
     has_prediction = PREDICTION in reference and PREDICTION in current
-    numbers += [PREDICTION] if has_prediction else []
-    usable = [n for n in numbers if reference[n].notna().any() and current[n].notna().any()]
-    categories = [
-        f.name for f in features
-        if f.kind == "category" and reference[f.name].notna().any() and current[f.name].notna().any()
-    ]  # fmt: skip
-    columns = [
-        *(ValueDrift(column=n, method="wasserstein", threshold=threshold) for n in usable),
-        *(ValueDrift(column=n, method="jensenshannon", threshold=threshold) for n in categories),
-    ]
-    before, after = _clipped(reference[usable + categories], current[usable + categories], usable)
+    kinds = {PREDICTION: "number"} if has_prediction else {}
+    kinds |= {f.name: f.kind for f in features}
+    usable = [name for name in kinds if reference[name].notna().any() and current[name].notna().any()]
+    numbers = [name for name in usable if kinds[name] == "number"]
+    categories = [name for name in usable if kinds[name] == "category"]
+    columns = [ValueDrift(column=name, method=METHODS[kinds[name]], threshold=threshold) for name in usable]
+    before, after = _clipped(reference[usable], current[usable], numbers)
     report = Report(columns, include_tests=True, metadata={"period": period})
-    run = report.run(_dataset(after, usable, categories), _dataset(before, usable, categories), name=period)
+    run = report.run(_dataset(after, numbers, categories), _dataset(before, numbers, categories), name=period)
     found = {m["config"]["column"]: float(m["value"]) for m in run.dict()["metrics"]}
     prediction = found.pop(PREDICTION, None)
     return DriftReport({n: v for n, v in found.items() if v == v}, prediction, _html(run))
@@ -68,24 +64,29 @@ def drift(
 def performance(
     truth: Any, prediction: Any, *, task: str, period: str, reference: tuple[Any, Any] | None = None
 ) -> str:
-    """A page about predictions with known labels: classification quality for binary, regression quality otherwise.
+    """A page about predictions with known labels: classification quality, or regression quality.
 
-    *truth* and *prediction* have shape (n,); *reference* is the champion's pair on the same rows.
+    *truth* and *prediction* have shape (n,); *prediction* holds probabilities of the positive class for binary,
+    labels for multiclass, values for regression. *reference* is the champion's pair on the same rows.
     """
-    from evidently import BinaryClassification, DataDefinition, Dataset, Regression, Report
+    from evidently import BinaryClassification, DataDefinition, Dataset, MulticlassClassification, Regression, Report
     from evidently.presets import ClassificationQuality, RegressionQuality
+
+    definitions = {
+        "binary": lambda: DataDefinition(
+            classification=[BinaryClassification(target="target", prediction_probas=PREDICTION, pos_label=1)]
+        ),
+        "multiclass": lambda: DataDefinition(
+            classification=[MulticlassClassification(target="target", prediction_labels=PREDICTION)]
+        ),
+        "regression": lambda: DataDefinition(regression=[Regression(target="target", prediction=PREDICTION)]),
+    }
 
     def dataset(pair: tuple[Any, Any]) -> Dataset:
         frame = pd.DataFrame({"target": pair[0], PREDICTION: pair[1]})
-        if task == "binary":
-            definition = DataDefinition(
-                classification=[BinaryClassification(target="target", prediction_probas=PREDICTION, pos_label=1)]
-            )
-        else:
-            definition = DataDefinition(regression=[Regression(target="target", prediction=PREDICTION)])
-        return Dataset.from_pandas(frame, data_definition=definition)
+        return Dataset.from_pandas(frame, data_definition=definitions[task]())
 
-    preset = ClassificationQuality() if task == "binary" else RegressionQuality()
+    preset = RegressionQuality() if task == "regression" else ClassificationQuality()
     run = Report([preset], metadata={"period": period}).run(
         dataset((truth, prediction)), dataset(reference) if reference is not None else None, name=period
     )

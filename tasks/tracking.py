@@ -23,6 +23,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
 
 FOLDER = "candidate"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages for training, not those for GenAI
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     try:
-        return str(client.create_experiment(name))
+        return str(client.create_experiment(name, tags=KIND))
     except MlflowException:  # somebody else was faster
         found = client.get_experiment_by_name(name)
         if found is None:
