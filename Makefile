@@ -58,6 +58,8 @@ down: ## stop the stack, the demo's too
 lock: $(UV) ## resolve the locks anew from pyproject.toml
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.lock
 	$(COMPILE) --upgrade pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --upgrade requirements-server.in --constraints requirements.lock --output-file requirements-server.lock
+	echo uv | $(COMPILE) --upgrade - --output-file requirements-boot.lock
 
 clean: down ## remove what was installed and cached; .trimtab and data stay
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
