@@ -5,62 +5,20 @@ What changes the place (addresses, ports, folders) is in `trimtab.settings`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from trimtab.notations import Cron, Duration, Holdout, OutOf, Window, written
 from trimtab.periods import Every, Period, PeriodError, span
-
-_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
+from trimtab.yaml_lines import Loader, line_of
 
 
 class ParamsError(ValueError):
     """`params.yaml` cannot be used; the message names the file, the line and what to change."""
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, str) and (found := re.fullmatch(r"(\d{1,6})\s*([hdw])", value.strip())):
-        return timedelta(**{_UNITS[found[2]]: int(found[1])})
-    if isinstance(value, timedelta):
-        return value
-    raise ValueError("write a duration as a number and h, d or w, like 7d")
-
-
-def _periods_or_duration(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    return _duration(value)
-
-
-def _window(value: object) -> object:
-    if value == "all" or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    raise ValueError("write a number of periods, or all")
-
-
-def _written(value: object) -> object:
-    """A duration as `_duration` reads it."""
-    if not isinstance(value, timedelta):
-        return value
-    hours = int(value.total_seconds() // 3600)
-    return f"{hours // 24}d" if hours % 24 == 0 else f"{hours}h"
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_written)]
 
 
 class _Section(BaseModel):
@@ -140,8 +98,8 @@ class Validate(_Section):
 class Train(_Section):
     """How a candidate is made."""
 
-    window: Annotated[int | Literal["all"], BeforeValidator(_window)] = "all"
-    holdout: Annotated[int | timedelta, BeforeValidator(_periods_or_duration), PlainSerializer(_written)] = 1
+    window: Window = "all"
+    holdout: Holdout = 1
     seed: int = 0
     model: str = "hist_gradient_boosting"
     params: dict[str, Any] = {}
@@ -188,35 +146,15 @@ class Quality(_Section):
     min_labels: int = Field(500, ge=1)
 
 
-def _k_of_n(value: object) -> object:
-    if isinstance(value, tuple):
-        return value
-    found = re.fullmatch(r"\s*(\d+)\s+of\s+(\d+)\s*", str(value))
-    if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError("write how many of how many periods, like 2 of 3")
-    return int(found[1]), int(found[2])
-
-
 class Monitor(_Section):
     """When what was seen in production asks for action."""
 
     sample: int = Field(20_000, ge=100)
     drift: Drift = Drift()
     quality: Quality = Quality()
-    persist: Annotated[
-        tuple[int, int], BeforeValidator(_k_of_n), PlainSerializer(lambda pair: f"{pair[0]} of {pair[1]}")
-    ] = (2, 3)
+    persist: OutOf = (2, 3)
     cooldown: int = Field(1, ge=0, description="periods after a retrain in which none follows")
     min_rows: int = Field(200, ge=1)
-
-
-def _cron(value: object) -> object:
-    if isinstance(value, str) and re.fullmatch(r"[\d*/,\-A-Za-z]+( +[\d*/,\-A-Za-z]+){4}", value.strip()):
-        return value
-    raise ValueError("write minute, hour, day, month and weekday, like 0 2 * * *")
-
-
-Cron = Annotated[str, BeforeValidator(_cron)]
 
 
 class Schedule(_Section):
@@ -271,7 +209,7 @@ class Params(_Section):
         held, whole = self.train.holdout, learned[-1].end - learned[0].start
         if held >= whole if isinstance(held, timedelta) else held >= len(learned):
             raise ValueError(
-                f"train.holdout {_written(held)} leaves nothing to train on: the first model sees {learned[0]} to "
+                f"train.holdout {written(held)} leaves nothing to train on: the first model sees {learned[0]} to "
                 f"{learned[-1]} only; make holdout shorter or period.first_train later"
             )
         return self
@@ -291,28 +229,11 @@ class Params(_Section):
         return self.parse_period(self.period.first_train)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that leaves 2013-01-05 the text that it is, and takes no key twice."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is written twice", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep=deep)
-
-
 def load(project: Path) -> Params:
     """Read *project*/params.yaml. Raises ParamsError naming the line to change."""
     path = project / "params.yaml"
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
+        loader = Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         data = loader.construct_document(node) if node else None
     except FileNotFoundError:
@@ -335,9 +256,9 @@ def _explain(path: Path, node: yaml.Node | None, problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     first, _, rest = message.partition(" ")
     named = [*where, *first.split(".")]
-    if problem["type"] == "value_error" and _line(node, named)[1] == len(named):  # our rules begin with the key
+    if problem["type"] == "value_error" and line_of(node, named)[1] == len(named):  # our rules begin with the key
         where, message = named, rest
-    line, known = _line(node, where)
+    line, known = line_of(node, where)
     name = ".".join(map(str, where[:known] if problem["type"] not in ("missing", "extra_forbidden") else where))
     if problem["type"] == "extra_forbidden":
         what = "is not a key that exists here: remove it or look for a typo"
@@ -353,20 +274,3 @@ def _explain(path: Path, node: yaml.Node | None, problem: Any) -> str:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _line(node: yaml.Node | None, where: Sequence[Any]) -> tuple[int, int]:
-    """The line that *where* leads to, and how many of its parts the file has."""
-    line = node.start_mark.line + 1 if node else 1
-    for depth, part in enumerate(where):
-        if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == str(part)]
-            if not found:
-                return line, depth
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            return line, depth
-    return line, len(where)
