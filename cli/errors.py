@@ -1,6 +1,9 @@
-"""Which errors say by themselves what is wrong and what to do, so that a traceback would only hide it."""
+"""How errors are told at a terminal: in one line that says what is wrong, without the traceback that would hide it."""
 
 from __future__ import annotations
+
+import traceback
+from pathlib import Path
 
 OURS = ("trimtab", "stores", "tasks", "flows", "deployments", "serving")
 
@@ -11,3 +14,18 @@ def explained(error: BaseException) -> bool:
 
     room = type(error).__module__.split(".")[0]
     return room in OURS or isinstance(error, ValidationError)
+
+
+def told(error: BaseException) -> str:
+    """What a person reads about *error*. One that nobody foresaw also says where it came from and how to see all."""
+    if explained(error):
+        return str(error)
+    return f"{type(error).__name__}: {error} (in {origin(error)}; TRIMTAB_DEBUG=1 shows the whole traceback)"
+
+
+def origin(error: BaseException) -> str:
+    """The innermost line of Trimtab's own that *error* passed through."""
+    home = Path(__file__).resolve().parent.parent
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(home)]
+    mine = [f for f in frames if Path(f.filename).relative_to(home).parts[0] in (*OURS, "cli")]
+    return f"{Path(mine[-1].filename).relative_to(home)}:{mine[-1].lineno}" if mine else "an unknown place"

@@ -40,8 +40,11 @@ def _say(text: str) -> None:
 def up() -> None:
     """Start the stack: PostgreSQL, Prefect, MLflow, the model server and a worker. A second time changes nothing."""
     from deployments import stack
+    from trimtab import params
 
-    found = stack.up(Settings(), echo=_say)
+    settings = Settings()
+    params.load(settings.root)  # what is wrong there should be said before servers are started
+    found = stack.up(settings, echo=_say)
     for part in found.components:
         if part.url:
             _say(f"  {part.name:<9} {part.url}")
@@ -66,6 +69,9 @@ def status(as_json: Json = False) -> None:
 
     found = overview.of(Settings())
     _say(json.dumps(found, indent=1, default=str) if as_json else overview.text(found))
+    if found["params"]:
+        typer.echo(f"trimtab: {found['params']}", err=True)
+        sys.exit(1)
 
 
 @app.command()
@@ -177,14 +183,14 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command; errors that say what to do are printed without a traceback."""
-    from cli.errors import explained
+    from cli.errors import told
 
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if os.environ.get("TRIMTAB_DEBUG") or not explained(error):
+        if os.environ.get("TRIMTAB_DEBUG"):
             raise
-        typer.echo(f"trimtab: {error}", err=True)
+        typer.echo(f"trimtab: {told(error)}", err=True)
         sys.exit(1)

@@ -24,6 +24,10 @@ class RolloutStopped(RuntimeError):
     """The release did not become champion; the champion was not touched."""
 
 
+class NoSuchRelease(LookupError):
+    """The ledger knows no release, or several, by that name."""
+
+
 def _name() -> str:
     return f"deploy-{short(flow_run.parameters.get('release'))}"
 
@@ -63,10 +67,10 @@ def deploy(
 
 
 def known_release(place: Here, text: str) -> str:
-    """The digest that *text* begins. Raises LookupError."""
+    """The digest that *text* begins. Raises NoSuchRelease."""
     found = place.ledger.release(text)
     if found is None:
-        raise LookupError(f"no release, or more than one, begins with {text!r}: `trimtab history` lists them")
+        raise NoSuchRelease(f"no release, or more than one, begins with {text!r}: `trimtab history` lists them")
     return str(found["digest"])
 
 

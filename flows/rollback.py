@@ -37,7 +37,7 @@ def rollback(
 
 
 def previous(place: Here, to: str | None) -> tuple[str, int]:
-    """The release to go back to, and the ledger version that was seen. Raises NothingBefore or LookupError.
+    """The release to go back to, and the ledger version that was seen. Raises NothingBefore or NoSuchRelease.
 
     Going back twice goes back further: a release that was rolled back from is not gone back to.
     """
