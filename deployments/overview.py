@@ -6,13 +6,18 @@ from typing import Any
 
 from deployments import stack
 from stores.ledger import Ledger, LedgerUnavailable
+from trimtab import params
 from trimtab.settings import Settings
 
 
 def of(settings: Settings) -> dict[str, Any]:
-    """Components, the live release and the last decision; what the ledger knows is None while it is away."""
+    """Components, the live release and the last decision; what the ledger knows is None while it is away. `params`
+    says what is wrong with params.yaml, if anything is."""
     parts = [part.model_dump(mode="json") for part in stack.status(settings).components]
-    found: dict[str, Any] = {"components": parts, "live": None, "last_decision": None, "ledger": "available"}
+    found: dict[str, Any] = {
+        "components": parts, "live": None, "last_decision": None, "ledger": "available",
+        "params": trouble_with_params(settings),
+    }  # fmt: skip
     try:
         ledger = Ledger(stack.ledger_url(settings))
         live, decisions = ledger.live(), ledger.decisions()
@@ -28,6 +33,15 @@ def of(settings: Settings) -> dict[str, Any]:
         last = decisions[-1]
         found["last_decision"] = {"id": last.id, "period": last.period, "action": last.action, "cause": last.cause}
     return found
+
+
+def trouble_with_params(settings: Settings) -> str | None:
+    """What has to be changed in params.yaml, with its lines; None when it can be used."""
+    try:
+        params.load(settings.root)
+    except params.ParamsError as error:
+        return str(error)
+    return None
 
 
 def text(found: dict[str, Any]) -> str:
