@@ -18,6 +18,14 @@ from pathlib import Path
 import pandas as pd
 
 
+class NothingLanded(FileNotFoundError):
+    """There is no such batch; the message says what to run."""
+
+
+class NotKept(OSError):
+    """Rows could not be written; what was there before is untouched."""
+
+
 @dataclass(frozen=True)
 class Landed:
     """A batch on disk; *digest* is the sha256 of its file."""
@@ -40,12 +48,12 @@ def land(project: Path, period: str, frame: pd.DataFrame) -> Landed:
 
 
 def landed(project: Path, period: str, digest: str | None = None) -> Landed:
-    """The batch of *period* called *digest*, or the one that landed last. Raises FileNotFoundError."""
+    """The batch of *period* called *digest*, or the one that landed last. Raises NothingLanded."""
     folder = project / "data" / "landed" / period
     found = [folder / f"{digest}.parquet"] if digest else sorted(folder.glob("*.parquet"), key=_landed_at)
     if not found or not found[-1].exists():
-        raise FileNotFoundError(
-            f"no batch {digest or ''} of {period} has landed under {folder}: run ingest for it first"
+        raise NothingLanded(
+            f"no batch {f'{digest} ' if digest else ''}of {period} has landed under {folder}: run ingest for it first"
         )
     path = found[-1]
     import pyarrow.parquet
@@ -84,6 +92,17 @@ def _parquet(frame: pd.DataFrame) -> bytes:
 def _put(project: Path, path: Path, content: bytes) -> bool:
     if path.exists() and path.read_bytes() == content:
         return False
+    try:
+        _replace(project, path, content)
+    except OSError as error:
+        raise NotKept(
+            f"{path} ({len(content):,} bytes) could not be written: {error.strerror}; make room or lift the limit, "
+            "then run this again: what was there before is untouched"
+        ) from error
+    return True
+
+
+def _replace(project: Path, path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not beside the file, where DVC would take a half-written one for data, unless `data/` is a disk of its own.
     waiting = project / ".dvc" / "tmp"
@@ -100,4 +119,3 @@ def _put(project: Path, path: Path, content: bytes) -> bool:
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
-    return True

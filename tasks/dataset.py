@@ -27,6 +27,10 @@ class DatasetError(RuntimeError):
     """A dataset version that cannot be made or read; the message says what to do."""
 
 
+class NoRows(DatasetError, LookupError):
+    """The dataset version has no rows of the kind that was asked for, and never will."""
+
+
 @dataclass(frozen=True)
 class DatasetVersion:
     """What `data/` held: DVC's *hash*, and the text of `data.dvc` (*pointer*) that names it."""
@@ -85,7 +89,7 @@ def read(project: Path, hash: str, *, folder: str = "accepted", last: str | None
     files = paths(project, hash, folder=folder)
     wanted = [path for name, path in sorted(files.items()) if last is None or name <= last]
     if not wanted:
-        raise DatasetError(f"dataset version {hash} has no {folder} rows up to {last}: run ingest and validate first")
+        raise NoRows(f"dataset version {hash} has no {folder} rows up to {last}: run ingest and validate first")
     return pd.concat([pd.read_parquet(path) for path in wanted], ignore_index=True)
 
 
