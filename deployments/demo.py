@@ -81,6 +81,7 @@ def replay(
     computing = subprocess.Popen(
         [sys.executable, "-m", "deployments.baselines", str(place.root), str(begin), str(end), str(beside)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # Ctrl-C is ours to hear: it is ended below, without a traceback of its own
     )
     try:
         reader.walk(begin, end)
