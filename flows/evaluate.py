@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Annotated
 
 import pandas as pd
@@ -46,7 +47,9 @@ def evaluate(run_id: Annotated[str, Field(description="MLflow run of a candidate
     else:
         rows = fresh_rows(place, drafted, champion)
         truth = training.truth_of(rows, place.params)
-        new, old = scorer_of(drafted).score(rows), champion.scorer().score(rows) if champion else None
+        allow = place.settings.trusted_types
+        new = scorer_of(drafted, allow).score(rows)
+        old = champion.scorer(allow=allow).score(rows) if champion else None
         verdict = gate.judge(place.params.gate, truth, new, old, slices=rows)
         page = report_performance(
             truth, answers(new), task=place.params.project.task, period=drafted.paper.as_of,
@@ -84,11 +87,11 @@ def fresh_rows(place: Here, drafted: Drafted, champion: Bundle | None) -> pd.Dat
     return fresh.sort_values([columns.time, columns.id], ignore_index=True)
 
 
-def scorer_of(drafted: Drafted) -> Scorer:
+def scorer_of(drafted: Drafted, allow: Collection[str] = ()) -> Scorer:
     """The candidate's model, ready to answer; nothing is loaded that is not vouched for."""
     paper = drafted.paper
     content = (drafted.folder / MODEL).read_bytes()
-    model = bundles.load_model(content, digest=paper.model_digest, trusted=paper.trusted_types)
+    model = bundles.load_model(content, digest=paper.model_digest, trusted=paper.trusted_types, allow=allow)
     return Scorer(model, task=paper.task, features=paper.features, classes=paper.classes)
 
 

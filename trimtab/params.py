@@ -126,7 +126,7 @@ class Gate(_Section):
     max_regression: float = Field(0.0, ge=0, description="how much worse than the champion still passes")
     slices: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="column: margin in each of its values")
     min_slice_rows: int = Field(300, ge=30)
-    resamples: int = Field(200, ge=50, le=5000)
+    resamples: int = Field(500, ge=50, le=5000)
 
 
 class Drift(_Section):

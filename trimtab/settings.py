@@ -36,6 +36,9 @@ class Settings(BaseSettings):
         "warm", pattern="^(warm|process)$", description="warm: fork flow runs from a loaded process (Linux)"
     )
     work_pool: str = "trimtab"
+    trusted_types: tuple[str, ...] = Field(
+        (), description="types of the project's own model.py that may be loaded, as a JSON list"
+    )
     commit_data: bool = Field(False, description="commit data.dvc in the project's git after each new dataset version")
     scheduled_ingest: bool = Field(True, description="let the nightly ingest run by its schedule")
     webhook_url: SecretStr | None = Field(None, description="alerts are posted here as well, as JSON")

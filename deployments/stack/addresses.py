@@ -1,5 +1,6 @@
 """How a process finds the parts of a stack: database URLs and environment variables. Starts nothing."""
 
+import json
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
@@ -53,6 +54,8 @@ def _as_text(value: object) -> str:
     """A setting as its variable would spell it."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, tuple):
+        return json.dumps(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

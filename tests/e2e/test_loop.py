@@ -77,6 +77,8 @@ def test_a_retrain_on_the_same_data_releases_nothing(stack: Stack) -> None:
     assert stack.ledger.live() == before
     outcomes = stack.ledger.outcomes()
     assert {outcomes[f"retrain:run:{run}"]["result"] for run in runs} == {"rejected"}
+    tasks = stack.prefect("/task_runs/filter", {"task_runs": {"name": {"like_": "make_candidate"}}, "limit": 50})
+    assert "Cached" in {task["state_name"] for task in tasks}, "what was trained is not trained again"
     first, second = (stack.prefect(f"/flow_runs/{run}") for run in runs)
     assert min(first["end_time"], second["end_time"]) <= max(first["start_time"], second["start_time"])
 
