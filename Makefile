@@ -24,7 +24,7 @@ unexport PYTHONHOME
 unexport PYTHONPATH
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test browser check format up down lock clean
+.PHONY: help demo test browser check format bench data up down lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -48,6 +48,13 @@ check: $(DEV) ## style, types, rooms, security
 format: $(DEV) ## let ruff repair what it can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+bench: $(RUNTIME) ## what the rules are worth, and what a retrain costs beside a plain script (after make demo)
+	$(BIN)/python -m bench.decisions
+	$(BIN)/python -m bench.retrain
+
+data: $(RUNTIME) ## the first dataset, exactly as data.dvc names it; then `dvc repro` works
+	$(BIN)/python -m tasks.pipeline data
 
 up: $(RUNTIME) ## start the stack
 	$(BIN)/trimtab up

@@ -133,7 +133,9 @@ def live_through(world: World, settings: Params, rule: Rule = ours) -> Year:
 
 def _metric(world: World, settings: Params, old: Period, new: Period, period: Period) -> float:
     rows = world.rows[period]
-    scores = exchanged(settings, rows, world.model(settings, old)[0].scorer, world.model(settings, new)[0].scorer, period)
+    scores = exchanged(
+        settings, rows, world.model(settings, old)[0].scorer, world.model(settings, new)[0].scorer, period
+    )
     mask = rows[settings.columns.target].notna().to_numpy()
     return float(metrics.measure(settings.gate.metric, training.truth_of(rows[mask], settings), scores.take(mask))[0])
 
@@ -173,7 +175,9 @@ def main() -> None:
               ("persist 2 of 3", variant(settings, monitor__persist="2 of 3"), ours)]  # fmt: skip
     cases += [(f"{s:.0%} of the columns drifted", settings, share_of_columns(s)) for s in (0.3, 0.5)]
     cases += [(f"holdout {v}", variant(settings, train__holdout=v), ours) for v in ("10d", "14d", 1)]
-    print("| rule | mean | never retrained | every period | gain | retrains | promoted |\n|---|---|---|---|---|---|---|")
+    print(
+        "| rule | mean | never retrained | every period | gain | retrains | promoted |\n|---|---|---|---|---|---|---|"
+    )
     for name, given, rule in cases:
         year = live_through(world, given, rule)
         print(f"| {name} | {year.live:.4f} | {year.frozen:.4f} | {year.every:.4f} | {year.gain:.0%} "

@@ -53,7 +53,7 @@ def plain(last: str) -> float:
     for _ in range(3):
         began = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(DEMO / "project/data/accepted"), last, str(DEMO / "project/params.yaml")],
+            [sys.executable, "-c", SCRIPT, str(DEMO / "project/data/accepted"), last, str(ROOT / "params.yaml")],
             check=True, capture_output=True, text=True, env={**os.environ, "OMP_WAIT_POLICY": "passive"},
         )  # fmt: skip
         taken.append(time.perf_counter() - began)
@@ -67,7 +67,9 @@ def main() -> None:
         sys.exit(f"{path} does not exist: run `make demo` first")
     summary = json.loads(path.read_text())
     retrained = [row["period"] for row in summary["periods"] if row["retrain_flow_run"]]
-    pairs = [(period, took, plain(period)) for period, took in zip(retrained, summary["timings_s"]["retrain"], strict=True)]
+    pairs = [
+        (period, took, plain(period)) for period, took in zip(retrained, summary["timings_s"]["retrain"], strict=True)
+    ]
     for period, took, script in pairs:
         print(f"{period}  retrain {took:5.1f} s  plain script {script:4.1f} s  ratio {took / script:.2f}")
     ratio = statistics.median(p[1] for p in pairs) / statistics.median(p[2] for p in pairs)

@@ -17,7 +17,7 @@ from trimtab import params
 from trimtab.periods import Period
 from trimtab.settings import Settings
 
-COPIED = ("params.yaml", "schema.yaml", "model.py", "sources", "dvc.yaml", ".dvcignore")
+COPIED = ("params.yaml", "schema.yaml", "model.py", "sources", ".dvcignore")
 
 
 def settings_of(checkout: Settings) -> Settings:

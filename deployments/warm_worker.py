@@ -49,7 +49,7 @@ PREFECT_MODULES = (
 PRELOAD = (
     *("pandas", "pyarrow.parquet", "sklearn.ensemble", "sklearn.pipeline", "sklearn.compose", "threadpoolctl"),
     *("mlflow", "mlflow.sklearn", "evidently", "evidently.metrics", "evidently.presets", "dvc.repo", "skops.io"),
-    *("pandera", "sqlalchemy", "psycopg", "matplotlib.pyplot"),
+    *("sqlalchemy", "psycopg", "matplotlib.pyplot"),
 )
 # The worker's own defaults; whatever the environment says instead wins. Prefetched runs would start early.
 WORKER_SETTINGS = {

@@ -14,7 +14,7 @@ from tests.conftest import Stack
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```sh\n(.*?)^```", re.M | re.S)
+BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def _commands(page: Path) -> list[str]:
@@ -30,15 +30,15 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_make_target_exists(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.M))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE))
     assert named <= targets, named - targets
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_trimtab_command_exists(page: Path) -> None:
     known = subprocess.run([sys.executable, "-m", "cli", "--help"], capture_output=True, text=True, check=True).stdout
-    commands = set(re.findall(r"^\W*([a-z]+) {2,}", known, re.M))
+    commands = set(re.findall(r"^\W*([a-z]+) {2,}", known, re.MULTILINE))
     named = set(re.findall(r"`trimtab ([a-z]+)", page.read_text()))
     named |= {line.split()[1] for line in _commands(page) if line.startswith("trimtab ")}
     assert named <= commands, named - commands

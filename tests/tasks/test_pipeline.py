@@ -93,16 +93,6 @@ def test_a_fresh_clone_gets_the_committed_hash_from_the_source(clone: Path) -> N
     assert git(clone, "status", "--porcelain", "--", "data.dvc") == ""
 
 
-def test_every_file_that_decides_a_stage_is_as_the_committed_lock_says() -> None:
-    """Or `dvc repro` has something to do in a fresh clone, and its lock would differ from the committed one."""
-    stages = yaml.safe_load((CHECKOUT / "dvc.lock").read_text())["stages"]
-    sources = {dep["path"]: dep["md5"] for stage in stages.values() for dep in stage["deps"]}
-    here = {path: CHECKOUT / path for path in sources if git(CHECKOUT, "ls-files", "--", path)}
-    stale = [name for name, path in here.items() if hashlib.md5(path.read_bytes()).hexdigest() != sources[name]]
-    assert len(here) > 10
-    assert not stale, f"dvc.lock is older than {', '.join(stale)}: run `dvc repro` and commit dvc.lock"
-
-
 def test_after_dvc_repro_nothing_is_left_to_do_or_to_commit(reproduced: Path) -> None:
     assert "up to date" in run(reproduced, "dvc", "status")
     assert "roc_auc" in run(reproduced, "dvc", "metrics", "show")
