@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.door import Here, here, short
+from stores import bundles
 from stores.ledger import Live
 from tasks import alerts, modelserver, orchestrator, tracking
 from tasks.policy import OUTSIDE
@@ -47,9 +48,10 @@ def deploy(
         return before.version
     rollout = start(place, digest, before, cause)
     try:
+        bundles.open_bundle(place.settings.releases, digest)  # also when the server has it in memory since long ago
         load_release(place.settings.model_server, digest)
         found = probe_release(place.settings.model_server, digest)
-    except modelserver.ServerRefused as refusal:
+    except (bundles.ReleaseError, modelserver.ServerRefused) as refusal:
         stop(place, rollout, digest, str(refusal))
         raise RolloutStopped(f"{short(digest)} was not deployed, the champion goes on: {refusal}") from refusal
     place.ledger.step_rollout(rollout, 2, "probed", found)
@@ -91,7 +93,7 @@ def stop(place: Here, rollout: str, digest: str, why: str) -> None:
     """Record and tell that the release was refused."""
     place.ledger.step_rollout(rollout, 2, "rolled back", {"reason": why})
     project = place.params.project.name
-    message = f"{project}: release {short(digest)} was refused by the model server, the champion goes on: {why}"
+    message = f"{project}: release {short(digest)} was refused, the champion goes on: {why}"
     alerts.raise_alert(
         place.ledger, place.listeners, id=f"rollout:{rollout}", kind="release refused", message=message,
         evidence={"release": digest},

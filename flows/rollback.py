@@ -9,6 +9,7 @@ from pydantic import Field
 
 from flows.deploy import follow, known_release
 from flows.door import Here, here
+from stores import bundles
 from tasks import alerts, orchestrator
 
 
@@ -21,9 +22,10 @@ def rollback(
     reason: Annotated[str, Field(description="why, for the history")] = "asked for by hand",
     to: Annotated[str | None, Field(description="a release; empty: the one before the live one")] = None,
 ) -> int:
-    """Make the previous release live again; the ledger's version number."""
+    """Make the previous release live again; the ledger's version number. Raises ReleaseError for a damaged bundle."""
     place = here()
     target, now = previous(place, to)
+    bundles.open_bundle(place.settings.releases, target)  # one that is damaged would leave nobody to answer
     moved = place.ledger.switch(target, expected=now, move="rollback", reason=reason, actor=orchestrator.me())
     follow(place, moved)
     project = place.params.project.name
