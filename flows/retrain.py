@@ -16,6 +16,7 @@ from flows.door import Here, here, one_heartbeat
 from flows.evaluate import evaluate
 from flows.register import register
 from flows.train import train
+from stores.ledger import Decision
 from tasks import orchestrator
 
 MAX_ATTEMPTS = 3
@@ -32,10 +33,14 @@ def retrain(
     as_of: Annotated[
         str | None, Field(description="newest period to use, like 2013-03; empty: the newest there is")
     ] = None,
+    despite_block: Annotated[bool, Field(description="learn from data that monitoring called broken")] = False,
 ) -> str:
-    """A new model if it is better: `promoted`, `rejected`, or `done before` when another run has seen to it."""
+    """A new model if it is better: `promoted` or `rejected`; `done before` when another run has seen to it, `blocked`
+    when a scheduled run would learn from data that monitoring called broken."""
     place = here()
     work = work_of(decision) if decision else f"retrain:run:{orchestrator.me()}"
+    if decision is None and not despite_block and (broken := blocked(place)):
+        return finish(place, work, "blocked", period=broken.period, reason=broken.cause)
     if decision and not claimed(place, decision):
         print(f"{decision} is seen to by another run.")
         return "done before"
@@ -48,6 +53,14 @@ def retrain(
         release = register(run_id)
         version = deploy(release, cause)
     return finish(place, work, "promoted", run_id=run_id, release=release, version=version)
+
+
+def blocked(place: Here) -> Decision | None:
+    """The decision that calls the newest period's data broken; None when the newest decision does not."""
+    decisions = place.ledger.decisions()
+    newest = max(decisions, key=lambda d: d.period, default=None)
+    about = [d for d in decisions if newest and d.period == newest.period]
+    return about[-1] if about and about[-1].action == "block" else None
 
 
 def work_of(decision: str) -> str:

@@ -60,7 +60,12 @@ def current(project: Path) -> DatasetVersion:
         pointer = (project / "data.dvc").read_text()
     except FileNotFoundError:
         raise DatasetError(f"{project} has no data.dvc yet: run ingest and validate for a first period") from None
-    return DatasetVersion(hash=yaml.safe_load(pointer)["outs"][0]["md5"], pointer=pointer)
+    try:
+        return DatasetVersion(hash=yaml.safe_load(pointer)["outs"][0]["md5"], pointer=pointer)
+    except (yaml.YAMLError, TypeError, KeyError, IndexError):
+        raise DatasetError(
+            f"{project / 'data.dvc'} is not what DVC writes: `git checkout data.dvc`, or ingest a period again"
+        ) from None
 
 
 def save(project: Path, *, message: str, commit: bool = False) -> DatasetVersion:

@@ -8,7 +8,7 @@ import pytest
 
 from flows import retrain
 from flows.door import Here
-from stores.ledger import Ledger
+from stores.ledger import Decision, Ledger
 from tasks import orchestrator
 from tests.trimtab import small
 from trimtab.settings import Settings
@@ -63,3 +63,23 @@ def test_of_two_that_follow_a_lost_run_one_gets_it(place: Here, states: dict[str
     attempts = [retrain.next_attempt(place, WORK, me=run) for run in ("run2", "run3")]
     assert attempts == [2, 2]
     assert [place.ledger.claim(WORK, run, attempt=2) for run in ("run2", "run3")] == [True, False]
+
+
+def _decided(place: Here, id: str, period: str, action: str) -> None:
+    place.ledger.record_decision(
+        Decision(id=id, period=period, release="r", action=action, cause="because", evidence={})
+    )
+
+
+def test_a_scheduled_retrain_waits_while_the_newest_period_is_called_broken(place: Here) -> None:
+    assert retrain.blocked(place) is None
+    _decided(place, "a", "2013-03", "block")
+    found = retrain.blocked(place)
+    assert found is not None
+    assert found.id == "a"
+
+
+def test_a_newer_period_that_is_sound_lifts_the_block(place: Here) -> None:
+    _decided(place, "a", "2013-03", "block")
+    _decided(place, "b", "2013-04", "none")
+    assert retrain.blocked(place) is None
