@@ -15,6 +15,8 @@ from trimtab.params import Alert, Params
 from trimtab.schema import Schema
 from trimtab.settings import Settings
 
+PATIENCE_S = 20.0  # a database that died is back sooner
+
 
 class NotSetUp(RuntimeError):
     """The place is not ready for a flow; the message says what to do."""
@@ -63,7 +65,8 @@ def here() -> Here:
     settings = Settings()
     if settings.ledger_url is None:
         raise NotSetUp("TRIMTAB_LEDGER_URL is not set: run flows through `trimtab run`, or on a worker of `trimtab up`")
-    return Here(settings, params.load(settings.root), Ledger(settings.ledger_url.get_secret_value()))
+    ledger = Ledger(settings.ledger_url.get_secret_value(), patience_s=PATIENCE_S)
+    return Here(settings, params.load(settings.root), ledger)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_API_URL": settings.prefect_api,
         "PREFECT_HOME": str(settings.state / "prefect"),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # what the server answers while its database is being restarted
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,10 +25,12 @@ def _record(kind: type[R], row: Row[Any]) -> R:
 class Ledger:
     """The ledger behind an SQLAlchemy *url*. Keeps one connection open, and tries it before each use.
 
-    Every method raises LedgerUnavailable when the database does not answer.
+    Every method raises LedgerUnavailable when the database does not answer for *patience_s*: a database that was
+    restarted is back after some seconds.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
+        self._patience_s = patience_s
         options = {"connect_timeout": 5} if url.startswith("postgresql") else {}
         self._engine = create_engine(url, connect_args=options, pool_pre_ping=True)
         if self._engine.dialect.name == "sqlite":
@@ -43,11 +46,23 @@ class Ledger:
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         try:
-            with self._engine.begin() as db:
+            with self._connected() as db, db.begin():
                 yield db
         except OperationalError as error:
-            where = self._engine.url.render_as_string(hide_password=True)
-            raise LedgerUnavailable(f"the ledger at {where} does not answer: {error.orig}") from error
+            where, why = self._engine.url.render_as_string(hide_password=True), " ".join(str(error.orig).split())
+            raise LedgerUnavailable(
+                f"the ledger at {where} does not answer: {why}; `trimtab status` shows its database"
+            ) from error
+
+    def _connected(self) -> Connection:
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._engine.connect()
+            except OperationalError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.2)
 
     def _add(self, table: Table, **values: Any) -> bool:
         """Insert a fact; False when it was recorded before."""
