@@ -101,7 +101,7 @@ class Child:
 
     def end(self) -> str:
         """Its process has ended: a job may be done with that, anything else is started again. Says which."""
-        code = self.exit_code
+        code, self.answer = self.exit_code, None  # what it was asked before is of no interest any more
         if self.part.probe.kind == "exit" and code == 0:
             self.state, self.ready_s = "done", self._age_s()
             return f"done in {self.ready_s} s"
