@@ -1,0 +1,105 @@
+"""What tests of trouble share: runs through the worker, a project that is put back as it was, alerts that are heard."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+
+from tests.conftest import Stack
+
+T = TypeVar("T")
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+def started(stack: Stack, deployment: str, **parameters: Any) -> str:
+    """Ask for a run through the worker, as people do in the UI; its id."""
+    found = stack.prefect(f"/deployments/name/{deployment}")
+    return str(stack.prefect(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"])
+
+
+def ended(stack: Stack, run: str, *, within_s: float = 120) -> dict[str, Any]:
+    """The run, once it is over; it may take an outage of Prefect to get there."""
+    return eventually(lambda: _over(stack, run), within_s=within_s, what=f"the end of run {run}")
+
+
+def _over(stack: Stack, run: str) -> dict[str, Any] | None:
+    found: dict[str, Any] = stack.prefect(f"/flow_runs/{run}")
+    return found if found["state_type"] in ENDED else None
+
+
+def eventually(look: Callable[[], T | None], *, within_s: float, what: str) -> T:
+    """What *look* finds, asked until it finds something; servers that are away meanwhile are asked again."""
+    import httpx
+
+    deadline = time.monotonic() + within_s
+    trouble: Exception | None = None
+    while time.monotonic() < deadline:
+        try:
+            if found := look():
+                return found
+        except httpx.HTTPError as error:
+            trouble = error
+        time.sleep(0.2)
+    pytest.fail(f"{what} did not come within {within_s:.0f} s ({trouble})")
+
+
+@contextmanager
+def changed_params(stack: Stack, change: Callable[[dict[str, Any]], object]) -> Iterator[None]:
+    """The project with other params; put back afterwards."""
+    path = stack.settings.root / "params.yaml"
+    kept = path.read_text()
+    content = yaml.safe_load(kept)
+    change(content)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    try:
+        yield
+    finally:
+        path.write_text(kept)
+
+
+@contextmanager
+def same_champion(stack: Stack) -> Iterator[str]:
+    """Whoever is live now (the digest) is live again afterwards."""
+    before = stack.ledger.live()
+    assert before is not None
+    try:
+        yield before.champion
+    finally:
+        now = stack.ledger.live()
+        if now is None or now.champion != before.champion:
+            run = started(stack, "deploy/on-demand", release=before.champion, cause="the test is over")
+            assert ended(stack, run)["state_type"] == "COMPLETED"
+
+
+def _all_monitored(stack: Stack) -> bool:
+    done = stack.ledger.outcomes()
+    return all(f"monitor:{c.period}:{c.digest}" in done for c in stack.ledger.checks() if c.accepted)
+
+
+@pytest.fixture(scope="module")
+def same_data(stack: Stack) -> Iterator[None]:
+    """The dataset is afterwards what it was, so that other tests train on the same rows."""
+    root = stack.settings.root
+    aside = stack.settings.state / "data-before"
+    pointer = (root / "data.dvc").read_text()
+    shutil.copytree(root / "data", aside, copy_function=shutil.copy2)
+    try:
+        yield
+    finally:
+        stack.fault()
+        eventually(lambda: _all_monitored(stack), within_s=90, what="monitoring of every accepted batch")
+        shutil.rmtree(root / "data")
+        aside.rename(root / "data")
+        (root / "data.dvc").write_text(pointer)
+        who = ["-c", "user.name=trimtab", "-c", "user.email=trimtab@localhost"]
+        subprocess.run(
+            ["git", "-C", str(root), *who, "commit", "--quiet", "--allow-empty", "-m", "Put back", "--", "data.dvc"],
+            check=True,
+        )
