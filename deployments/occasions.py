@@ -133,6 +133,7 @@ def _triggers(occasion: Occasion, project: Params) -> list[Any]:
         return [
             DeploymentEventTrigger(
                 name=occasion.title,
+                description=occasion.about,
                 expect=set(occasion.events),
                 match={"prefect.resource.id": f"{RESOURCE}.{project.project.name}"},
                 threshold=1,
@@ -144,6 +145,7 @@ def _triggers(occasion: Occasion, project: Params) -> list[Any]:
         return [
             DeploymentEventTrigger(
                 name=occasion.title,
+                description=occasion.about,
                 expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
                 match={"prefect.resource.id": "prefect.flow-run.*"},
                 match_related={"prefect.resource.id": f"prefect.tag.{ALERTING}"},

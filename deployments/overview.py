@@ -50,14 +50,14 @@ def text(found: dict[str, Any]) -> str:
     for part in found["components"]:
         memory = f"{part['rss_mb']:.0f} MB" if part.get("rss_mb") else ""
         again = f"restarted {part['restarts']} times" if part.get("restarts") else ""
-        lines.append(f"{part['name']:<10}{part['state']:<12}{part.get('url') or '':<28}{memory:>8}  {again}".rstrip())
+        lines.append(f"{part['name']:<12}{part['state']:<12}{part.get('url') or '':<28}{memory:>8}  {again}".rstrip())
     live, decision = found["live"], found["last_decision"]
     if live:
-        lines.append(f"live      version {live['model_version']} ({live['release'][:12]}): {live['reason']}")
+        lines.append(f"live          version {live['model_version']} ({live['release'][:12]}): {live['reason']}")
     else:
-        lines.append("live      nothing yet" if found["ledger"] == "available" else "live      unknown: no ledger")
+        lines.append("live        nothing yet" if found["ledger"] == "available" else "live        unknown: no ledger")
     if decision:
-        lines.append(f"decision  {decision['period']} {decision['action']}: {decision['cause']}")
+        lines.append(f"decision    {decision['period']} {decision['action']}: {decision['cause']}")
     return "\n".join(lines)
 
 

@@ -168,7 +168,7 @@ class Replay:
 def told(step: Step) -> str:
     """One line about a period."""
     decision = step.decision
-    line = f"{step.period}  {step.rows:>6,} answers by version {step.version}"
+    line = f"{step.period}  version {step.version}"
     if decision is None:
         return f"{line}: the batch was quarantined"
     line += f"  {decision.action}: {decision.cause}"

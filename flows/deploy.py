@@ -3,11 +3,8 @@ ledger says that it answers; servers and MLflow's alias follow the ledger."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from prefect import flow, task
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.door import Here, here, short
 from stores import bundles
@@ -18,7 +15,7 @@ from tasks.policy import OUTSIDE
 load_release = task(name="load-release", **OUTSIDE)(modelserver.load)
 probe_release = task(name="probe-release", **OUTSIDE)(modelserver.probe)
 wait_until_live = task(name="wait-until-live", **OUTSIDE)(modelserver.wait_until_live)
-set_alias = task(name="set-alias", **OUTSIDE)(tracking.set_alias)
+crown = task(name="crown", **OUTSIDE)(tracking.crown)
 
 
 class RolloutStopped(RuntimeError):
@@ -34,11 +31,13 @@ def _name() -> str:
 
 
 @flow(flow_run_name=_name)
-def deploy(
-    release: Annotated[str, Field(description="digest of a release, or its first characters")],
-    cause: Annotated[str, Field(description="why, for the history")] = "asked for by hand",
-) -> int:
-    """Make *release* the champion; the ledger's version number. Doing it again changes nothing."""
+def deploy(release: str, cause: str = "asked for by hand") -> int:
+    """Make *release* the champion; the ledger's version number. Doing it again changes nothing.
+
+    Args:
+        release: digest of a release, or its first characters
+        cause: why, for the history
+    """
     place = here()
     digest = known_release(place, release)
     before = place.ledger.live()
@@ -109,7 +108,7 @@ def follow(place: Here, live: Live) -> None:
         print("The model server has not followed the ledger yet; it will when it is back.")
     released = place.ledger.release(live.champion)
     if released is not None:
-        set_alias(place.tracking, name=released["model_name"], alias="champion", version=int(released["model_version"]))
+        crown(place.tracking, name=released["model_name"], version=int(released["model_version"]))
     orchestrator.show_markdown(
         "live", f"**{short(live.champion)}** answers users since ledger version {live.version}: {live.reason}",
         about="Who is live",

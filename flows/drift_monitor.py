@@ -4,11 +4,8 @@ The decision is in the ledger before anybody hears of it; the event that follows
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import pandas as pd
 from prefect import flow, task
-from pydantic import Field
 
 from flows.door import Here, here
 from stores import bundles, telemetry
@@ -29,11 +26,13 @@ NOT_LIVE = "nothing was live"
 
 
 @flow(name="drift-monitor", flow_run_name="drift-monitor-{period}")
-def drift_monitor(
-    period: Annotated[str, Field(description="like 2013-03")],
-    batch: Annotated[str | None, Field(description="the accepted batch that asks for this")] = None,
-) -> str:
-    """Decide what *period* asks for; the action. The same facts again give the same decision, recorded once."""
+def drift_monitor(period: str, batch: str | None = None) -> str:
+    """Decide what *period* asks for; the action. The same facts again give the same decision, recorded once.
+
+    Args:
+        period: like 2013-03
+        batch: digest of the accepted batch that asks for this; empty when a person does
+    """
     place = here()
     wanted = place.params.parse_period(period)
     work = f"monitor:{period}:{batch or 'asked'}"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from typing import Annotated
 
 import pandas as pd
 from prefect import flow, task
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.door import Here, here, short
 from stores import bundles
@@ -35,8 +33,12 @@ def _name() -> str:
 
 
 @flow(flow_run_name=_name)
-def evaluate(run_id: Annotated[str, Field(description="MLflow run of a candidate, as train gives it")]) -> bool:
-    """Judge a candidate; whether it passed the gate. Judging the same pair again gives the same verdict."""
+def evaluate(run_id: str) -> bool:
+    """Judge a candidate; whether it passed the gate. Judging the same pair again gives the same verdict.
+
+    Args:
+        run_id: MLflow run of a candidate, as train gives it
+    """
     place = here()
     drafted = fetch_candidate(place.tracking, run_id, cache=place.cache)
     live = place.ledger.live()

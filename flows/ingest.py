@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
 
 from prefect import flow, task
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.door import Here, here, one_heartbeat
 from flows.validate import validate
@@ -19,21 +17,19 @@ from trimtab.periods import Period
 fetch = task(**OUTSIDE)(sources.fetch)
 version_data = task(name="version-data", **OUTSIDE)(dataset.save)
 
-PeriodText = Annotated[
-    str | None, Field(description="like 2013-03; empty: the one after the newest, once its labels are known")
-]
-
 
 def _name() -> str:
     return f"ingest-{flow_run.parameters.get('period') or 'next'}"
 
 
 @flow(flow_run_name=_name)
-def ingest(
-    period: PeriodText = None,
-    and_validate: Annotated[bool, Field(description="go on with validate when the rows have landed")] = True,
-) -> str:
-    """Land the rows of a period; the batch's digest. The same rows again change nothing."""
+def ingest(period: str | None = None, and_validate: bool = True) -> str:
+    """Land the rows of a period; the batch's digest. The same rows again change nothing.
+
+    Args:
+        period: like 2013-03; empty: the one after the newest, once its labels are known
+        and_validate: go on with validate when the rows have landed
+    """
     place = here()
     wanted = place.params.parse_period(period) if period else next_period(place)
     if wanted is None:

@@ -16,7 +16,7 @@ GRACE = timedelta(seconds=20)
 RETRAIN, MONITOR, DEPLOY = "retrain/on-drift", "drift-monitor/on-batch", "deploy/on-demand"
 
 
-@flow
+@flow(flow_run_name="reconcile")
 def reconcile() -> list[str]:
     """Start what is owed, follow the ledger, tell of failures; what was done, in words."""
     place = here()
@@ -104,7 +104,7 @@ def alias(place: Here) -> list[str]:
     name, version = released["model_name"], int(released["model_version"])
     if tracking.aliased(place.tracking, name=name, alias="champion") == version:
         return []
-    tracking.set_alias(place.tracking, name=name, alias="champion", version=version)
+    tracking.crown(place.tracking, name=name, version=version)
     return [f"MLflow's champion is version {version} again"]
 
 

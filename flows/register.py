@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from prefect import flow, task
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.door import here, short
 from stores import bundles
@@ -31,8 +28,12 @@ def _name() -> str:
 
 
 @flow(flow_run_name=_name)
-def register(run_id: Annotated[str, Field(description="MLflow run of a candidate that passed the gate")]) -> str:
-    """The release of a candidate; its digest. Registering it again gives the same version and the same release."""
+def register(run_id: str) -> str:
+    """The release of a candidate; its digest. Registering it again gives the same version and the same release.
+
+    Args:
+        run_id: MLflow run of a candidate that passed the gate
+    """
     place = here()
     verdict = place.ledger.gate(run_id)
     if verdict is None or not verdict.passed:

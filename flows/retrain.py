@@ -5,19 +5,16 @@ outcome says that it is done."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.deploy import deploy
 from flows.door import Here, here, one_heartbeat
 from flows.evaluate import evaluate
 from flows.register import register
-from flows.train import train
+from flows.train import newest_period, train
 from stores.ledger import Decision
-from tasks import orchestrator
+from tasks import dataset, orchestrator
 
 MAX_ATTEMPTS = 3
 ALIVE = {"SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"}
@@ -28,15 +25,15 @@ def _name() -> str:
 
 
 @flow(flow_run_name=_name)
-def retrain(
-    decision: Annotated[str | None, Field(description="id of the decision that asks; empty: a scheduled run")] = None,
-    as_of: Annotated[
-        str | None, Field(description="newest period to use, like 2013-03; empty: the newest there is")
-    ] = None,
-    despite_block: Annotated[bool, Field(description="learn from data that monitoring called broken")] = False,
-) -> str:
+def retrain(decision: str | None = None, as_of: str | None = None, despite_block: bool = False) -> str:
     """A new model if it is better: `promoted` or `rejected`; `done before` when another run has seen to it, `blocked`
-    when a scheduled run would learn from data that monitoring called broken."""
+    when a scheduled run would learn from data that monitoring called broken.
+
+    Args:
+        decision: id of the decision that asks; empty: a scheduled run
+        as_of: newest period to use, like 2013-03; empty: the newest there is
+        despite_block: learn from data that monitoring called broken
+    """
     place = here()
     work = work_of(decision) if decision else f"retrain:run:{orchestrator.me()}"
     if decision is None and not despite_block and (broken := blocked(place)):
@@ -46,7 +43,7 @@ def retrain(
         return "done before"
     cause = cause_of(place, decision)
     with one_heartbeat():
-        run_id = train(as_of)
+        run_id = train(as_of or newest_period(place, dataset.current(place.root).hash))
         if not evaluate(run_id):
             gate = place.ledger.gate(run_id)
             return finish(place, work, "rejected", run_id=run_id, reason=gate.reason if gate else "")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from prefect import flow
-from pydantic import Field
 
 from flows.deploy import follow, known_release
 from flows.door import Here, here
@@ -17,12 +14,14 @@ class NothingBefore(RuntimeError):
     """There is no earlier release to go back to."""
 
 
-@flow
-def rollback(
-    reason: Annotated[str, Field(description="why, for the history")] = "asked for by hand",
-    to: Annotated[str | None, Field(description="a release; empty: the one before the live one")] = None,
-) -> int:
-    """Make the previous release live again; the ledger's version number. Raises ReleaseError for a damaged bundle."""
+@flow(flow_run_name="rollback")
+def rollback(reason: str = "asked for by hand", to: str | None = None) -> int:
+    """Make the previous release live again; the ledger's version number. Raises ReleaseError for a damaged bundle.
+
+    Args:
+        reason: why, for the history
+        to: a release; empty: the one before the live one
+    """
     place = here()
     target, now = previous(place, to)
     bundles.open_bundle(place.settings.releases, target)  # one that is damaged would leave nobody to answer

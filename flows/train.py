@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow, task
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.door import Here, here
 from tasks import dataset, lineage, orchestrator, plots, tracking
@@ -24,13 +23,13 @@ def _name() -> str:
 
 
 @flow(flow_run_name=_name)
-def train(
-    as_of: Annotated[
-        str | None, Field(description="newest period to use, like 2013-03; empty: the newest there is")
-    ] = None,
-    dataset_hash: Annotated[str | None, Field(description="dataset version; empty: the one of data.dvc")] = None,
-) -> str:
-    """A candidate trained on the window that ends with *as_of*; its MLflow run id."""
+def train(as_of: str | None = None, dataset_hash: str | None = None) -> str:
+    """A candidate trained on the window that ends with *as_of*; its MLflow run id.
+
+    Args:
+        as_of: newest period to use, like 2013-03; empty: the newest there is
+        dataset_hash: dataset version; empty: the one of data.dvc
+    """
     place = here()
     version = dataset_hash or dataset.current(place.root).hash
     newest = as_of or newest_period(place, version)

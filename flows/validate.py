@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pandas as pd
 from prefect import flow, task
-from pydantic import Field
 
 from flows.door import Here, here
 from stores import batches
@@ -26,11 +25,13 @@ class Quarantined(RuntimeError):
 
 
 @flow(flow_run_name="validate-{period}")
-def validate(
-    period: Annotated[str, Field(description="like 2013-03")],
-    batch: Annotated[str | None, Field(description="digest of a landed batch; empty: the one that landed last")] = None,
-) -> bool:
-    """Hold a landed batch against the project's schema; whether it was accepted."""
+def validate(period: str, batch: str | None = None) -> bool:
+    """Hold a landed batch against the project's schema; whether it was accepted.
+
+    Args:
+        period: like 2013-03
+        batch: digest of a landed batch; empty: the one that landed last
+    """
     place = here()
     wanted = place.params.parse_period(period)
     landed = batches.landed(place.root, str(wanted), batch)
@@ -52,8 +53,8 @@ def validate(
         cause="accepted" if is_accepted else "quarantined", git_commit=version.git_commit,
     )  # fmt: skip
     check = record(place, period, landed.digest, rules, checked, version.hash)
+    announce(place, check)  # before the pages are drawn: what follows need not wait for them
     show(place, check, checked)
-    announce(place, check)
     return is_accepted
 
 

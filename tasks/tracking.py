@@ -200,6 +200,14 @@ def set_alias(tracking_uri: str, *, name: str, alias: str, version: int) -> None
     _client(tracking_uri).set_registered_model_alias(name, alias, str(version))
 
 
+def crown(tracking_uri: str, *, name: str, version: int) -> None:
+    """Let the alias `champion` point at a version, which is no challenger any more; follows the ledger."""
+    client = _client(tracking_uri)
+    client.set_registered_model_alias(name, "champion", str(version))
+    if aliased(tracking_uri, name=name, alias="challenger") == version:
+        client.delete_registered_model_alias(name, "challenger")
+
+
 def aliased(tracking_uri: str, *, name: str, alias: str) -> int | None:
     """The version that *alias* points at; None when it points nowhere."""
     from mlflow.exceptions import MlflowException

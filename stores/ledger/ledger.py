@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, Table, create_engine, event, func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.pool import NullPool
 
 from stores.ledger import tables as t
 from stores.ledger.records import BatchCheck, Claim, Decision, Gate, LedgerUnavailable, Live, LostRace
@@ -31,8 +32,10 @@ class Ledger:
 
     def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
         self._patience_s = patience_s
-        options = {"connect_timeout": 5} if url.startswith("postgresql") else {}
-        self._engine = create_engine(url, connect_args=options, pool_pre_ping=True)
+        if url.startswith("postgresql"):
+            self._engine = create_engine(url, connect_args={"connect_timeout": 5}, pool_pre_ping=True)
+        else:  # an open file goes on answering after it was taken away
+            self._engine = create_engine(url, poolclass=NullPool)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _hold_references)
 

@@ -95,6 +95,7 @@ monitor.drift_monitor("2013-06")
 """
 
 
+@pytest.mark.timeout(400)
 def test_with_prefect_killed_between_decision_and_event_the_retrain_happens_exactly_once(stack: Stack) -> None:
     """The decision is in the ledger, the server dies, the event is lost; reconcile does what the event would have."""
     _ask(stack, "2013-06")
