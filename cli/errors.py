@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 OURS = ("trimtab", "stores", "tasks", "flows", "deployments", "serving")
 
@@ -18,9 +20,20 @@ def explained(error: BaseException) -> bool:
 
 def told(error: BaseException) -> str:
     """What a person reads about *error*. One that nobody foresaw also says where it came from and how to see all."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        return "\n".join(_named(error.title, problem) for problem in error.errors(include_url=False))
     if explained(error):
         return str(error)
     return f"{type(error).__name__}: {error} (in {origin(error)}; TRIMTAB_DEBUG=1 shows the whole traceback)"
+
+
+def _named(title: str, problem: Mapping[str, Any]) -> str:
+    """One wrong value, by the name that people gave it; the value itself may be a secret."""
+    place = ".".join(map(str, problem["loc"]))
+    name = f"TRIMTAB_{place.upper()}" if title == "Settings" else f"{title} {place}"
+    return f"{name}: {problem['msg']}"
 
 
 def origin(error: BaseException) -> str:

@@ -129,9 +129,11 @@ def demo(
 ) -> None:
     """The main job in one go: a year of flights replayed through the loop, and what it was worth."""
     from deployments import demo, stack
+    from trimtab import params
 
-    began = time.monotonic()
-    place = demo.start(Settings(), echo=_say)
+    began, settings = time.monotonic(), Settings()
+    params.load(settings.root)
+    place = demo.start(settings, echo=_say)
     up_s = time.monotonic() - began
     try:
         demo.replay(place, last=last, echo=_progress, up_s=up_s)
@@ -167,7 +169,9 @@ def _progress(text: str) -> None:
 def _enter(settings: Settings) -> None:
     """Give this process the addresses of the stack; before Prefect is imported, which reads them once."""
     from deployments import stack
+    from trimtab import params
 
+    params.load(settings.root)  # what is wrong there is said before anything is begun
     os.environ.update(stack.environment(settings))
 
 
