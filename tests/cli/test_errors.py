@@ -1,0 +1,33 @@
+"""What a person reads when a command fails."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from cli.errors import told
+from stores.batches import NothingLanded
+from trimtab import periods
+from trimtab.settings import Settings
+
+
+def test_a_wrong_setting_is_called_by_its_variable_and_its_value_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRIMTAB_SERVER_PORT", "hunter2")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert told(caught.value).startswith("TRIMTAB_SERVER_PORT: ")
+    assert "hunter2" not in told(caught.value)
+
+
+def test_an_error_of_ours_speaks_for_itself() -> None:
+    assert told(NothingLanded("no batch has landed: run ingest first")) == "no batch has landed: run ingest first"
+
+
+def test_an_error_that_nobody_foresaw_says_where_it_came_from_and_how_to_see_more() -> None:
+    with pytest.raises(AttributeError) as caught:
+        periods.Period.parse(None, "month")  # type: ignore[arg-type]  # the point of it
+    assert told(caught.value).startswith("AttributeError: ")
+    assert "(in trimtab/periods.py:" in told(caught.value)
+    assert "TRIMTAB_DEBUG=1" in told(caught.value)
