@@ -7,9 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import trimtab
-
-CODE = Path(trimtab.__file__).resolve().parent.parent
+CODE = Path(__file__).resolve().parent.parent
 DIFF_LIMIT = 200_000
 
 
