@@ -25,7 +25,7 @@ def summarise(
     only ``lost_predictions`` compares the two."""
     rows = [_period(replay, step, baselines[step.period]) for step in replay.steps]
     first, last = (replay.params.parse_period(replay.steps[i].period) for i in (0, -1))
-    recorded = telemetry.predictions(replay.settings.telemetry, first.start, last.shift(1).end, columns=["release"])
+    recorded = telemetry.predictions(replay.settings.telemetry, first.start, last.shift(1).end, columns=[])
     retrains = [step for step in replay.steps if step.retrain]
     moves = [entry.move for entry in replay.ledger.history()]
     live = [row["metric"]["live"] for row in rows]
@@ -34,7 +34,7 @@ def summarise(
         "totals": {
             "predictions": len(recorded),
             "labels": len(telemetry.labels(replay.settings.telemetry)),
-            "lost_predictions": replay.traffic.answered - len(recorded),
+            "lost_predictions": len(replay.traffic.answered - set(recorded["prediction_id"])),
             "retrains": len(retrains),
             "promotions": sum(step.retrain["result"] == "promoted" for step in retrains if step.retrain),
             "rejections": sum(step.retrain["result"] == "rejected" for step in retrains if step.retrain),

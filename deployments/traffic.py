@@ -22,12 +22,12 @@ class TrafficError(RuntimeError):
 
 @dataclass
 class Traffic:
-    """What was sent to the *server* so far. *open* holds the answers whose labels are not delivered yet, with the
-    columns prediction_id, time and label."""
+    """What was sent to the *server* so far. *answered* holds the predictions' ids, *open* the answers whose labels are
+    not delivered yet, with the columns prediction_id, time and label."""
 
     server: str
     columns: Columns
-    answered: int = 0
+    answered: set[str] = field(default_factory=set)
     labelled: int = 0
     open: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"prediction_id": [], "time": [], "label": []}))
 
@@ -42,7 +42,7 @@ class Traffic:
             {"prediction_id": ids, "time": rows[self.columns.time], "label": rows[self.columns.target]}
         )
         self.open = pd.concat([self.open, waiting], ignore_index=True) if len(self.open) else waiting
-        self.answered += len(ids)
+        self.answered |= set(ids)
         return len(ids)
 
     def deliver(self, before: pd.Timestamp) -> int:
