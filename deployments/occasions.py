@@ -20,7 +20,6 @@ from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.schedules import Schedule
 
-import trimtab
 from deployments.crash_detection import ensure_crash_automation
 from stores.ledger import Ledger
 from tasks.orchestrator import RESOURCE, TAG
@@ -28,7 +27,7 @@ from trimtab import params
 from trimtab.params import Params
 from trimtab.settings import Settings
 
-CODE = Path(trimtab.__file__).resolve().parent.parent
+CODE = Path(__file__).resolve().parent.parent
 ALERTING = "trimtab-alerting"
 RETRAIN_QUEUE = "retrain"
 ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
@@ -63,13 +62,13 @@ class Occasion:
 def occasions(project: Params, settings: Settings) -> list[Occasion]:
     """Every occasion of a project."""
     by_hand = [
-        Occasion("ingest", "on-demand", "Land and validate the rows of one period"),
-        Occasion("validate", "on-demand", "Hold a landed batch against the schema again"),
-        Occasion("train", "on-demand", "Train a candidate; nothing is released"),
-        Occasion("evaluate", "on-demand", "Judge a candidate against the champion"),
-        Occasion("register", "on-demand", "Make a release of a candidate that passed"),
-        Occasion("deploy", "on-demand", "Make a release the champion, after probing it"),
-        Occasion("rollback", "on-demand", "Put the previous release back"),
+        Occasion("ingest", "on-request", "Land and validate the rows of one period"),
+        Occasion("validate", "on-request", "Hold a landed batch against the schema again"),
+        Occasion("train", "on-request", "Train a candidate; nothing is released"),
+        Occasion("evaluate", "on-request", "Judge a candidate against the champion"),
+        Occasion("register", "on-request", "Make a release of a candidate that passed"),
+        Occasion("deploy", "on-request", "Make a release the champion, after probing it"),
+        Occasion("rollback", "on-request", "Put the previous release back"),
     ]
     return [
         Occasion("ingest", "nightly", "The next period, once it is complete and its labels are known",

@@ -111,7 +111,7 @@ class Replay:
     def _ingest(self, period: Period) -> None:
         self._status(f"{period}  ingest")
         run = orchestrator.start(
-            "ingest/on-demand", key=f"replay-{period}-{time.time()}", parameters={"period": str(period)}
+            "ingest/on-request", key=f"replay-{period}-{time.time()}", parameters={"period": str(period)}
         )
         self._finished(run, f"ingest of {period}")
 

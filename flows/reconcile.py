@@ -13,7 +13,7 @@ from tasks import alerts, orchestrator, tracking
 
 LOST = {"FAILED", "CRASHED", "CANCELLED"}
 GRACE = timedelta(seconds=20)
-RETRAIN, MONITOR, DEPLOY = "retrain/on-drift", "drift-monitor/on-batch", "deploy/on-demand"
+RETRAIN, MONITOR, DEPLOY = "retrain/on-drift", "drift-monitor/on-batch", "deploy/on-request"
 
 
 @flow(flow_run_name="reconcile")

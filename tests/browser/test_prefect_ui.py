@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 expect.set_options(timeout=20_000)
 
 OCCASIONS = {
-    "ingest": ["nightly", "on-demand"],
+    "ingest": ["nightly", "on-request"],
     "drift-monitor": ["on-batch"],
     "retrain": ["on-drift", "nightly"],
     "reconcile": ["every-minute"],

@@ -74,7 +74,7 @@ def same_champion(stack: Stack) -> Iterator[str]:
     finally:
         now = stack.ledger.live()
         if now is None or now.champion != before.champion:
-            run = started(stack, "deploy/on-demand", release=before.champion, cause="the test is over")
+            run = started(stack, "deploy/on-request", release=before.champion, cause="the test is over")
             assert ended(stack, run)["state_type"] == "COMPLETED"
 
 

@@ -79,7 +79,7 @@ def test_bad_batches_are_quarantined_whole_and_pass_once_they_are_mended(stack: 
     assert stack.ledger.live() == live
     assert live is not None
     assert answers(stack) == live.champion
-    assert ended(stack, started(stack, "ingest/on-demand", period="2013-09"))["state_type"] == "COMPLETED"
+    assert ended(stack, started(stack, "ingest/on-request", period="2013-09"))["state_type"] == "COMPLETED"
     assert [check.accepted for check in stack.ledger.checks("2013-09")] == [False, True]
     assert len(alerts_of(stack, "2013-09")) == 1
     version = dataset.current(stack.settings.root).hash
@@ -98,7 +98,7 @@ def test_a_corrected_batch_makes_a_new_dataset_version_and_the_old_rows_stay_rea
     rows = len(pd.read_parquet(root / "data" / "accepted" / "2013-01.parquet"))
     stack.fault(p2013_01="some bad rows")
     try:
-        assert ended(stack, started(stack, "ingest/on-demand", period="2013-01"))["state_type"] == "COMPLETED"
+        assert ended(stack, started(stack, "ingest/on-request", period="2013-01"))["state_type"] == "COMPLETED"
     finally:
         stack.fault()
     new = dataset.current(root).hash
@@ -119,7 +119,7 @@ def test_a_source_that_fails_half_way_leaves_nothing_half_done(stack: Stack) -> 
     before, checks, versions = files(stack), stack.ledger.checks(), stack.ledger.datasets()
     stack.fault(p2013_11="fails")
     try:
-        on_worker = started(stack, "ingest/on-demand", period="2013-11")
+        on_worker = started(stack, "ingest/on-request", period="2013-11")
         by_hand = stack.trimtab("run", "ingest", "-p", "period=2013-11", check=False)
         run = ended(stack, on_worker)
     finally:
@@ -136,7 +136,7 @@ def test_a_source_that_fails_half_way_leaves_nothing_half_done(stack: Stack) -> 
         within_s=90, what="an alert about the failed run",
     )  # fmt: skip
     assert "small:load failed for 2013-11" in alert["message"]
-    assert ended(stack, started(stack, "ingest/on-demand", period="2013-11"))["state_type"] == "COMPLETED"
+    assert ended(stack, started(stack, "ingest/on-request", period="2013-11"))["state_type"] == "COMPLETED"
     assert stack.ledger.checks("2013-11")[-1].accepted
 
 
@@ -152,7 +152,7 @@ def test_a_full_disk_is_named_and_the_next_run_finishes(stack: Stack) -> None:
     assert files(stack) == before
     assert stack.ledger.datasets() == versions
     assert not list((stack.settings.root / ".dvc" / "tmp").glob("*.parquet")), "nothing is left lying about"
-    assert ended(stack, started(stack, "ingest/on-demand", period="2013-12"))["state_type"] == "COMPLETED"
+    assert ended(stack, started(stack, "ingest/on-request", period="2013-12"))["state_type"] == "COMPLETED"
     assert stack.ledger.checks("2013-12")[-1].accepted
 
 

@@ -197,7 +197,7 @@ def test_a_damaged_release_is_refused_by_its_digest_and_the_champion_goes_on(sta
         assert [step["state"] for step in stack.ledger.rollout_steps(rollout["id"])] == ["started", "rolled back"]
         (alert,) = [a for a in stack.ledger.alerts() if a["id"] == f"rollout:{rollout['id']}"]
         assert "model.skops" in alert["message"]
-        assert ended(stack, started(stack, "deploy/on-demand", release=other))["state_type"] == "COMPLETED"
+        assert ended(stack, started(stack, "deploy/on-request", release=other))["state_type"] == "COMPLETED"
         assert champion(stack) == other
 
 
@@ -353,7 +353,7 @@ def test_ctrl_c_ends_an_ingest_at_once_and_the_next_one_finishes(stack: Stack, t
     assert code == 130
     assert seconds < 10
     assert "Traceback" not in text
-    assert ended(stack, started(stack, "ingest/on-demand", period="2013-02"))["state_type"] == "COMPLETED"
+    assert ended(stack, started(stack, "ingest/on-request", period="2013-02"))["state_type"] == "COMPLETED"
     assert len(stack.ledger.checks("2013-02")) == 1, "the same rows again change nothing"
 
 
