@@ -74,7 +74,8 @@ class Child:
 
     def start(self, environment: dict[str, str], logs: Path) -> str | None:
         """Start the process in a session of its own; what went wrong, or None."""
-        env = {name: value for name, value in environment.items() if name not in self.part.unset}
+        env = {"MALLOC_ARENA_MAX": "2", **environment}  # glibc keeps an arena a thread otherwise, and gives none back
+        env = {name: value for name, value in env.items() if name not in self.part.unset}
         self.popen, self.answer, self.ready_s, self.failures = None, None, None, 0
         self.started_at = time.time()
         try:

@@ -128,7 +128,7 @@ def model_server(settings: Settings) -> Component:
         name="server",
         command=(*_PYTHON, "serving"),
         probe=Probe("http", health_url(settings, "server")),
-        env=_ours(settings),
+        env={**_ours(settings), "ARROW_DEFAULT_MEMORY_POOL": "system"},
         cwd=str(settings.root),
         url=f"http://{settings.host}:{settings.server_port}",
         needs=_database(settings),
