@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def load(start, end):
         return rows.assign(distance=-1)
     return rows
 '''
+
+
+def pytest_configure() -> None:
+    """A run that was started in the background inherits that Ctrl-C is ignored, and so would what the tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
