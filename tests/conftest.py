@@ -50,7 +50,7 @@ def load(start, end):
 
 
 def pytest_configure() -> None:
-    """A run that was started in the background inherits that Ctrl-C is ignored, and so would what the tests interrupt."""
+    """A run in the background inherits that Ctrl-C is ignored, and so would what the tests interrupt."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
