@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,4 +74,15 @@ def test_what_the_readme_says_to_run_runs(stack: Stack) -> None:
         else:
             code = f"import sys; sys.argv = {words!r}; from prefect.cli import app; app()"
             stack.python(code)
+    _wait_until_quiet(stack)  # what the commands have asked for may still release something
     stack.trimtab("promote", before.champion, "--reason", "as it was before the README's commands")
+
+
+def _wait_until_quiet(stack: Stack, *, within_s: float = 100) -> None:
+    tags = ["retrain/nightly", "retrain/on-drift", "drift-monitor/on-batch", "ingest/on-request"]
+    busy = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}, "tags": {"any_": tags}}}
+    deadline, quiet = time.monotonic() + within_s, 0
+    while quiet < 4 and time.monotonic() < deadline:
+        quiet = 0 if stack.prefect("/flow_runs/filter", busy) else quiet + 1
+        time.sleep(1.5)
+    assert quiet, "the flow runs that the commands asked for have not ended"
