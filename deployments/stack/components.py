@@ -1,7 +1,10 @@
 """The table of what runs: every part's command, environment, readiness and place in the order."""
 
+import os
 import sys
+import tempfile
 from collections.abc import Collection
+from pathlib import Path
 
 from deployments.stack import addresses, postgres
 from deployments.stack.plan import CODE, Component, Plan, Probe
@@ -147,6 +150,14 @@ def registration(settings: Settings) -> Component:
     )
 
 
+def _own_scratch() -> str:
+    """A folder for passing files of this user's own: Prefect's worker makes one with a fixed name under the common
+    one, which the first user of a machine would keep all others out of. Short, as sockets' paths have to be."""
+    folder = Path(tempfile.gettempdir()) / f"trimtab-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return str(folder)
+
+
 def worker(settings: Settings) -> Component:
     """What runs the flows: the warm worker, or Prefect's own.
 
@@ -170,7 +181,7 @@ def worker(settings: Settings) -> Component:
             *(("deployments.warm_worker", "--pool", settings.work_pool) if warm else stock),
         ),
         probe=Probe("worker", settings.prefect_api, pool=settings.work_pool),
-        env={**_ours(settings), **({} if warm else _STOCK_WORKER)},
+        env={**_ours(settings), "TMPDIR": _own_scratch(), **({} if warm else _STOCK_WORKER)},
         cwd=str(settings.root),
         needs=_prefect(settings),
         stop_timeout_s=20.0,
