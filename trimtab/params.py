@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from trimtab.notations import Cron, Duration, Holdout, OutOf, Window, written
 from trimtab.periods import Every, Period, PeriodError, span
+from trimtab.rules import LOSSES, Rules
 from trimtab.yaml_lines import Loader, line_of
 
 
@@ -188,6 +189,7 @@ class Params(_Section):
     train: Train = Train()
     gate: Gate
     monitor: Monitor = Monitor()
+    rollout: Rules = Rules()
     schedule: Schedule = Schedule()
     alerts: tuple[Alert, ...] = (Alert(kind="log"),)
 
@@ -201,9 +203,15 @@ class Params(_Section):
         if self.gate.metric not in allowed:
             raise ValueError(f"gate.metric {self.gate.metric} does not measure a {self.project.task} task: "
                              f"use one of {', '.join(sorted(allowed))}")  # fmt: skip
-        for name in self.gate.slices:
-            if name not in {*self.columns.features, self.columns.key}:
-                raise ValueError(f"gate.slices.{name} is no column that is kept: name it under columns, or remove it")
+        if self.rollout.loss_of(self.project.task) not in LOSSES[self.project.task]:
+            raise ValueError(f"rollout.loss {self.rollout.loss} does not measure a {self.project.task} task: "
+                             f"use one of {', '.join(LOSSES[self.project.task])}")  # fmt: skip
+        for section, slices in (("gate", self.gate.slices), ("rollout", self.rollout.slices)):
+            for name in slices:
+                if name not in {*self.columns.features, self.columns.key}:
+                    raise ValueError(
+                        f"{section}.slices.{name} is no column that is kept: name it under columns, or remove it"
+                    )
         learned = list(span(self.first, self.first_train))
         learned = learned if self.train.window == "all" else learned[-self.train.window :]
         held, whole = self.train.holdout, learned[-1].end - learned[0].start
