@@ -15,6 +15,7 @@ from trimtab.features import Feature, frame
 if TYPE_CHECKING:
     import pandas as pd
 
+    from trimtab.intake import Rows
     from trimtab.release import Label, Task
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -70,6 +71,10 @@ class Scorer:
     def score(self, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Scores:
         """Predictions for *rows*, which may have more columns than the model's features."""
         return self.score_frame(frame(rows, self.features))
+
+    def score_rows(self, rows: Rows) -> Scores:
+        """Predictions for rows that an Intake of this model's features understood, the fastest way there is."""
+        return self.score_frame(rows.frame())
 
     def score_frame(self, table: pd.DataFrame) -> Scores:
         """Predictions for a frame that `features.frame` or `features.assemble` made."""
