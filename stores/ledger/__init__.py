@@ -4,6 +4,17 @@ It is the source of truth: MLflow's aliases and Prefect's events follow it.
 """
 
 from stores.ledger.ledger import Ledger
-from stores.ledger.records import BatchCheck, Claim, Decision, Gate, LedgerUnavailable, Live, LostRace
+from stores.ledger.records import BatchCheck, Claim, Decision, Gate, LedgerUnavailable, Live, Look, LostRace, Step
 
-__all__ = ["BatchCheck", "Claim", "Decision", "Gate", "Ledger", "LedgerUnavailable", "Live", "LostRace"]
+__all__ = [
+    "BatchCheck",
+    "Claim",
+    "Decision",
+    "Gate",
+    "Ledger",
+    "LedgerUnavailable",
+    "Live",
+    "Look",
+    "LostRace",
+    "Step",
+]

@@ -86,3 +86,27 @@ class Live:
     reason: str
     actor: str
     recorded_at: datetime
+
+
+@dataclass(frozen=True)
+class Step:
+    """A rollout's step, to be taken together with what it does to the live row."""
+
+    rollout: str
+    number: int
+    state: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What somebody saw who looked at a rollout, and what it amounts to."""
+
+    rollout: str
+    number: int
+    state: str
+    answers: int
+    labels: int
+    verdict: str
+    evidence: dict[str, Any]
+    recorded_at: datetime | None = None

@@ -102,6 +102,7 @@ rollouts = _table(
     Column("champion_before", String),
     Column("strategy", String, nullable=False),
     Column("cause", String, nullable=False),
+    Column("terms", _json, comment="the rules it is judged by, and what they apply to"),
 )
 
 rollout_steps = _table(
@@ -112,6 +113,17 @@ rollout_steps = _table(
     Column("evidence", _json, nullable=False),
 )
 
+looks = _table(
+    "looks",
+    Column("rollout", String, ForeignKey("rollouts.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", String, nullable=False),
+    Column("answers", Integer, nullable=False),
+    Column("labels", Integer, nullable=False),
+    Column("verdict", String, nullable=False),
+    Column("evidence", _json, nullable=False),
+)
+
 live = _table(
     "live",
     Column("version", Integer, primary_key=True, autoincrement=False),
@@ -119,7 +131,7 @@ live = _table(
     Column("challenger", String, ForeignKey("releases.digest")),
     Column("challenger_share", Float, nullable=False, server_default="0"),
     Column("rollout", String),
-    Column("move", String, nullable=False, comment="promote or rollback"),
+    Column("move", String, nullable=False, comment="promote, rollback, shadow, canary, close or experiment"),
     Column("reason", Text, nullable=False),
     Column("actor", String, nullable=False, comment="the flow run or the person who moved it"),
 )

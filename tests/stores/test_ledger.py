@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from stores.ledger import BatchCheck, Decision, Gate, Ledger, LedgerUnavailable, Live, LostRace
+from stores.ledger import BatchCheck, Decision, Gate, Ledger, LedgerUnavailable, Live, Look, LostRace, Step
 
 THREADS = 8
 CHECK = BatchCheck("2013-03", "d1", "s1", accepted=True, reason="fine", rows_good=9, rows_bad=1, evidence={"a": [1]})
@@ -192,3 +193,50 @@ def test_a_database_that_does_not_answer_is_named_without_its_password() -> None
 def test_a_folder_that_is_not_there_is_a_ledger_that_does_not_answer(tmp_path: Path) -> None:
     with pytest.raises(LedgerUnavailable):
         Ledger(f"sqlite:///{tmp_path / 'gone' / 'ledger.db'}").live()
+
+
+def test_a_step_and_what_it_does_to_the_live_row_happen_together_or_not_at_all(ledger: Ledger) -> None:
+    for digest in ("r1", "r2"):
+        release(ledger, digest)
+    first = switch(ledger, "r1", expected=0)
+    ledger.start_rollout("ro", release="r2", champion_before="r1", strategy="rollout", cause="c", terms={"alpha": 0.05})
+    switch(ledger, "r1", expected=first.version, challenger="r2", step=Step("ro", 1, "shadow", {"labels": 3}))
+    with pytest.raises(LostRace):
+        switch(ledger, "r1", expected=2, challenger="r2", challenger_share=0.05, step=Step("ro", 1, "canary"))
+    now = ledger.live()
+    assert now is not None
+    assert (now.version, now.challenger, now.challenger_share) == (2, "r2", 0.0)
+    with pytest.raises(LostRace):
+        switch(ledger, "r2", expected=1, step=Step("ro", 2, "champion"))
+    assert [(s["step"], s["state"], s["evidence"]) for s in ledger.rollout_steps("ro")] == [
+        (1, "shadow", {"labels": 3})
+    ]
+    found = ledger.rollout("ro")
+    assert found is not None
+    assert found["terms"] == {"alpha": 0.05}
+    assert ledger.rollout("another") is None
+
+
+def test_only_one_of_two_looks_with_the_same_number_counts(ledger: Ledger) -> None:
+    release(ledger, "r1")
+    ledger.start_rollout("ro", release="r1", champion_before=None, strategy="rollout", cause="c")
+    assert ledger.look("ro") is None
+    assert ledger.record_look(Look("ro", 1, "shadow", 10, 2, "keep collecting", {}))
+    assert not ledger.record_look(Look("ro", 1, "shadow", 20, 4, "promote", {}))
+    assert ledger.record_look(Look("ro", 2, "shadow", 30, 6, "promote", {"e": 1.5}))
+    assert [(look.number, look.answers) for look in ledger.looks("ro")] == [(1, 10), (2, 30)]
+    newest = ledger.look("ro")
+    assert newest is not None
+    assert newest.verdict == "promote"
+
+
+def test_a_ledger_of_an_earlier_version_gets_the_columns_that_came_later(tmp_path: Path) -> None:
+    old = Ledger(f"sqlite:///{tmp_path}/old.db")
+    old.create()
+    with old.transaction() as db:
+        db.execute(sa.text("ALTER TABLE rollouts DROP COLUMN terms"))
+        db.execute(sa.text("DROP TABLE looks"))
+    release(old, "r1")
+    old.create()
+    old.start_rollout("ro", release="r1", champion_before=None, strategy="rollout", cause="c", terms={"margin": 0.1})
+    assert old.rollouts()[0]["terms"] == {"margin": 0.1}

@@ -1,0 +1,103 @@
+"""The ledger's database: connecting, one transaction for each write, tables made and brought up to date. What the
+facts are is `stores.ledger.ledger`'s and `stores.ledger.rollouts`' business."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Row, Table, create_engine, event, inspect, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateColumn
+
+from stores.ledger import tables as t
+from stores.ledger.records import BatchCheck, Claim, Decision, Gate, LedgerUnavailable, Live, Look
+
+R = TypeVar("R", BatchCheck, Claim, Decision, Gate, Live, Look)
+
+
+def record(kind: type[R], row: Row[Any]) -> R:
+    """*row* as the record it is."""
+    known = kind.__dataclass_fields__
+    return kind(**{name: value for name, value in row._mapping.items() if name in known})
+
+
+class Database:
+    """The tables behind an SQLAlchemy *url*. Keeps one connection open, and tries it before each use.
+
+    Every method raises LedgerUnavailable when the database does not answer for *patience_s*: a database that was
+    restarted is back after some seconds.
+    """
+
+    def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
+        self._patience_s = patience_s
+        if url.startswith("postgresql"):
+            self._engine = create_engine(url, connect_args={"connect_timeout": 5}, pool_pre_ping=True)
+        else:  # an open file goes on answering after it was taken away
+            self._engine = create_engine(url, poolclass=NullPool)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _hold_references)
+
+    def create(self) -> None:
+        """Make the tables and the columns that are missing; safe when several processes do it at once."""
+        with self.transaction() as db:
+            if db.dialect.name == "postgresql":
+                db.execute(text("SELECT pg_advisory_xact_lock(7301)"))
+            t.metadata.create_all(db)
+            _add_missing_columns(db)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """All of it is written, or nothing."""
+        try:
+            with self._connected() as db, db.begin():
+                yield db
+        except OperationalError as error:
+            where, why = self._engine.url.render_as_string(hide_password=True), " ".join(str(error.orig).split())
+            raise LedgerUnavailable(
+                f"the ledger at {where} does not answer: {why}; `trimtab status` shows its database"
+            ) from error
+
+    def _connected(self) -> Connection:
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._engine.connect()
+            except OperationalError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.2)
+
+    def add(self, table: Table, **values: Any) -> bool:
+        """Insert a fact; False when it was recorded before."""
+        try:
+            with self.transaction() as db:
+                db.execute(table.insert().values(**values))
+        except IntegrityError:
+            key = [column == values[column.name] for column in table.primary_key]
+            if not self.rows(select(table).where(*key)):
+                raise
+            return False
+        return True
+
+    def rows(self, query: Any) -> Sequence[Row[Any]]:
+        """What *query* finds."""
+        with self.transaction() as db:
+            return db.execute(query).all()
+
+
+def _add_missing_columns(db: Connection) -> None:
+    """A ledger that an earlier version made gets the columns that came later; all of these may be empty."""
+    for table in t.metadata.sorted_tables:
+        known = {column["name"] for column in inspect(db).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                db.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {CreateColumn(column).compile(db.engine)}"))
+
+
+def _hold_references(connection: Any, _record: object) -> None:
+    """SQLite checks that a release exists only when it is told to."""
+    connection.execute("PRAGMA foreign_keys = ON")
