@@ -1,10 +1,24 @@
-"""Predictions and the labels that arrive later, joined by prediction id. Every answered prediction is here exactly
-once, also after the server was killed. Written by `recorder` (through `journal`), kept small by `compaction`, read by
-`reading`; how it lies on disk is `layout`'s business. Why it is built like this: docs/telemetry.md."""
+"""Predictions, the labels that arrive later, joined by prediction id, and, while a rollout runs, pairs: what champion
+and challenger said of the same rows. Every answered prediction is here exactly once, also after the server was killed.
+Written by `recorder` (through `journal`), kept small by `compaction`, read by `reading`; how it lies on disk is
+`layout`'s business. Why it is built like this: docs/telemetry.md."""
 
 from stores.telemetry.compaction import compact
 from stores.telemetry.journal import Unwritable
-from stores.telemetry.reading import Tally, joined, labels, predictions, tally
-from stores.telemetry.recorder import LabelCounts, Recorder
+from stores.telemetry.reading import PAIR_COLUMNS, Tally, joined, labels, pairs, predictions, tally
+from stores.telemetry.recorder import Counters, LabelCounts, Recorder
 
-__all__ = ["LabelCounts", "Recorder", "Tally", "Unwritable", "compact", "joined", "labels", "predictions", "tally"]
+__all__ = [
+    "PAIR_COLUMNS",
+    "Counters",
+    "LabelCounts",
+    "Recorder",
+    "Tally",
+    "Unwritable",
+    "compact",
+    "joined",
+    "labels",
+    "pairs",
+    "predictions",
+    "tally",
+]

@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING
 
 from stores.telemetry import layout
 from stores.telemetry.records import scan
-from stores.telemetry.tables import label_table, prediction_table
+from stores.telemetry.tables import label_table, pair_table, prediction_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _ABANDONED_AFTER_S = 3600
+_CONVERT: dict[str, Callable[..., pa.Table | None]] = {
+    layout.PREDICTIONS: prediction_table,
+    layout.LABELS: label_table,
+    layout.PAIRS: pair_table,
+}
 
 
 def compact(root: Path) -> int:
@@ -27,8 +32,8 @@ def compact(root: Path) -> int:
     Raises OSError when there is no room; everything stays readable then, and a later call goes on.
     """
     done = 0
-    for stream in (layout.PREDICTIONS, layout.LABELS):
-        compacted = {part.segment for part in layout.parts(root, stream)}
+    for stream in layout.STREAMS:
+        compacted = layout.Compacted(layout.parts(root, stream))
         _sweep(layout.parts_folder(root, stream))
         for segment, path in layout.segments(root, stream).items():
             done += _compact(root, stream, segment, path, exists=segment in compacted)
@@ -69,8 +74,7 @@ def _write_part(root: Path, stream: str, segment: str, path: Path) -> bool:
     import pyarrow.parquet as pq
 
     records = list(scan(path.read_bytes()))
-    convert: Callable[..., pa.Table | None] = prediction_table if stream == layout.PREDICTIONS else label_table
-    table = convert(records)
+    table = _CONVERT[stream](records)
     if table is None:
         return False
     if stream == layout.PREDICTIONS:

@@ -53,9 +53,8 @@ class Journal:
             self._write(record)
             self._size += len(record)
             self.written_bytes += len(record)
-            if self._size >= self._roll_bytes and self._fd is not None:
-                self._full.append(self._fd)  # closed by `sync`, as nobody should wait here for the disk
-                self._fd = None
+            if self._size >= self._roll_bytes:
+                self._let_go()
 
     def probe(self) -> None:
         """Find out whether there is room again for what did not fit, leaving nothing. Sets or clears `failure`."""
@@ -77,18 +76,19 @@ class Journal:
             self._sync_and_close(fd)
 
     def roll(self, *, only_if_due: bool = False) -> bool:
-        """Finish the open segment so that it can be compacted; True when there was one (that was old enough)."""
+        """Let the next `sync` finish the open segment, so that it can be compacted; True when there was one (that was
+        old enough)."""
         with self._lock:
             due = not only_if_due or time.monotonic() - self._opened >= self._roll_after_s
             if self._fd is None or self._size == 0 or not due:
                 return False
-            self._finish()
+            self._let_go()
             return True
 
     def close(self) -> None:
         """Finish all segments; a later append starts a new one."""
         with self._lock:
-            self._finish()
+            self._let_go()
         self.sync()
 
     def _write(self, record: bytes) -> None:
@@ -121,12 +121,13 @@ class Journal:
         try:
             os.ftruncate(self._fd, self._size)
         except OSError:
-            self._finish()
+            self._let_go()
 
-    def _finish(self) -> None:
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            self._sync_and_close(fd)
+    def _let_go(self) -> None:
+        """No more goes into this segment. `sync` closes it, as nobody should wait for the disk while this is locked."""
+        if self._fd is not None:
+            self._full.append(self._fd)
+            self._fd = None
 
     def _sync_and_close(self, fd: int) -> None:
         """The records are with the operating system already, so a failing sync loses none of them to a reader; it is

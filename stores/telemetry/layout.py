@@ -2,31 +2,46 @@
 
     predictions/journal/<segment>.wal                       being written, or finished and waiting
     predictions/parts/<segment>.<first>.<last>.parquet      the same rows, compacted; first and last data time (µs)
-    labels/...                                              the same for labels
+    predictions/merged/<segment>~<number>.<…>.parquet       the parts of one writer, up to that number, in one
+    labels/..., pairs/...                                   the same for labels and pairs
 
-A segment whose part exists counts by its part alone, which is what makes compaction safe to interrupt."""
+A segment that has a part counts by its part alone, and a part that was merged by the merged one alone, which is what
+makes compaction safe to interrupt. Whoever lists has to list in the order above: what turns into the next kind
+meanwhile is then seen as one of the two."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from stores.telemetry.journal import SUFFIX
 
-PREDICTIONS, LABELS = "predictions", "labels"
+PREDICTIONS, LABELS, PAIRS = STREAMS = ("predictions", "labels", "pairs")
 PART_SUFFIX = ".parquet"
+_RECEIVED = re.compile(rb'"received":(\d+)')
 
 
 @dataclass(frozen=True, order=True)
 class Part:
-    """A compacted segment and the data times it spans, both ends included."""
+    """Compacted segments of one writer, those numbered *number* to *last_number*, and the data times that they span,
+    both ends included."""
 
-    segment: str
+    writer: str
+    number: int
+    last_number: int
     first_us: int
     last_us: int
     path: Path
+
+    @property
+    def segment(self) -> str:
+        """The segment that it was made from, the first one if there were several."""
+        return f"{self.writer}-{self.number:06d}"
 
     def overlaps(self, start_us: int, end_us: int) -> bool:
         """Whether a row of ``[start, end)`` can be in it."""
@@ -35,6 +50,27 @@ class Part:
     def within(self, start_us: int, end_us: int) -> bool:
         """Whether all its rows are in ``[start, end)``."""
         return start_us <= self.first_us and self.last_us < end_us
+
+
+class Compacted:
+    """Which segments some parts stand for."""
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self._ranges: dict[str, list[tuple[int, int]]] = {}
+        for part in sorted(parts):
+            self._ranges.setdefault(part.writer, []).append((part.number, part.last_number))
+
+    def __contains__(self, segment: str) -> bool:
+        writer, number = writer_and_number(segment)
+        ranges = self._ranges.get(writer, [])
+        at = bisect_right(ranges, (number, 1 << 62)) - 1
+        return at >= 0 and ranges[at][0] <= number <= ranges[at][1]
+
+
+def writer_and_number(segment: str) -> tuple[str, int]:
+    """The two halves of a segment's name."""
+    writer, number = segment.split("-")
+    return writer, int(number)
 
 
 def journal_folder(root: Path, stream: str) -> Path:
@@ -47,9 +83,21 @@ def parts_folder(root: Path, stream: str) -> Path:
     return root / stream / "parts"
 
 
+def merged_folder(root: Path, stream: str) -> Path:
+    """Where *stream*'s merged parts are."""
+    return root / stream / "merged"
+
+
 def part_path(root: Path, stream: str, segment: str, first_us: int, last_us: int) -> Path:
     """The name that a part must have."""
     return parts_folder(root, stream) / f"{segment}.{first_us}.{last_us}{PART_SUFFIX}"
+
+
+def merged_path(root: Path, stream: str, parts: list[Part]) -> Path:
+    """The name that the part must have that *parts*, neighbours of one writer in their order, become."""
+    first_us, last_us = min(p.first_us for p in parts), max(p.last_us for p in parts)
+    name = f"{parts[0].segment}~{parts[-1].last_number:06d}.{first_us}.{last_us}{PART_SUFFIX}"
+    return merged_folder(root, stream) / name
 
 
 def segments(root: Path, stream: str) -> dict[str, Path]:
@@ -59,19 +107,37 @@ def segments(root: Path, stream: str) -> dict[str, Path]:
 
 
 def parts(root: Path, stream: str) -> list[Part]:
-    """All parts, in the order their segments were begun."""
-    folder, found = parts_folder(root, stream), []
+    """All parts that count, in the order their writers and segments were begun."""
+    single = _parts(parts_folder(root, stream))
+    merged = _parts(merged_folder(root, stream))
+    if not merged:
+        return sorted(single)
+    gone = Compacted(merged)
+    return sorted([*merged, *(part for part in single if part.segment not in gone)])
+
+
+def left_over(root: Path, stream: str) -> list[Part]:
+    """Parts that a merged one stands for, left by a merge that was interrupted."""
+    single = _parts(parts_folder(root, stream))
+    gone = Compacted(_parts(merged_folder(root, stream)))
+    return [part for part in single if part.segment in gone]
+
+
+def _parts(folder: Path) -> list[Part]:
+    found = []
     for name in _names(folder):
         if name.endswith(PART_SUFFIX) and not name.startswith("."):
-            segment, first, last = name.removesuffix(PART_SUFFIX).split(".")
-            found.append(Part(segment, int(first), int(last), folder / name))
-    return sorted(found)
+            span, first, last = name.removesuffix(PART_SUFFIX).split(".")
+            segment, _, last_number = span.partition("~")
+            writer, number = writer_and_number(segment)
+            found.append(Part(writer, number, int(last_number or number), int(first), int(last), folder / name))
+    return found
 
 
 def waiting_bytes(root: Path) -> int:
     """Bytes in segments that are not compacted yet."""
     total = 0
-    for stream in (PREDICTIONS, LABELS):
+    for stream in STREAMS:
         for path in segments(root, stream).values():
             try:
                 total += path.stat().st_size
@@ -83,9 +149,20 @@ def waiting_bytes(root: Path) -> int:
 def oldest_waiting_s(root: Path) -> float:
     """Age of the oldest segment that is not compacted yet; 0 when there is none."""
     ages = [0.0]
-    for stream in (PREDICTIONS, LABELS):
-        ages += [time.time() - int(name[:12], 16) / 1000 for name in segments(root, stream)]
+    for stream in STREAMS:
+        for path in segments(root, stream).values():
+            try:
+                ages.append(time.time() - _begun_s(path))
+            except FileNotFoundError:
+                continue
     return max(ages)
+
+
+def _begun_s(path: Path) -> float:
+    """When the first record of a segment was received."""
+    with path.open("rb") as file:
+        found = _RECEIVED.search(file.read(4096))
+        return int(found[1]) / 1e6 if found else os.fstat(file.fileno()).st_mtime
 
 
 def _names(folder: Path) -> list[str]:

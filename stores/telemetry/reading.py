@@ -1,17 +1,18 @@
-"""Reading telemetry, from any process, without asking a server: everything answered so far is there. Times select by
-data time, and what lies outside is not opened, so a period costs the same however many others are kept."""
+"""Reading telemetry, from any process, without asking a server: everything recorded so far is there. Times select by
+data time, *since* by the time of arrival, and what lies outside is not opened: so a period, or a running rollout, costs
+the same however much else is kept. How it is found is `stores.telemetry.selection`'s business."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stores.telemetry import layout
-from stores.telemetry.records import Record, scan
-from stores.telemetry.tables import label_table, prediction_table
+from stores.telemetry.selection import EVER, Selection
+from stores.telemetry.tables import SLICE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,9 +20,13 @@ if TYPE_CHECKING:
 
 When = datetime | str | None
 _SECOND = 1_000_000
-_EVER = (-(2**62) // _SECOND * _SECOND, 2**62 // _SECOND * _SECOND)
-_PREDICTION_COLUMNS = ("prediction_id", "time", "received_at", "release", "arm", "prediction")
+_PREDICTION_COLUMNS = ("prediction_id", "time", "received_at", "release", "arm", "rollout", "propensity", "prediction")
 _LABEL_COLUMNS = ("prediction_id", "label", "label_time", "received_at")
+_PAIR_COLUMNS = (
+    *("prediction_id", "time", "received_at", "rollout", "champion", "challenger", "by_challenger"),
+    *("champion_prediction", "challenger_prediction", "error", "champion_us", "challenger_us", "rows_in_call"),
+)
+PAIR_COLUMNS = frozenset({*_PAIR_COLUMNS, "champion_probabilities", "challenger_probabilities"})
 
 
 @dataclass(frozen=True)
@@ -39,28 +44,41 @@ def predictions(
 ) -> pd.DataFrame:
     """Predictions with a data time in ``[start, end)``, ordered by time and id; every one exactly once.
 
-    Columns: prediction_id, time, received_at (both UTC), release (digest), arm, prediction (probability of the
-    positive class, of the chosen label, or the value), for multiclass predicted_label and probabilities (in the order
-    of the release's classes), the id and key columns that were sent, and every feature. *columns* selects some of
-    these; prediction_id and time are always there. Times without an offset are UTC.
+    Columns: prediction_id, time, received_at (both UTC), release (digest), arm, rollout (or missing), propensity,
+    prediction (probability of the positive class, of the chosen label, or the value), for multiclass predicted_label
+    and probabilities (in the order of the release's classes), the id and key columns that were sent, and every
+    feature. *columns* selects some of these; prediction_id and time are always there. Times without an offset are UTC.
     """
     wanted = None if columns is None else list(dict.fromkeys(["prediction_id", "time", *columns]))
-    span = _span(start, end)
-    table = _read(root, layout.PREDICTIONS, span, prediction_table, wanted)
+    table = Selection(root, layout.PREDICTIONS, _span(start, end), columns=wanted).read()
     if table is None:
-        return _empty(wanted or _PREDICTION_COLUMNS, times=("time", "received_at"))
-    import pyarrow.compute as pc
-
-    order = pc.sort_indices(
-        table.select(["time", "prediction_id"]), [("time", "ascending"), ("prediction_id", "ascending")]
-    )
-    return _frame(table.take(order))
+        return _empty(wanted or _PREDICTION_COLUMNS)
+    return _frame(_sorted(_with_propensity(table, wanted), "time"))
 
 
-def labels(root: Path, start: When = None, end: When = None) -> pd.DataFrame:
-    """Labels of predictions with a data time in ``[start, end)`` (to the second): prediction_id, label, label_time
-    (when it became known, if that was sent) and received_at. One row per prediction, the last to arrive counts."""
-    arrived = _label_rows(root, start, end)
+def pairs(root: Path, *, rollout: str | None = None, since: datetime | None = None) -> pd.DataFrame:
+    """Rows that champion and challenger both scored, ordered by arrival and id; of *rollout*, if one is named.
+
+    Columns: prediction_id, time, received_at (UTC), rollout, champion, challenger (digests), by_challenger (whose
+    prediction was the answer), champion_prediction, challenger_prediction (nan: none), for multiclass
+    champion_probabilities and challenger_probabilities, error (why the challenger has none, or missing), champion_us,
+    challenger_us (duration of the call to the model that scored this row and *rows_in_call* - 1 others), and the slice
+    columns under their own names. A slice column that has the name of one of those above is called ``slice:<name>``.
+    """
+    chosen = Selection(root, layout.PAIRS, since_us=None if since is None else _micros(since), rollout=rollout)
+    table = chosen.read()
+    if table is None:
+        return _empty(_PAIR_COLUMNS)
+    names = [n.removeprefix(SLICE) for n in table.column_names]
+    names = [old if plain in PAIR_COLUMNS else plain for old, plain in zip(table.column_names, names, strict=True)]
+    return _frame(_sorted(table.rename_columns(names), "received_at"))
+
+
+def labels(root: Path, start: When = None, end: When = None, *, since: datetime | None = None) -> pd.DataFrame:
+    """Labels of predictions with a data time in ``[start, end)`` (to the second), that arrived *since* then:
+    prediction_id, label, label_time (when it became known, if that was sent) and received_at. One row per prediction,
+    the last to arrive counts."""
+    arrived = _label_rows(root, start, end, since)
     kept = arrived.drop_duplicates("prediction_id", keep="last")
     return kept.sort_values("prediction_id", ignore_index=True)
 
@@ -73,18 +91,18 @@ def joined(root: Path, start: When = None, end: When = None, *, columns: Sequenc
 
 def tally(root: Path, start: When = None, end: When = None) -> Tally:
     """Counts of the labels that arrived, repeats and contradictions included."""
-    arrived = _label_rows(root, start, end)
+    arrived = _label_rows(root, start, end, None)
     values = arrived.assign(label=arrived["label"].astype(str)).groupby("prediction_id")["label"].nunique()
     return Tally(len(arrived), len(values), int((values > 1).sum()))
 
 
-def _label_rows(root: Path, start: When, end: When) -> pd.DataFrame:
+def _label_rows(root: Path, start: When, end: When, since: datetime | None) -> pd.DataFrame:
     """Every label that arrived, in the order of arrival. Ids know whole seconds, so both ends are widened to those."""
     first, last = _span(start, end)
     span = (first // _SECOND * _SECOND, -(-last // _SECOND) * _SECOND)
-    table = _read(root, layout.LABELS, span, label_table, None)
+    table = Selection(root, layout.LABELS, span, since_us=None if since is None else _micros(since)).read()
     if table is None:
-        return _empty(_LABEL_COLUMNS, times=("label_time", "received_at"))
+        return _empty(_LABEL_COLUMNS)
     frame = _frame(table)
     if frame["text"].isna().all():
         label = frame["number"]
@@ -95,78 +113,26 @@ def _label_rows(root: Path, start: When, end: When) -> pd.DataFrame:
     return frame.assign(label=label).sort_values("received_at", kind="stable", ignore_index=True)[list(_LABEL_COLUMNS)]
 
 
-def _read(
-    root: Path,
-    stream: str,
-    span: tuple[int, int],
-    convert: Callable[[Iterable[Record]], pa.Table | None],
-    columns: Sequence[str] | None,
-) -> pa.Table | None:
-    """All rows of *stream* in *span*. Segments are listed before parts, so a segment that gets compacted meanwhile
-    is either seen as a part or found gone, and then it is looked for again."""
-    while True:
-        segments = layout.segments(root, stream)
-        parts = layout.parts(root, stream)
-        compacted = {part.segment for part in parts}
-        tables: list[tuple[str, pa.Table]] = []
-        try:
-            for name, path in segments.items():
-                if name not in compacted and (found := _from_segment(path, span, convert)) is not None:
-                    tables.append((name, _within(found, stream, span)))
-        except FileNotFoundError:
-            continue
-        for part in parts:
-            if part.overlaps(*span):
-                table = _from_part(part.path, columns)
-                tables.append((part.segment, table if part.within(*span) else _within(table, stream, span)))
-        ordered = [table for _, table in sorted(tables, key=lambda item: item[0]) if table.num_rows]
-        return _together(ordered, columns)
-
-
-def _from_segment(
-    path: Path, span: tuple[int, int], convert: Callable[[Iterable[Record]], pa.Table | None]
-) -> pa.Table | None:
-    start, end = span
-    with path.open("rb") as file:
-        content = file.read()
-    return convert(r for r in scan(content) if r.first_us < end and start <= r.last_us)
-
-
-def _from_part(path: Path, columns: Sequence[str] | None) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path, memory_map=True) as file:
-        present = file.schema_arrow.names
-        return file.read(columns=None if columns is None else [c for c in columns if c in present])
-
-
-def _within(table: pa.Table, stream: str, span: tuple[int, int]) -> pa.Table:
-    """The rows of *table* in *span*. Labels carry no data time but in the id, whose order is that of time."""
+def _with_propensity(table: pa.Table, wanted: Sequence[str] | None) -> pa.Table:
+    """What was recorded before there were rollouts was answered by its arm for certain."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    start, end = span
-    if span == _EVER:
-        return table
-    if stream == layout.LABELS:
-        from stores.telemetry.ids import first_id
-
-        low, high = pa.scalar(first_id(start)), pa.scalar(first_id(end))
-        column = table["prediction_id"]
-    else:
-        column = table["time"]
-        low, high = (pa.scalar(us, column.type) for us in span)
-    return table.filter(pc.and_(pc.greater_equal(column, low), pc.less(column, high)))
+    if (wanted is None or "rollout" in wanted) and "rollout" not in table.column_names:
+        table = table.append_column("rollout", pa.nulls(table.num_rows, pa.string()))
+    if wanted is None or "propensity" in wanted:
+        if "propensity" not in table.column_names:
+            return table.append_column("propensity", pa.repeat(1.0, table.num_rows))
+        filled = pc.fill_null(table["propensity"], 1.0)
+        table = table.set_column(table.column_names.index("propensity"), "propensity", filled)
+    return table
 
 
-def _together(tables: list[pa.Table], columns: Sequence[str] | None) -> pa.Table | None:
-    import pyarrow as pa
+def _sorted(table: pa.Table, by: str) -> pa.Table:
+    import pyarrow.compute as pc
 
-    if not tables:
-        return None
-    if columns is not None:
-        tables = [t.select([c for c in columns if c in t.column_names]) for t in tables]
-    return pa.concat_tables(tables, promote_options="permissive")
+    keys = table.select([by, "prediction_id"])
+    return table.take(pc.sort_indices(keys, [(by, "ascending"), ("prediction_id", "ascending")]))
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
@@ -174,15 +140,21 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _empty(columns: Sequence[str], *, times: Sequence[str]) -> pd.DataFrame:
+def _empty(columns: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
-    kinds = {**dict.fromkeys(times, "datetime64[us, UTC]"), "prediction": "float64", "label": "float64"}
+    numbers = ("prediction", "label", "propensity", "champion_prediction", "challenger_prediction")
+    kinds = {
+        **dict.fromkeys(("time", "received_at", "label_time"), "datetime64[us, UTC]"),
+        **dict.fromkeys((*numbers, "champion_us", "challenger_us"), "float64"),
+        "by_challenger": "bool",
+        "rows_in_call": "int64",
+    }
     return pd.DataFrame({name: pd.Series(dtype=kinds.get(name, "str")) for name in columns})
 
 
 def _span(start: When, end: When) -> tuple[int, int]:
-    return (_EVER[0] if start is None else _micros(start), _EVER[1] if end is None else _micros(end))
+    return (EVER[0] if start is None else _micros(start), EVER[1] if end is None else _micros(end))
 
 
 def _micros(when: Any) -> int:

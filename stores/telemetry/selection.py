@@ -1,0 +1,130 @@
+"""Which segments and parts can hold what is asked, and their rows as one table. What readers are offered is
+`stores.telemetry.reading`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stores.telemetry import layout
+from stores.telemetry.ids import first_id
+from stores.telemetry.records import Record, scan
+from stores.telemetry.tables import label_table, pair_table, prediction_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+EVER = (-(2**62) // 1_000_000 * 1_000_000, 2**62 // 1_000_000 * 1_000_000)
+_CLOCK_SLACK_S = 2.0  # file systems stamp with a coarser clock than the one that rows are stamped with
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of *stream* with a data time in *span*, that arrived at *since_us* or later (wall time), and that are of
+    *rollout*; of these, *columns*."""
+
+    root: Path
+    stream: str
+    span: tuple[int, int] = EVER
+    since_us: int | None = None
+    rollout: str | None = None
+    columns: Sequence[str] | None = None
+
+    def read(self) -> pa.Table | None:
+        """All of them, by writer and segment; None when there are none.
+
+        Segments are listed before parts, so a segment that gets compacted meanwhile is either seen as a part or found
+        gone, and then it is looked for again.
+        """
+        while True:
+            segments = layout.segments(self.root, self.stream)
+            parts = layout.parts(self.root, self.stream)
+            compacted = layout.Compacted(parts)
+            try:
+                tables = [
+                    *((s, self._of_segment(path)) for s, path in segments.items() if s not in compacted),
+                    *((part.segment, self._of_part(part)) for part in parts if part.overlaps(*self.span)),
+                ]
+            except FileNotFoundError:
+                continue
+            found = [(name, table) for name, table in tables if table is not None and table.num_rows]
+            return self._together([table for _, table in sorted(found, key=lambda item: item[0])])
+
+    def _recent(self, path: Path) -> bool:
+        """Whether anything that was written to *path* can have arrived since."""
+        return self.since_us is None or path.stat().st_mtime + _CLOCK_SLACK_S >= self.since_us / 1e6
+
+    def _of_segment(self, path: Path) -> pa.Table | None:
+        if not self._recent(path):
+            return None
+        with path.open("rb") as file:
+            content = file.read()
+        start, end = self.span
+        table = self._converted(r for r in scan(content) if r.first_us < end and start <= r.last_us)
+        return None if table is None else self._filtered(table, whole=self.span == EVER)
+
+    def _converted(self, records: Iterable[Record]) -> pa.Table | None:
+        if self.stream == layout.PAIRS:
+            return pair_table(records, rollout=self.rollout)
+        return (prediction_table if self.stream == layout.PREDICTIONS else label_table)(records)
+
+    def _of_part(self, part: layout.Part) -> pa.Table | None:
+        import pyarrow.parquet as pq
+
+        if not self._recent(part.path):
+            return None
+        with pq.ParquetFile(part.path, memory_map=True) as file:
+            present = file.schema_arrow.names
+            columns = None
+            if self.columns is not None:
+                helpers = () if self.since_us is None else ("received_at",)
+                columns = [c for c in dict.fromkeys([*self.columns, *helpers]) if c in present]
+            groups = [i for i in range(file.num_row_groups) if self._can_be_in(file, i)]
+            table = file.read_row_groups(groups, columns=columns, use_threads=False) if groups else None
+        return None if table is None else self._filtered(table, whole=part.within(*self.span))
+
+    def _can_be_in(self, file: pq.ParquetFile, group: int) -> bool:
+        """By the bounds that a part keeps for each of its groups of rows."""
+        wanted = {"rollout": self.rollout} if self.rollout is not None else {}
+        if not wanted:
+            return True
+        chunk = file.metadata.row_group(group).column(file.schema_arrow.get_field_index("rollout"))
+        bounds = chunk.statistics
+        return bounds is None or not bounds.has_min_max or bounds.min <= self.rollout <= bounds.max
+
+    def _filtered(self, table: pa.Table, *, whole: bool) -> pa.Table:
+        """The rows that are meant; *whole*: the data times are known to be. Labels carry none but in the id, whose
+        order is that of time."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        conditions = []
+        if not whole:
+            start, end = self.span
+            if self.stream == layout.LABELS:
+                column = table["prediction_id"]
+                low, high = pa.scalar(first_id(start)), pa.scalar(first_id(end))
+            else:
+                column = table["time"]
+                low, high = (pa.scalar(us, column.type) for us in self.span)
+            conditions += [pc.greater_equal(column, low), pc.less(column, high)]
+        if self.since_us is not None:
+            arrived = table["received_at"]
+            conditions.append(pc.greater_equal(arrived, pa.scalar(self.since_us, arrived.type)))
+        if self.rollout is not None:
+            conditions.append(pc.equal(table["rollout"], self.rollout))
+        for condition in conditions[1:]:
+            conditions[0] = pc.and_(conditions[0], condition)
+        return table.filter(conditions[0]) if conditions else table
+
+    def _together(self, tables: list[pa.Table]) -> pa.Table | None:
+        import pyarrow as pa
+
+        if not tables:
+            return None
+        if self.columns is not None:
+            tables = [t.select([c for c in self.columns if c in t.column_names]) for t in tables]
+        return pa.concat_tables(tables, promote_options="permissive")
