@@ -24,10 +24,10 @@ unexport PYTHONHOME
 unexport PYTHONPATH
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test browser check format bench data up down lock clean
+.PHONY: help demo test browser check format bench bench-serving data up down lock clean
 
 help: ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: $(RUNTIME) ## a year of flights through the loop; the stack stays up for a look
 	$(BIN)/trimtab demo $(ARGS)
@@ -52,6 +52,9 @@ format: $(DEV) ## let ruff repair what it can
 bench: $(RUNTIME) ## what the rules are worth, and what a retrain costs beside a plain script (after make demo)
 	$(BIN)/python -m bench.decisions
 	$(BIN)/python -m bench.retrain
+
+bench-serving: $(RUNTIME) ## how fast the model server answers, beside an empty application, MLflow and BentoML (Linux, wrk)
+	$(BIN)/python -m bench.serving $(ARGS)
 
 data: $(RUNTIME) ## the first dataset, exactly as data.dvc names it; then `dvc repro` works
 	$(BIN)/python -m tasks.pipeline data
