@@ -6,16 +6,17 @@ from prefect import flow, task
 from prefect.runtime import flow_run
 
 from flows.door import here, short
-from stores import bundles
+from stores import bundles, routes
 from tasks import orchestrator, tracking
 from tasks.policy import OUTSIDE
 from trimtab import candidate as paperwork
-from trimtab.release import CARD, MODEL, REFERENCE, SAMPLES, SCHEMA
+from trimtab.release import CARD, MODEL, REFERENCE, ROUTE, SAMPLES, SCHEMA
 
 fetch_candidate = task(name="fetch-candidate", **OUTSIDE)(tracking.candidate)
 register_version = task(name="register-version", **OUTSIDE)(tracking.register)
 describe_version = task(name="describe-version", **OUTSIDE)(tracking.describe_version)
 set_alias = task(name="set-alias", **OUTSIDE)(tracking.set_alias)
+prove_route = task(name="prove-route", **OUTSIDE)(routes.record)
 write_bundle = task(name="write-bundle", **OUTSIDE)(bundles.write)
 
 
@@ -44,10 +45,12 @@ def register(run_id: str) -> str:
     version = register_version(place.tracking, name=name, drafted=drafted, tags={"gate": "passed"})
     card = paperwork.card(paper, name=name, version=version, verdict=verdict.reason)
     files = {f: (drafted.folder / f).read_bytes() for f in (MODEL, SCHEMA, REFERENCE, SAMPLES, paperwork.PROFILE)}
+    fields = paperwork.manifest_fields(paper, model_name=name, model_version=version, run_id=run_id)
+    route = prove_route(
+        model=files[MODEL], reference=files[REFERENCE], fields=fields, allow=place.settings.trusted_types
+    )
     bundle = write_bundle(
-        place.settings.releases,
-        manifest_fields=paperwork.manifest_fields(paper, model_name=name, model_version=version, run_id=run_id),
-        files={**files, CARD: card.encode()},
+        place.settings.releases, manifest_fields=fields, files={**files, CARD: card.encode(), ROUTE: route}
     )
     place.ledger.record_release(
         bundle.digest, model_name=name, model_version=version, run_id=run_id,

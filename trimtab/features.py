@@ -109,6 +109,17 @@ def assemble(columns: Mapping[str, Any], features: Sequence[Feature], *, size: i
     )
 
 
+def columns_of(rows: pd.DataFrame, features: Sequence[Feature]) -> dict[str, Any]:
+    """The clean columns of *rows*, as `assemble` takes them; may have more columns than *features*."""
+    table = frame(rows, features)
+    return {
+        f.name: table[f.name].to_numpy()
+        if f.kind == "number"
+        else [text if isinstance(text, str) else None for text in table[f.name].tolist()]
+        for f in features
+    }
+
+
 def numbers(values: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Python numbers and booleans as float64, None as nan."""
     return np.array(values, dtype=np.float64)

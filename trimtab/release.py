@@ -25,6 +25,7 @@ Task = Literal["binary", "multiclass", "regression"]
 Label = StrictBool | StrictInt | StrictStr
 
 MODEL, SCHEMA, REFERENCE, SAMPLES, CARD = "model.skops", "schema.json", "reference.parquet", "samples.json", "card.md"
+ROUTE = "route.json"  # which way the model is asked; bundles from before it was recorded lack it
 REQUIRED_FILES = frozenset({MODEL, SCHEMA, REFERENCE, SAMPLES, CARD})
 RESERVED = frozenset(
     {

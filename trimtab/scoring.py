@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trimtab.compiled import SCIKIT_LEARN
 from trimtab.features import Feature, frame
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from trimtab.compiled import Compiled
     from trimtab.intake import Rows
     from trimtab.release import Label, Task
 
@@ -57,16 +59,35 @@ class Scores:
 
 
 class Scorer:
-    """A model with the knowledge of how to ask it. Safe to call from many threads: models don't change by asking."""
+    """A model with the knowledge of how to ask it. Safe to call from many threads: models don't change by asking.
 
-    def __init__(self, model: Any, *, task: Task, features: Sequence[Feature], classes: Sequence[Label] = ()) -> None:
+    *fast* is the compiled way, if the release has one; *why* says why it has or has none."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        task: Task,
+        features: Sequence[Feature],
+        classes: Sequence[Label] = (),
+        fast: Compiled | None = None,
+        why: str = "",
+    ) -> None:
         self.task, self.features, self.classes = task, tuple(features), tuple(classes)
-        self._model = model
+        self.model, self.why = model, why
+        self._fast = fast
+        self._order: list[int] = []
         if task != "regression":
             known = [c.item() if hasattr(c, "item") else c for c in model.classes_]
             if set(known) != set(self.classes):
                 raise ValueError(f"the model knows the classes {known}, its manifest says {list(self.classes)}")
             self._order = [known.index(c) for c in self.classes]
+        self._in_order = self._order == list(range(len(self._order)))
+
+    @property
+    def route(self) -> str:
+        """The way that `score_rows` goes."""
+        return self._fast.route if self._fast else SCIKIT_LEARN
 
     def score(self, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Scores:
         """Predictions for *rows*, which may have more columns than the model's features."""
@@ -74,19 +95,35 @@ class Scorer:
 
     def score_rows(self, rows: Rows) -> Scores:
         """Predictions for rows that an Intake of this model's features understood, the fastest way there is."""
-        return self.score_frame(rows.frame())
+        if self._fast is None:
+            return self.score_frame(rows.frame())
+        return self._scores(self.ask_compiled(self._fast, rows.columns, rows.size))
 
     def score_frame(self, table: pd.DataFrame) -> Scores:
-        """Predictions for a frame that `features.frame` or `features.assemble` made."""
+        """Predictions for a frame that `features.frame` or `features.assemble` made, by scikit-learn."""
+        return self._scores(self.ask(table))
+
+    def ask(self, table: pd.DataFrame) -> Floats:
+        """scikit-learn's answers: values or the probability of the positive class, shape (n,); else (n, classes) in
+        the order of *classes*."""
         if self.task == "regression":
-            return Scores("regression", np.asarray(self._model.predict(table), dtype=np.float64))
-        shares = np.asarray(self._model.predict_proba(table), dtype=np.float64)
-        if self.task == "binary":
-            return Scores("binary", np.ascontiguousarray(shares[:, self._order[-1]]), self.classes)
-        shares = shares[:, self._order]
-        best = shares.argmax(axis=1)
+            return np.asarray(self.model.predict(table), dtype=np.float64)
+        shares = np.asarray(self.model.predict_proba(table), dtype=np.float64)
+        return np.ascontiguousarray(shares[:, self._order[-1]]) if self.task == "binary" else shares[:, self._order]
+
+    def ask_compiled(self, fast: Compiled, columns: Mapping[str, Any], size: int) -> Floats:
+        """The same by *fast*."""
+        found = fast.predict(columns, size)
+        if self._in_order:
+            return found
+        return 1 - found if self.task == "binary" else found[:, self._order]
+
+    def _scores(self, found: Floats) -> Scores:
+        if self.task != "multiclass":
+            return Scores(self.task, found, self.classes)
+        best = found.argmax(axis=1)
         labels = tuple(self.classes[i] for i in best.tolist())
-        return Scores("multiclass", shares[np.arange(len(shares)), best], self.classes, labels, shares)
+        return Scores("multiclass", found[np.arange(len(found)), best], self.classes, labels, found)
 
 
 def worst_difference(answers: Sequence[Mapping[str, Any]], recorded: Sequence[Mapping[str, Any]]) -> float:

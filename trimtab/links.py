@@ -1,0 +1,41 @@
+"""From a model's raw sum to its answer, as scikit-learn's losses do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Link = Callable[[Floats], Floats]
+
+
+def identity(raw: Floats) -> Floats:
+    """Shape (n, 1) to (n,)."""
+    return raw[:, 0]
+
+
+def exponential(raw: Floats) -> Floats:
+    """For losses with a logarithmic link; shape (n, 1) to (n,)."""
+    with np.errstate(over="ignore"):
+        return np.exp(raw[:, 0])
+
+
+def logistic(raw: Floats) -> Floats:
+    """The probability of the second of two classes; shape (n, 1) to (n,)."""
+    with np.errstate(over="ignore"):  # exp(800) is infinite, and one by it the right 0
+        return np.reciprocal(1.0 + np.exp(-raw[:, 0]))
+
+
+def softmax(raw: Floats) -> Floats:
+    """Probabilities of all classes, shape (n, classes)."""
+    shares: Floats = np.exp(raw - raw.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
+
+
+REGRESSION: dict[str, Link] = {
+    **dict.fromkeys(("squared_error", "absolute_error", "quantile"), identity),
+    **dict.fromkeys(("poisson", "gamma"), exponential),
+}
