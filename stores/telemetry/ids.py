@@ -12,7 +12,7 @@ from typing import Any
 ID_LENGTH = 32
 _EPOCH_S = 62_135_596_800  # seconds from year 1 to 1970: keeps every time that Python knows positive
 _SHAPE = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
-_MANY = 48  # from here on an array of bytes is quicker than a format for each
+_MANY = 32  # from here on an array of bytes is quicker than a format for each
 
 
 class Ids:

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from stores.telemetry.records import MAGIC, pack
+from stores.telemetry.records import MAGIC, header
 
 SUFFIX = ".wal"
 _PROBE_BYTES = 64 * 1024
@@ -48,11 +48,12 @@ class Journal:
 
     def append(self, payload: bytes, *, first_us: int, last_us: int) -> None:
         """Write one record. Raises Unwritable, after which the segment is as it was before."""
-        record = pack(payload, first_us, last_us)
+        start = header(payload, first_us, last_us)
         with self._lock:
-            self._write(record)
-            self._size += len(record)
-            self.written_bytes += len(record)
+            self._write(start, payload)
+            size = len(start) + len(payload)
+            self._size += size
+            self.written_bytes += size
             if self._size >= self._roll_bytes:
                 self._let_go()
 
@@ -60,7 +61,7 @@ class Journal:
         """Find out whether there is room again for what did not fit, leaving nothing. Sets or clears `failure`."""
         with self._lock:
             try:
-                self._write(MAGIC.ljust(self._needed, b"\0"))
+                self._write(MAGIC, bytes(self._needed))
             except Unwritable:
                 return
             self._cut()
@@ -91,15 +92,16 @@ class Journal:
             self._let_go()
         self.sync()
 
-    def _write(self, record: bytes) -> None:
+    def _write(self, start: bytes, payload: bytes) -> None:
+        size = len(start) + len(payload)
         try:
             fd = self._segment()
-            written = os.write(fd, record)
-            if written != len(record):
+            written = os.writev(fd, (start, payload))
+            if written != size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.failure = reason = error.strerror or str(error)
-            self._needed = max(_PROBE_BYTES, len(record))
+            self._needed = max(_PROBE_BYTES, size)
             self._cut()
             raise Unwritable(self._folder, reason) from error
         self.failure = None

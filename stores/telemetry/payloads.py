@@ -13,17 +13,13 @@ import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import orjson
 
 from stores.telemetry.ids import ID_LENGTH
 from stores.telemetry.records import MAGIC
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 _PLAIN, _ARMOURED = b"\x01", b"\x02"
 _HEAD_LENGTH = struct.Struct("<I")
@@ -55,21 +51,15 @@ def packed(
 ) -> bytes:
     """The payload. Raises ValueError when something has not one value for each id: it could not be read again."""
     size, names = len(ids), "".join(ids).encode()
-    times = times_us.astype("<i8") if hasattr(times_us, "astype") else array("q", times_us)
-    columns = [_float_bytes(values) for values in floats.values()]
-    ticks = b"" if flags is None else bytes(flags if isinstance(flags, list) else list(flags))
-    _check(size, len(names) == ID_LENGTH * size, "ids")
-    _check(size, len(times) == size, "times")
-    _check(size, len(ticks) in (0, size), "flags")
-    for (name, _), column in zip(floats.items(), columns, strict=True):
-        _check(size, len(column) == 8 * size, name)
-    for name, values in texts.items():
-        _check(size, len(values) == size, name)
+    columns = [_floats(values) for values in floats.values()]
+    times = np.asarray(times_us, dtype="<i8") if hasattr(times_us, "dtype") else array("q", times_us)
+    ticks = b"" if flags is None else np.asarray(flags, dtype=np.bool_).tobytes()
+    lengths = {len(times), *map(len, columns), *map(len, texts.values())}
+    if lengths != {size} or len(names) != ID_LENGTH * size or len(ticks) not in (0, size):
+        raise ValueError(f"telemetry needs one value of each column for each of {size} ids of {ID_LENGTH} characters")
     start = orjson.dumps({**head, "size": size, "floats": list(floats), "texts": texts}, default=_listed, option=_JSON)
-    blocks = b"".join((names, times.tobytes(), *columns, ticks))
-    if MAGIC in blocks:
-        return _ARMOURED + base64.b64encode(b"".join((_HEAD_LENGTH.pack(len(start)), start, blocks)))
-    return b"".join((_PLAIN, _HEAD_LENGTH.pack(len(start)), start, blocks))
+    payload = b"".join((_PLAIN, _HEAD_LENGTH.pack(len(start)), start, names, times, *columns, ticks))
+    return _ARMOURED + base64.b64encode(payload[1:]) if MAGIC in payload else payload
 
 
 def unpacked(payload: memoryview) -> Rows:
@@ -83,8 +73,6 @@ def unpacked(payload: memoryview) -> Rows:
 
 
 def _rows(content: memoryview) -> Rows:
-    import numpy as np
-
     (length,) = _HEAD_LENGTH.unpack_from(content)
     at = _HEAD_LENGTH.size
     head = orjson.loads(content[at : at + length])
@@ -99,27 +87,20 @@ def _rows(content: memoryview) -> Rows:
 
 def _rows_of_json(head: dict[str, Any]) -> Rows:
     """Predictions as they were written before there were rollouts."""
-    import numpy as np
-
     floats = {"prediction": head.pop("prediction"), **head.pop("numbers")}
     ids, times = head.pop("ids"), array("q", head.pop("times"))
     matrix = np.array(list(floats.values()), dtype=np.float64)
     return Rows(head, len(ids), tuple(floats), "".join(ids).encode(), times.tobytes(), matrix, b"")
 
 
-def _float_bytes(values: Any) -> bytes:
-    """float64, whatever came: an array of another type or with gaps, a list with None for what is missing."""
-    import numpy as np
-
-    return np.asarray(values, dtype=np.float64).tobytes()
+def _floats(values: Any) -> Any:
+    """float64 without gaps, whatever came: an array of another type, a list with None for what is missing. A copy only
+    where that is needed."""
+    column = np.asarray(values, dtype="<f8")
+    return column if column.flags.c_contiguous and column.ndim == 1 else np.ascontiguousarray(column.reshape(-1))
 
 
 def _listed(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"telemetry cannot record {type(value).__name__}")
-
-
-def _check(size: int, fits: bool, what: str) -> None:
-    if not fits:
-        raise ValueError(f"{what!r} has not one value for each of {size} ids")

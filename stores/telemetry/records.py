@@ -1,7 +1,8 @@
 """The journal's framing: one record per request, which is either whole or not there. Pure bytes, no files.
 
-A record is a header (magic, payload length, first and last data time, checksum) and the payload. The magic cannot
-occur in a payload, as that is UTF-8, so a damaged stretch is skipped by looking for the next one."""
+A record is a header (magic, payload length, first and last data time, checksum) and the payload. The magic never
+occurs in a payload (`stores.telemetry.payloads` sees to it), so a damaged stretch is skipped by looking for the next
+one."""
 
 from __future__ import annotations
 
@@ -27,10 +28,15 @@ class Record:
     end: int
 
 
-def pack(payload: bytes, first_us: int, last_us: int) -> bytes:
-    """A record's bytes, to be written in one piece."""
+def header(payload: bytes, first_us: int, last_us: int) -> bytes:
+    """What comes before *payload*; to be written in one piece with it."""
     checksum = zlib.crc32(payload, zlib.crc32(_SUMMED.pack(len(payload), first_us, last_us)))
-    return _HEADER.pack(MAGIC, len(payload), first_us, last_us, checksum) + payload
+    return _HEADER.pack(MAGIC, len(payload), first_us, last_us, checksum)
+
+
+def pack(payload: bytes, first_us: int, last_us: int) -> bytes:
+    """A record's bytes."""
+    return header(payload, first_us, last_us) + payload
 
 
 def scan(content: bytes | memoryview) -> Iterator[Record]:

@@ -302,9 +302,9 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: p
     journal = Journal(tmp_path, "w")
     journal.append(b"first", first_us=0, last_us=0)
     size = next(tmp_path.iterdir()).stat().st_size
-    real = os.write
+    real = os.writev
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda fd, data: real(fd, data[:-1]))
+        patch.setattr(os, "writev", lambda fd, data: real(fd, [data[0], data[1][:-1]]))
         with pytest.raises(Unwritable, match="No space left"):
             journal.append(b"second", first_us=0, last_us=0)
         journal.probe()

@@ -18,7 +18,9 @@ from stores.telemetry.records import pack
 MARCH = datetime(2013, 3, 1, tzinfo=UTC)
 
 
-def pair(recorder: Recorder, size: int = 2, *, rollout: str = "f1", received_us: int | None = None, **more: Any) -> bool:
+def pair(
+    recorder: Recorder, size: int = 2, *, rollout: str = "f1", received_us: int | None = None, **more: Any
+) -> bool:
     """One call to both models, with *size* rows."""
     times = [round((MARCH + timedelta(minutes=i)).timestamp() * 1e6) for i in range(size)]
     given = {
