@@ -1,0 +1,255 @@
+"""What a rollout's evidence says: promote, roll back or keep collecting. Differences of losses in, a verdict with its
+reason out. How a loss is measured is `trimtab.losses`' business, how evidence is weighed `trimtab.evalues`', and what
+follows the rollout's.
+
+A verdict falls with the first label at which the evidence suffices and then stays: it is a function of the labels up to
+there, however often one looked and whatever came later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from trimtab import evalues
+from trimtab.rules import Rules
+from trimtab.scoring import Floats
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Outcome = Literal["promote", "roll back", "keep collecting"]
+Finding = Literal["not worse", "worse", "undecided", "too few labels to tell"]
+NEVER = 2**62
+
+
+class Evidence(BaseModel):
+    """What the labels say overall, where *column* is null, or where *column* is *value*.
+
+    *difference* is the mean loss of the challenger less the champion's, *low* to *high* holds it at any time at
+    1 - alpha; *not_worse* and *worse* are log10 of the largest e-values so far, and what they have to reach.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    column: str | None
+    value: str | None
+    labels: int
+    difference: float | None
+    low: float
+    high: float
+    margin: float
+    not_worse: float
+    not_worse_needs: float
+    worse: float
+    worse_needs: float
+    finding: Finding
+
+    @property
+    def where(self) -> str:
+        """In words."""
+        return "overall" if self.column is None else f"where {self.column} is {self.value}"
+
+
+class Verdict(BaseModel):
+    """What to do, the *reason* in words, the *labels* that it rests on, and the evidence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    outcome: Outcome
+    reason: str
+    labels: int
+    alpha: float
+    overall: Evidence
+    slices: tuple[Evidence, ...] = ()
+
+
+def judge(differences: Floats, rules: Rules, *, slices: Mapping[tuple[str, str], Mask] | None = None) -> Verdict:
+    """Weigh *differences*, shape (n,), in -1 to 1, in the order in which their labels came; nan is left out.
+
+    *slices* holds, for (column, value), which of the rows belong to it; its columns are those of ``rules.slices``.
+
+    Promote: overall shown not worse by ``rules.margin``, and each slice with ``min_slice_labels`` not worse by its own,
+    each at alpha. That needs no correction: a challenger that harms one of them has to get past that one's test
+    (Berger 1982, intersection-union). Roll back: overall shown worse, or a slice worse by more than its margin, at
+    alpha for all of these together. What is shown first counts; both at once is a rollback.
+    """
+    parts = weigh(differences, rules, slices)
+    return _verdict(parts, rules, *decide(parts, rules))
+
+
+def convict(differences: Floats, rules: Rules, *, slices: Mapping[tuple[str, str], Mask] | None = None) -> Verdict:
+    """The court: weigh labels that arrived after a promotion, which they can only revert (roll back) or not.
+
+    The evidence begins anew with *differences*, so that the chance of reverting for nothing is alpha once more. There
+    is no least number of labels: users are getting the challenger's answers.
+    """
+    parts = weigh(differences, rules, slices)
+    at = min(max(part.worse_at, part.judged_at) for part in parts)
+    if at == NEVER:
+        return _verdict(parts, rules, "keep collecting", parts[0].size, court=True)
+    return _verdict(parts, rules, "roll back", at, court=True)
+
+
+@dataclass(frozen=True)
+class Part:
+    """All rows (*key* is None) or those of a slice, with the paths of both ln e-values.
+
+    *at* is the number of all labels at each of its own; so are *judged_at*, from when on it counts, and
+    *not_worse_at* and *worse_at*, when that was shown; NEVER where it has not happened.
+    """
+
+    key: tuple[str, str] | None
+    differences: Floats
+    at: np.ndarray[Any, np.dtype[np.int64]]
+    margin: float
+    alpha_worse: float
+    not_worse: Floats
+    worse: Floats
+    judged_at: int
+    not_worse_at: int
+    worse_at: int
+
+    @property
+    def size(self) -> int:
+        """Labels in it."""
+        return len(self.differences)
+
+
+def weigh(differences: Floats, rules: Rules, slices: Mapping[tuple[str, str], Mask] | None = None) -> list[Part]:
+    """The evidence of *differences* overall, and of each slice: in this order.
+
+    Who is tested for being worse shares alpha: half of it is for overall where ``rules`` names slices and *slices* is
+    given, and the j-th slice to get a label has alpha / (2 j (j + 1)), which sums to the other half however many there
+    will be. The order is known before the label is, so a value that turns up late changes nothing for the others.
+    """
+    differences = np.asarray(differences, dtype=np.float64)
+    known = np.isfinite(differences)
+    differences = differences[known]
+    if (np.abs(differences) > 1).any():
+        raise ValueError("differences of losses lie between -1 and 1")
+    shared = slices is not None and bool(rules.slices)
+    every = np.arange(1, len(differences) + 1)
+    parts = [_part(None, differences, every, rules, alpha_worse=rules.alpha / 2 if shared else rules.alpha)]
+    places = {key: every[np.asarray(mask, dtype=np.bool_)[known]] for key, mask in (slices or {}).items()}
+    ordered = sorted((key for key in places if len(places[key])), key=lambda key: (places[key][0], key))
+    for j, key in enumerate(ordered, 1):
+        at = places[key]
+        parts.append(_part(key, differences[at - 1], at, rules, alpha_worse=rules.alpha / (2 * j * (j + 1))))
+    return parts
+
+
+def _part(
+    key: tuple[str, str] | None,
+    differences: Floats,
+    at: np.ndarray[Any, np.dtype[np.int64]],
+    rules: Rules,
+    *,
+    alpha_worse: float,
+) -> Part:
+    margin, tolerated, least = (rules.margin, 0.0, 0) if key is None else _slice_rules(rules, key[0])
+    not_worse = evalues.against_worse(differences, margin)
+    worse = evalues.against_better(differences, tolerated, unit=margin)
+
+    def moment(count: int) -> int:
+        return int(at[count - 1]) if 0 < count <= len(at) else NEVER
+
+    return Part(
+        key, differences, at, margin, alpha_worse, not_worse, worse, moment(least) if least else 0,
+        moment(int(evalues.crossing(not_worse, rules.alpha))), moment(int(evalues.crossing(worse, alpha_worse))),
+    )  # fmt: skip
+
+
+def _slice_rules(rules: Rules, column: str) -> tuple[float, float, int]:
+    """Margin, what a slice may lose before it is harmed, and the labels that it takes to judge it."""
+    if column not in rules.slices:
+        raise ValueError(f"{column} has no margin: rollout.slices names {', '.join(rules.slices) or 'none'}")
+    return rules.slices[column], rules.slices[column], rules.min_slice_labels
+
+
+def decide(parts: list[Part], rules: Rules) -> tuple[Outcome, int]:
+    """What *parts* lead to, and the number of labels with which that was clear."""
+    overall, *slices = parts
+    promoted = max(overall.not_worse_at, rules.min_labels)
+    for part in sorted(slices, key=lambda p: p.judged_at):
+        if part.judged_at <= promoted:  # with fewer labels it stands in nobody's way
+            promoted = max(promoted, part.not_worse_at)
+    rolled_back = max(min(max(part.worse_at, part.judged_at) for part in parts), rules.min_labels)
+    if min(promoted, rolled_back) > overall.size:
+        return "keep collecting", overall.size
+    return ("promote", promoted) if promoted < rolled_back else ("roll back", rolled_back)
+
+
+def _verdict(parts: list[Part], rules: Rules, outcome: Outcome, labels: int, *, court: bool = False) -> Verdict:
+    overall, *slices = (_evidence(part, rules, labels) for part in parts)
+    reason = _reason(overall, slices, rules, outcome, court=court)
+    return Verdict(
+        outcome=outcome, reason=reason, labels=labels, alpha=rules.alpha, overall=overall, slices=tuple(slices)
+    )
+
+
+def _evidence(part: Part, rules: Rules, labels: int) -> Evidence:
+    """Of the first *labels* labels, some of which are in *part*."""
+    count = int(np.searchsorted(part.at, labels, side="right"))
+    seen = part.differences[:count]
+    low, high = evalues.interval(seen, alpha=rules.alpha)
+    finding: Finding = "undecided"
+    if part.judged_at > labels:
+        finding = "too few labels to tell"
+    elif min(part.worse_at, part.not_worse_at) <= labels:
+        finding = "worse" if part.worse_at <= part.not_worse_at else "not worse"
+    return Evidence(
+        column=part.key[0] if part.key else None, value=part.key[1] if part.key else None, labels=count,
+        difference=float(seen.mean()) if count else None, low=low, high=high, margin=part.margin,
+        not_worse=_largest(part.not_worse[:count]), not_worse_needs=-math.log10(rules.alpha),
+        worse=_largest(part.worse[:count]), worse_needs=-math.log10(part.alpha_worse), finding=finding,
+    )  # fmt: skip
+
+
+def _largest(path: Floats) -> float:
+    """log10 of the largest e-value, which began at 1."""
+    return max(float(path.max()), 0.0) / math.log(10) if len(path) else 0.0
+
+
+def _reason(overall: Evidence, slices: list[Evidence], rules: Rules, outcome: Outcome, *, court: bool) -> str:
+    seen = _in_words(overall)
+    chance = f"at most {rules.alpha:.0%} of the time" if rules.alpha >= 0.01 else f"in at most {rules.alpha:g} of cases"
+    few = [e.where for e in slices if e.finding == "too few labels to tell"]
+    untold = f"; too few labels to tell {_listed(few)}" if few else ""
+    if outcome == "roll back":
+        harmed = [e for e in slices if e.finding == "worse"]
+        if overall.finding == "worse":
+            return f"worse: {seen}; one that is no worse would look like this {chance}"
+        places = _listed([e.where for e in harmed])
+        return (
+            f"worse {places} by more than the margin of {harmed[0].margin:g}: {_in_words(harmed[0])}; "
+            f"overall {seen}; one that harms no slice would look like this {chance}"
+        )
+    if outcome == "promote":
+        judged = [e for e in slices if e.finding == "not worse"]
+        parts = f", nor in {len(judged)} slices by more than theirs" if judged else ""
+        return (
+            f"not worse by more than {overall.margin:g}{parts}: {seen}; one that is would get this far {chance}{untold}"
+        )
+    if court:
+        return f"not shown worse since it was promoted: {seen}"
+    if overall.labels < rules.min_labels:
+        return f"{overall.labels:,} of the {rules.min_labels:,} labels that are asked for: {seen}"
+    open_parts = [e.where for e in (overall, *slices) if e.finding == "undecided"]
+    return f"neither shown worse nor shown not worse {_listed(open_parts)}: {seen}{untold}"
+
+
+def _in_words(evidence: Evidence) -> str:
+    if evidence.difference is None:
+        return "no label so far"
+    return (
+        f"over {evidence.labels:,} labels its mean loss differs by {evidence.difference:+.4f} "
+        f"({evidence.low:+.4f} to {evidence.high:+.4f})"
+    )
+
+
+def _listed(places: list[str], *, most: int = 3) -> str:
+    rest = f" and {len(places) - most} more" if len(places) > most else ""
+    return ", ".join(places[:most]) + rest
