@@ -103,11 +103,11 @@ def promote(
     release: Annotated[str, typer.Argument(help="Digest of a release, or its first characters.")],
     reason: Annotated[str, typer.Option(help="Why, for the history.")] = "asked for by hand",
 ) -> None:
-    """Make a release the champion, after probing it."""
+    """Make a release the champion at once, after probing it: the trial on live traffic is left out."""
     _enter(Settings())
     from deployments import inline
 
-    _say(f"ledger version {inline.run('deploy', {'release': release, 'cause': reason})}")
+    _say(str(inline.run("deploy", {"release": release, "cause": reason, "at_once": True})))
 
 
 @app.command()
@@ -115,7 +115,7 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why, for the history.")] = "asked for by hand",
     to: Annotated[str | None, typer.Option(help="A release; otherwise the one before the live one.")] = None,
 ) -> None:
-    """Put the previous release back, in one step."""
+    """Take the newest move back, in one step: the release on trial, or the champion."""
     _enter(Settings())
     from deployments import inline
 

@@ -67,8 +67,8 @@ def occasions(project: Params, settings: Settings) -> list[Occasion]:
         Occasion("train", "on-request", "Train a candidate; nothing is released"),
         Occasion("evaluate", "on-request", "Judge a candidate against the champion"),
         Occasion("register", "on-request", "Make a release of a candidate that passed"),
-        Occasion("deploy", "on-request", "Make a release the champion, after probing it"),
-        Occasion("rollback", "on-request", "Put the previous release back"),
+        Occasion("deploy", "on-request", "Roll a release out: shadow, canary steps, champion"),
+        Occasion("rollback", "on-request", "Take the newest move back"),
     ]
     return [
         Occasion("ingest", "nightly", "The next period, once it is complete and its labels are known",
@@ -78,6 +78,8 @@ def occasions(project: Params, settings: Settings) -> list[Occasion]:
         Occasion("retrain", "on-drift", "Drift or lost quality asks for a new model",
                  events=("trimtab.drift.detected", "trimtab.quality.degraded"), given={"decision": "decision"},
                  queue=RETRAIN_QUEUE),
+        Occasion("deploy", "on-rollout", "Stay with a rollout that has begun",
+                 events=("trimtab.rollout.started",), given={"release": "release", "cause": "cause"}),
         Occasion("retrain", "nightly", "A new model every night, if it is better",
                  cron=project.schedule.retrain, queue=RETRAIN_QUEUE),
         Occasion("reconcile", "every-minute", "Start what the ledger still lacks", cron="* * * * *",

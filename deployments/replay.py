@@ -1,7 +1,8 @@
 """Walk through data time: a year of operation in minutes, through the real server and the real orchestrator.
 
 For each period its rows are sent to the live server, the labels follow late, ingest is asked for as a schedule
-would; everything after that is the loop's own doing, and is waited for. Nothing here starts a retrain."""
+would; everything after that is the loop's own doing, and is waited for. Nothing here starts a retrain. While a release
+is on trial the rows come day by day, so that the rollout sees them as it would in the real time of a month."""
 
 from __future__ import annotations
 
@@ -13,15 +14,17 @@ from typing import Any
 import pandas as pd
 
 from deployments.traffic import Traffic
-from stores.ledger import Decision, Ledger
+from stores.ledger import Decision, Ledger, Look
 from tasks import orchestrator, sources
 from trimtab import params
 from trimtab.params import Params
 from trimtab.periods import Period, span
+from trimtab.rollout import standing
 from trimtab.settings import Settings
 
 QUIET_WITHIN_S = 180.0
 POLL_S = 0.2
+LOOKED_WITHIN_S = 10.0
 
 
 class ReplayStuck(RuntimeError):
@@ -86,14 +89,30 @@ class Replay:
             step = Step(str(period), release=live.champion, version=released.get("model_version"))
             self.steps.append(step)
             self._status(f"{period}  users ask")
-            step.rows = self.traffic.send(next(rows))
-            step.labels = self.traffic.deliver(pd.Timestamp(period.end).tz_localize(None))
+            step.rows, labels = self._asked(next(rows))
+            step.labels = labels + len(self.traffic.deliver(pd.Timestamp(period.end).tz_localize(None)))
             self._ingest(period)
             step.decision = self._decided(period)
             if step.decision is not None and step.decision.action == "retrain":
                 step.retrain = self._retrained(step.decision)
             step.seconds = time.monotonic() - began
             self.echo(told(step))
+
+    def _asked(self, rows: pd.DataFrame) -> tuple[int, int]:
+        """Users ask for *rows*; how many were answered, and how many labels came in meanwhile."""
+        rows = rows.sort_values(self.params.columns.time, kind="stable", ignore_index=True)
+        days = rows[self.params.columns.time].dt.normalize()
+        watched, labels = Watched(self.ledger), 0
+        asked: list[str] = []
+        for day in days.unique():
+            if not watched.on_trial:
+                break
+            asked += self.traffic.send(rows[days == day])
+            known = self.traffic.deliver(day + pd.Timedelta(days=1) - self.delay)
+            labels += len(known)
+            self._status(f"{day.date()}  {watched.wait(answers=len(asked), labels=len(set(known) & set(asked)))}")
+        rest = rows.iloc[len(asked) :]
+        return len(asked) + (len(self.traffic.send(rest)) if len(rest) else 0), labels
 
     def _rows(self, first: Period, last: Period) -> Iterator[pd.DataFrame]:
         """Per period the rows that users ask for until its labels are known: the beginning of the next period is
@@ -163,6 +182,42 @@ class Replay:
     def _status(self, text: str) -> None:
         """A passing line: what is being waited for."""
         self.echo(f"\r{text}")
+
+
+class Watched:
+    """The rollout that is on trial, if any, followed by what its conductor saw of the traffic since."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        live = ledger.live()
+        self._rollout = live.rollout if live and live.challenger else None
+        seen = self._look()
+        self._answers, self._labels = (seen.answers, seen.labels) if seen else (0, 0)
+        self._unseen = 0
+
+    def _look(self) -> Look | None:
+        return self._ledger.look(self._rollout) if self._rollout else None
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether it is still open who will be champion."""
+        return self._rollout is not None and standing(self._ledger.rollout_steps(self._rollout)).on_trial
+
+    def wait(self, *, answers: int, labels: int) -> str:
+        """Wait until a look took in all *answers* since the beginning and *labels* more; where the rollout stands."""
+        self._labels += labels
+        deadline = time.monotonic() + LOOKED_WITHIN_S
+        while self.on_trial:
+            look = self._look()
+            if look and look.answers - self._answers >= answers - self._unseen and look.labels >= self._labels:
+                break
+            if time.monotonic() > deadline:  # what was not paired by now is not waited for again
+                self._unseen = answers - (look.answers - self._answers if look else 0)
+                self._labels = look.labels if look else 0
+                break
+            time.sleep(0.1)
+        look = self._look()
+        return f"rollout: {look.state}, {look.labels:,} labels, {look.verdict}" if look else "rollout: begun"
 
 
 def told(step: Step) -> str:

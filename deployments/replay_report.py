@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from deployments import replay_rollouts
 from deployments.replay import Replay, Step
 from stores import bundles, telemetry
 from tasks import orchestrator
@@ -23,7 +24,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The summary of a replay. Every number is read back from telemetry and the ledger, not from what was sent;
     only ``lost_predictions`` compares the two."""
-    rows = [_period(replay, step, baselines[step.period]) for step in replay.steps]
+    rollouts = replay_rollouts.of(replay.ledger)
+    rows = [_period(replay, step, baselines[step.period], rollouts) for step in replay.steps]
     first, last = (replay.params.parse_period(replay.steps[i].period) for i in (0, -1))
     recorded = telemetry.predictions(replay.settings.telemetry, first.start, last.shift(1).end, columns=[])
     retrains = [step for step in replay.steps if step.retrain]
@@ -31,14 +33,16 @@ def summarise(
     live = [row["metric"]["live"] for row in rows]
     return {
         "periods": rows,
+        "rollouts": rollouts,
         "totals": {
             "predictions": len(recorded),
             "labels": len(telemetry.labels(replay.settings.telemetry)),
             "lost_predictions": len(replay.traffic.answered - set(recorded["prediction_id"])),
             "retrains": len(retrains),
-            "promotions": sum(step.retrain["result"] == "promoted" for step in retrains if step.retrain),
+            "promotions": sum(bool(row["promoted"]) for row in rows),
             "rejections": sum(step.retrain["result"] == "rejected" for step in retrains if step.retrain),
             "rollbacks": moves.count("rollback"),
+            "exposure": sum(found["exposure"] for found in rollouts),
             "mean_live": fmean(live),
             "mean_frozen": fmean(baselines[row["period"]]["frozen"] for row in rows),
             "mean_every_period": fmean(baselines[row["period"]]["every_period"] for row in rows),
@@ -47,7 +51,9 @@ def summarise(
     }
 
 
-def _period(replay: Replay, step: Step, baseline: Mapping[str, float]) -> dict[str, Any]:
+def _period(
+    replay: Replay, step: Step, baseline: Mapping[str, float], rollouts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     period, decision = replay.params.parse_period(step.period), step.decision
     seen = telemetry.joined(replay.settings.telemetry, period.start, period.end)
     known = seen[seen["label"].notna()]
@@ -82,8 +88,18 @@ def _period(replay: Replay, step: Step, baseline: Mapping[str, float]) -> dict[s
         "decision": {"id": decision.id, "action": decision.action, "cause": decision.cause} if decision else None,
         "retrain_flow_run": outcome.get("owner"),
         "gate": {"passed": gate.passed, "reason": gate.reason} if gate else None,
-        "promoted": evidence.get("release"),
+        "rollout": mine["id"] if (mine := _rollout_of(outcome, rollouts)) else None,
+        "promoted": evidence["release"] if _promoted(outcome, mine) else None,
     }
+
+
+def _rollout_of(outcome: Mapping[str, Any], rollouts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    id = outcome.get("evidence", {}).get("rollout")
+    return next((found for found in rollouts if found["id"] == id), None)
+
+
+def _promoted(outcome: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> bool:
+    return outcome.get("result") == "promoted" or (rollout is not None and bool(rollout["promoted"]))
 
 
 def measured(known: pd.DataFrame, metric: str, manifest: Manifest) -> float:
@@ -133,6 +149,7 @@ def table(summary: Mapping[str, Any]) -> str:
         f"with {t['retrains']} retrains instead of {len(summary['periods'])}.",
         f"{t['predictions']:,} answers, {t['lost_predictions']} of them not in telemetry; {t['labels']:,} labels; "
         f"{t['promotions']} promotions, {t['rejections']} rejections, {t['rollbacks']} rollbacks.",
+        *replay_rollouts.lines(summary["rollouts"]),
     ]
     if s["event_to_running"]:
         lines.append(
@@ -146,7 +163,8 @@ def _line(row: Mapping[str, Any]) -> str:
     metric, decision = row["metric"], row["decision"]
     what = f"{decision['action']}: {decision['cause']}" if decision else "the batch was quarantined"
     if row["gate"]:
-        what += f" -> {'promoted' if row['promoted'] else 'rejected'}"
+        kept = "on trial" if row["rollout"] else "rejected"
+        what += f" -> {'promoted' if row['promoted'] else kept}"
     return (
         f"{row['period']:<9}{row['rows']:>8,}  {row['version']:>7}  {metric['live']:>6.3f}  {metric['frozen']:>6.3f}  "
         f"{metric['every_period']:>6.3f}  {row['drift']['share']:>5.0%}  {what}"
@@ -176,10 +194,8 @@ def picture(summary: Mapping[str, Any], path: Path) -> None:
     for place, row in enumerate(rows):
         if row["retrain_flow_run"]:
             axes.axvline(place + 0.5, color="#1f5fa8", alpha=0.35, linestyle="--")
-            is_seen = row["promoted"] and place + 1 < len(rows)
-            text = f"version {rows[place + 1]['version']}" if is_seen else "retrain"
             axes.annotate(
-                text if row["promoted"] else "rejected", (place + 0.5, low), xytext=(-2, 0), textcoords="offset points",
+                _became(row, summary["rollouts"]), (place + 0.5, low), xytext=(-2, 0), textcoords="offset points",
                 rotation=90, fontsize=8, color="#1f5fa8", ha="right", va="bottom",
             )  # fmt: skip
     axes.set(title="What the loop was worth", ylabel=f"{name}, answers users got", xlabel="")
@@ -188,6 +204,14 @@ def picture(summary: Mapping[str, Any], path: Path) -> None:
     axes.legend(frameon=False, loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def _became(row: Mapping[str, Any], rollouts: Sequence[Mapping[str, Any]]) -> str:
+    """What a period's retrain came to, in a word or two."""
+    found = next((f for f in rollouts if f["id"] == row["rollout"]), None)
+    if found is None:
+        return "promoted" if row["promoted"] else "rejected"
+    return f"version {found['version']}" + ("" if found["promoted"] else f": {found['state']}")
 
 
 def write(summary: Mapping[str, Any], folder: Path) -> None:

@@ -31,8 +31,8 @@ class Traffic:
     labelled: int = 0
     open: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"prediction_id": [], "time": [], "label": []}))
 
-    def send(self, rows: pd.DataFrame) -> int:
-        """Ask for a prediction of every row, in order; how many were answered. Raises TrafficError."""
+    def send(self, rows: pd.DataFrame) -> list[str]:
+        """Ask for a prediction of every row, in order; the predictions' ids. Raises TrafficError."""
         ids: list[str] = []
         with httpx.Client(base_url=self.server, timeout=60) as client:
             for body in self._bodies(rows):
@@ -43,10 +43,10 @@ class Traffic:
         )
         self.open = pd.concat([self.open, waiting], ignore_index=True) if len(self.open) else waiting
         self.answered |= set(ids)
-        return len(ids)
+        return ids
 
-    def deliver(self, before: pd.Timestamp) -> int:
-        """Deliver the labels of all answers with a time before *before*, where there is one; how many there were."""
+    def deliver(self, before: pd.Timestamp) -> list[str]:
+        """Deliver the labels of all answers with a time before *before*, where there is one; the predictions' ids."""
         due = self.open["time"] < before
         known = self.open[due & self.open["label"].notna()]
         with httpx.Client(base_url=self.server, timeout=60) as client:
@@ -60,7 +60,7 @@ class Traffic:
                                      headers={"content-type": "application/json"}))  # fmt: skip
         self.open = self.open[~due].reset_index(drop=True)
         self.labelled += len(known)
-        return len(known)
+        return known["prediction_id"].tolist()
 
     def _bodies(self, rows: pd.DataFrame) -> Iterator[bytes]:
         names = [*self.columns.features, self.columns.time, self.columns.id]

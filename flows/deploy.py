@@ -1,25 +1,32 @@
-"""Deploy: a release takes over, after it was loaded beside the champion and probed. Then, in one transaction, the
-ledger says that it answers; servers and MLflow's alias follow the ledger."""
+"""Deploy: a release sets out to become champion. It is loaded beside the champion and probed; then it scores in the
+shadow what users ask, answers some of them, and takes over once labels show that it is not worse. The ledger says at
+every moment who answers; servers and MLflow's alias follow it."""
 
 from __future__ import annotations
+
+import time
 
 from prefect import flow, task
 from prefect.runtime import flow_run
 
+from flows import conduct
 from flows.door import Here, here, short
 from stores import bundles
-from stores.ledger import Live
+from stores.ledger import Live, Step
 from tasks import alerts, modelserver, orchestrator, tracking
 from tasks.policy import OUTSIDE
+from trimtab import rollout as journey
 
 load_release = task(name="load-release", **OUTSIDE)(modelserver.load)
 probe_release = task(name="probe-release", **OUTSIDE)(modelserver.probe)
-wait_until_live = task(name="wait-until-live", **OUTSIDE)(modelserver.wait_until_live)
+wait_until_followed = task(name="wait-until-followed", **OUTSIDE)(modelserver.wait_until_followed)
 crown = task(name="crown", **OUTSIDE)(tracking.crown)
+
+LOOK_EVERY_S = 0.25
 
 
 class RolloutStopped(RuntimeError):
-    """The release did not become champion; the champion was not touched."""
+    """The release was not let in; the champion was not touched."""
 
 
 class NoSuchRelease(LookupError):
@@ -31,40 +38,28 @@ def _name() -> str:
 
 
 @flow(flow_run_name=_name)
-def deploy(release: str, cause: str = "asked for by hand") -> int:
-    """Make *release* the champion; the ledger's version number. Doing it again changes nothing.
+def deploy(release: str, cause: str = "asked for by hand", at_once: bool = False, watch_s: int = 300) -> str:
+    """Roll out *release*; the state that it came to. Doing it again goes on where the last run stopped.
 
     Args:
         release: digest of a release, or its first characters
         cause: why, for the history
+        at_once: make it champion after the probe, without a trial on live traffic
+        watch_s: seconds to stay with the rollout; after that reconcile looks at it every minute
     """
     place = here()
     digest = known_release(place, release)
     before = place.ledger.live()
-    if before and before.champion == digest:
+    if before and before.champion == digest and not (at_once and before.challenger):
         print(f"{short(digest)} is live already.")
         follow(place, before)
-        return before.version
-    rollout = start(place, digest, before, cause)
-    try:
-        bundles.open_bundle(place.settings.releases, digest)  # also when the server has it in memory since long ago
-        load_release(place.settings.model_server, digest)
-        found = probe_release(place.settings.model_server, digest)
-    except (bundles.ReleaseError, modelserver.ServerRefused) as refusal:
-        stop(place, rollout, digest, str(refusal))
-        raise RolloutStopped(f"{short(digest)} was not deployed, the champion goes on: {refusal}") from refusal
-    place.ledger.step_rollout(rollout, 2, "probed", found)
-    now = place.ledger.switch(
-        digest, expected=before.version if before else 0, move="promote", reason=cause, actor=orchestrator.me(),
-        rollout=rollout,
-    )  # fmt: skip
-    place.ledger.step_rollout(rollout, 3, "champion", {"version": now.version})
-    follow(place, now)
-    orchestrator.tell(
-        "trimtab.rollout.promoted", project=place.params.project.name, id=rollout,
-        payload={"release": digest, "version": now.version, "cause": cause},
-    )  # fmt: skip
-    return now.version
+        return "champion"
+    if before is None or at_once:
+        return switch(place, digest, before, cause)
+    if before.challenger != digest or before.rollout is None:
+        before = begin(place, digest, before, cause)
+    assert before.rollout is not None
+    return watch(place, before.rollout, watch_s)
 
 
 def known_release(place: Here, text: str) -> str:
@@ -75,22 +70,72 @@ def known_release(place: Here, text: str) -> str:
     return str(found["digest"])
 
 
-def start(place: Here, digest: str, before: Live | None, cause: str) -> str:
+def switch(place: Here, digest: str, before: Live | None, cause: str) -> str:
+    """Make *digest* champion at once: there is nothing to compare it with, or a person said so."""
+    rollout = start(place, digest, before, cause, strategy="switch")
+    admit(place, digest, rollout)
+    now = place.ledger.switch(
+        digest, expected=before.version if before else 0, move="promote", reason=cause, actor=orchestrator.me(),
+        rollout=rollout, step=Step(rollout, 3, "ended", {"reason": "champion without a trial", "share": 1.0}),
+    )  # fmt: skip
+    follow(place, now)
+    orchestrator.tell(
+        "trimtab.rollout.promoted", project=place.params.project.name, id=rollout,
+        payload={"release": digest, "version": now.version, "cause": cause},
+    )  # fmt: skip
+    return "champion"
+
+
+def begin(place: Here, digest: str, before: Live, cause: str) -> Live:
+    """Let *digest* score in the shadow from now on."""
+    rollout = start(place, digest, before, cause, strategy="rollout")
+    admit(place, digest, rollout)
+    now = place.ledger.switch(
+        before.champion, expected=before.version, move="shadow", reason=cause, actor=orchestrator.me(),
+        rollout=rollout, challenger=digest, step=Step(rollout, 3, "shadow", {"reason": cause, "share": 0.0}),
+    )  # fmt: skip
+    wait_until_followed(place.settings.model_server, now.version)
+    orchestrator.tell(
+        "trimtab.rollout.started", project=place.params.project.name, id=rollout,
+        payload={"release": digest, "version": now.version, "cause": cause},
+    )  # fmt: skip
+    return now
+
+
+def start(place: Here, digest: str, before: Live | None, cause: str, *, strategy: str) -> str:
     """The rollout from this champion to that release; the same one when it was started before and interrupted."""
     name, attempt = f"{digest[:16]}-after-{before.version if before else 0}", 1
     while any(step["state"] == "rolled back" for step in place.ledger.rollout_steps(f"{name}-{attempt}")):
         attempt += 1
     rollout = f"{name}-{attempt}"
+    champion = before.champion if before else None
+    try:
+        terms = conduct.terms_of(place, champion, digest).model_dump(mode="json") if champion else None
+    except bundles.ReleaseError:
+        terms = None  # `admit` says what is wrong with it
     place.ledger.start_rollout(
-        rollout, release=digest, champion_before=before.champion if before else None, strategy="switch", cause=cause
+        rollout, release=digest, champion_before=champion, strategy=strategy, cause=cause, terms=terms
     )
     place.ledger.step_rollout(rollout, 1, "started")
     return rollout
 
 
+def admit(place: Here, digest: str, rollout: str) -> None:
+    """Have the bundle checked, loaded and probed, in this order. Raises RolloutStopped; then nothing has changed."""
+    try:
+        bundles.open_bundle(place.settings.releases, digest)  # also when the server has it in memory since long ago
+        load_release(place.settings.model_server, digest)
+        found = probe_release(place.settings.model_server, digest)
+    except (bundles.ReleaseError, modelserver.ServerRefused) as refusal:
+        stop(place, rollout, digest, str(refusal))
+        raise RolloutStopped(f"{short(digest)} was not deployed, the champion goes on: {refusal}") from refusal
+    place.ledger.step_rollout(rollout, 2, "probed", found)
+
+
 def stop(place: Here, rollout: str, digest: str, why: str) -> None:
     """Record and tell that the release was refused."""
-    place.ledger.step_rollout(rollout, 2, "rolled back", {"reason": why})
+    taken = len(place.ledger.rollout_steps(rollout))
+    place.ledger.step_rollout(rollout, taken + 1, "rolled back", {"reason": why})
     project = place.params.project.name
     message = f"{project}: release {short(digest)} was refused, the champion goes on: {why}"
     alerts.raise_alert(
@@ -102,9 +147,30 @@ def stop(place: Here, rollout: str, digest: str, why: str) -> None:
     )
 
 
+def watch(place: Here, rollout: str, watch_s: int) -> str:
+    """Look whenever something new has come in, until it is decided who is champion, or *watch_s* are over."""
+    deadline, last = time.monotonic() + watch_s, None
+    progress = orchestrator.Progress("rollout-progress")
+    while True:
+        now = conduct.stamp(place)
+        if now != last:
+            last, outcome = now, conduct.advance(place, rollout)
+            progress.show(outcome.at.share, about=f"{short(rollout)}: {outcome.at.words}, {outcome.seen.reason}")
+            if not outcome.at.on_trial:
+                return outcome.at.words
+            if outcome.moved:
+                last = None
+                continue
+        if time.monotonic() >= deadline:
+            at = journey.standing(place.ledger.rollout_steps(rollout))
+            print(f"{at.words}: from here on reconcile looks at it every minute.")
+            return at.words
+        time.sleep(LOOK_EVERY_S)
+
+
 def follow(place: Here, live: Live) -> None:
     """Wait until the server follows the ledger, and let MLflow's alias do so too."""
-    if not wait_until_live(place.settings.model_server, live.champion):
+    if not wait_until_followed(place.settings.model_server, live.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     released = place.ledger.release(live.champion)
     if released is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pandas as pd
 from prefect import flow, task
 
+from flows import conduct
 from flows.door import Here, here
 from stores import bundles, telemetry
 from stores.bundles import Bundle
@@ -41,6 +42,9 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
         place.ledger.record_outcome(work, NOT_LIVE, owner=orchestrator.me())
         print(f"{NOT_LIVE.capitalize()} yet: there is nothing to watch in {period}.")
         return "none"
+    for row, _ in conduct.unfinished(place):  # labels have come in: a late verdict may be due
+        conduct.advance(place, row["id"])
+    live = place.ledger.live() or live
     release = bundles.open_bundle(place.settings.releases, live.champion)
     seen = telemetry.joined(place.settings.telemetry, wanted.start, wanted.end)
     mine = seen[seen["release"] == release.digest].reset_index(drop=True)

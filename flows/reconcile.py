@@ -4,12 +4,15 @@ guarantee behind them, run every minute and after every failed run. With nothing
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from prefect import flow
 
-from flows.door import Here, here
+from flows import conduct
+from flows.door import Here, here, short
 from flows.retrain import MAX_ATTEMPTS, next_attempt, work_of
 from tasks import alerts, orchestrator, tracking
+from trimtab import rollout
 
 LOST = {"FAILED", "CRASHED", "CANCELLED"}
 GRACE = timedelta(seconds=20)
@@ -20,7 +23,8 @@ RETRAIN, MONITOR, DEPLOY = "retrain/on-drift", "drift-monitor/on-batch", "deploy
 def reconcile() -> list[str]:
     """Start what is owed, follow the ledger, tell of failures; what was done, in words."""
     place = here()
-    done = [*owed_retrains(place), *owed_monitoring(place), *open_rollouts(place), *alias(place), *failures(place)]
+    done = [*owed_retrains(place), *owed_monitoring(place), *begun_rollouts(place), *running_rollouts(place),
+            *untold_steps(place), *alias(place), *failures(place)]  # fmt: skip
     done += [f"alert {id} delivered" for id in alerts.deliver_waiting(place.ledger, place.listeners)]
     print("\n".join(done) or "Nothing is owed.")
     return done
@@ -65,7 +69,7 @@ def owed_monitoring(place: Here) -> list[str]:
     return started
 
 
-def try_again(place: Here, deployment: str, work: str, parameters: dict[str, str]) -> list[str]:
+def try_again(place: Here, deployment: str, work: str, parameters: dict[str, Any]) -> list[str]:
     """Have one run at *work*: the one that is at it, or another after one that did not end well; a person is told
     when MAX_ATTEMPTS of them did not."""
     for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -79,20 +83,44 @@ def try_again(place: Here, deployment: str, work: str, parameters: dict[str, str
     return []
 
 
-def open_rollouts(place: Here) -> list[str]:
-    """Rollouts that were begun and neither arrived nor were stopped, newest only: the others were overtaken."""
+def begun_rollouts(place: Here) -> list[str]:
+    """The newest rollout, when its release was never let in and nobody is at it any more; others were overtaken."""
     rollouts = place.ledger.rollouts()
     if not rollouts:
         return []
-    newest = rollouts[-1]
-    steps = [step["state"] for step in place.ledger.rollout_steps(newest["id"])]
-    live = place.ledger.live()
-    is_over = "champion" in steps or "rolled back" in steps or (live is not None and live.rollout == newest["id"])
+    newest, live = rollouts[-1], place.ledger.live()
+    at = rollout.standing(place.ledger.rollout_steps(newest["id"]))
     was_overtaken = (live.champion if live else None) != newest["champion_before"]
-    if is_over or was_overtaken or not _is_due(newest["recorded_at"]):
+    if at.state not in ("started", "probed") or was_overtaken or not _is_due(newest["recorded_at"]):
         return []
-    parameters = {"release": newest["release"], "cause": newest["cause"]}
+    parameters = {
+        "release": newest["release"], "cause": newest["cause"], "at_once": newest["strategy"] == "switch",
+    }  # fmt: skip
     return try_again(place, DEPLOY, f"rollout:{newest['id']}", parameters)
+
+
+def running_rollouts(place: Here) -> list[str]:
+    """Look at every rollout that is not over, and take the steps that this allows."""
+    done = []
+    for row, before in conduct.unfinished(place):
+        outcome = conduct.advance(place, row["id"])
+        while outcome.moved and outcome.at.on_trial:
+            outcome = conduct.advance(place, row["id"])
+        if outcome.at.steps != before.steps:
+            done.append(f"rollout of {short(row['release'])}: {before.words} to {outcome.at.words}")
+    return done
+
+
+def untold_steps(place: Here) -> list[str]:
+    """Tell of the newest rollout's last step, in case whoever took it died before saying so; told once."""
+    rollouts, live = place.ledger.rollouts(), place.ledger.live()
+    if not rollouts or live is None:
+        return []
+    row = rollouts[-1]
+    at = rollout.standing(place.ledger.rollout_steps(row["id"]))
+    if at.state not in ("rolled back", "reverted") or row["strategy"] != "rollout" or at.steps < 3:
+        return []
+    return ["a rollout's end was told again"] if conduct.warn(place, row, at) else []
 
 
 def alias(place: Here) -> list[str]:

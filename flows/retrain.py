@@ -1,4 +1,5 @@
-"""Retrain: train, evaluate, register, deploy, in this order; the loop's way of correcting course.
+"""Retrain: train, evaluate, register, deploy, in this order; the loop's way of correcting course. It ends with the new
+release on trial: what becomes of that takes as long as it takes users to ask, and deploy/on-rollout sees to it.
 
 A decision's retrain happens once, however often it is asked for: the ledger's claim decides who does it, and its
 outcome says that it is done."""
@@ -26,8 +27,9 @@ def _name() -> str:
 
 @flow(flow_run_name=_name)
 def retrain(decision: str | None = None, as_of: str | None = None, despite_block: bool = False) -> str:
-    """A new model if it is better: `promoted` or `rejected`; `done before` when another run has seen to it, `blocked`
-    when a scheduled run would learn from data that monitoring called broken.
+    """A new model on trial if it passes the gate: `rolling out` (`promoted` when nothing was live) or `rejected`;
+    `done before` when another run has seen to it, `blocked` when a scheduled run would learn from data that monitoring
+    called broken.
 
     Args:
         decision: id of the decision that asks; empty: a scheduled run
@@ -48,8 +50,10 @@ def retrain(decision: str | None = None, as_of: str | None = None, despite_block
             gate = place.ledger.gate(run_id)
             return finish(place, work, "rejected", run_id=run_id, reason=gate.reason if gate else "")
         release = register(run_id)
-        version = deploy(release, cause)
-    return finish(place, work, "promoted", run_id=run_id, release=release, version=version)
+        state = deploy(release, cause, watch_s=0)
+    live = place.ledger.live()
+    result = "promoted" if state == "champion" else "rolling out"
+    return finish(place, work, result, run_id=run_id, release=release, rollout=live.rollout if live else None)
 
 
 def blocked(place: Here) -> Decision | None:

@@ -1,13 +1,18 @@
-"""Rollback: the release that was live before answers again, in one step."""
+"""Rollback: the newest move is taken back, in one step. A release on trial is out; otherwise the release that was live
+before answers again."""
 
 from __future__ import annotations
 
 from prefect import flow
 
+from flows import conduct
 from flows.deploy import follow, known_release
 from flows.door import Here, here
-from stores import bundles
+from stores import bundles, evidence
+from stores.ledger import LostRace
 from tasks import alerts, orchestrator
+from trimtab import rollout
+from trimtab.rollout import Move
 
 
 class NothingBefore(RuntimeError):
@@ -16,13 +21,15 @@ class NothingBefore(RuntimeError):
 
 @flow(flow_run_name="rollback")
 def rollback(reason: str = "asked for by hand", to: str | None = None) -> int:
-    """Make the previous release live again; the ledger's version number. Raises ReleaseError for a damaged bundle.
+    """Take the newest move back; the ledger's version number. Raises ReleaseError for a damaged bundle.
 
     Args:
         reason: why, for the history
-        to: a release; empty: the one before the live one
+        to: a release; empty: the one on trial goes, or the one before the live one comes back
     """
     place = here()
+    if to is None and (ended := end_trial(place, reason)) is not None:
+        return ended
     target, now = previous(place, to)
     bundles.open_bundle(place.settings.releases, target)  # one that is damaged would leave nobody to answer
     moved = place.ledger.switch(target, expected=now, move="rollback", reason=reason, actor=orchestrator.me())
@@ -37,6 +44,25 @@ def rollback(reason: str = "asked for by hand", to: str | None = None) -> int:
     return moved.version
 
 
+def end_trial(place: Here, reason: str) -> int | None:
+    """Take back the release that is on trial or in court; the ledger's version number, or None when there is none."""
+    live = place.ledger.live()
+    row = place.ledger.rollout(live.rollout) if live and live.rollout and live.challenger else None
+    if live is None or row is None:
+        return None
+    steps = place.ledger.rollout_steps(row["id"])
+    at = rollout.standing(steps)
+    if not (at.on_trial or at.in_court):
+        return None
+    bundles.open_bundle(place.settings.releases, row["champion_before"])
+    seen = evidence.look(place.settings.telemetry, row, steps)
+    conduct.take(place, row, at, seen, Move("rolled back" if at.on_trial else "reverted", 0.0, reason), live)
+    now = place.ledger.live()
+    if now is None or now.challenger is not None:
+        raise LostRace(live.version)
+    return now.version
+
+
 def previous(place: Here, to: str | None) -> tuple[str, int]:
     """The release to go back to, and the ledger version that was seen. Raises NothingBefore or NoSuchRelease.
 
@@ -49,6 +75,8 @@ def previous(place: Here, to: str | None) -> tuple[str, int]:
         return known_release(place, to), history[-1].version
     stack: list[str] = []
     for entry in history:
+        if entry.move == "experiment":
+            continue
         if entry.move == "rollback" and entry.champion in stack:
             last = len(stack) - 1 - stack[::-1].index(entry.champion)
             del stack[last + 1 :]

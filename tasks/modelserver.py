@@ -36,14 +36,27 @@ def live(server: str) -> dict[str, Any]:
         raise ServerRefused(f"the model server at {server} does not answer: {error}") from error
 
 
-def wait_until_live(server: str, digest: str, *, within_s: float = 10.0) -> bool:
-    """Whether *digest* answers users within that time. The server follows the ledger by itself."""
+def wait_until_followed(server: str, version: int, *, within_s: float = 10.0) -> bool:
+    """Whether the server stands at the ledger's *version*, or a newer one, within that time. It follows by itself;
+    one that does not answer will find out when it is back."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        if live(server).get("champion") == digest:
-            return True
+        try:
+            if int(live(server).get("ledger_version") or 0) >= version:
+                return True
+        except ServerRefused:
+            return False
         time.sleep(0.1)
     return False
+
+
+def refused(server: str, digest: str) -> str | None:
+    """Why the server will not have a release, as after one that killed it; None when it does, or does not answer."""
+    try:
+        reason = (live(server).get("refused") or {}).get(digest)
+    except ServerRefused:
+        return None
+    return str(reason) if reason else None
 
 
 def _post(url: str, timeout_s: float) -> dict[str, Any]:

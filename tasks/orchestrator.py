@@ -10,7 +10,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -117,3 +123,23 @@ def show_table(key: str, rows: list[dict[str, Any]], *, about: str) -> None:
 def show_link(key: str, url: str, *, text: str, about: str) -> None:
     """A link artifact on this run's page."""
     create_link_artifact(url, link_text=text, key=key, description=about)
+
+
+class Progress:
+    """A progress artifact on this run's page that moves on; written only when it does."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._id: UUID | None = None
+        self._shown: tuple[float, str] | None = None
+
+    def show(self, share: float, *, about: str) -> None:
+        """Stand at *share*, 0 to 1."""
+        if self._shown == (share, about):
+            return
+        self._shown = (share, about)
+        percent = round(100 * share, 1)
+        if self._id is None:
+            self._id = create_progress_artifact(percent, key=self._key, description=about)  # type: ignore[assignment]
+        else:
+            update_progress_artifact(self._id, percent, description=about)

@@ -66,16 +66,22 @@ def changed_params(stack: Stack, change: Callable[[dict[str, Any]], object]) -> 
 
 @contextmanager
 def same_champion(stack: Stack) -> Iterator[str]:
-    """Whoever is live now (the digest) is live again afterwards."""
+    """Whoever is live now (the digest), with nobody on trial or in court, is so again afterwards."""
     before = stack.ledger.live()
     assert before is not None
+    if before.challenger:
+        _alone(stack, before.champion)
     try:
         yield before.champion
     finally:
         now = stack.ledger.live()
-        if now is None or now.champion != before.champion:
-            run = started(stack, "deploy/on-request", release=before.champion, cause="the test is over")
-            assert ended(stack, run)["state_type"] == "COMPLETED"
+        if now is None or now.champion != before.champion or now.challenger:
+            _alone(stack, before.champion)
+
+
+def _alone(stack: Stack, champion: str) -> None:
+    run = started(stack, "deploy/on-request", release=champion, cause="for a test", at_once=True)
+    assert ended(stack, run)["state_type"] == "COMPLETED"
 
 
 def _all_monitored(stack: Stack) -> bool:

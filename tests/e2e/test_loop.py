@@ -27,14 +27,46 @@ def test_the_drift_event_started_the_retrain(stack: Stack) -> None:
     assert "retrain/on-drift" in run["tags"]
 
 
-def test_a_better_model_took_over_without_a_hand_on_it(stack: Stack) -> None:
+def test_a_better_model_took_over_step_by_step_without_a_hand_on_it(stack: Stack) -> None:
     moves = stack.ledger.history()
     assert [m.version for m in moves] == list(range(1, len(moves) + 1))
-    promoted = [p for p in stack.replayed["periods"] if p["promoted"]]
-    assert promoted
-    later = [p for p in stack.replayed["periods"] if p["period"] > promoted[0]["period"]]
-    assert later[0]["release"] == promoted[0]["promoted"]
-    assert promoted[0]["gate"]["passed"]
+    (rollout, *_) = [found for found in stack.replayed["rollouts"] if found["promoted"]]
+    states = [(step["state"], step["share"]) for step in rollout["steps"]]
+    assert states[:7] == [
+        ("started", 0.0), ("probed", 0.0), ("shadow", 0.0), ("canary", 0.05), ("canary", 0.25), ("canary", 0.5),
+        ("champion", 1.0),
+    ]  # fmt: skip
+    assert rollout["verdict"] == "promote"
+    assert rollout["labels"] >= 500
+    (period,) = [p for p in stack.replayed["periods"] if p["rollout"] == rollout["id"]]
+    assert period["gate"]["passed"]
+    assert period["promoted"] == rollout["release"]
+    who = [(m.move, m.challenger_share) for m in moves if m.rollout == rollout["id"]]
+    assert who[:5] == [("shadow", 0.0), ("canary", 0.05), ("canary", 0.25), ("canary", 0.5), ("promote", 0.0)]
+
+
+def test_each_tail_number_met_one_model_at_a_time_and_the_split_is_what_the_ledger_says(stack: Stack) -> None:
+    (rollout, *_) = [found for found in stack.replayed["rollouts"] if found["promoted"]]
+    seen = telemetry.predictions(stack.settings.telemetry)
+    mine = seen[seen["rollout"] == rollout["id"]]
+    trial = mine[mine["propensity"] < 1]
+    assert set(trial["release"]) == {rollout["release"], rollout["champion_before"]}
+    for share in (0.05, 0.25, 0.5):
+        is_at = np.isclose(trial["propensity"], np.where(trial["arm"] == "challenger", share, 1 - share))
+        step = trial[is_at & (trial["received_at"] <= trial.loc[is_at, "received_at"].max())]
+        if share != 0.5:  # at a half both arms look alike
+            assert (step.groupby("tailnum")["arm"].nunique() == 1).all()
+        keys = step.drop_duplicates("tailnum")
+        expected = share * len(keys)
+        assert abs((keys["arm"] == "challenger").sum() - expected) < 5 * np.sqrt(expected) + 5
+
+
+def test_the_rollout_is_on_prefects_pages(stack: Stack) -> None:
+    """A Markdown artifact with every step, and a progress artifact that ended at the end."""
+    pages = stack.prefect("/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["rollout", "rollout-progress"]}}})
+    found = {page["key"]: page for page in pages}
+    assert "canary 50%" in found["rollout"]["data"]
+    assert found["rollout-progress"]["type"] == "progress"
 
 
 def test_every_answer_is_in_telemetry_and_the_summary_can_be_recomputed(stack: Stack) -> None:
@@ -113,7 +145,7 @@ def test_with_prefect_killed_between_decision_and_event_the_retrain_happens_exac
     deadline = time.monotonic() + 200
     while work not in stack.ledger.outcomes() and time.monotonic() < deadline:
         time.sleep(1)
-    assert stack.ledger.outcomes()[work]["result"] in ("promoted", "rejected")
+    assert stack.ledger.outcomes()[work]["result"] in ("rolling out", "rejected")
     assert len(stack.ledger.claims(work)) == 1
     owner = stack.prefect(f"/flow_runs/{stack.ledger.claims(work)[0].owner}")
     assert owner["idempotency_key"] == f"{work}#1", "reconcile, not the event, started it"
