@@ -14,7 +14,9 @@ from trimtab.notations import Duration
 from trimtab.release import Label, Task
 from trimtab.rules import Rules
 
-State = Literal["started", "probed", "shadow", "canary", "champion", "rolled back", "closed", "reverted", "ended"]
+State = Literal[
+    "started", "probed", "shadow", "canary", "champion", "rolled back", "closed", "reverted", "experiment", "ended"
+]
 ON_TRIAL: frozenset[State] = frozenset({"shadow", "canary"})
 OVER: frozenset[State] = frozenset({"rolled back", "closed", "reverted", "ended"})
 
