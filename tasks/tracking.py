@@ -5,6 +5,7 @@ The only module that knows MLflow. Every function takes the tracking address and
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,6 +248,57 @@ def log_monitoring(
             mlflow.log_text(report, "drift.html")
         mlflow.set_tag("trimtab.decision", decision)
     return str(run.info.run_id)
+
+
+def log_experiment(
+    tracking_uri: str,
+    *,
+    project: str,
+    id: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    measures: Mapping[str, float],
+    labels: int,
+    report: str,
+    facts: Mapping[str, Any],
+    is_over: bool,
+) -> str:
+    """The report of an A/B experiment into its one run in the experiment `<project>-experiments`; the run's id.
+
+    A later report goes into the same run: its measures stand beside the earlier ones by the number of *labels*.
+    """
+    from mlflow.entities import Metric, Param, RunTag
+
+    client = _client(tracking_uri)
+    run_id = _run_of(client, _experiment(client, f"{project}-experiments"), "trimtab.experiment", id)
+    now_ms = time.time_ns() // 1_000_000
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, now_ms, labels) for name, value in measures.items()],
+        params=[Param(name, str(value)) for name, value in params.items()],
+        tags=[RunTag(name, value) for name, value in tags.items()],
+    )
+    client.log_text(run_id, report, "report.md")
+    client.log_dict(run_id, dict(facts), "report.json")
+    if is_over:
+        client.set_terminated(run_id)
+    return run_id
+
+
+def _run_of(client: MlflowClient, experiment: str, tag: str, value: str) -> str:
+    """The run that *tag* names, made if there is none. Of two that were made at once, the older one stays."""
+
+    def oldest() -> str | None:
+        found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", order_by=["attributes.start_time ASC"])
+        return str(found[0].info.run_id) if found else None
+
+    if (known := oldest()) is not None:
+        return known
+    made = str(client.create_run(experiment, run_name=value, tags={tag: value}).info.run_id)
+    first = oldest() or made
+    if first != made:
+        client.delete_run(made)
+    return first
 
 
 def run_page(tracking_uri: str, run_id: str, *, artifact: str | None = None) -> str:
