@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trimtab.admission import Admission
 from trimtab.features import Feature, assemble, numbers, texts
 from trimtab.release import Columns
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 Micros = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -62,6 +64,15 @@ class Intake:
         extra = [name for name in (columns.id, columns.key) if name is not None and name not in names]
         self._recorded = tuple(dict.fromkeys(extra))
         self._known = {*names, *extra, columns.time}
+        self._numbers = tuple(f.name for f in features if f.kind == "number")
+        gap = frozenset({type(None)})
+        self._admission = Admission(
+            {columns.time: frozenset({str}) | gap, **dict.fromkeys(extra, frozenset({str, int}) | gap)}
+            | {f.name: _ACCEPTED[f.values] | (gap if f.nullable else frozenset()) for f in features},
+            required=[f.name for f in features if not f.nullable],
+            time=columns.time,
+            parse=_parsed,
+        )
 
     def read(self, rows: Any, *, now_us: int) -> Rows:
         """*rows* as JSON gave them, as columns. A row without a data time gets *now_us*. Raises BadInput."""
@@ -82,12 +93,59 @@ class Intake:
                 raise BadInput(f"has {len(values)} values where others have {size}", field=name)
         return self._understand(columns, size or 0, now_us)
 
+    def admit(self, row: Any) -> None:
+        """Raises BadInput exactly as ``read([row])`` would, but costs little for a row like others before it."""
+        if not self._admission.admits(row):
+            self.read([row], now_us=0)
+
+    def read_admitted(self, rows: Sequence[Mapping[str, Any]], *, now_us: int) -> Rows:
+        """The same as ``read(rows)`` for at least one row, each of which was admitted, without looking at them again.
+        Rows with an integer that no float64 can hold raise BadInput only here."""
+        shapes = set(map(tuple, rows))
+        size = len(rows)
+        if len(shapes) == 1:
+            table: dict[str, Sequence[Any]] = dict(
+                zip(shapes.pop(), zip(*[row.values() for row in rows], strict=True), strict=True)
+            )
+        else:
+            table = {n: [row.get(n) for row in rows] for n in dict.fromkeys(n for shape in shapes for n in shape)}
+        gaps = [None] * size
+        try:
+            block = np.array([table.get(name, gaps) for name in self._numbers], dtype=np.float64)
+        except OverflowError:
+            return self.read(rows, now_us=now_us)
+        columns: dict[str, Any] = {}
+        numbers_left = iter(block)
+        for feature in self.features:
+            if feature.kind == "number":
+                columns[feature.name] = next(numbers_left)
+            else:
+                values = table.get(feature.name, gaps)
+                columns[feature.name] = list(values) if feature.values == "text" else texts(values)
+        times, of = table.get(self._columns.time, gaps), self._admission.times.of
+        return Rows(
+            size=size,
+            columns=columns,
+            recorded={name: _labels(name, table[name]) for name in self._recorded if name in table},
+            time_us=np.array([now_us if text is None else of(text) for text in times], dtype=np.int64),
+            features=self.features,
+        )
+
+    def read_arrow(self, table: pa.Table | pa.RecordBatch, *, now_us: int) -> Rows:
+        """The same for rows in Arrow's form, which need no look at single values. Raises BadInput."""
+        from trimtab.arrow_intake import read
+
+        for name in table.schema.names:
+            if name not in self._known:
+                raise self._unknown(name, dict.fromkeys(table.schema.names), row=None)
+        return read(table, self.features, self._columns, self._recorded, now_us=now_us)
+
     def _understand(self, table: Mapping[str, Sequence[Any]], size: int, now_us: int) -> Rows:
         return Rows(
             size=size,
             columns={f.name: self._feature(f, table.get(f.name), size) for f in self.features},
             recorded={name: _labels(name, table[name]) for name in self._recorded if name in table},
-            time_us=_times(self._columns.time, table.get(self._columns.time), size, now_us),
+            time_us=times_of(self._columns.time, table.get(self._columns.time), size, now_us),
             features=self.features,
         )
 
@@ -121,12 +179,14 @@ class Intake:
         if kinds - _ACCEPTED[feature.values]:
             values = self._without_gaps(feature, values)
         if feature.kind == "category":
-            return texts(values)
+            return list(values) if feature.values == "text" else texts(values)
         try:
             return numbers(values)
         except OverflowError as error:
-            row = next(i for i, v in enumerate(values) if isinstance(v, int) and abs(v) > 10**308)
-            raise BadInput("number too large", row=row, field=feature.name, got=str(values[row])[:40]) from error
+            row = next(i for i, v in enumerate(values) if _overflows(v))
+            raise BadInput(
+                "number too large", row=row, field=feature.name, got=f"an integer of {values[row].bit_length()} bits"
+            ) from error
 
     def _without_gaps(self, feature: Feature, values: Sequence[Any]) -> list[Any]:
         """Missing values as None; refuses those that may not be missing, and values of a wrong type."""
@@ -138,11 +198,19 @@ class Intake:
                     raise BadInput(problem, row=i, field=feature.name)
             elif type(value) not in accepted:
                 null = " or null" if feature.nullable else ""
-                raise BadInput(f"must be {_article(feature.values)}{null}", row=i, field=feature.name, got=value)
+                raise BadInput(f"must be {article(feature.values)}{null}", row=i, field=feature.name, got=value)
         return [None if value is _ABSENT else value for value in values]
 
 
-def _article(values: str) -> str:
+def _overflows(value: Any) -> bool:
+    try:
+        return value is not None and float(value) is None
+    except OverflowError:
+        return True
+
+
+def article(values: str) -> str:
+    """A kind of values as an error calls it."""
     return {"number": "a number", "boolean": "true or false", "text": "text", "integer": "an integer"}[values]
 
 
@@ -157,7 +225,7 @@ def _labels(name: str, values: Sequence[Any]) -> list[str | None]:
     return [None if v is None or v is _ABSENT else str(v) for v in values]
 
 
-def _times(name: str, values: Sequence[Any] | None, size: int, now_us: int) -> Micros:
+def times_of(name: str, values: Sequence[Any] | None, size: int, now_us: int) -> Micros:
     """ISO 8601 text as UTC microseconds; without an offset it is UTC."""
     if values is None:
         return np.full(size, now_us, dtype=np.int64)
@@ -183,9 +251,13 @@ def _time(name: str, row: int, value: Any, now_us: int) -> int:
     if value is None or value is _ABSENT:
         return now_us
     try:
-        return micros(datetime.fromisoformat(value))
+        return _parsed(value)
     except (TypeError, ValueError) as error:
         raise BadInput("must be a time like 2013-03-01T05:00:00Z", row=row, field=name, got=value) from error
+
+
+def _parsed(text: str) -> int:
+    return micros(datetime.fromisoformat(text))
 
 
 def micros(moment: datetime) -> int:
