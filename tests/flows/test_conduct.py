@@ -1,0 +1,209 @@
+"""A rollout's steps on a real ledger and real telemetry: taken once, by whoever comes, from where the last one stopped.
+What is told of them (events, aliases, pages) is for the end-to-end tests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows import conduct
+from flows.door import Here
+from stores.ledger import Ledger, Step
+from stores.telemetry import Recorder
+from tests.trimtab import small
+from trimtab.rollout import Terms, standing
+from trimtab.settings import Settings
+
+OLD, NEW = "0" * 64, "1" * 64
+ID = "new-after-1-1"
+TERMS = Terms(task="binary", steps=(0.2, 0.5), min_labels=100, min_answers=50, margin=0.01, court=timedelta(days=20))
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The steps that would have been told."""
+    heard: list[str] = []
+    monkeypatch.setattr(conduct, "tell", lambda _place, _row, at, _reason, _live: heard.append(at.words))
+    return heard
+
+
+class Trial:
+    """A rollout in the shadow, and users who ask."""
+
+    def __init__(self, folder: Path) -> None:
+        ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
+        ledger.create()
+        settings = Settings(project=folder, home=folder, server_port=1)  # where no server is
+        self.place = Here(settings, small.params(), ledger)
+        for digest in (OLD, NEW):
+            ledger.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
+        first = ledger.switch(OLD, expected=0, move="promote", reason="first", actor="a")
+        ledger.start_rollout(
+            ID, release=NEW, champion_before=OLD, strategy="rollout", cause="c", terms=TERMS.model_dump(mode="json")
+        )
+        ledger.step_rollout(ID, 1, "started")
+        ledger.step_rollout(ID, 2, "probed")
+        ledger.switch(
+            OLD, expected=first.version, move="shadow", reason="c", actor="a", rollout=ID, challenger=NEW,
+            step=Step(ID, 3, "shadow", {"share": 0.0}),
+        )  # fmt: skip
+        self.recorder = Recorder(settings.telemetry)
+        self.random = np.random.default_rng(0)
+        self.day = 0
+
+    @property
+    def state(self) -> str:
+        return standing(self.place.ledger.rollout_steps(ID)).words
+
+    def users(self, rows: int = 200, *, skill: float, errors: int = 0, labelled: bool = True) -> None:
+        """A day of pairs: the one on trial is right with *skill*, the other with 0.7."""
+        live = self.place.ledger.live()
+        assert live is not None
+        assert live.challenger is not None
+        truth = self.random.random(rows) < 0.5
+        said = {OLD: self._said(truth, 0.7), NEW: self._said(truth, skill)}
+        self.day += 1
+        times = [_us(self.day) + i for i in range(rows)]
+        ids = self.recorder.take_ids(times)
+        wrong = ["KeyError: 'HA'"] * errors + [None] * (rows - errors)
+        self.recorder.pairs(
+            rollout=ID, champion=live.champion, challenger=live.challenger, received_us=_us(self.day), ids=ids,
+            times_us=times, by_challenger=self.random.random(rows) < live.challenger_share,
+            champion_prediction=said[live.champion],
+            challenger_prediction=np.where([e is not None for e in wrong], np.nan, said[live.challenger]),
+            errors=wrong if errors else None, champion_us=100.0, challenger_us=100.0,
+        )  # fmt: skip
+        if labelled:
+            self.recorder.labels(ids, truth.astype(float).tolist(), received_us=_us(self.day), times_us=[None] * rows)
+
+    def _said(self, truth: Any, skill: float) -> Any:
+        is_right = self.random.random(len(truth)) < skill
+        return np.where(is_right == truth, 0.8, 0.2) + self.random.uniform(-0.01, 0.01, len(truth))
+
+    def advance(self) -> str:
+        return conduct.advance(self.place, ID).at.words
+
+
+def _us(day: int) -> int:
+    """Now, and *day* days more: both the data time and the time of arrival."""
+    base = datetime.now().astimezone().replace(microsecond=0)
+    return int((base + timedelta(days=day)).timestamp() * 1_000_000)
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Iterator[Trial]:
+    made = Trial(tmp_path)
+    yield made
+    made.recorder.close()
+
+
+def test_a_better_release_goes_all_the_way_one_step_at_a_look(trial: Trial, told: list[str]) -> None:
+    ways = []
+    for _ in range(12):
+        trial.users(skill=0.85)
+        ways.append(trial.advance())
+        if ways[-1] == "champion":
+            break
+    assert list(dict.fromkeys(ways)) == ["canary 20%", "canary 50%", "champion"]
+    assert told == ["canary 20%", "canary 50%", "champion"]
+    live = trial.place.ledger.live()
+    assert live is not None
+    assert (live.champion, live.challenger, live.challenger_share, live.rollout) == (NEW, OLD, 0.0, ID)
+    looks = trial.place.ledger.looks(ID)
+    assert [look.number for look in looks] == list(range(1, len(looks) + 1))
+    assert looks[-1].verdict == "promote"
+    last = trial.place.ledger.rollout_steps(ID)[-1]["evidence"]
+    assert last["seen"]["labels"] == looks[-1].labels
+    assert last["exposed"] > 0
+
+
+def test_a_worse_release_is_out_before_a_user_meets_it(trial: Trial) -> None:
+    while trial.state == "shadow":
+        trial.users(50, skill=0.5)
+        trial.advance()
+    assert trial.state == "rolled back"
+    live = trial.place.ledger.live()
+    assert live is not None
+    assert (live.champion, live.challenger, live.move) == (OLD, None, "rollback")
+    assert "users got 0 of its answers" in live.reason
+    assert trial.place.ledger.rollout_steps(ID)[-1]["evidence"]["exposed"] == 0
+
+
+def test_a_release_that_raises_is_out_without_a_label(trial: Trial) -> None:
+    trial.users(100, skill=0.9, errors=3, labelled=False)
+    assert trial.advance() == "rolled back"
+    assert "KeyError" in trial.place.ledger.history()[-1].reason
+
+
+def test_nothing_new_leads_to_nothing_however_often_one_looks(trial: Trial) -> None:
+    trial.users(60, skill=0.8)
+    for _ in range(3):
+        assert trial.advance() == "shadow"
+    assert len(trial.place.ledger.looks(ID)) == 1
+    assert len(trial.place.ledger.history()) == 2
+
+
+def test_of_many_that_look_at_once_one_takes_the_step(trial: Trial, told: list[str]) -> None:
+    trial.users(200, skill=0.8)
+    barrier = threading.Barrier(6)
+
+    def look(_: int) -> str:
+        barrier.wait()
+        return trial.advance()
+
+    with ThreadPoolExecutor(6) as pool:
+        found = set(pool.map(look, range(6)))
+    assert found <= {"canary 20%", "canary 50%"}
+    steps = [step["state"] for step in trial.place.ledger.rollout_steps(ID)]
+    assert steps == ["started", "probed", "shadow", "canary"]
+    assert told == ["canary 20%"]
+
+
+def test_another_that_was_promoted_meanwhile_ends_the_trial(trial: Trial) -> None:
+    third = "2" * 64
+    trial.place.ledger.record_release(third, model_name="m", model_version=2, run_id="r", manifest={})
+    trial.place.ledger.switch(third, expected=2, move="promote", reason="by hand", actor="a")
+    assert trial.advance() == "ended"
+    live = trial.place.ledger.live()
+    assert live is not None
+    assert (live.champion, live.version) == (third, 3)
+    assert conduct.unfinished(trial.place) == []
+
+
+def test_labels_that_come_after_the_promotion_can_revert_it_and_the_regret_is_kept(trial: Trial) -> None:
+    while trial.state != "champion":
+        trial.users(skill=0.85)
+        trial.advance()
+    exposed = trial.place.ledger.rollout_steps(ID)[-1]["evidence"]["exposed"]
+    assert [at.in_court for _, at in conduct.unfinished(trial.place)] == [True]
+    answers = 0
+    while trial.state == "champion":
+        trial.users(100, skill=0.4)
+        answers += 100
+        trial.advance()
+    assert trial.state == "reverted"
+    live = trial.place.ledger.live()
+    assert live is not None
+    assert (live.champion, live.challenger, live.move) == (OLD, None, "rollback")
+    regret = trial.place.ledger.rollout_steps(ID)[-1]["evidence"]["exposed"]
+    assert regret == exposed + answers
+    assert f"users got {regret:,} of its answers" in live.reason
+
+
+def test_the_court_closes_when_its_time_is_over(trial: Trial) -> None:
+    while trial.state != "champion":
+        trial.users(skill=0.85)
+        trial.advance()
+    for _ in range(23):
+        trial.users(20, skill=0.85)
+    assert trial.advance() == "closed"
+    live = trial.place.ledger.live()
+    assert live is not None
+    assert (live.champion, live.challenger, live.move) == (NEW, None, "close")
