@@ -31,6 +31,7 @@ def main() -> int:
     # instead of 28 for 10,000 rows on two busy cores). And rows are many small objects that die young.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     gc.set_threshold(50_000, 20, 50)
+    sys.setswitchinterval(0.001)  # seconds; what runs in a thread (large requests, loading) hands back that soon
     import uvicorn
 
     from serving.app import ModelServer
@@ -43,6 +44,8 @@ def main() -> int:
         port=settings.server_port,
         loop="uvloop",
         http="httptools",
+        ws="none",
+        proxy_headers=False,
         access_log=False,
         log_level="warning",
         timeout_keep_alive=75,  # longer than clients' pools keep a connection, so that none is closed under a request

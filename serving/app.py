@@ -1,5 +1,5 @@
-"""The model server's HTTP surface: routes and limits. What is answered comes from `serving.answers`, who
-answers from `serving.roster`; the server process itself is started in `serving.__main__`."""
+"""The model server, put together: its parts, their threads, and the routes that are seldom asked. What is asked often
+is answered in `serving.front`; who answers, and how, is in `serving.roster`, `serving.desk` and `serving.rounds`."""
 
 from __future__ import annotations
 
@@ -10,46 +10,73 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request, Response
+import orjson
+from fastapi import FastAPI, Response
 
-from serving import bodies
-from serving.answers import Answers, TooLarge
-from serving.edge import Busy, as_json, install
-from serving.follower import Follower, Housekeeping, Repeating
+from serving import answers, bodies
+from serving.described import describe
+from serving.desk import Desk
+from serving.edge import as_json, install
+from serving.follower import Follower, Housekeeping, Judgements, Repeating
+from serving.front import Asked, Front
+from serving.keys import Keys
 from serving.metrics import Metrics
-from serving.roster import Roster
+from serving.roster import Loaded, Probe, Roster
+from serving.rounds import Rounds
 from serving.settings import ServerSettings
+from serving.survival import Life
 from stores.ledger import Ledger
 from stores.telemetry import Recorder
 
 T = TypeVar("T")
-_PATIENCE = 4
+_JSON = b"application/json"
+_SMALL_BYTES = 64 * 1024
+_SMALL_ROWS = 64
 
 
 class ModelServer:
-    """The parts of one server, put together; `app` is what uvicorn runs."""
+    """The parts of one server; `app` is what uvicorn runs."""
 
     def __init__(self, settings: ServerSettings, *, releases: Path, telemetry: Path) -> None:
         self.settings = settings
-        self.metrics = Metrics(telemetry)
-        self.roster = Roster(releases, allow=settings.trusted_types)
         self.recorder = Recorder(
             telemetry, roll_bytes=int(settings.segment_mb * 1024 * 1024), roll_after_s=settings.segment_s
         )
-        self.answers = Answers(self.roster, self.recorder, self.metrics, max_rows=settings.max_rows)
-        self.follower = Follower(Ledger(settings.ledger_url.get_secret_value()), self.roster, self.metrics)
-        housekeeping = Housekeeping(self.recorder, compact_s=settings.compact_s)
+        self.metrics = Metrics(telemetry, self.recorder)
+        self.roster = Roster(releases, allow=settings.trusted_types)
+        self.life = Life(telemetry / "lives")
+        ledger = Ledger(settings.ledger_url.get_secret_value())
+        self.follower = Follower(ledger, self.roster, self.metrics, self.life)
         self._threads = [
             Repeating("follower", self.follower.follow, every_s=settings.follow_s),
-            Repeating("telemetry", housekeeping.tend, every_s=1.0),
+            Repeating("telemetry", Housekeeping(self.recorder, compact_s=settings.compact_s).tend, every_s=1.0),
+            Repeating("decisions", Judgements(ledger, self.metrics).look, every_s=10.0),
         ]
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="answer")
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._waiting = self._held_bytes = 0
-        self.app = _routes(self)
+        self._desk = Desk(
+            Rounds(self.recorder, self.metrics, self.life),
+            self.roster,
+            self.metrics,
+            self._pool,
+            max_waiting=settings.max_waiting,
+            answer_s=settings.answer_s,
+            challenger_s=settings.challenger_s,
+        )
+        keys = Keys(predict=settings.predict_keys, labels=settings.labels_keys, admin=settings.admin_keys)
+        self.app = Front(
+            _routes(self),
+            {"/predict": self.predict, "/labels": self.labels},
+            keys=keys,
+            metrics=self.metrics,
+            max_body_bytes=settings.max_body_bytes,
+            max_held_bytes=int(settings.max_held_mb * 2**20),
+            body_s=settings.answer_s,
+        )
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -59,43 +86,52 @@ class ModelServer:
         yield
         for thread in self._threads:
             await asyncio.to_thread(thread.stop)
-        self._pool.shutdown()
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self.recorder.close()
+        self.life.close()
 
-    async def answer(self, work: Callable[[bytes], T], request: Request) -> T:
-        """Do *work* on the request's body in a thread. Raises Busy rather than let a queue or the memory that bodies
-        take grow without end; reading a slow client's body is no reason to refuse others."""
-        body = bytearray()
-        try:
-            await self._read(request, body)
-            if self._waiting >= self.settings.max_waiting:
-                raise Busy
-            self._waiting += 1
-            try:
-                return await asyncio.get_running_loop().run_in_executor(self._pool, work, bytes(body))
-            finally:
-                self._waiting -= 1
-        finally:
-            self._held_bytes -= len(body)
+    async def predict(self, asked: Asked) -> tuple[bytes, bytes]:
+        """Predictions for one row or many. Few rows are answered together with those of other requests."""
+        ask = partial(answers.question, asked.body, max_rows=self.settings.max_rows)
+        if len(asked.body) > _SMALL_BYTES:
+            return await self._desk.ask_aside(ask), _JSON
+        question = ask()
+        if question.size > _SMALL_ROWS or type(question.raw) is dict:
+            return await self._desk.ask_aside(lambda: question), _JSON
+        return await self._desk.ask(question), _JSON
 
-    async def load(self, work: Callable[[str], T], digest: str) -> T:
-        """Do *work* on a release, one at a time, in a thread of its own."""
+    async def labels(self, asked: Asked) -> tuple[bytes, bytes]:
+        """What predictions turned out to be."""
+        record = partial(
+            answers.record_labels, asked.body, self.recorder, self.metrics, max_rows=self.settings.max_rows
+        )
+        if len(asked.body) > _SMALL_BYTES:
+            counts = await asyncio.get_running_loop().run_in_executor(self._pool, record)
+        else:
+            counts = record()
+        return orjson.dumps(asdict(counts)), _JSON
+
+    async def load(self, digest: str) -> Loaded:
+        """A release in memory, loaded one at a time in a thread of its own. Raises ReleaseError."""
+        return await self._alone(self._load, digest)
+
+    async def probe(self, digest: str) -> Probe:
+        """A release asked for its own samples."""
+        await self.load(digest)
+        return await self._alone(self.roster.probe, digest)
+
+    def _load(self, digest: str) -> Loaded:
+        version = self.roster.standing.version
+        with self.life.loading(digest, version):
+            return self.roster.load(digest)
+
+    async def _alone(self, work: Callable[[str], T], digest: str) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._loading, work, digest)
 
-    async def _read(self, request: Request, body: bytearray) -> None:
-        """Read a body. What is somewhat too large is read to its end, unkept: most clients listen only after that."""
-        limit, received = self.settings.max_body_bytes, 0
-        async for chunk in request.stream():
-            received += len(chunk)
-            if received <= limit:
-                body += chunk
-                self._held_bytes += len(chunk)
-            elif received > limit * _PATIENCE:
-                break
-            if self._held_bytes > self.settings.max_held_mb * 1024 * 1024:
-                raise Busy
-        if received > limit:
-            raise TooLarge(f"more than {self.settings.max_body_mb:g} MB in one request (TRIMTAB_MAX_BODY_MB)")
+    def example(self) -> dict[str, Any] | None:
+        """A row that the champion understands."""
+        champion = self.roster.standing.champion
+        return champion.bundle.samples[0][0] if champion is not None else None
 
     def unready(self) -> list[str]:
         """Why requests cannot be answered; empty when they can."""
@@ -106,26 +142,32 @@ class ModelServer:
             reasons.append(f"telemetry cannot be written: {self.recorder.failure}")
         return reasons
 
+    def described(self) -> dict[str, Any]:
+        """Who answers, by which version of the ledger, and what is in memory."""
+        standing = self.roster.standing
+        loaded = [r for r in (standing.champion, standing.challenger) if r is not None]
+        return {
+            "ledger_version": standing.version,
+            "champion": standing.champion and standing.champion.digest,
+            "version": standing.champion and standing.champion.version,
+            "challenger": standing.challenger_digest,
+            "share": standing.share,
+            "rollout": standing.rollout,
+            "refused": self.follower.refused,
+            "previous": self.roster.previous,
+            "routes": {release.digest: release.route for release in loaded},
+            "loaded": self.roster.digests,
+        }
+
 
 def _routes(server: ModelServer) -> FastAPI:
     app = FastAPI(
         title="Trimtab model server",
         description="Answers with the champion that the ledger names. Every answered prediction is in telemetry.",
         lifespan=server.lifespan,
-        responses={code: {"model": bodies.ErrorAnswer} for code in (413, 422, 503)},
     )
-    metrics = server.metrics
-    install(app, metrics, server.settings.api_key)
-
-    @app.post("/predict", response_model=bodies.PredictAnswer, openapi_extra=_takes(bodies.PredictRequest))
-    async def predict(request: Request) -> Response:
-        """Predictions for one row or many, by the champion."""
-        return Response(await server.answer(server.answers.predict, request), media_type="application/json")
-
-    @app.post("/labels", response_model=bodies.LabelsAnswer, openapi_extra=_takes(bodies.LabelsRequest))
-    async def labels(request: Request) -> Response:
-        """What predictions turned out to be, by their ids; late or twice without harm."""
-        return as_json(asdict(await server.answer(server.answers.labels, request)))
+    install(app, server.metrics)
+    describe(app, server.example)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -144,42 +186,25 @@ def _routes(server: ModelServer) -> FastAPI:
     @app.get("/metrics")
     async def prometheus() -> Response:
         """For Prometheus."""
-        metrics.telemetry_up.set(server.recorder.failure is None)
-        metrics.written.set(server.recorder.written_bytes)
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+        server.metrics.telemetry_up.set(server.recorder.failure is None)
+        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/live")
     async def live() -> Response:
         """Who answers, by which version of the ledger, and what is in memory."""
-        standing = server.roster.standing
-        return as_json(
-            {
-                "ledger_version": standing.version,
-                "champion": standing.champion and standing.champion.digest,
-                "version": standing.champion and standing.champion.bundle.manifest.model_version,
-                "challenger": standing.challenger and standing.challenger.digest,
-                "previous": server.roster.previous,
-                "loaded": server.roster.digests,
-            }
-        )
+        return as_json(server.described())
 
     @app.post("/releases/{digest}/load", response_model=bodies.LoadAnswer)
     async def load(digest: str) -> Response:
         """Check a release's digests and load it beside the live one. The ledger decides who answers."""
         started = time.perf_counter()
-        loaded = await server.load(server.roster.load, digest)
+        loaded = await server.load(digest)
         took_ms = (time.perf_counter() - started) * 1000
-        return as_json({"release": digest, "version": loaded.bundle.manifest.model_version, "load_ms": took_ms})
+        return as_json({"release": digest, "version": loaded.version, "load_ms": took_ms})
 
     @app.post("/releases/{digest}/probe", response_model=bodies.ProbeAnswer)
     async def probe(digest: str) -> Response:
         """Send a release's own sample rows through the whole path, but for telemetry."""
-        return as_json(asdict(await server.load(server.roster.probe, digest)))
+        return as_json(asdict(await server.probe(digest)))
 
     return app
-
-
-def _takes(body: type[Any]) -> dict[str, Any]:
-    schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -7,37 +7,46 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Value = float | int | bool | str | None
+
 
 class PredictRequest(BaseModel):
-    """Rows to answer. A single row may also be sent as it is, without the list around it, and many rows as
-    ``{"columns": {"distance": [1400, …], …}}``, which takes less time."""
+    """Rows to answer."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {"rows": [{"distance": 1400, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}]}
-        }
-    )
+    model_config = ConfigDict(extra="forbid")
 
-    rows: list[dict[str, float | int | bool | str | None]] = Field(
+    rows: list[dict[str, Value]] = Field(
+        min_length=1,
         description="objects with the live release's features (its schema.json has them), and, if wanted, the data "
-        "time, id and key columns, which are recorded"
+        "time, id and key columns, which are recorded",
     )
+
+
+class PredictColumns(BaseModel):
+    """The same by column, which takes less time for many rows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    columns: dict[str, list[Value]] = Field(min_length=1, description="lists of one length")
 
 
 class Prediction(BaseModel):
-    """One row's answer; which fields there are depends on the task."""
+    """One row's answer; which fields there are depends on the task. While a release is tried on a share of the users, a
+    row that another release answered than the rest names it."""
 
     id: str = Field(description="send it back with the label")
     probability: float | None = Field(None, description="binary: probability of the positive class")
     label: bool | int | str | None = Field(None, description="multiclass: the likeliest label")
     probabilities: dict[str, float] | None = Field(None, description="multiclass: probability of every label")
     value: float | None = Field(None, description="regression")
+    release: str | None = Field(None, description="digest of the release that answered this row, if another")
+    version: int | None = Field(None, description="its version in the model registry")
 
 
 class PredictAnswer(BaseModel):
     """Predictions in the order of the rows."""
 
-    release: str = Field(description="digest of the release that answered")
+    release: str = Field(description="digest of the release that answered, but for rows that name another")
     version: int = Field(description="its version in the model registry")
     predictions: list[Prediction]
 
@@ -45,7 +54,9 @@ class PredictAnswer(BaseModel):
 class LabelRow(BaseModel):
     """What a prediction turned out to be."""
 
-    id: str
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(pattern="^[0-9a-f]{32}$", description="as /predict answered it")
     label: bool | int | float | str
     time: str | None = Field(None, description="when it became known, ISO 8601")
 
@@ -53,7 +64,7 @@ class LabelRow(BaseModel):
 class LabelsRequest(BaseModel):
     """Labels, late or twice without harm: the last to arrive counts."""
 
-    labels: list[LabelRow]
+    labels: list[LabelRow] = Field(min_length=1)
 
 
 class LabelsAnswer(BaseModel):

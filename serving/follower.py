@@ -7,11 +7,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from serving.metrics import Metrics
-from serving.roster import Roster
+from serving.roster import Loaded, Roster, Standing
+from serving.survival import Life
 from stores.bundles import ReleaseError
 from stores.ledger import Ledger
+from stores.ledger.records import Live
 from stores.telemetry import Recorder, compact
 
 _RETRY_S = 2.0
@@ -48,53 +51,114 @@ class Repeating:
 class Follower:
     """Makes the roster what the ledger says. *trouble* is why it is not, or None."""
 
-    def __init__(self, ledger: Ledger, roster: Roster, metrics: Metrics) -> None:
-        self._ledger, self._roster, self._metrics = ledger, roster, metrics
+    def __init__(self, ledger: Ledger, roster: Roster, metrics: Metrics, life: Life) -> None:
+        self._ledger, self._roster, self._metrics, self._life = ledger, roster, metrics, life
         self.ledger_trouble: str | None = "not asked yet"
         self.release_trouble: str | None = None
-        self._failed_version, self._retry_at = 0, 0.0
+        self._retry: tuple[int, float] = (0, 0.0)
 
     def follow(self) -> None:
         """Ask once. An unreachable ledger or an unusable release leaves the present champion answering."""
         try:
             live = self._ledger.live()
+            standing = self._roster.standing
+            if live is None or (live.version == standing.version and not self._incomplete(standing)):
+                self._note_ledger(None)
+                return
+            if live.version == self._retry[0] and time.monotonic() < self._retry[1]:
+                self._note_ledger(None)
+                return
+            row = self._ledger.rollout(live.rollout) if live.rollout and live.challenger else None
         except Exception as error:  # noqa: BLE001 - whatever a database driver raises means the same here
             self._note_ledger(f"{type(error).__name__}: {error}")
             return
         self._note_ledger(None)
-        if live is None or live.version == self._roster.standing.version:
-            return
-        first = self._roster.standing.champion is None
-        if live.version == self._failed_version and time.monotonic() < self._retry_at:
-            return
-        trouble = self._switch(live.version, live.champion, live.challenger)
-        if trouble and trouble != self.release_trouble:
-            log.error("version %s: %s", live.version, trouble)
-        self.release_trouble = trouble
-        if self._roster.standing.version == live.version:
-            self._metrics.live(self._roster.standing)
-            log.info("version %s: champion %s", live.version, live.champion[:12])
-            if first:
-                gc.collect()
-                gc.freeze()  # what is loaded by now stays: no later collection has to walk through it
-        else:
-            self._failed_version, self._retry_at = live.version, time.monotonic() + _RETRY_S
-
-    def _switch(self, version: int, champion: str, challenger: str | None) -> str | None:
-        """Follow; a challenger that cannot be loaded does not keep the champion from its place. Returns the trouble."""
+        self._retry = (live.version, time.monotonic() + _RETRY_S)
+        first = standing.champion is None
         try:
-            self._roster.switch(version, champion, challenger)
+            found = self._standing(live, row)
         except ReleaseError as error:
-            if error.digest == challenger:
-                return self._switch(version, champion, None) or str(error)
-            return str(error)
-        return None
+            self._note_release(live.version, str(error))
+            return
+        self._note_release(live.version, found.absent)
+        if found.version == standing.version and found.absent == standing.absent:
+            return
+        self._roster.switch(found)
+        self._metrics.live(found)
+        log.info("version %s: champion %s, challenger %s", live.version, live.champion[:12], live.challenger)
+        if first:
+            gc.collect()
+            gc.freeze()  # what is loaded by now stays: no later collection has to walk through it
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The challenger that ought to be here but is not, and why."""
+        standing = self._roster.standing
+        if standing.challenger_digest is None or standing.absent is None:
+            return {}
+        return {standing.challenger_digest: standing.absent}
+
+    def _standing(self, live: Live, row: dict[str, Any] | None) -> Standing:
+        """What the ledger says, in memory. A challenger that cannot be had does not keep the champion from its place.
+        Raises ReleaseError when the champion cannot be loaded."""
+        with self._life.loading(live.champion, live.version):
+            champion = self._roster.load(live.champion)
+        challenger, absent = self._challenger(live)
+        self._life.challenger(challenger.digest if challenger else None, live.version)
+        return Standing(
+            version=live.version,
+            champion=champion,
+            challenger=challenger,
+            share=live.challenger_share if live.challenger else 0.0,
+            rollout=(live.rollout or f"version-{live.version}") if live.challenger else None,
+            slices=_slices(row),
+            challenger_digest=live.challenger,
+            absent=absent,
+        )
+
+    def _challenger(self, live: Live) -> tuple[Loaded | None, str | None]:
+        if live.challenger is None:
+            return None, None
+        if (refusal := self._life.refusal(live.challenger, live.version)) is not None:
+            return None, refusal
+        try:
+            with self._life.loading(live.challenger, live.version):
+                return self._roster.load(live.challenger), None
+        except ReleaseError as error:
+            return None, str(error)
+
+    def _incomplete(self, standing: Standing) -> bool:
+        return standing.challenger_digest is not None and standing.challenger is None
+
+    def _note_release(self, version: int, trouble: str | None) -> None:
+        if trouble and trouble != self.release_trouble:
+            log.error("version %s: %s", version, trouble)
+        self.release_trouble = trouble
 
     def _note_ledger(self, trouble: str | None) -> None:
         self._metrics.ledger_up.set(trouble is None)
-        if trouble and trouble != self.ledger_trouble:
+        if trouble is None:
+            self._metrics.ledger_answered_at = time.monotonic()
+        elif trouble != self.ledger_trouble:
             log.warning("ledger: %s", trouble)
         self.ledger_trouble = trouble
+
+
+class Judgements:
+    """Shows the newest decision of monitoring in the metrics."""
+
+    def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
+        self._ledger, self._metrics = ledger, metrics
+
+    def look(self) -> None:
+        """Once; an unreachable ledger is the follower's to tell."""
+        try:
+            decisions = self._ledger.decisions()
+        except Exception as error:  # noqa: BLE001 - whatever a database driver raises means the same here
+            log.debug("no decisions: %s", error)
+            return
+        if decisions:
+            self._metrics.judged(decisions[-1].period, decisions[-1].evidence)
 
 
 class Housekeeping:
@@ -110,3 +174,9 @@ class Housekeeping:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._compact_s
             compact(self._recorder.root)
+
+
+def _slices(rollout: dict[str, Any] | None) -> tuple[str, ...]:
+    """The columns that a rollout's verdict is also given for."""
+    rules = (rollout or {}).get("terms") or {}
+    return tuple(rules.get("slices") or ())

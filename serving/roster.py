@@ -6,45 +6,105 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from serving.pace import Pace
 from stores.bundles import Bundle, CorruptRelease, open_bundle
 from trimtab.intake import Intake, Rows
 from trimtab.scoring import Scorer, Scores, worst_difference
 
 _TOLERANCE = 1e-6
 _LOADED_BESIDE = 2
+_WARM_ROWS = (1, 1, 1, 8, 8, 32, 32, 64, 64)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A release in memory, checked and warm."""
+    """A release in memory, checked and warm. *pace* is what its calls took."""
 
     bundle: Bundle
     scorer: Scorer
     intake: Intake
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def digest(self) -> str:
         """The release's digest."""
         return self.bundle.digest
 
+    @property
+    def version(self) -> int:
+        """Its number in the model registry."""
+        return self.bundle.manifest.model_version
+
+    @property
+    def route(self) -> str:
+        """How the model is asked."""
+        return str(getattr(self.scorer, "route", "scikit-learn"))
+
+    @cached_property
+    def numbers(self) -> tuple[str, ...]:
+        """Features that are numbers."""
+        return tuple(f.name for f in self.intake.features if f.kind == "number")
+
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """Features that are categories."""
+        return tuple(f.name for f in self.intake.features if f.kind == "category")
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """Every column that a row may have."""
+        columns = self.bundle.manifest.columns
+        names = (*self.numbers, *self.categories, columns.time, columns.id, columns.key)
+        return frozenset(name for name in names if name is not None)
+
+    def sees_the_same(self, other: Loaded) -> bool:
+        """Whether rows that were understood for *other* are understood for this one as well."""
+        mine, theirs = self.bundle.manifest, other.bundle.manifest
+        return mine.features == theirs.features and mine.columns == theirs.columns
+
+    def read(self, raw: Any, *, now_us: int) -> Rows:
+        """Understand a list of objects or an object of lists. Raises BadInput."""
+        if isinstance(raw, dict):
+            return self.intake.read_columns(raw, now_us=now_us)
+        return self.intake.read(raw, now_us=now_us)
+
     def score(self, rows: Any, *, now_us: int) -> tuple[Rows, Scores]:
-        """Understand *rows*, a list of objects or an object of lists, and answer them. Raises BadInput."""
-        read = self.intake.read_columns if isinstance(rows, dict) else self.intake.read
-        understood = read(rows, now_us=now_us)
-        return understood, self.scorer.score_frame(understood.frame())
+        """Understand *rows* and answer them. Raises BadInput."""
+        understood = self.read(rows, now_us=now_us)
+        return understood, self.scorer.score_rows(understood)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Who answers at present. *version* is the ledger's; 0 before the first release."""
+    """Who answers at present. *version* is the ledger's; 0 before the first release. While there is a rollout, the
+    challenger scores every row as well and answers *share* of the keys; *absent* says why one that ought to be here is
+    not. *slices* are the columns that the rollout's verdict is also given for."""
 
     version: int = 0
     champion: Loaded | None = None
     challenger: Loaded | None = None
+    share: float = 0.0
+    rollout: str | None = None
+    slices: tuple[str, ...] = ()
+    challenger_digest: str | None = None
+    absent: str | None = None
+
+    @cached_property
+    def one_view(self) -> bool:
+        """Whether champion and challenger understand rows alike, so that it has to be done only once."""
+        return self.champion is None or self.challenger is None or self.challenger.sees_the_same(self.champion)
+
+    @cached_property
+    def beside(self) -> frozenset[str]:
+        """Columns that only the challenger knows: clients may send them before it is champion."""
+        if self.champion is None or self.challenger is None:
+            return frozenset()
+        return self.challenger.known - self.champion.known
 
 
 @dataclass(frozen=True)
@@ -89,16 +149,15 @@ class Roster:
                 self._loaded[digest] = self._loaded.pop(digest)  # the newest is last
             return self._loaded[digest]
 
-    def switch(self, version: int, champion: str, challenger: str | None) -> None:
-        """Let *champion* answer from now on. Raises ReleaseError before anything has changed."""
-        first, second = self.load(champion), self.load(challenger) if challenger else None
+    def switch(self, standing: Standing) -> None:
+        """Let this standing, whose releases `load` gave, answer from now on."""
         with self._lock:
-            before = self.standing.champion
-            self.standing = Standing(version, first, second)
-            self._loaded.update({r.digest: r for r in (first, second) if r})
-            if before is not None and before.digest != champion:
+            before, self.standing = self.standing.champion, standing
+            pair = [r for r in (standing.champion, standing.challenger) if r is not None]
+            self._loaded.update({r.digest: r for r in pair})
+            if before is not None and before.digest != pair[0].digest:
                 self._previous = before.digest
-            self._forget(keep=champion)
+            self._forget(keep=pair[0].digest)
 
     def probe(self, digest: str) -> Probe:
         """Send the release's own samples the way every request goes, and compare with what was recorded."""
@@ -126,6 +185,7 @@ class Roster:
         rows, _ = bundle.samples
         try:
             loaded.score(rows[:1], now_us=0)  # the first call is the slow one, and a model that cannot answer is out
+            _warm(loaded, rows)
         except Exception as error:
             raise CorruptRelease(digest, "model.skops", f"cannot answer: {type(error).__name__}: {error}") from error
         return loaded
@@ -136,6 +196,18 @@ class Roster:
         spare = [digest for digest in self._loaded if digest not in precious]
         for digest in spare[: max(0, len(spare) - _LOADED_BESIDE)]:
             del self._loaded[digest]
+
+
+def _warm(loaded: Loaded, rows: list[dict[str, Any]]) -> None:
+    """Find out how long the model takes for few rows and for some; a slow one is not asked for long."""
+    began = time.perf_counter()
+    for size in _WARM_ROWS:
+        understood = loaded.read((rows * size)[:size], now_us=0)
+        started = time.perf_counter()
+        loaded.scorer.score_rows(understood)
+        loaded.pace.note(size, time.perf_counter() - started)
+        if time.perf_counter() - began > 0.2:
+            return
 
 
 def _since_ms(started: float) -> float:

@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import ipaddress
+import json
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from trimtab.settings import Settings
 
 
+def _several(value: Any) -> Any:
+    """Keys as people write them into a variable: ``first, second`` or ``["first", "second"]``."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError as error:  # whose text would hold the keys
+            raise ValueError("looks like a JSON list but is none") from error
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+ApiKeys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_several)]
+
+
 class ServerSettings(BaseSettings):
-    """The model server's own settings. Limits keep one client from taking the memory of all."""
+    """The model server's own settings. Limits keep one client from taking the memory or the time of all."""
 
     model_config = SettingsConfigDict(env_prefix="TRIMTAB_", extra="ignore", frozen=True)
 
     ledger_url: SecretStr = Field(description="SQLAlchemy URL of the ledger")
-    api_key: SecretStr | None = Field(None, description="needed to listen on anything but loopback")
+    predict_keys: ApiKeys = Field((), description="keys that may ask for predictions; several, so that they can change")
+    labels_keys: ApiKeys = Field((), description="keys that may send labels")
+    admin_keys: ApiKeys = Field((), description="keys that may do everything; needed to listen beyond loopback")
     max_rows: int = Field(50_000, ge=1, description="rows in one request")
     max_body_mb: float = Field(32, gt=0, description="size of one request")
     max_held_mb: float = Field(128, gt=0, description="size of all requests that are being read or answered")
-    max_waiting: int = Field(64, ge=1, description="requests waiting for the model before 503 is answered")
+    max_waiting: int = Field(1024, ge=1, description="requests waiting for the model before 503 is answered")
+    answer_s: float = Field(10, gt=0, description="time that an answer may take before 503 is answered")
+    challenger_s: float = Field(0.1, gt=0, description="time that a challenger may take before the champion answers")
     trusted_types: tuple[str, ...] = Field((), description="types of the project's own model.py, as a JSON list")
     follow_s: float = Field(0.25, gt=0, description="how often the ledger is asked who is live")
     compact_s: float = Field(10, gt=0, description="how often finished telemetry segments are compacted")
@@ -39,10 +61,10 @@ class Refused(Exception):
 
 def check_exposure(settings: Settings, server: ServerSettings) -> None:
     """Raise Refused when others could reach the server without a key."""
-    if server.api_key is None and not _is_loopback(settings.host):
+    if not server.admin_keys and not _is_loopback(settings.host):
         raise Refused(
-            f"TRIMTAB_HOST={settings.host} lets other machines in: set TRIMTAB_API_KEY to a long random text, "
-            "or leave TRIMTAB_HOST at 127.0.0.1"
+            f"TRIMTAB_HOST={settings.host} lets other machines in: set TRIMTAB_ADMIN_KEYS to a long random text (and "
+            "TRIMTAB_PREDICT_KEYS, TRIMTAB_LABELS_KEYS for those who may do less), or leave TRIMTAB_HOST at 127.0.0.1"
         )
 
 

@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from serving.metrics import Metrics
+from stores.telemetry import Recorder
 
 PROMETHEUS = Path(__file__).resolve().parent.parent.parent / "infra" / "prometheus"
 OWN = re.compile(r"\btrimtab_\w+")
 
 
 def test_the_rules_name_metrics_that_the_server_has(tmp_path: Path) -> None:
-    exposed = set(re.findall(r"^# TYPE (\S+)", Metrics(tmp_path).text().decode(), re.MULTILINE))
+    exposed = set(re.findall(r"^# TYPE (\S+)", Metrics(tmp_path, Recorder(tmp_path)).text().decode(), re.MULTILINE))
     rules = [rule for group in _load("alerts.yaml")["groups"] for rule in group["rules"]]
     named = {name.removesuffix("_bucket") for rule in rules for name in OWN.findall(rule["expr"])}
     assert len(rules) == len({rule["alert"] for rule in rules})

@@ -1,0 +1,86 @@
+"""What /docs and client generators are told about the routes that `serving.front` answers without FastAPI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from serving import bodies
+
+_REF = "#/components/schemas/{model}"
+_PROBLEMS = {
+    "401": "a key is needed and was not sent",
+    "403": "the key is for something else",
+    "405": "only POST",
+    "408": "the body did not arrive in time",
+    "413": "too many rows or bytes",
+    "422": "a row cannot be understood; the error says which, and why",
+    "500": "the model failed",
+    "503": "not now: no release is live, telemetry cannot be written, too many wait, or it takes too long",
+}
+
+
+def describe(app: FastAPI, examples: Callable[[], dict[str, Any] | None]) -> None:
+    """Have *app* describe these routes beside its own. *examples* gives a row of the live release, if there is one."""
+
+    def openapi() -> dict[str, Any]:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        models: list[type[BaseModel]] = [
+            *(bodies.PredictRequest, bodies.PredictColumns, bodies.PredictAnswer),
+            *(bodies.LabelsRequest, bodies.LabelsAnswer, bodies.ErrorAnswer),
+        ]
+        _, found = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+        known = schema.setdefault("components", {}).setdefault("schemas", {})
+        known.update(found.get("$defs", {}))
+        row = examples()
+        schema["paths"]["/predict"] = {"post": _predict(row)}
+        schema["paths"]["/labels"] = {"post": _labels()}
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _predict(row: dict[str, Any] | None) -> dict[str, Any]:
+    taken: dict[str, Any] = {"schema": {"anyOf": [_ref("PredictRequest"), _ref("PredictColumns")]}}
+    if row is not None:
+        taken["examples"] = {
+            "rows": {"value": {"rows": [row]}},
+            "columns": {"value": {"columns": {name: [value] for name, value in row.items()}}},
+        }
+    return {
+        "summary": "Predictions for one row or many, by the champion",
+        "description": "A single row may also be sent without a list around it. Rows that a challenger answered name "
+        "its release. Keep the ids: labels need them.",
+        "operationId": "predict",
+        "requestBody": {"required": True, "content": {"application/json": taken}},
+        "responses": {
+            "200": {"description": "Predictions", "content": {"application/json": {"schema": _ref("PredictAnswer")}}},
+            **_problems(),
+        },
+    }
+
+
+def _labels() -> dict[str, Any]:
+    return {
+        "summary": "What predictions turned out to be, by their ids; late or twice without harm",
+        "operationId": "labels",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("LabelsRequest")}}},
+        "responses": {
+            "200": {"description": "Recorded", "content": {"application/json": {"schema": _ref("LabelsAnswer")}}},
+            **_problems(),
+        },
+    }
+
+
+def _problems() -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref("ErrorAnswer")}}
+    return {status: {"description": about, "content": content} for status, about in _PROBLEMS.items()}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": _REF.format(model=name)}

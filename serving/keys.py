@@ -1,0 +1,64 @@
+"""Who may ask for what: API keys in scopes. Where keys come from is `serving.settings`' business."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+
+from pydantic import SecretStr
+
+PREDICT, LABELS, ADMIN = "predict", "labels", "admin"
+_OPEN = frozenset({"/health", "/ready", "/metrics"})
+_SCOPES = {"/predict": PREDICT, "/labels": LABELS}
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class NoKey(Exception):
+    """No key was sent, or one that nobody has."""
+
+
+class WrongKey(Exception):
+    """A key for something else. *scope* is the one that is needed."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"this key is for something else: {scope} is needed")
+        self.scope = scope
+
+
+class Keys:
+    """The keys of a server. Without any, everything is open; with one, nothing but health, readiness and metrics is.
+    A key of scope admin opens all."""
+
+    def __init__(
+        self, *, predict: Sequence[SecretStr] = (), labels: Sequence[SecretStr] = (), admin: Sequence[SecretStr] = ()
+    ) -> None:
+        self._digests = tuple(
+            (scope, sha256(key.get_secret_value().encode()).digest())
+            for scope, keys in ((PREDICT, predict), (LABELS, labels), (ADMIN, admin))
+            for key in keys
+        )
+
+    @property
+    def required(self) -> bool:
+        """Whether a key has to be sent at all."""
+        return bool(self._digests)
+
+    def check(self, path: str, headers: Headers) -> None:
+        """Raise NoKey or WrongKey unless *path* may be asked for. Every key is compared, each in constant time (digests
+        of them, so that lengths tell nothing either)."""
+        if not self._digests or path in _OPEN:
+            return
+        sent = sha256(_sent(headers)).digest()
+        held = {scope for scope, digest in self._digests if hmac.compare_digest(sent, digest)}
+        if not held:
+            raise NoKey
+        needed = ADMIN if path.startswith("/releases/") else _SCOPES.get(path)
+        if needed is not None and not held & {needed, ADMIN}:
+            raise WrongKey(needed)
+
+
+def _sent(headers: Headers) -> bytes:
+    found = dict(headers)
+    return found.get(b"x-api-key") or found.get(b"authorization", b"").removeprefix(b"Bearer ")
