@@ -4,18 +4,22 @@ Written by `recorder` (through `journal`), kept small by `compaction`, read by `
 `layout`'s business. Why it is built like this: docs/telemetry.md."""
 
 from stores.telemetry.compaction import compact
+from stores.telemetry.compactor import Compactor
 from stores.telemetry.journal import Unwritable
 from stores.telemetry.reading import PAIR_COLUMNS, Tally, joined, labels, pairs, predictions, tally
 from stores.telemetry.recorder import Counters, LabelCounts, Recorder
+from stores.telemetry.retention import forget
 
 __all__ = [
     "PAIR_COLUMNS",
+    "Compactor",
     "Counters",
     "LabelCounts",
     "Recorder",
     "Tally",
     "Unwritable",
     "compact",
+    "forget",
     "joined",
     "labels",
     "pairs",

@@ -1,5 +1,6 @@
 """Finished segments become Parquet. Safe to interrupt at any line and to run in several processes at once: a part
-appears whole, under a name that makes its segment void, before the segment is removed."""
+appears whole, under a name that makes its segment void, before the segment is removed. Making few parts of many is
+`stores.telemetry.merging`'s business, doing all this beside a server is `stores.telemetry.compactor`'s."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from stores.telemetry.tables import label_table, pair_table, prediction_table
 if TYPE_CHECKING:
     import pyarrow as pa
 
+ROW_GROUP = 32_768
 _ABANDONED_AFTER_S = 3600
 _CONVERT: dict[str, Callable[..., pa.Table | None]] = {
     layout.PREDICTIONS: prediction_table,
@@ -27,19 +30,58 @@ _CONVERT: dict[str, Callable[..., pa.Table | None]] = {
 
 
 def compact(root: Path) -> int:
-    """Turn every finished segment below *root* into a part; returns how many. Segments in use are left alone.
+    """Turn every finished segment below *root* into a part, and many small parts into few; returns how many segments
+    there were. Segments in use are left alone.
 
     Raises OSError when there is no room; everything stays readable then, and a later call goes on.
     """
+    from stores.telemetry.merging import merge
+
     done = 0
     for stream in layout.STREAMS:
         compacted = layout.Compacted(layout.parts(root, stream))
-        _sweep(layout.parts_folder(root, stream))
+        for folder in (layout.parts_folder(root, stream), layout.merged_folder(root, stream)):
+            _sweep(folder)
         for segment, path in layout.segments(root, stream).items():
             done += _compact(root, stream, segment, path, exists=segment in compacted)
+        merge(root, stream)
     if done:
         _give_back_memory()
     return done
+
+
+def finished(path: Path) -> bool:
+    """Whether nobody writes to this segment any more, and nobody is compacting it."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return os.fstat(fd).st_size > 0
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def appearing(target: Path, *, mtime: float) -> Iterator[Path]:
+    """A scratch path that becomes *target* when all went well: whole, on disk, and as old as what it was made from."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{uuid.uuid4().hex}")
+    try:
+        yield scratch
+        fd = os.open(scratch, os.O_RDONLY)
+        try:
+            os.utime(fd, (mtime, mtime))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        scratch.rename(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+    _sync_folder(target.parent)
 
 
 def _compact(root: Path, stream: str, segment: str, path: Path, *, exists: bool) -> bool:
@@ -54,13 +96,13 @@ def _compact(root: Path, stream: str, segment: str, path: Path, *, exists: bool)
             return False  # another process has just finished it
         if status.st_size == 0 and time.time() - status.st_mtime < _ABANDONED_AFTER_S:
             return False  # its writer may be about to take the lock
-        hole = False if exists else _write_part(root, stream, segment, path)
+        hole = False if exists else _write_part(root, stream, segment, path, mtime=status.st_mtime)
         if hole:
             set_aside = path.parent.parent / "damaged"
             set_aside.mkdir(exist_ok=True)
             path.rename(set_aside / path.name)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
         return True
     except BlockingIOError:
         return False
@@ -68,7 +110,7 @@ def _compact(root: Path, stream: str, segment: str, path: Path, *, exists: bool)
         os.close(fd)
 
 
-def _write_part(root: Path, stream: str, segment: str, path: Path) -> bool:
+def _write_part(root: Path, stream: str, segment: str, path: Path, *, mtime: float) -> bool:
     """Write the part of a segment; True when there was damage before its last whole record, which is worth keeping
     for a look. A torn tail is no damage: nothing in it was ever answered."""
     import pyarrow.parquet as pq
@@ -80,18 +122,8 @@ def _write_part(root: Path, stream: str, segment: str, path: Path) -> bool:
     if stream == layout.PREDICTIONS:
         table = table.sort_by([("time", "ascending")])
     first, last = min(r.first_us for r in records), max(r.last_us for r in records)
-    target = layout.part_path(root, stream, segment, first, last)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{uuid.uuid4().hex}")
-    try:
-        with scratch.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", row_group_size=32_768)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.rename(target)
-    finally:
-        scratch.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    with appearing(layout.part_path(root, stream, segment, first, last), mtime=mtime) as scratch:
+        pq.write_table(table, scratch, compression="zstd", row_group_size=ROW_GROUP)
     return records[-1].end != sum(r.end - r.start for r in records)
 
 
@@ -103,12 +135,13 @@ def _give_back_memory() -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what an interrupted compaction left; a fresh file may belong to one that is running."""
+    """Remove what an interrupted compaction left; a fresh file may belong to one that is running. Parts are as old as
+    their rows, so what counts is when the file was last touched."""
     if not folder.is_dir():
         return
     for path in folder.glob(".*"):
         try:
-            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
+            if time.time() - path.stat().st_ctime > _ABANDONED_AFTER_S:
                 path.unlink()
         except FileNotFoundError:
             continue

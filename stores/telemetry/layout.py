@@ -41,7 +41,16 @@ class Part:
     @property
     def segment(self) -> str:
         """The segment that it was made from, the first one if there were several."""
-        return f"{self.writer}-{self.number:06d}"
+        return self.named(self.number)
+
+    def named(self, number: int) -> str:
+        """The name of this writer's segment with that number."""
+        return f"{self.writer}-{number:06d}"
+
+    def stands_for(self, segment: str) -> bool:
+        """Whether *segment*'s rows are in it."""
+        writer, number = writer_and_number(segment)
+        return writer == self.writer and self.number <= number <= self.last_number
 
     def overlaps(self, start_us: int, end_us: int) -> bool:
         """Whether a row of ``[start, end)`` can be in it."""

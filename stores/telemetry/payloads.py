@@ -52,7 +52,7 @@ def packed(
     """The payload. Raises ValueError when something has not one value for each id: it could not be read again."""
     size, names = len(ids), "".join(ids).encode()
     columns = [_floats(values) for values in floats.values()]
-    times = np.asarray(times_us, dtype="<i8") if hasattr(times_us, "dtype") else array("q", times_us)
+    times: Any = np.asarray(times_us, dtype="<i8") if hasattr(times_us, "dtype") else array("q", times_us)
     ticks = b"" if flags is None else np.asarray(flags, dtype=np.bool_).tobytes()
     lengths = {len(times), *map(len, columns), *map(len, texts.values())}
     if lengths != {size} or len(names) != ID_LENGTH * size or len(ticks) not in (0, size):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stores.telemetry import layout
 from stores.telemetry.ids import first_id
@@ -88,12 +88,21 @@ class Selection:
 
     def _can_be_in(self, file: pq.ParquetFile, group: int) -> bool:
         """By the bounds that a part keeps for each of its groups of rows."""
-        wanted = {"rollout": self.rollout} if self.rollout is not None else {}
-        if not wanted:
-            return True
-        chunk = file.metadata.row_group(group).column(file.schema_arrow.get_field_index("rollout"))
-        bounds = chunk.statistics
-        return bounds is None or not bounds.has_min_max or bounds.min <= self.rollout <= bounds.max
+        wanted: dict[str, tuple[Any, Any]] = {}
+        if self.stream == layout.LABELS:
+            wanted["prediction_id"] = (first_id(self.span[0]).encode(), first_id(self.span[1]).encode())
+        else:
+            wanted["time"] = self.span
+        if self.since_us is not None:
+            wanted["received_at"] = (self.since_us, EVER[1])
+        if self.rollout is not None:
+            wanted["rollout"] = (self.rollout.encode(), self.rollout.encode())
+        chunks = file.metadata.row_group(group)
+        for name, (low, high) in wanted.items():
+            bounds = chunks.column(file.schema_arrow.get_field_index(name)).statistics
+            if bounds is not None and bounds.has_min_max and (bounds.max_raw < low or high < bounds.min_raw):
+                return False
+        return True
 
     def _filtered(self, table: pa.Table, *, whole: bool) -> pa.Table:
         """The rows that are meant; *whole*: the data times are known to be. Labels carry none but in the id, whose

@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 
 from stores import telemetry
-from stores.telemetry import Recorder, compact, layout
-from stores.telemetry.records import pack
+from stores.telemetry import Recorder, compact
 
 MARCH = datetime(2013, 3, 1, tzinfo=UTC)
 
