@@ -10,12 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+from cli import experiments
 from trimtab.settings import Settings
 
 app = typer.Typer(
     name="trimtab", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="CI/CD for machine-learning models: trained, tested, released, watched, and corrected when the data drifts.",
 )  # fmt: skip
+app.add_typer(experiments.app, name="experiment")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 FLOWS = (

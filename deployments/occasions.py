@@ -69,6 +69,8 @@ def occasions(project: Params, settings: Settings) -> list[Occasion]:
         Occasion("register", "on-request", "Make a release of a candidate that passed"),
         Occasion("deploy", "on-request", "Roll a release out: shadow, canary steps, champion"),
         Occasion("rollback", "on-request", "Take the newest move back"),
+        Occasion("experiment", "on-request", "Let two releases answer side by side for a while"),
+        Occasion("stop_experiment", "on-request", "End an experiment before its time"),
     ]
     return [
         Occasion("ingest", "nightly", "The next period, once it is complete and its labels are known",

@@ -104,7 +104,7 @@ def history_text(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "Nothing was live yet."
     return "\n".join(
-        f"{row['ledger_version']:>3}  {row['since']}  {row['move']:<8}  version {row['model_version']} "
+        f"{row['ledger_version']:>3}  {row['since']}  {row['move']:<10}  version {row['model_version']} "
         f"({row['release'][:12]}){_beside(row)}  {row['reason']}"
         for row in rows
     )

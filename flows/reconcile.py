@@ -8,11 +8,12 @@ from typing import Any
 
 from prefect import flow
 
-from flows import conduct
+from flows import conduct, observe
 from flows.door import Here, here, short
 from flows.retrain import MAX_ATTEMPTS, next_attempt, work_of
 from tasks import alerts, orchestrator, tracking
 from trimtab import rollout
+from trimtab.experiment import STRATEGY
 
 LOST = {"FAILED", "CRASHED", "CANCELLED"}
 GRACE = timedelta(seconds=20)
@@ -24,7 +25,7 @@ def reconcile() -> list[str]:
     """Start what is owed, follow the ledger, tell of failures; what was done, in words."""
     place = here()
     done = [*owed_retrains(place), *owed_monitoring(place), *begun_rollouts(place), *running_rollouts(place),
-            *untold_steps(place), *alias(place), *failures(place)]  # fmt: skip
+            *observe.settle(place), *untold_steps(place), *alias(place), *failures(place)]  # fmt: skip
     done += [f"alert {id} delivered" for id in alerts.deliver_waiting(place.ledger, place.listeners)]
     print("\n".join(done) or "Nothing is owed.")
     return done
@@ -85,7 +86,7 @@ def try_again(place: Here, deployment: str, work: str, parameters: dict[str, Any
 
 def begun_rollouts(place: Here) -> list[str]:
     """The newest rollout, when its release was never let in and nobody is at it any more; others were overtaken."""
-    rollouts = place.ledger.rollouts()
+    rollouts = [row for row in place.ledger.rollouts() if row["strategy"] != STRATEGY]
     if not rollouts:
         return []
     newest, live = rollouts[-1], place.ledger.live()

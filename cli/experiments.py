@@ -1,0 +1,58 @@
+"""`trimtab experiment`: argument parsing and printing, nothing else."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from trimtab.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Let two releases answer users side by side, and see what it makes.")
+
+Name = Annotated[str | None, typer.Argument(help="The experiment's name; otherwise the newest.")]
+
+
+@app.command()
+def start(
+    a: Annotated[str, typer.Argument(help="Digest of a release, or its first characters.")],
+    b: Annotated[str, typer.Argument(help="The other one.")],
+    share: Annotated[float, typer.Option(help="Of the keys that B answers, above 0 and below 1.")] = 0.5,
+    duration: Annotated[str, typer.Option("--for", help="Of data time, like 7d or 12h.")] = "7d",
+    name: Annotated[str | None, typer.Option(help="To tell experiments apart.")] = None,
+    instead: Annotated[bool, typer.Option("--instead", help="End the rollout or experiment that goes on.")] = False,
+) -> None:
+    """Let B answer a share of the keys and A the others. The same again reports, and starts nothing."""
+    _enter()
+    from deployments import experiments
+
+    experiments.start(a, b, share=share, duration=duration, name=name, instead=instead, echo=typer.echo)
+
+
+@app.command()
+def stop(
+    name: Name = None,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "asked for by hand",
+) -> None:
+    """End an experiment before its time: the champion from before answers again."""
+    _enter()
+    from deployments import experiments
+
+    experiments.stop(name, reason, echo=typer.echo)
+
+
+@app.command()
+def report(
+    name: Name = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False
+) -> None:
+    """Effect, interval, power, and whether the split holds; at any time, also after the end."""
+    _enter()
+    from deployments import experiments
+
+    experiments.report(name, as_json=as_json, echo=typer.echo)
+
+
+def _enter() -> None:
+    from cli import main
+
+    main._enter(Settings())

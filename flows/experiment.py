@@ -1,0 +1,102 @@
+"""Experiment: two releases answer users side by side, each its share of the keys, for a stretch of data time. Then the
+champion from before answers again, whatever was found: an experiment tells, a rollout decides."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows import conduct, observe
+from flows.deploy import known_release, load_release, probe_release
+from flows.door import Here, here, short
+from stores import bundles
+from stores.ledger import Live, Step
+from tasks import modelserver, orchestrator
+from trimtab import rollout
+from trimtab.experiment import STRATEGY, Plan
+from trimtab.notations import written
+
+
+class NotStarted(RuntimeError):
+    """The experiment cannot begin; nothing was changed."""
+
+
+def _name() -> str:
+    given = flow_run.parameters
+    return f"experiment-{given.get('name') or short(given.get('a')) + '-' + short(given.get('b'))}"
+
+
+@flow(flow_run_name=_name)
+def experiment(
+    a: str, b: str, share: float = 0.5, duration: str = "7d", name: str | None = None, instead: bool = False
+) -> str:
+    """Let *b* answer *share* of the keys and *a* the others; the report. The same again reports, and starts nothing.
+
+    Args:
+        a: digest of a release, or its first characters
+        b: the other one
+        share: of the keys that b answers, above 0 and below 1
+        duration: of data time, like 7d
+        name: to tell experiments apart; empty: made from the rest
+        instead: also when a rollout or another experiment goes on, which ends then
+    """
+    place = here()
+    plan = Plan.model_validate(
+        {"a": known_release(place, a), "b": known_release(place, b), "share": share, "duration": duration, "name": name}
+    )
+    if not known(place, plan):
+        admit(place, plan)
+        begin(place, plan, instead=instead)
+    return observe.publish(place, plan.id)
+
+
+def known(place: Here, plan: Plan) -> bool:
+    """Whether this experiment has begun. Raises NotStarted when another one has its name."""
+    row, steps = place.ledger.rollout(plan.id), place.ledger.rollout_steps(plan.id)
+    is_other = row is not None and (row["champion_before"], row["release"]) != (plan.a, plan.b)
+    if is_other or (steps and observe.plan_of(steps) != plan):
+        raise NotStarted(f"there was another experiment {plan.title}: give this one a name of its own")
+    return bool(steps)
+
+
+def admit(place: Here, plan: Plan) -> None:
+    """Have both bundles checked, loaded and probed. Raises NotStarted."""
+    for arm, digest in (("A", plan.a), ("B", plan.b)):
+        try:
+            bundles.open_bundle(place.settings.releases, digest)
+            load_release(place.settings.model_server, digest)
+            probe_release(place.settings.model_server, digest)
+        except (bundles.ReleaseError, modelserver.ServerRefused) as refusal:
+            raise NotStarted(f"{arm} ({short(digest)}) cannot answer users: {refusal}") from refusal
+
+
+def begin(place: Here, plan: Plan, *, instead: bool) -> Live:
+    """Both answer from now on. Raises NotStarted, or LostRace when somebody else moved who is live meanwhile."""
+    live = place.ledger.live()
+    if live is None:
+        raise NotStarted("nothing is live yet: deploy a release first, which answers again after the experiment")
+    if live.challenger is not None and not instead:
+        raise NotStarted(f"{_busy(place, live)}: wait, or end it with --instead")
+    place.ledger.start_rollout(
+        plan.id, release=plan.b, champion_before=plan.a, strategy=STRATEGY, cause=f"experiment {plan.title}",
+        terms=conduct.terms_of(place, plan.a, plan.b).model_dump(mode="json"),
+    )  # fmt: skip
+    evidence = {"share": plan.share, "before": observe.rightful(place, live), "plan": plan.model_dump(mode="json")}
+    now = place.ledger.switch(
+        plan.a, expected=live.version, move="experiment", actor=orchestrator.me(), rollout=plan.id,
+        reason=f"experiment {plan.title}: A {short(plan.a)}, B {short(plan.b)} for {written(plan.duration)}",
+        challenger=plan.b, challenger_share=plan.share, step=Step(plan.id, 1, "experiment", evidence),
+    )  # fmt: skip
+    observe.follow(place, now)
+    observe.settle(place)  # one that this has overtaken has ended
+    return now
+
+
+def _busy(place: Here, live: Live) -> str:
+    """What goes on, in words."""
+    row = observe.running(place, live)
+    if row is not None:
+        return f"{row['cause']} goes on"
+    at = rollout.standing(place.ledger.rollout_steps(live.rollout or ""))
+    doing = "is in court" if at.in_court else f"is on trial ({at.words})"
+    return f"release {short(live.champion if at.in_court else live.challenger)} {doing}"
