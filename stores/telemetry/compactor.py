@@ -26,6 +26,16 @@ class Compactor:
         self._not_before = 0.0
         self.failure: str | None = None
 
+    @property
+    def running(self) -> bool:
+        """Whether a compaction was under way at the last look."""
+        return self._process is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, if one runs."""
+        return None if self._process is None else self._process.pid
+
     def tend(self) -> None:
         """To be called every second or so, by one thread. Looks after the process that runs; when none does, and the
         last one ended *every_s* ago, one is started if there is a finished segment."""

@@ -26,7 +26,8 @@ _PAIR_COLUMNS = (
     *("prediction_id", "time", "received_at", "rollout", "champion", "challenger", "by_challenger"),
     *("champion_prediction", "challenger_prediction", "error", "champion_us", "challenger_us", "rows_in_call"),
 )
-PAIR_COLUMNS = frozenset({*_PAIR_COLUMNS, "champion_probabilities", "challenger_probabilities"})
+PROBABILITIES = frozenset({"champion_probabilities", "challenger_probabilities"})
+PAIR_COLUMNS = PROBABILITIES | {*_PAIR_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,21 @@ def predictions(
 def pairs(root: Path, *, rollout: str | None = None, since: datetime | None = None) -> pd.DataFrame:
     """Rows that champion and challenger both scored, ordered by arrival and id; of *rollout*, if one is named.
 
-    Columns: prediction_id, time, received_at (UTC), rollout, champion, challenger (digests), by_challenger (whose
-    prediction was the answer), champion_prediction, challenger_prediction (nan: none), for multiclass
-    champion_probabilities and challenger_probabilities, error (why the challenger has none, or missing), champion_us,
-    challenger_us (duration of the call to the model that scored this row and *rows_in_call* - 1 others), and the slice
-    columns under their own names. A slice column that has the name of one of those above is called ``slice:<name>``.
+    Columns: prediction_id, time, received_at (UTC), rollout, champion, challenger (digests; these three categorical,
+    as there are few), by_challenger (whose prediction was the answer), champion_prediction, challenger_prediction (nan:
+    none), for multiclass champion_probabilities and challenger_probabilities, error (why the challenger has none, or
+    missing), champion_us, challenger_us (duration of the call to the model, which scored this row and *rows_in_call* -
+    1 others), and the slice columns under their own names. A slice column that has the name of one of those above is
+    called ``slice:<name>``.
     """
     chosen = Selection(root, layout.PAIRS, since_us=None if since is None else _micros(since), rollout=rollout)
     table = chosen.read()
     if table is None:
         return _empty(_PAIR_COLUMNS)
-    names = [n.removeprefix(SLICE) for n in table.column_names]
-    names = [old if plain in PAIR_COLUMNS else plain for old, plain in zip(table.column_names, names, strict=True)]
-    return _frame(_sorted(table.rename_columns(names), "received_at"))
+    for name in ("rollout", "champion", "challenger"):
+        table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
+    table = _with_both_probabilities(table)
+    return _frame(_sorted(table.rename_columns([_plain_name(n) for n in table.column_names]), "received_at"))
 
 
 def labels(root: Path, start: When = None, end: When = None, *, since: datetime | None = None) -> pd.DataFrame:
@@ -126,6 +129,21 @@ def _with_propensity(table: pa.Table, wanted: Sequence[str] | None) -> pa.Table:
         filled = pc.fill_null(table["propensity"], 1.0)
         table = table.set_column(table.column_names.index("propensity"), "propensity", filled)
     return table
+
+
+def _with_both_probabilities(table: pa.Table) -> pa.Table:
+    """A challenger that never gave any has the column nevertheless."""
+    import pyarrow as pa
+
+    given = PROBABILITIES & set(table.column_names)
+    for name in PROBABILITIES - given if given else ():
+        table = table.append_column(name, pa.nulls(table.num_rows, pa.list_(pa.float64())))
+    return table
+
+
+def _plain_name(name: str) -> str:
+    plain = name.removeprefix(SLICE)
+    return name if plain in PAIR_COLUMNS else plain
 
 
 def _sorted(table: pa.Table, by: str) -> pa.Table:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.telemetry.ids import Ids, data_time_us, first_id, is_prediction_id
-from stores.telemetry.records import pack, scan
+from stores.telemetry.payloads import packed, unpacked
+from stores.telemetry.records import MAGIC, pack, scan
 
 payloads = st.lists(st.text().map(str.encode), max_size=8)
 moments = st.integers(-62_135_596_800, 253_402_300_799).map(lambda s: s * 1_000_000)
@@ -62,3 +68,57 @@ def test_ids_are_unique_and_tell_their_data_time(times: list[int]) -> None:
 def test_ids_are_ordered_as_their_times(a: int, b: int) -> None:
     (one,) = Ids().take([a])
     assert (one >= first_id(b)) == (a >= b)
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 100])
+def test_ids_are_the_same_kind_however_many_are_taken_and_however_times_come(size: int) -> None:
+    times = [(-1) ** i * i * 1_000_001_000 for i in range(size)]
+    source = Ids()
+    listed, arrayed = source.take(times), source.take(np.array(times))
+    assert [i[:24] for i in listed] == [i[:24] for i in arrayed]
+    assert [int(i[24:], 16) for i in listed + arrayed] == list(range(2 * size))
+    assert [data_time_us(i) for i in listed] == [t // 1_000_000 * 1_000_000 for t in times]
+
+
+texts = st.one_of(st.none(), st.text(max_size=8))
+rows = st.lists(st.tuples(st.integers(-(2**62), 2**62), st.floats(), st.floats(), texts, st.booleans()), max_size=40)
+
+
+@settings(deadline=None)
+@given(rows)
+def test_rows_are_read_back_as_they_were_written(content: list[tuple[int, float, float, str | None, bool]]) -> None:
+    times, one, two, words, flags = (list(column) for column in zip(*content, strict=True)) if content else [[]] * 5
+    ids = Ids().take([0] * len(content))
+    given_floats: dict[str, Any] = {"one": one, "two": np.array(two, dtype=float)}
+    payload = packed({"x": 1}, ids=ids, times_us=times, floats=given_floats, texts={"t": words}, flags=flags)
+    assert MAGIC not in payload
+    found = unpacked(memoryview(payload))
+    assert (found.size, found.names, found.head["x"], found.head["texts"]["t"]) == (len(ids), ("one", "two"), 1, words)
+    assert bytes(found.ids).decode() == "".join(ids)
+    assert struct.unpack(f"<{len(ids)}q", found.times) == tuple(times)
+    np.testing.assert_array_equal(found.floats, np.array([one, two], dtype=float).reshape(2, len(ids)))
+    assert list(found.flags) == flags
+
+
+def test_numbers_that_look_like_the_beginning_of_a_record_are_none() -> None:
+    """Whoever asks for predictions chooses the numbers, and could forge a record for a scan that lost its place."""
+    forged = pack(b"forged, to be as long as a multiple of eight bytes..", 0, 0)
+    numbers = np.frombuffer(forged, "<f8")
+    ids = Ids().take([0] * len(numbers))
+    payload = packed({}, ids=ids, times_us=[0] * len(numbers), floats={"x": numbers}, texts={})
+    torn = pack(payload, 0, 0)[:-1]
+    assert [bytes(r.payload) for r in scan(torn + pack(b"next", 0, 0))] == [b"next"]
+    assert unpacked(memoryview(payload)).floats.tobytes() == forged
+
+
+@pytest.mark.parametrize("kind", ["gaps", "float32", "integers", "None"])
+def test_numbers_are_taken_in_every_form(kind: str) -> None:
+    forms: dict[str, Any] = {
+        "gaps": np.arange(6.0).reshape(3, 2)[:, 0],
+        "float32": np.array([0, 2, 4], dtype=np.float32),
+        "integers": np.array([0, 2, 4]),
+        "None": [0, 2, None],
+    }
+    payload = packed({}, ids=Ids().take([0] * 3), times_us=[0] * 3, floats={"x": forms[kind]}, texts={})
+    expected = [[0, 2, np.nan if kind == "None" else 4]]
+    np.testing.assert_array_equal(unpacked(memoryview(payload)).floats, np.array(expected, dtype=float))
