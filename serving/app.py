@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import FastAPI, Response
 
-from serving import answers, bodies
+from serving import answers, bodies, gates
 from serving.described import describe
 from serving.desk import Desk
 from serving.edge import as_json, install
@@ -25,10 +25,12 @@ from serving.follower import Follower, Housekeeping, Judgements, Repeating
 from serving.front import Asked, Front
 from serving.keys import Keys
 from serving.metrics import Metrics
+from serving.progress import Progress
 from serving.roster import Loaded, Probe, Roster
 from serving.rounds import Rounds
 from serving.settings import ServerSettings
 from serving.survival import Life
+from serving.verdicts import Verdicts
 from stores.ledger import Ledger
 from stores.telemetry import Recorder
 
@@ -51,9 +53,11 @@ class ModelServer:
         self.life = Life(telemetry / "lives")
         ledger = Ledger(settings.ledger_url.get_secret_value())
         self.follower = Follower(ledger, self.roster, self.metrics, self.life)
+        self.verdicts = Verdicts(ledger, telemetry, lambda: self.follower.refused)
         self._threads = [
             Repeating("follower", self.follower.follow, every_s=settings.follow_s),
             Repeating("telemetry", Housekeeping(self.recorder, compact_s=settings.compact_s).tend, every_s=1.0),
+            Repeating("rollouts", Progress(ledger, self.metrics.registry).tend, every_s=5.0),
             Repeating("decisions", Judgements(ledger, self.metrics).look, every_s=10.0),
         ]
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="answer")
@@ -87,6 +91,7 @@ class ModelServer:
         for thread in self._threads:
             await asyncio.to_thread(thread.stop)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self.verdicts.close()
         self.recorder.close()
         self.life.close()
 
@@ -168,6 +173,7 @@ def _routes(server: ModelServer) -> FastAPI:
     )
     install(app, server.metrics)
     describe(app, server.example)
+    app.include_router(gates.routes(server.verdicts))
 
     @app.get("/health")
     async def health() -> dict[str, str]:

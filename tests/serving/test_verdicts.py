@@ -1,0 +1,281 @@
+"""The verdict as a service: it follows the labels, says what to do about every trouble, and the manifests in infra ask
+for what a running server answers."""
+
+from __future__ import annotations
+
+import ast
+import re
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.gates import HOOKS
+from serving.verdicts import concluded
+from tests.serving.conftest import ROOT, Place, free_port
+from tests.serving.trials import Trial, again, begin
+from trimtab.rollout import Seen, Standing, State, Terms
+
+INFRA = ROOT / "infra"
+KEY = {"X-API-Key": "admin-key"}
+KEYS = {"TRIMTAB_ADMIN_KEYS": "admin-key", "TRIMTAB_PREDICT_KEYS": "predict-key", "TRIMTAB_LABELS_KEYS": "labels-key"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A server with keys, and a champion live."""
+    place = Place(tmp_path_factory.mktemp("server"), free_port(), KEYS)
+    try:
+        place.go_live(place.release(version=1).digest)
+        place.start()
+        yield place
+    finally:
+        if place.process is not None:
+            place.kill()
+
+
+def hook(trial: Trial, kind: str, **metadata: str) -> int:
+    """What Flagger gets to see when it asks: the status."""
+    body = {
+        "name": "flights", "namespace": "test", "phase": "Progressing", "checksum": "85d557f47b",
+        "metadata": metadata or {"release": trial.challenger.digest},
+    }  # fmt: skip
+    return trial.place.post(f"/verdict/hooks/{kind}", body, KEY)[0]
+
+
+def yes(trial: Trial) -> set[str]:
+    """The hooks that get a yes."""
+    found = {kind: hook(trial, kind) for kind in HOOKS}
+    assert set(found.values()) <= {200, 409}, found
+    return {kind for kind, status in found.items() if status == 200}
+
+
+def test_what_was_never_on_trial_is_unknown_and_told_what_to_do(running: Place) -> None:
+    for path in ("/verdict", "/verdict/nothing-like-it", "/verdict/%00", "/verdict/0123456789abcdef"):
+        status, answer = running.get(path, KEY)
+        assert status == 404
+        assert "deploy" in answer["error"]["problem"] or "GET /verdict" in answer["error"]["problem"]
+    status, answer = running.post("/verdict/hooks/confirm-anything", {}, KEY)
+    assert status == 404
+    assert "confirm-promotion" in answer["error"]["problem"]
+
+
+def test_a_good_release_is_promoted_once_labels_show_that_it_is_not_worse(running: Place) -> None:
+    trial = begin(running, "good", seed=1, headers=KEY)
+    first = trial.verdict("keep collecting")
+    assert (first["successful"], first["ready"], first["interval"]) == (None, False, None)
+    assert yes(trial) == {"pre-rollout", "rollout", "confirm-traffic-increase"}
+    trial.answer(400)
+    trial.label(good=True)
+    found = trial.verdict("promote")
+    assert found["successful"] is True
+    assert found["release"] == trial.challenger.digest
+    assert found["champion"] == trial.champion
+    assert (found["state"], found["share"], found["exposed"]) == ("shadow", 0.0, 0)
+    assert (found["pairs"], found["labels"]) == (400, 400)
+    low, high = found["interval"]
+    assert low <= found["difference"] <= high < found["margin"]
+    assert yes(trial) == set(HOOKS) - {"rollback"}
+
+
+def test_a_bad_release_is_sent_back_once_labels_show_that_it_is_worse(running: Place) -> None:
+    trial = begin(running, "bad", seed=2, headers=KEY)
+    trial.answer(400, seed=6)
+    trial.label(good=False)
+    found = trial.verdict("roll back")
+    assert found["successful"] is False
+    assert found["difference"] > 0
+    assert yes(trial) == {"rollback"}
+
+
+def test_a_broken_guardrail_speaks_without_any_label(running: Place) -> None:
+    found = begin(running, "refused", seed=3, headers=KEY, spoil=True).verdict("roll back")
+    assert "the model server will not have it" in found["guardrails"][0]
+    assert "card.md" in found["reason"]
+
+
+def test_the_live_rollout_is_meant_without_a_name_and_the_newest_of_a_release_by_its_digest(running: Place) -> None:
+    first = begin(running, "first-try", seed=4, headers=KEY)
+    first.step("rolled back", reason="it was slow")
+    second = again(first, "second-try")
+    for path in ("/verdict", f"/verdict/{second.challenger.digest}", f"/verdict/{second.challenger.digest[:8]}"):
+        assert second.get(path)[1]["rollout"] == "second-try"
+    found = first.get("/verdict/first-try")[1]
+    assert (found["verdict"], found["reason"]) == ("roll back", "it was slow")
+    assert hook(second, "rollback", rollout="first-try") == 200
+    assert hook(second, "rollback", rollout="second-try") == 409
+    assert hook(second, "rollback") == 409
+
+
+def test_every_key_reads_verdicts_and_nobody_else_does(running: Place) -> None:
+    begin(running, "keys", seed=5, headers=KEY)
+    for key in KEYS.values():
+        assert running.get("/verdict", {"X-API-Key": key})[0] == 200
+        assert running.get("/verdict", {"Authorization": f"Bearer {key}"})[0] == 200
+    assert running.get("/verdict")[0] == 401
+    assert running.post("/verdict/hooks/rollback", {})[0] == 401
+
+
+def test_many_who_ask_at_once_get_the_answer_of_one_look(running: Place) -> None:
+    trial = begin(running, "asked-by-many", seed=6, headers=KEY)
+    answers: list[Any] = []
+    threads = [threading.Thread(target=lambda: answers.append(trial.get("/verdict"))) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {status for status, _ in answers} == {200}
+    assert len({answer["seen_at"] for _, answer in answers}) <= 2
+
+
+def test_without_the_ledger_the_last_verdict_is_told_as_stale_and_no_gate_opens(running: Place) -> None:
+    trial = begin(running, "ledger-away", seed=7, headers=KEY)
+    trial.answer(400)
+    trial.label(good=True)
+    before = trial.verdict("promote")
+    database, aside = running.home / "ledger.db", running.home / "aside.db"
+    database.rename(aside)
+    try:
+        running.wait(lambda: trial.get("/verdict/ledger-away")[1]["stale"], "a stale answer")
+        found = trial.get("/verdict/ledger-away")[1]
+        assert (found["verdict"], found["seen_at"]) == ("promote", before["seen_at"])
+        assert hook(trial, "confirm-promotion", rollout="ledger-away") == 503
+        status, answer = trial.get("/verdict/never-seen")
+        assert status == 503
+        assert "ledger" in answer["error"]["problem"]
+    finally:
+        aside.replace(database)
+    running.wait(lambda: not trial.get("/verdict/ledger-away")[1]["stale"], "a fresh answer")
+
+
+def test_a_webhook_whose_body_is_no_object_is_told_so(running: Place) -> None:
+    begin(running, "bodies", seed=8, headers=KEY)
+    for body in (b"", b"{}", b'{"metadata": null}'):
+        assert running.post("/verdict/hooks/rollout", body, KEY)[0] == 200, body
+    for body in (b"[]", b"{", b'{"metadata": {"release": 7}}', b'{"metadata": "x"}'):
+        assert running.post("/verdict/hooks/rollout", body, KEY)[0] == 422, body
+    assert running.post("/verdict/hooks/rollout", b" " * 70_000, KEY)[0] == 413
+
+
+def test_prometheus_sees_where_rollouts_stand(running: Place) -> None:
+    trial = begin(running, "in-metrics", seed=9, headers=KEY)
+    line = re.compile(rf'trimtab_rollout_since_seconds{{release="{trial.challenger.digest}",rollout="in-metrics",'
+                      r'state="shadow"} 1\.\d+e\+09')  # fmt: skip
+    running.wait(lambda: line.search(trial.get("/metrics")[1]), "the metric")
+
+
+# -- what is told of a rollout in each of its states
+
+TERMS = Terms(task="binary", min_labels=10, min_answers=10)
+FOR, AGAINST = Seen(labels=50, pairs=50, verdict="promote"), Seen(labels=50, pairs=50, verdict="roll back")
+BROKEN = Seen(broken=("it is slow",), verdict="promote")
+LATE = timedelta(days=400)
+
+
+@pytest.mark.parametrize(
+    ("state", "share", "seen", "verdict"),
+    [
+        ("started", 0.0, Seen(), "keep collecting"),
+        ("shadow", 0.0, Seen(), "keep collecting"),
+        ("shadow", 0.0, FOR, "promote"),
+        ("canary", 0.25, FOR, "promote"),
+        ("canary", 0.25, AGAINST, "roll back"),
+        ("shadow", 0.0, BROKEN, "roll back"),
+        ("shadow", 0.0, Seen(elapsed=LATE), "roll back"),
+        ("champion", 1.0, Seen(), "promote"),
+        ("champion", 1.0, AGAINST, "roll back"),
+        ("closed", 1.0, AGAINST, "promote"),
+        ("reverted", 0.0, FOR, "roll back"),
+        ("rolled back", 0.0, FOR, "roll back"),
+        ("ended", 1.0, Seen(), "promote"),
+        ("ended", 0.25, FOR, "roll back"),
+        ("experiment", 0.5, FOR, "keep collecting"),
+    ],
+)
+def test_what_is_over_stays_decided_and_what_is_open_follows_its_labels(
+    state: State, share: float, seen: Seen, verdict: str
+) -> None:
+    assert concluded(Standing(state, share, 3), seen, TERMS, {"reason": "so it was"})[0] == verdict
+
+
+def test_an_undecided_trial_ends_at_its_horizon_as_its_rules_say() -> None:
+    promoting = TERMS.model_copy(update={"on_inconclusive": "promote"})
+    assert concluded(Standing("shadow", 0.0, 3), Seen(elapsed=LATE), promoting, {})[0] == "promote"
+
+
+# -- the manifests
+
+
+def documents(path: Path) -> list[Any]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def holds(condition: str, result: Any) -> bool:
+    """A condition of Argo Rollouts (the language expr), as far as ours go: fields of result, ==, && and literals."""
+    words = condition.replace("&&", " and ").replace("false", "False").replace("true", "True")
+
+    def value(node: ast.expr) -> Any:
+        match node:
+            case ast.BoolOp(op=ast.And(), values=parts):
+                return all(value(part) for part in parts)
+            case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
+                return value(left) == value(right)
+            case ast.Attribute(value=ast.Name(id="result"), attr=name):
+                return result[name]
+            case ast.Constant(value=constant):
+                return constant
+        raise AssertionError(f"not understood: {ast.dump(node)}")
+
+    return bool(value(ast.parse(words.strip(), mode="eval").body))
+
+
+def measured(metric: dict[str, Any], result: Any) -> str:
+    """The phase that Argo Rollouts gives a measurement: failure first, then success, and neither is inconclusive; a
+    condition that is not given is the other's contrary."""
+    success, failure = metric.get("successCondition"), metric.get("failureCondition")
+    if failure and holds(failure, result):
+        return "Failed"
+    if (success and holds(success, result)) or not success:
+        return "Successful"
+    return "Inconclusive" if failure else "Failed"
+
+
+def ask(trial: Trial, metric: dict[str, Any], release: str) -> tuple[int, Any]:
+    """Make the request of a web metric, as its template says."""
+    web = metric["provider"]["web"]
+    assert web["jsonPath"] == "{$}"  # the whole answer
+
+    def filled(text: str) -> str:
+        values = {"server": "", "release": release, "api-key": "predict-key"}
+        return re.sub(r"{{\s*args\.([\w-]+)\s*}}", lambda found: values[found[1]], text)
+
+    headers = {header["key"]: filled(header["value"]) for header in web["headers"]}
+    return trial.place.get(filled(web["url"]), headers)
+
+
+def test_argo_rollouts_reads_the_verdict_as_its_templates_say(running: Place) -> None:
+    templates = {
+        document["metadata"]["name"]: document["spec"]["metrics"][0]
+        for document in documents(INFRA / "argo" / "analysis-template.yaml")
+    }
+    trial = begin(running, "argo", seed=10, headers=KEY)
+    release = trial.challenger.digest[:12]
+
+    def phases() -> dict[str, str]:
+        found = {name: ask(trial, metric, release) for name, metric in templates.items()}
+        assert {status for status, _ in found.values()} == {200}
+        return {name: measured(templates[name], result) for name, (_, result) in found.items()}
+
+    assert phases() == {"trimtab-verdict": "Inconclusive", "trimtab-guard": "Successful"}
+    trial.answer(400)
+    trial.label(good=True)
+    running.wait(lambda: phases()["trimtab-verdict"] == "Successful", "the promotion")
+    assert phases()["trimtab-guard"] == "Successful"
+    trial.step("rolled back")
+    running.wait(lambda: phases() == {"trimtab-verdict": "Failed", "trimtab-guard": "Failed"}, "the rollback")
+    assert measured(templates["trimtab-verdict"], {"verdict": "promote", "stale": True}) == "Inconclusive"
+    assert ask(trial, templates["trimtab-verdict"], "0123456789ab")[0] == 404  # an error, which aborts after a while

@@ -1,0 +1,107 @@
+"""A release on trial beside a champion, and labels for it or against it; imported by the tests of infra as well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stores import telemetry
+from stores.bundles import Bundle
+from stores.ledger import Step
+from tests.serving.conftest import Place
+from tests.serving.tiny import flights
+from trimtab.rollout import Terms
+
+RULES = {"min_labels": 60, "min_answers": 60, "margin": 0.05, "steps": [0.25]}
+
+
+@dataclass
+class Trial:
+    """A rollout that stands in the shadow."""
+
+    place: Place
+    champion: str
+    challenger: Bundle
+    rollout: str
+    headers: dict[str, str]
+
+    def step(self, state: str, *, share: float = 0.0, reason: str = "a test says so") -> None:
+        """Step by hand, as the flows do."""
+        number = len(self.place.ledger.rollout_steps(self.rollout)) + 1
+        evidence = {"share": share, "reason": reason}
+        self.place.ledger.step_rollout(self.rollout, number, state, evidence)
+
+    def answer(self, rows: int = 120, *, seed: int = 5) -> None:
+        """Have users ask, and wait until all pairs are recorded."""
+        asked = flights(rows, seed=seed)[["scheduled", "flight", "tail", "distance", "hour", "carrier"]]
+        raw = asked.assign(scheduled=asked["scheduled"].astype(str)).astype(object)
+        content = raw.where(pd.notna(raw), None).to_dict("records")
+        before = len(self.pairs())
+        status, answer = self.place.post("/predict", {"rows": content}, self.headers)
+        assert status == 200, answer
+        self.place.wait(lambda: len(self.pairs()) == before + rows, "pairs")
+
+    def pairs(self) -> pd.DataFrame:
+        """What was recorded of both."""
+        return telemetry.pairs(self.place.telemetry, rollout=self.rollout)
+
+    def label(self, *, good: bool) -> None:
+        """Label every pair by the model that has to look better."""
+        pairs = self.pairs()
+        above = pairs["challenger_prediction"] > pairs["champion_prediction"]
+        truth = np.where(above, 1, 0) if good else np.where(above, 0, 1)
+        labels = [{"id": i, "label": int(t)} for i, t in zip(pairs["prediction_id"], truth, strict=True)]
+        status, answer = self.place.post("/labels", {"labels": labels}, self.headers)
+        assert status == 200, answer
+
+    def get(self, path: str) -> tuple[int, Any]:
+        return self.place.get(path, self.headers)
+
+    def verdict(self, word: str) -> dict[str, Any]:
+        """The answer, once the verdict is *word*."""
+        found: dict[str, Any] = {}
+
+        def arrived() -> bool:
+            found.update(self.get(f"/verdict/{self.rollout}")[1])
+            return bool(found["verdict"] == word)
+
+        self.place.wait(arrived, f"the verdict {word}: {found}")
+        return found
+
+
+def again(trial: Trial, name: str) -> Trial:
+    """Another rollout of the same release."""
+    return _start(trial.place, trial.challenger, name, trial.headers)
+
+
+def begin(
+    place: Place, name: str, *, seed: int, headers: dict[str, str] | None = None, spoil: bool = False, **rules: Any
+) -> Trial:
+    """A challenger of its own beside the champion, in the shadow; the server, if it runs, follows. A spoilt one lost
+    a file."""
+    challenger = place.release(version=seed + 1, seed=seed)
+    if spoil:
+        (challenger.path / "card.md").unlink()
+    return _start(place, challenger, name, headers or {}, **rules)
+
+
+def _start(place: Place, challenger: Bundle, name: str, headers: dict[str, str], **rules: Any) -> Trial:
+    live = place.ledger.live()
+    champion = live.champion if live else place.release(version=1).digest
+    place.ledger.start_rollout(
+        name, release=challenger.digest, champion_before=champion, strategy="rollout", cause="test",
+        terms=Terms(task="binary", **{**RULES, **rules}).model_dump(mode="json"),
+    )  # fmt: skip
+    place.ledger.step_rollout(name, 1, "started")
+    place.ledger.step_rollout(name, 2, "probed")
+    now = place.ledger.switch(
+        champion, expected=live.version if live else 0, move="shadow", reason="test", actor="test", rollout=name,
+        challenger=challenger.digest, step=Step(name, 3, "shadow", {"reason": "test", "share": 0.0}),
+    )  # fmt: skip
+    trial = Trial(place, champion, challenger, name, headers)
+    if place.process is not None:
+        place.wait(lambda: trial.get("/live")[1]["ledger_version"] == now.version, "the trial")
+    return trial
