@@ -12,9 +12,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from itertools import starmap
 from typing import Any
 
 from bench.serving import machine, runs
+from bench.serving.account import sentence
 from bench.serving.goals import goals, table
 from bench.serving.load import ensure_wrk
 from bench.serving.material import ROOT, ready
@@ -43,11 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     results: dict[str, Any] = {"machine": machine.describe(), "seconds": seconds}
     try:
         ensure_wrk(is_root=os.geteuid() == 0)
-        bench = Bench(ready(), warm_s=1.0 if given.quick else 2.0, seconds=seconds)
+        machine.be_alone()
+        bench = Bench(ready(), 1.0 if given.quick else 2.0, seconds, machine.Patience(given.patience))
     except DidNotRun as error:
         print(error, file=sys.stderr)
         return 1
-    results["machine"] |= machine.wait_until_quiet(given.quiet_within)
     for part in parts:
         print(f"{part} …", flush=True)
         try:
@@ -58,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     results |= {"telemetry": bench.accounts, "versions": machine.versions()}
     results["ratios"] = {goal.name: goal.as_json() for goal in goals(results)}
     results |= {"did_not_run": failures, "took_s": round(time.monotonic() - began, 1)}
-    print("\n".join(("", *table(results), "", *bench.remarks, f"{results['took_s']} s; {results['machine']}")))
+    told = [*table(results), "", *starmap(sentence, bench.accounts.items())]
+    print("", *told, f"{results['took_s']} s; {results['machine']}", sep="\n")
     if parts == tuple(PARTS):
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
@@ -71,7 +74,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the floor and our server only, 2 s a point")
     parser.add_argument("--only", type=_parts, help=f"some of {','.join(PARTS)}; nothing is written")
     parser.add_argument("--seconds", type=float, help="length of a point")
-    parser.add_argument("--quiet-within", type=float, default=30, help="seconds to wait for an idle machine")
+    parser.add_argument("--patience", type=float, default=60, help="seconds to spend on a machine that is not idle")
     return parser.parse_args(arguments)
 
 

@@ -51,9 +51,9 @@ class Point:
 def measure(target: Target, process: psutil.Process, *, connections: int, seconds: float) -> Point:
     """Send for *seconds* over *connections*, one thread, the next request when the answer is there. Raises DidNotRun
     when a connection broke or nothing came back."""
-    machine, server, client = machine_busy_s(), cpu_s(process), _children_s()
+    machine, server, client = machine_busy_s(), cpu_s(process), children_s()
     found = _wrk(target, connections, seconds)
-    client, server, machine = _children_s() - client, cpu_s(process) - server, machine_busy_s() - machine
+    client, server, machine = children_s() - client, cpu_s(process) - server, machine_busy_s() - machine
     took_s = found["duration_us"] / 1e6
     answered = found["requests"] - found["status"]
     if not answered or found["broken"]:
@@ -84,7 +84,8 @@ def _wrk(target: Target, connections: int, seconds: float) -> dict[str, Any]:
         raise DidNotRun(f"wrk against {target.url}: {done.stdout[-500:]}{done.stderr[-500:]}") from error
 
 
-def _children_s() -> float:
+def children_s() -> float:
+    """CPU time of the processes that this one started and that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

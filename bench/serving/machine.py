@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import os
 import platform
-import time
+import tempfile
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-_IDLE_SHARE = 0.05
+BUSY_SHARE = 0.1  # of one core: what others may take without spoiling a number
+_LOOK_S = 0.5
 _NAMED = ("uvicorn", "uvloop", "httptools", "mlflow", "scikit-learn", "treelite", "orjson", "numpy", "pandas")
 
 
@@ -24,17 +27,39 @@ def describe() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2),
     }
 
 
-def wait_until_quiet(within_s: float) -> dict[str, Any]:
-    """Wait for a second in which the cores idle, for at most *within_s*; the load then, and the share of busy cores."""
-    deadline = time.monotonic() + within_s
-    while (busy := psutil.cpu_percent(interval=1) / 100) > _IDLE_SHARE and time.monotonic() < deadline:
-        pass
-    if busy > _IDLE_SHARE:
-        print(f"the machine is not idle ({busy:.0%} busy): the numbers are too low", flush=True)
-    return {"load": round(os.getloadavg()[0], 2), "busy_before": round(busy, 3)}
+def be_alone() -> None:
+    """Wait until no other run of this benchmark goes on here; from then on, others wait for this process's end."""
+    path = Path(tempfile.gettempdir()) / f"trimtab-bench-{os.getuid()}.lock"
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("waiting for another run of this benchmark to end", flush=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+@dataclass
+class Patience:
+    """The seconds that may still be spent on other processes: waiting until they rest, and measuring again what they
+    disturbed."""
+
+    left_s: float
+
+    def settle(self) -> None:
+        """Wait for a moment in which the machine rests."""
+        while self.left_s > 0 and psutil.cpu_percent(interval=_LOOK_S) > 100 * BUSY_SHARE / (os.cpu_count() or 1):
+            self.left_s -= _LOOK_S
+
+    def spend(self, seconds: float) -> bool:
+        """Whether there are *seconds* for doing something again; if so, they are spent."""
+        if self.left_s < seconds:
+            return False
+        self.left_s -= seconds
+        return True
 
 
 def versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRATCH = ROOT / ".trimtab" / "bench"
+ARROW = "application/vnd.apache.arrow.stream"
 ROWS, CHECKED_ROWS = 4096, 20
 BULK_ROWS, BULK_BODIES = 10_000, 4
 _MADE_BY = (
@@ -65,23 +67,35 @@ class Material:
         """The champion's fitted pipeline, as skops saved it."""
         return self.releases / self.champion / "model.skops"
 
-    def bodies(self, server: str) -> Path:
-        """Request bodies in the form that *server* understands, each with its length before it."""
-        return self.folder / f"{server}.bodies"
+    def bodies(self, form: str) -> Path:
+        """The file of request bodies in a form: trimtab, mlflow and bentoml have one row, bulk-json and bulk-arrow
+        BULK_ROWS; each with its length before it."""
+        return self.folder / f"{form}.bodies"
 
-    def first_bodies(self, server: str) -> list[bytes]:
-        """The bodies that *expected* is about."""
-        with self.bodies(server).open("rb") as file:
-            return [file.read(int(file.read(11))) for _ in range(CHECKED_ROWS)]
+    def read(self, form: str) -> Iterator[bytes]:
+        """The bodies of a form, one after another."""
+        with self.bodies(form).open("rb") as file:
+            while length := file.read(11):
+                yield file.read(int(length))
+
+    def checked(self, form: str) -> Iterator[bytes]:
+        """The one-row bodies that *expected* is about."""
+        return islice(self.read(form), CHECKED_ROWS)
+
+    def bulk_expected(self) -> list[float]:
+        """The pipeline's probabilities of the first large body."""
+        return list(json.loads((self.folder / "bulk-expected.json").read_text()))
 
 
 def ready() -> Material:
     """The material, made now if there is none for this code."""
     folder = SCRATCH / f"material-{_fingerprint()}"
     if not (folder / "facts.json").exists():
+        print("making what is measured with: a quarter of a minute", flush=True)
         for old in SCRATCH.glob("material-*"):
             shutil.rmtree(old)
-        _make(folder)
+        _make(folder.with_suffix(".new"))
+        folder.with_suffix(".new").rename(folder)
     facts = json.loads((folder / "facts.json").read_text())
     return Material(folder, facts["champion"], facts["challenger"], tuple(facts["expected"]))
 
@@ -117,7 +131,11 @@ def _make(folder: Path) -> None:
     rows = later.sample(ROWS, random_state=0)
     _one_row_bodies(folder, rows, settings)
     _bulk_bodies(folder, later, settings)
-    frame(later.head(BULK_ROWS * BULK_BODIES), features).to_parquet(folder / "bulk.parquet")
+    bulk = frame(later.head(BULK_ROWS * BULK_BODIES), features)
+    bulk.to_parquet(folder / "bulk.parquet")
+    (folder / "bulk-expected.json").write_text(
+        json.dumps(fitted.pipeline.predict_proba(bulk.head(BULK_ROWS))[:, 1].tolist())
+    )
     expected = fitted.pipeline.predict_proba(frame(rows.head(CHECKED_ROWS), features))[:, 1].tolist()
     _mlflow_model(folder / "mlflow", fitted, frame(rows.head(3), features))
     (folder / "facts.json").write_text(json.dumps({**digests, "expected": expected}))

@@ -38,7 +38,7 @@ def running(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=cwd, env={**os.environ, **env}, stdout=output, stderr=output, start_new_session=True
+            command, cwd=cwd, env=dict(env), stdout=output, stderr=output, start_new_session=True
         )
         try:
             _wait(process, name, ready, log, within_s)

@@ -1,77 +1,51 @@
-"""What is measured, part by part: each starts its server, checks its answers, measures and stops it."""
+"""What is measured, part by part: each starts its server, has its answers checked, measures and stops it."""
 
 from __future__ import annotations
 
 import json
-import re
+import subprocess
+import sys
 import time
 import urllib.request
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from bench.serving import servers
-from bench.serving.load import Point, Target, measure
-from bench.serving.material import CHECKED_ROWS, Material
-from bench.serving.processes import DidNotRun
-from bench.serving.servers import Running, Server, serving
+from bench.serving import environment, servers
+from bench.serving.account import Count, compare, said_to_have_answered
+from bench.serving.load import Point, Target, children_s
+from bench.serving.machine import BUSY_SHARE, Patience
+from bench.serving.material import ARROW, BULK_ROWS, CHECKED_ROWS, ROOT, Material
+from bench.serving.processes import DidNotRun, machine_busy_s
+from bench.serving.servers import Running, Server, check_bulk, serving
 
 CONNECTIONS = (1, 16, 64)
-_ANSWERED = re.compile(r"^trimtab_predictions_total\{[^}]*\} (\S+)$", re.MULTILINE)
+BULK_CONNECTIONS = (2, 4)
 
 
 @dataclass
 class Bench:
-    """One run of the benchmark. *accounts* compares answers with telemetry, *remarks* are lines for the reader."""
+    """One run of the benchmark. *accounts* compares answers with telemetry."""
 
     material: Material
     warm_s: float
     seconds: float
+    patience: Patience
     accounts: dict[str, Any] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Count:
-    """Answers that clients got, warm-ups and checks included, and how many wrk may have left unread at its ends."""
-
-    answered: int = 0
-    left: int = 0
-
-    def point(self, bench: Bench, running: Running, target: Target, connections: int) -> Point:
-        """Warm up, then measure."""
-        self._send(running, target, connections, bench.warm_s)
-        return self._send(running, target, connections, bench.seconds)
-
-    def _send(self, running: Running, target: Target, connections: int, seconds: float) -> Point:
-        point = measure(target, running.process, connections=connections, seconds=seconds)
-        self.answered += point.answered
-        self.left += connections
-        return point
-
-
-def _points(bench: Bench, running: Running, count: Count) -> dict[str, Any]:
-    found = {}
-    for connections in CONNECTIONS:
-        point = count.point(bench, running, running.target, connections)
-        found[str(connections)] = point.as_json()
-        refused = f", {point.refused} refused" if point.refused else ""
-        print(
-            f" {connections:>3}: {point.rps:7,.0f} requests/s, p50 {point.p50_ms:8.3f} ms, p99 {point.p99_ms:8.3f} ms, "
-            f"server {point.server_cpu_us:,.0f} µs a request, others {point.others_cpu:.0%} of a core{refused}",
-            flush=True,
-        )
-    return found
-
-
-def _plain(bench: Bench, server: Server) -> dict[str, Any]:
-    with serving(server, bench.material) as running:
-        return _points(bench, running, Count())
 
 
 def floor(bench: Bench) -> dict[str, Any]:
     """An empty application."""
     return _plain(bench, servers.floor())
+
+
+def mlflow(bench: Bench) -> dict[str, Any]:
+    """`mlflow models serve`."""
+    return _plain(bench, servers.mlflow(bench.material))
+
+
+def bentoml(bench: Bench) -> dict[str, Any]:
+    """BentoML with adaptive batching."""
+    return _plain(bench, servers.bentoml(bench.material, environment.ready()))
 
 
 def trimtab(bench: Bench) -> dict[str, Any]:
@@ -84,16 +58,69 @@ def shadow(bench: Bench) -> dict[str, Any]:
     return _ours(bench, "shadow", shadow=True)
 
 
+def bulk(bench: Bench) -> dict[str, Any]:
+    """Requests of many rows to our server, as JSON and as Arrow, and the bare model on the same rows."""
+    ways: dict[str, Any] = {}
+    count = Count(CHECKED_ROWS, rows_per_request=BULK_ROWS)
+    with servers.state(bench.material, shadow=False) as home:
+        with serving(servers.trimtab(home, "bulk"), bench.material) as running:
+            for name, kind in (("JSON columns", "application/json"), ("Arrow", ARROW)):
+                form = "bulk-arrow" if kind == ARROW else "bulk-json"
+                target = Target(running.target.url, bench.material.bodies(form), kind, kind)
+                try:
+                    check_bulk(target, bench.material, form)
+                except DidNotRun as error:
+                    print(f"  {name}: {error}", flush=True)
+                    continue
+                count.answered += BULK_ROWS
+                for connections in BULK_CONNECTIONS:
+                    point = count.point(bench, running, target, connections)
+                    _print(connections, point, "requests")
+                    found = {**point.as_json(), "rows_s": round(point.rps * BULK_ROWS)}
+                    ways[f"{name}, {connections} connections"] = found
+            said = said_to_have_answered(running.url)
+        bench.accounts["bulk"] = compare(home, count, said)
+    if not ways:
+        raise DidNotRun("our server answered no bulk request")
+    best = max(point["rows_s"] for point in ways.values())
+    return {"trimtab_rows_s": best, "model_rows_s": round(_bare_model(bench)), "rows": BULK_ROWS, "ways": ways}
+
+
+def _plain(bench: Bench, server: Server) -> dict[str, Any]:
+    with serving(server, bench.material) as running:
+        return _points(bench, running, Count())
+
+
 def _ours(bench: Bench, name: str, *, shadow: bool) -> dict[str, Any]:
-    count = Count(answered=CHECKED_ROWS)
+    count = Count(CHECKED_ROWS)
     with servers.state(bench.material, shadow=shadow) as home:
         with serving(servers.trimtab(home, name), bench.material) as running:
             if shadow:
                 _challenger_is_there(running, bench.material)
             found = _points(bench, running, count)
-            said = _said(running)
-        _account(bench, name, home, count, said, pairs=shadow)
+            said = said_to_have_answered(running.url)
+        bench.accounts[name] = compare(home, count, said, has_pairs=shadow)
+    if shadow and not bench.accounts[name]["pairs"]:
+        raise DidNotRun("the challenger is loaded, but telemetry has no pairs: it scored nothing")
     return found
+
+
+def _points(bench: Bench, running: Running, count: Count) -> dict[str, Any]:
+    found = {}
+    for connections in CONNECTIONS:
+        point = count.point(bench, running, running.target, connections)
+        _print(connections, point, "requests")
+        found[str(connections)] = point.as_json()
+    return found
+
+
+def _print(connections: int, point: Point, what: str) -> None:
+    refused = f", {point.refused} refused" if point.refused else ""
+    print(
+        f" {connections:>3}: {point.rps:7,.0f} {what}/s, p50 {point.p50_ms:8.3f} ms, p99 {point.p99_ms:8.3f} ms, "
+        f"server {point.server_cpu_us:,.0f} µs a request, others {point.others_cpu:.0%} of a core{refused}",
+        flush=True,
+    )
 
 
 def _challenger_is_there(running: Running, material: Material) -> None:
@@ -104,41 +131,26 @@ def _challenger_is_there(running: Running, material: Material) -> None:
         raise DidNotRun(f"the challenger {material.challenger[:12]} is not loaded: {live}")
 
 
-def _said(running: Running) -> int:
-    """Rows that the server says it has answered, once it has nothing more to do."""
-    time.sleep(1)
-    with urllib.request.urlopen(f"{running.url}/metrics", timeout=10) as answer:
-        return int(sum(map(float, _ANSWERED.findall(answer.read().decode()))))
+def _bare_model(bench: Bench) -> float:
+    """Rows per second of the pipeline itself, in a process of its own; again when others disturbed it."""
+    tries: list[tuple[float, float]] = []
+    while not tries or (tries[-1][0] > BUSY_SHARE and bench.patience.spend(bench.warm_s + bench.seconds)):
+        bench.patience.settle()
+        tries.append(_bare_once(bench))
+    others, rows_s = min(tries)
+    print(f"  the bare model: {rows_s:,.0f} rows/s, others {others:.0%} of a core", flush=True)
+    return rows_s
 
 
-def _account(
-    bench: Bench, name: str, home: Path, count: Count, said: int, *, pairs: bool = False, rows: int = 1
-) -> None:
-    """Hold telemetry against what clients got and the server said. wrk leaves while requests are being answered: their
-    answers are recorded, and nobody read them."""
-    from stores import telemetry
-
-    ids = telemetry.predictions(home / "telemetry", columns=["prediction_id"])["prediction_id"]
-    recorded, distinct, got = len(ids), int(ids.nunique()), count.answered * rows
-    complete = recorded == distinct == said and got <= recorded <= got + count.left * rows
-    account = {"answers_read": got, "left_open_at_most": count.left * rows, "server_said": said, "recorded": recorded,
-               "distinct_ids": distinct, "complete": complete}  # fmt: skip
-    if pairs and hasattr(telemetry, "pairs"):
-        account["pairs"] = len(telemetry.pairs(home / "telemetry"))
-    bench.accounts[name] = account
-    bench.remarks.append(f"telemetry of {name}: {'complete' if complete else 'NOT COMPLETE'}: {account}")
-
-
-def mlflow(bench: Bench) -> dict[str, Any]:
-    """`mlflow models serve`."""
-    raise DidNotRun("not written yet")
-
-
-def bentoml(bench: Bench) -> dict[str, Any]:
-    """BentoML."""
-    raise DidNotRun("not written yet")
-
-
-def bulk(bench: Bench) -> dict[str, Any]:
-    """Requests of many rows."""
-    raise DidNotRun("not written yet")
+def _bare_once(bench: Bench) -> tuple[float, float]:
+    """What others took meanwhile, as a share of one core, and the rows per second."""
+    given = (bench.material.pipeline, bench.material.folder / "bulk.parquet", BULK_ROWS, bench.warm_s, bench.seconds)
+    began, machine, mine = time.monotonic(), machine_busy_s(), children_s()
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.serving.bare", *map(str, given)],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=servers.clean_environment(),
+    )  # fmt: skip
+    if done.returncode:
+        raise DidNotRun(f"the bare model: {done.stderr[-800:]}")
+    others = (machine_busy_s() - machine) - (children_s() - mine)
+    return max(0.0, others) / (time.monotonic() - began), float(done.stdout)

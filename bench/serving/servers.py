@@ -19,14 +19,17 @@ from typing import Any
 
 import psutil
 
+from bench.serving.environment import PEERS
 from bench.serving.load import Target
-from bench.serving.material import CHECKED_ROWS, ROOT, SCRATCH, Material
+from bench.serving.material import ARROW, ROOT, SCRATCH, Material
 from bench.serving.processes import DidNotRun, free_port, running
 
 TOLERANCE = 1e-9
 SLICES = {"origin": 0.02, "carrier": 0.05}  # columns that are recorded beside the predictions of both
 _BIN = Path(sys.executable).parent
 _QUIET = {"OMP_WAIT_POLICY": "passive", "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
+# Ours sets this for itself. Without it threads of one-row calls fight for the cores: half the requests/s for both.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -58,33 +61,49 @@ def serving(server: Server, material: Material) -> Iterator[Running]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     log = SCRATCH / "logs" / f"{server.name}.log"
-    path = f"{_BIN}{os.pathsep}{os.environ.get('PATH', '')}"
-    with running(
-        server.name, server.command(port), ready=url + server.ready, log=log, cwd=ROOT,
-        env={**_QUIET, "PATH": path, **server.env(port)},
-    ) as process:  # fmt: skip
+    env = {**clean_environment(), **server.env(port)}
+    with running(server.name, server.command(port), ready=url + server.ready, log=log, cwd=ROOT, env=env) as process:
         target = Target(url + server.predict, material.bodies(server.bodies))
         if server.probability is not None:
-            _check(server.name, target, material, server.bodies, server.probability)
+            given = [server.probability(json.loads(post(target, body))) for body in material.checked(server.bodies)]
+            _hold(server.name, given, material.expected)
         yield Running(process, url, target)
 
 
-def _check(name: str, target: Target, material: Material, bodies: str, probability: Callable[[Any], float]) -> None:
-    """Raise DidNotRun unless the server answers as the pipeline does."""
-    given = [probability(json.loads(post(target.url, body))) for body in material.first_bodies(bodies)]
-    worst = max(abs(a - b) for a, b in zip(given, material.expected, strict=True))
+def clean_environment() -> dict[str, str]:
+    """This process's variables without those that would change what is measured."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TRIMTAB_", "OMP_", "MLFLOW_", "BENTOML_"))}
+    return {**kept, **_QUIET, "PATH": f"{_BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+def check_bulk(target: Target, material: Material, form: str) -> None:
+    """Raise DidNotRun unless a whole large request is answered as the pipeline does."""
+    answer = post(target, next(material.read(form)))
+    if target.accept == ARROW:
+        import pyarrow as pa
+
+        given = pa.ipc.open_stream(answer).read_all()["probability"].to_pylist()
+    else:
+        given = [prediction["probability"] for prediction in json.loads(answer)["predictions"]]
+    _hold(form, given, material.bulk_expected())
+
+
+def _hold(name: str, given: Sequence[float], expected: Sequence[float]) -> None:
+    if len(given) != len(expected):
+        raise DidNotRun(f"{name} gave {len(given)} answers to {len(expected)} rows")
+    worst = max(abs(a - b) for a, b in zip(given, expected, strict=True))
     if not worst <= TOLERANCE:
-        raise DidNotRun(f"{name} differs from the pipeline by {worst:g} in {CHECKED_ROWS} rows")
+        raise DidNotRun(f"{name} differs from the pipeline by {worst:g} in {len(expected)} rows")
 
 
-def post(url: str, body: bytes, content_type: str = "application/json") -> bytes:
+def post(target: Target, body: bytes) -> bytes:
     """The body of the answer. Raises DidNotRun when it is none."""
-    request = urllib.request.Request(url, body, {"content-type": content_type})
+    request = urllib.request.Request(target.url, body, {"content-type": target.content_type, "accept": target.accept})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
-        raise DidNotRun(f"{url} answered {error.code}: {error.read()[:500]!r}") from error
+        raise DidNotRun(f"{target.url} answered {error.code}: {error.read()[:300]!r}") from error
 
 
 def floor() -> Server:
@@ -96,6 +115,42 @@ def floor() -> Server:
         predict="/predict",
         bodies="trimtab",
         probability=None,
+    )
+
+
+def mlflow(material: Material) -> Server:
+    """`mlflow models serve`, which starts one uvicorn process."""
+    model = ("models", "serve", "--model-uri", str(material.folder / "mlflow"), "--env-manager", "local")
+    return Server(
+        name="mlflow",
+        command=lambda port: (str(_BIN / "mlflow"), *model, "--host", "127.0.0.1", "--port", str(port)),
+        ready="/ping",
+        predict="/invocations",
+        bodies="mlflow",
+        probability=lambda answer: float(answer["predictions"][0][1]),
+        env=lambda _: _ONE_THREAD,
+    )
+
+
+def bentoml(material: Material, programs: Path) -> Server:
+    """BentoML with adaptive batching, one process, from the environment whose *programs* are given."""
+    serve = (str(programs / "bentoml"), "serve", "service:Flights", "--working-dir", str(PEERS))
+    return Server(
+        name="bentoml",
+        command=lambda port: (*serve, "--host", "127.0.0.1", "--port", str(port)),
+        ready="/readyz",
+        predict="/predict",
+        bodies="bentoml",
+        probability=lambda answer: float(answer[0]),
+        env=lambda _: {
+            **_ONE_THREAD,
+            "BENTOML_HOME": str(SCRATCH / "bentoml"),
+            "BENTOML_DO_NOT_TRACK": "true",
+            "BENCH_MODEL": str(material.pipeline),
+            "BENCH_SCHEMA": str(material.pipeline.with_name("schema.json")),
+            "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
     )
 
 
