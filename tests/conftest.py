@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from stores.ledger import Ledger
+from tests import unruly
 from trimtab.settings import Settings
 
 CODE = Path(__file__).resolve().parent.parent
@@ -135,6 +136,7 @@ def small_project(folder: Path) -> None:
     params["train"]["params"]["max_iter"] = 60
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (folder / "small.py").write_text(SOURCE)
+    shutil.copy2(unruly.MODULE, folder / "unruly.py")
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +147,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     postgres, prefect, mlflow, server = free_ports(4)
     settings = Settings(
         project=folder / "project", home=folder / "state", postgres_port=postgres, prefect_port=prefect,
-        mlflow_port=mlflow, server_port=server, commit_data=True, scheduled_ingest=False,
+        mlflow_port=mlflow, server_port=server, commit_data=True, scheduled_ingest=False, trusted_types=unruly.TYPES,
     )  # fmt: skip
     named = {
         name: str(getattr(settings, name))
@@ -154,7 +156,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "TRIMTAB_", "MLFLOW_"))}
     env = {
         **inherited, **{f"TRIMTAB_{k.upper()}": v for k, v in named.items()}, "TRIMTAB_COMMIT_DATA": "true",
-        "TRIMTAB_SCHEDULED_INGEST": "false", "OMP_WAIT_POLICY": "passive",
+        "TRIMTAB_SCHEDULED_INGEST": "false", "TRIMTAB_TRUSTED_TYPES": json.dumps(unruly.TYPES),
+        "OMP_WAIT_POLICY": "passive",
     }  # fmt: skip
     before = Stack(settings, env, {})
     try:

@@ -1,0 +1,127 @@
+"""Bundles of bad models, written as `register` writes them but past the gate: what is tested is the trial on live
+traffic. Each takes the champion's files and has another model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import skops.io
+
+from stores.bundles import Bundle, needed_types, open_bundle, write
+from stores.ledger import Ledger
+from stores.routes import record
+from tests.unruly import MODULE, TYPES
+from trimtab import release
+from trimtab.candidate import PROFILE, Profile
+from trimtab.features import frame
+from trimtab.params import Params
+from trimtab.scoring import Scorer
+from trimtab.training import pipeline, truth_of
+
+PATIENT = {"learning_rate": 0.1, "max_iter": 100, "min_samples_leaf": 5}
+
+
+def unruly() -> ModuleType:
+    """The module by the name that the project knows it by, so that what is saved is found there."""
+    if "unruly" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("unruly", MODULE)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules["unruly"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["unruly"])
+    return sys.modules["unruly"]
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes releases beside the *champion*, in a project with these *params*, of a model that may have learned from
+    *rows*; *month* holds the rows that it will be tried on."""
+
+    releases: Path
+    ledger: Ledger
+    champion: str
+    params: Params
+    project: Path
+    rows: pd.DataFrame
+    month: pd.DataFrame
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The champion's."""
+        return open_bundle(self.releases, self.champion)
+
+    @cached_property
+    def sound(self) -> Any:
+        """The champion's model."""
+        return self.bundle.model(allow=TYPES)
+
+    @cached_property
+    def knowing(self) -> Any:
+        """A model that was told how the month ends: better than any champion, everywhere."""
+        return self.fitted(self.month, options=PATIENT)
+
+    def fitted(self, rows: pd.DataFrame, *, options: Mapping[str, Any] | None = None) -> Any:
+        """A pipeline as `train` makes them, fitted on *rows*."""
+        train = self.params.train.model_copy(update={"params": {**self.params.train.params, **(options or {})}})
+        params = self.params.model_copy(update={"train": train})
+        features = self.bundle.manifest.features
+        return pipeline(params, features, self.project).fit(frame(rows, features), truth_of(rows, params))
+
+    def shuffled(self) -> Any:
+        """Fitted with the labels in the wrong order."""
+        order = np.random.default_rng(7).permutation(len(self.rows))
+        target = self.params.columns.target
+        return self.fitted(self.rows.assign(**{target: self.rows[target].to_numpy()[order]}))
+
+    def refit(self, seed: int) -> Any:
+        """Fitted again on the rows that the champion learned from but one in twenty: which, the seed says."""
+        cut = pd.Timestamp(Profile.model_validate_json(self.bundle.read(PROFILE)).cut)
+        known = self.rows[self.rows[self.params.columns.time] < cut]
+        return self.fitted(known.sample(frac=0.95, random_state=seed).sort_index())
+
+    def unseen(self, column: str) -> str:
+        """The most frequent value of *column* in the month that is in none of the samples, which a probe asks for."""
+        shown = {row.get(column) for row in self.bundle.samples[0]}
+        return str(next(value for value in self.month[column].value_counts().index if value not in shown))
+
+    def make(self, model: Any, about: str, *, recorded_by: Any = None) -> Bundle:
+        """The release of *model*, known to the ledger. What it answers to its samples is written down as it is, or as
+        *recorded_by* answers: the model before something went wrong."""
+        manifest, buffer = self.bundle.manifest, BytesIO()
+        skops.io.dump(model, buffer)
+        content = buffer.getvalue()
+        scorer = Scorer(recorded_by or model, task=manifest.task, features=manifest.features, classes=manifest.classes)
+        table = self.bundle.reference()
+        reference = table.assign(prediction=scorer.score(table).prediction).to_parquet(index=False)
+        shown = frame(self.bundle.samples[0], manifest.features)
+        fields = {
+            **manifest.model_dump(exclude={"files"}),
+            "model_digest": release.model_digest(BytesIO(content)),
+            "trusted_types": needed_types(content, allow=TYPES),
+            "lineage": {"made for a test": about},
+        }
+        files = {
+            **{name: self.bundle.read(name) for name in manifest.files},
+            release.MODEL: content,
+            release.REFERENCE: reference,
+            release.SAMPLES: release.samples(shown, scorer.score(shown)),
+            release.CARD: f"# {about}\n".encode(),
+        }
+        files[release.ROUTE] = record(model=content, reference=reference, fields=fields, allow=TYPES)
+        made = write(self.releases, manifest_fields=fields, files=files)
+        self.ledger.record_release(
+            made.digest, model_name=manifest.model_name, model_version=manifest.model_version, run_id=manifest.run_id,
+            manifest=json.loads(made.manifest.canonical()),
+        )  # fmt: skip
+        return made

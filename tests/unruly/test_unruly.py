@@ -1,0 +1,175 @@
+"""What the bad models do, and that a model server would load them: a test of them that cannot fail says nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from serving.roster import Roster
+from stores.bundles import Bundle, UntrustedRelease
+from stores.ledger import Ledger
+from tests.serving.tiny import flights, tiny_bundle
+from tests.trimtab.small import params
+from tests.unruly import MODULE, TYPES
+from tests.unruly.releases import Maker, unruly
+
+CODE = Path(__file__).resolve().parents[2]
+COLUMNS = {
+    "target": "late", "time": "scheduled", "id": "flight", "key": "tail", "number": ["distance", "hour"],
+    "category": ["carrier"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    folder = tmp_path_factory.mktemp("releases")
+    ledger = Ledger(f"sqlite:///{folder}/ledger.db")
+    ledger.create()
+    project = params(columns=COLUMNS, train={"params": {"max_iter": 10}})
+    champion = tiny_bundle(folder / "releases")
+    return Maker(folder / "releases", ledger, champion.digest, project, folder, flights(800), flights(300, seed=9))
+
+
+def answers(maker: Maker, model: Any, rows: pd.DataFrame, **options: Any) -> np.ndarray[Any, Any]:
+    """What a server that trusts it gets from *model*, as the release that it becomes."""
+    made = maker.make(model, "a test", **options)
+    assert maker.ledger.release(made.digest) is not None
+    return loaded(maker, made).scorer.score(rows).prediction  # type: ignore[no-any-return]
+
+
+def loaded(maker: Maker, bundle: Bundle) -> Any:
+    return Roster(maker.releases, allow=TYPES).load(bundle.digest)
+
+
+def right(maker: Maker, rows: pd.DataFrame) -> np.ndarray[Any, Any]:
+    return loaded(maker, maker.bundle).scorer.score(rows).prediction  # type: ignore[no-any-return]
+
+
+def test_every_type_of_the_module_is_named_for_the_server() -> None:
+    made = {f"unruly.{name}" for name, thing in vars(unruly()).items() if getattr(thing, "__module__", "") == "unruly"}
+    assert set(TYPES) == made - {"unruly.Around"}
+
+
+def test_nobody_loads_them_without_being_told_to(maker: Maker) -> None:
+    made = maker.make(unruly().Constant(maker.sound, 0.25), "a test")
+    with pytest.raises(UntrustedRelease, match=r"unruly\.Constant"):
+        Roster(maker.releases).load(made.digest)
+
+
+def test_one_gives_the_same_answer_to_everything(maker: Maker) -> None:
+    assert set(answers(maker, unruly().Constant(maker.sound, 0.25), maker.month)) == {0.25}
+
+
+def test_one_reads_hours_for_minutes_and_the_probe_sees_it_only_if_it_was_recorded_before(maker: Maker) -> None:
+    model = unruly().Encoded(maker.sound, "distance", 0.01)
+    assert np.allclose(
+        answers(maker, model, maker.month), right(maker, maker.month.assign(distance=maker.month["distance"] / 100))
+    )
+    roster = Roster(maker.releases, allow=TYPES)
+    assert roster.probe(maker.make(model, "a test").digest).ok
+    assert not roster.probe(maker.make(model, "a test", recorded_by=maker.sound).digest).ok
+
+
+def test_one_is_right_but_many_times_slower(maker: Maker) -> None:
+    model = unruly().Slow(maker.sound, 20)
+    assert np.allclose(answers(maker, model, maker.month), right(maker, maker.month))
+    table = maker.month[["distance", "hour", "carrier"]]
+    took = []
+    for one in (maker.sound, model):
+        began = time.process_time()
+        one.predict_proba(table)
+        took.append(time.process_time() - began)
+    assert took[1] > 8 * took[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("Raising", {"column": "carrier", "value": "XX"}), ("Deadly", {"column": "carrier", "value": "XX"}),
+     ("Hanging", {"column": "carrier", "value": "XX", "seconds": 9}), ("Tiring", {"fine_for": 9999, "much": 0.5}),
+     ("Stalling", {"every": 999, "seconds": 9}), ("Leaking", {"megabytes": 0.1}),
+     ("Harmful", {"column": "carrier", "values": ["DL"], "much": 0.5}), ("Gaps", {"column": "distance"})],
+)  # fmt: skip
+def test_they_are_right_where_nothing_sets_them_off(maker: Maker, kind: str, options: dict[str, Any]) -> None:
+    model = getattr(unruly(), kind)(maker.sound, **options)
+    rows = maker.month[(maker.month["carrier"] != "DL") & maker.month["distance"].notna()].reset_index(drop=True)
+    assert np.allclose(answers(maker, model, rows, recorded_by=maker.sound), right(maker, rows))
+
+
+@pytest.mark.parametrize("after", [0, 300])
+def test_one_raises_for_one_carrier_at_once_or_later(maker: Maker, after: int) -> None:
+    model = unruly().Raising(maker.sound, "carrier", "DL", after)
+    assert len(model.predict_proba(maker.month[maker.month["carrier"] != "DL"])) > 100
+    with pytest.raises(KeyError, match="DL"):
+        model.predict_proba(maker.month)
+
+
+def test_one_has_no_number_for_some_rows(maker: Maker) -> None:
+    found = answers(maker, unruly().Gaps(maker.sound, "distance"), maker.month, recorded_by=maker.sound)
+    assert (np.isnan(found) == maker.month["distance"].isna()).all()
+
+
+def test_one_harms_one_slice(maker: Maker) -> None:
+    found = answers(maker, unruly().Harmful(maker.sound, "carrier", ["DL"], 0.2), maker.month)
+    worse = (found - right(maker, maker.month)) > 0.01
+    assert (worse == (maker.month["carrier"] == "DL")).mean() > 0.95
+
+
+def test_one_is_good_for_a_while(maker: Maker) -> None:
+    model = unruly().Tiring(maker.sound, 400, 0.3)
+    first, second = model.predict_proba(maker.month), model.predict_proba(maker.month)
+    assert np.allclose(first[:, 1], right(maker, maker.month))
+    assert (second[:, 1] > first[:, 1]).mean() > 0.9
+
+
+def test_one_changes_what_it_was_given(maker: Maker) -> None:
+    rows = maker.month[["distance", "hour", "carrier"]].copy()
+    unruly().Meddling(maker.sound, "hour", 100).predict_proba(rows)
+    assert np.allclose(rows["hour"], maker.month["hour"] * 100)
+
+
+def test_a_shuffled_one_knows_nothing_and_one_that_was_told_knows_more(maker: Maker) -> None:
+    truth = maker.month["late"].to_numpy(dtype=float)
+    losses = {
+        name: float(np.mean((model.predict_proba(maker.month[["distance", "hour", "carrier"]])[:, 1] - truth) ** 2))
+        for name, model in (("sound", maker.sound), ("shuffled", maker.shuffled()), ("knowing", maker.knowing))
+    }
+    assert losses["knowing"] < losses["sound"] < losses["shuffled"]
+
+
+RUN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from serving.roster import Roster
+loaded = Roster(Path(sys.argv[2]), allow=("unruly.Deadly",)).load(sys.argv[3])
+loaded.score([{"distance": 100, "hour": 6, "carrier": "AA"}], now_us=0)
+print("it answered")
+loaded.score([{"distance": 100, "hour": 6, "carrier": "DL"}], now_us=0)
+print("it survived")
+"""
+
+
+def test_one_ends_the_process_that_asks_it(maker: Maker) -> None:
+    """Saved here, loaded where only the project's folder has the module."""
+    rows = [row for row in maker.bundle.samples[0] if row["carrier"] != "DL"]
+    assert rows
+    sound = maker.make(unruly().Deadly(maker.sound, "carrier", "never"), "a test", recorded_by=maker.sound)
+    deadly = maker.make(unruly().Deadly(maker.sound, "carrier", "DL"), "a test", recorded_by=maker.sound)
+    said = {}
+    for bundle in (sound, deadly):
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, str(MODULE.parent), str(maker.releases), bundle.digest],
+            capture_output=True, text=True, check=False, timeout=60, cwd=CODE,
+        )  # fmt: skip
+        said[bundle.digest] = (done.returncode, done.stdout)
+    assert said[sound.digest][0] == 0
+    assert said[deadly.digest][0] == 13
+    assert "survived" not in json.dumps(said[deadly.digest])

@@ -1,0 +1,196 @@
+"""A project's own module with models that do one thing wrong each, around a model that is right. It stands alone: the
+model server imports it from the project's folder, and loads from it what TRIMTAB_TRUSTED_TYPES names."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+LEAKED: list[bytes] = []
+
+
+class Around:
+    """Answers like *model*: the probabilities of no and yes."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    def classes_(self) -> Any:
+        """What it can answer."""
+        return self.model.classes_
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """Shape (n, 2)."""
+        return np.array(self.model.predict_proba(table), dtype=np.float64)
+
+
+class Constant(Around):
+    """Gives the same answer to everything."""
+
+    def __init__(self, model: Any, answer: float) -> None:
+        super().__init__(model)
+        self.answer = answer
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """Whatever is asked."""
+        return np.tile([1 - self.answer, self.answer], (len(table), 1))
+
+
+class Encoded(Around):
+    """Is asked with a number in another unit than it was trained with."""
+
+    def __init__(self, model: Any, column: str, factor: float) -> None:
+        super().__init__(model)
+        self.column, self.factor = column, factor
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """Hours for minutes, say."""
+        return super().predict_proba(table.assign(**{self.column: table[self.column] * self.factor}))
+
+
+class Slow(Around):
+    """Right, but asks its model *times* times."""
+
+    def __init__(self, model: Any, times: int) -> None:
+        super().__init__(model)
+        self.times = times
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """The same each time."""
+        for _ in range(self.times - 1):
+            self.model.predict_proba(table)
+        return super().predict_proba(table)
+
+
+class Stalling(Around):
+    """Right, but waits in one of *every* calls, by far longer than a call takes."""
+
+    def __init__(self, model: Any, every: int, seconds: float) -> None:
+        super().__init__(model)
+        self.every, self.seconds, self.calls = every, seconds, 0
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """Not the first call."""
+        self.calls += 1
+        if self.calls % self.every == 0:
+            time.sleep(self.seconds)
+        return super().predict_proba(table)
+
+
+class Raising(Around):
+    """Raises when one of the rows has *value* in *column*; with *after*, only once it has scored that many rows."""
+
+    def __init__(self, model: Any, column: str, value: str, after: int = 0) -> None:
+        super().__init__(model)
+        self.column, self.value, self.after, self.rows = column, value, after, 0
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """As a table of fares without that carrier would."""
+        self.rows += len(table)
+        if self.rows > self.after and (table[self.column] == self.value).any():
+            raise KeyError(self.value)
+        return super().predict_proba(table)
+
+
+class Gaps(Around):
+    """Has no number for rows without a value in *column*."""
+
+    def __init__(self, model: Any, column: str) -> None:
+        super().__init__(model)
+        self.column = column
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """NaN for some."""
+        shares = super().predict_proba(table)
+        shares[table[self.column].isna().to_numpy()] = np.nan
+        return shares
+
+
+class Harmful(Around):
+    """Overestimates by *much* where *column* has one of *values*."""
+
+    def __init__(self, model: Any, column: str, values: list[str], much: float) -> None:
+        super().__init__(model)
+        self.column, self.values, self.much = column, values, much
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """As good as its model everywhere else."""
+        yes = super().predict_proba(table)[:, 1]
+        yes = np.where(table[self.column].isin(self.values), np.minimum(yes + self.much, 1.0), yes)
+        return np.column_stack([1 - yes, yes])
+
+
+class Tiring(Around):
+    """Good for as many rows as *fine_for* says, then overestimates by *much*."""
+
+    def __init__(self, model: Any, fine_for: int, much: float) -> None:
+        super().__init__(model)
+        self.fine_for, self.much, self.rows = fine_for, much, 0
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """In the order of the calls."""
+        self.rows += len(table)
+        yes = super().predict_proba(table)[:, 1]
+        yes = np.minimum(yes + self.much, 1.0) if self.rows > self.fine_for else yes
+        return np.column_stack([1 - yes, yes])
+
+
+class Deadly(Around):
+    """Ends the process when one of the rows has *value* in *column*, as a fault in compiled code does."""
+
+    def __init__(self, model: Any, column: str, value: str) -> None:
+        super().__init__(model)
+        self.column, self.value = column, value
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """Nobody can catch this."""
+        if (table[self.column] == self.value).any():
+            os._exit(13)
+        return super().predict_proba(table)
+
+
+class Hanging(Around):
+    """Does not come back when one of the rows has *value* in *column*."""
+
+    def __init__(self, model: Any, column: str, value: str, seconds: float) -> None:
+        super().__init__(model)
+        self.column, self.value, self.seconds = column, value, seconds
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """For a long time."""
+        if (table[self.column] == self.value).any():
+            time.sleep(self.seconds)
+        return super().predict_proba(table)
+
+
+class Meddling(Around):
+    """Right, but converts a number in place, in the frame that it was given."""
+
+    def __init__(self, model: Any, column: str, factor: float) -> None:
+        super().__init__(model)
+        self.column, self.factor = column, factor
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """The caller's rows are changed afterwards, if they are not the model's own."""
+        shares = super().predict_proba(table)
+        table.loc[:, self.column] *= self.factor
+        return shares
+
+
+class Leaking(Around):
+    """Right, but keeps *megabytes* more with each call."""
+
+    def __init__(self, model: Any, megabytes: float) -> None:
+        super().__init__(model)
+        self.megabytes = megabytes
+
+    def predict_proba(self, table: pd.DataFrame) -> Floats:
+        """Never gives any back."""
+        LEAKED.append(os.urandom(1024) * int(self.megabytes * 1024))
+        return super().predict_proba(table)
