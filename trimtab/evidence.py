@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab import losses, verdict
+from trimtab import blocks, losses, verdict
 from trimtab.features import texts
 from trimtab.release import Label
 from trimtab.rollout import Seen, Standing, Terms
+from trimtab.verdict import Outcome, Verdict
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _SURE = 1e-4  # chance that distance_beyond calls samples of one distribution apart
@@ -134,17 +135,36 @@ def seen(pairs: pd.DataFrame, labels: pd.DataFrame, *, release: str, other: str,
     else:
         judged = verdict.judge(values, terms, slices=_slices(known, terms))
     newest = known["arrived"].max() if len(known) else None
+    outcome, reason, days = _from_day_to_day(judged, values, known, at, terms)
     return Seen(
         pairs=len(found),
         exposed=int(found["exposed"].sum()),
         labels=len(known),
         elapsed=elapsed(found[~found["is_trial"]] if at.in_court else found),
-        verdict=judged.outcome,
-        reason=judged.reason,
+        verdict=outcome,
+        reason=reason,
         broken=guardrails(found, terms) if at.on_trial else (),
         labels_until=newest.isoformat() if newest is not None else at.labels_until,
-        evidence=judged.model_dump(mode="json"),
+        evidence={**judged.model_dump(mode="json"), "blocks": days},
     )
+
+
+def _from_day_to_day(
+    judged: Verdict, values: Floats, known: pd.DataFrame, at: Standing, terms: Terms
+) -> tuple[Outcome, str, dict[str, float] | None]:
+    """The verdict, held against blocks of time where the terms name any. On trial doubt counts against the challenger:
+    it needs both to be promoted, and is taken back on the labels alone. In court doubt counts for the champion."""
+    if terms.block is None or not len(known):
+        return judged.outcome, judged.reason, None
+    times_us = known["time"].astype("datetime64[us, UTC]").astype("int64").to_numpy(dtype=np.int64)
+    found = blocks.daily(values, times_us, terms.block, terms.alpha)
+    days = {"blocks": found.blocks, "mean": found.mean, "half_width": min(found.half_width, 1.0)}
+    words = found.words(terms.block)
+    if judged.outcome == "promote" and not found.not_worse(terms.margin):
+        return "keep collecting", f"the labels speak for it, not yet from day to day: {words}", days
+    if judged.outcome == "roll back" and at.in_court and not found.worse:
+        return "keep collecting", f"the labels speak against it, not yet from day to day: {words}", days
+    return judged.outcome, f"{judged.reason} ({words})" if judged.outcome != "keep collecting" else judged.reason, days
 
 
 def elapsed(found: pd.DataFrame) -> timedelta:

@@ -1,0 +1,69 @@
+"""A difference has to hold from day to day: labels of one day are not independent of each other."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trimtab import blocks, verdict
+from trimtab.rules import Rules
+from trimtab.scoring import Floats
+
+Times = np.ndarray[Any, np.dtype[np.int64]]
+DAY = timedelta(days=1)
+DAY_US = 86_400_000_000
+
+
+def stream(days: int, *, mean: float, seed: int, per_day: int = 200) -> tuple[Floats, Times]:
+    """Differences whose days have means of their own, spread by 0.03 around *mean*."""
+    random = np.random.default_rng(seed)
+    shift = np.repeat(random.normal(mean, 0.03, days), per_day)
+    return np.clip(shift + random.normal(0, 0.05, days * per_day), -1, 1), np.repeat(np.arange(days), per_day) * DAY_US
+
+
+def test_one_strange_day_proves_nothing() -> None:
+    values, times = stream(1, mean=-0.1, seed=0)
+    found = blocks.daily(values, times, DAY, 0.05)
+    assert found.blocks == 1
+    assert not found.not_worse(0.002)
+    assert "1 of at least 5 days" in found.words(DAY)
+
+
+def test_a_difference_that_holds_every_day_is_shown() -> None:
+    values, times = stream(20, mean=-0.05, seed=1)
+    assert blocks.daily(values, times, DAY, 0.05).not_worse(0.002)
+    assert blocks.daily(-values, times, DAY, 0.05).worse
+    assert not blocks.daily(values, times, DAY, 0.05).worse
+
+
+def test_the_day_that_has_just_begun_is_left_out() -> None:
+    values, times = stream(6, mean=0.0, seed=2)
+    found = blocks.daily(np.r_[values, [0.9] * 10], np.r_[times, [6 * DAY_US] * 10], DAY, 0.05)
+    assert found == blocks.daily(values, times, DAY, 0.05)
+
+
+@pytest.mark.parametrize("empty", [[], [float("nan")] * 9], ids=["none", "unknown"])
+def test_without_labels_nothing_is_known(empty: list[float]) -> None:
+    found = blocks.daily(np.array(empty), np.zeros(len(empty), dtype=np.int64), DAY, 0.05)
+    assert not found.not_worse(1.0)
+    assert not found.worse
+
+
+def test_days_with_means_of_their_own_deceive_the_labels_and_not_the_days() -> None:
+    """120 challengers that are worse by the margin on the average day, looked at after every day for a month."""
+    rules = Rules(margin=0.01, min_labels=200)
+    by_label = by_day = 0
+    for seed in range(120):
+        values, times = stream(30, mean=rules.margin, seed=seed)
+        days = range(1, 31)
+        promoted = [verdict.judge(values[: d * 200], rules).outcome == "promote" for d in days]
+        held = [
+            blocks.daily(values[: d * 200], times[: d * 200], DAY, rules.alpha).not_worse(rules.margin) for d in days
+        ]
+        by_label += any(promoted)
+        by_day += any(p and h for p, h in zip(promoted, held, strict=True))
+    assert by_label > 40
+    assert by_day <= 12  # twice alpha of 120: the interval is an asymptotic one
