@@ -45,6 +45,15 @@ def compiled(model: Any, features: Sequence[Feature]) -> Compiled:
                 from trimtab.treetables import TreeTables
 
                 return TreeTables(estimator, ordinal_columns(prepare, features), _link(estimator))
+            case "LogisticRegression" | "Ridge" | "LinearRegression" | "Lasso" | "ElasticNet":
+                from trimtab.dense import Linear, dense_parts
+
+                return Linear(estimator, dense_parts(prepare, features), _link(estimator))
+            case name if name.startswith(("RandomForest", "ExtraTrees", "GradientBoosting")):
+                from trimtab.dense import Forest, dense_parts
+
+                link = _link(estimator) if name.startswith("Gradient") else None
+                return Forest(estimator, dense_parts(prepare, features), link)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise NotCompilable(f"not fitted in the way that is known here: {type(error).__name__}: {error}") from error
     raise NotCompilable(f"there is no fast way to ask a {type(estimator).__name__}")
@@ -53,9 +62,10 @@ def compiled(model: Any, features: Sequence[Feature]) -> Compiled:
 def _link(estimator: Any) -> links.Link:
     if hasattr(estimator, "classes_"):
         return links.logistic if len(estimator.classes_) == 2 else links.softmax
-    if estimator.loss not in links.REGRESSION:
-        raise NotCompilable(f"the loss {estimator.loss} is not known here")
-    return links.REGRESSION[estimator.loss]
+    loss = getattr(estimator, "loss", "squared_error")
+    if loss not in links.REGRESSION:
+        raise NotCompilable(f"the loss {loss} is not known here")
+    return links.REGRESSION[loss]
 
 
 def check(fast: Compiled, scorer: Scorer, columns: Mapping[str, Any], size: int) -> float:
@@ -66,13 +76,14 @@ def check(fast: Compiled, scorer: Scorer, columns: Mapping[str, Any], size: int)
 
     worst = 0.0
     for given, (block, rows) in enumerate([(columns, size), *_hard(fast, scorer.features, columns, size)]):
-        try:
-            want = scorer.ask(assemble(block, scorer.features, size=rows))
-        except ValueError:  # some estimators refuse infinite numbers
-            if given == 0:
-                raise
-            continue
-        worst = max(worst, difference(scorer.ask_compiled(fast, block, rows), want))
+        with np.errstate(all="ignore"):
+            try:
+                want = scorer.ask(assemble(block, scorer.features, size=rows))
+            except ValueError:  # some estimators refuse infinite numbers
+                if given == 0:
+                    raise
+                continue
+            worst = max(worst, difference(scorer.ask_compiled(fast, block, rows), want))
     return worst
 
 

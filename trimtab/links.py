@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+_LOWEST = -700.0  # e to the 700 is near the largest number there is; the probability is 1e-304 and may as well stay
 Link = Callable[[Floats], Floats]
 
 
@@ -24,8 +25,7 @@ def exponential(raw: Floats) -> Floats:
 
 def logistic(raw: Floats) -> Floats:
     """The probability of the second of two classes; shape (n, 1) to (n,)."""
-    with np.errstate(over="ignore"):  # exp(800) is infinite, and one by it the right 0
-        return np.reciprocal(1.0 + np.exp(-raw[:, 0]))
+    return np.reciprocal(1.0 + np.exp(-np.maximum(raw[:, 0], _LOWEST)))
 
 
 def softmax(raw: Floats) -> Floats:

@@ -31,10 +31,9 @@ class CodeOf(dict[str | None, int]):
     def __missing__(self, text: str | None) -> int:
         return self[UNSEEN]
 
-    def codes(self, texts: Sequence[str | None], start: int = 0) -> Codes:
-        """The codes of *texts*, shape (n,), counted from *start*."""
-        found = np.fromiter(map(self.__getitem__, texts), dtype=np.intp, count=len(texts))
-        return found + start if start else found
+    def codes(self, texts: Sequence[str | None]) -> Codes:
+        """The codes of *texts*, shape (n,)."""
+        return np.fromiter(map(self.__getitem__, texts), dtype=np.intp, count=len(texts))
 
 
 @dataclass(frozen=True)

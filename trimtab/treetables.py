@@ -9,8 +9,7 @@ costs one look-up per feature, an AND over the words found, and one leaf per tre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,23 +22,6 @@ Words = Any  # an array of unsigned integers
 MOST_LEAVES = 64
 MOST_TABLE_BYTES = 64_000_000
 _SMALL_BYTES, _BLOCK_BYTES = 256_000, 512_000  # what stays in a core's own cache
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where a feature's states begin in the table, and how a value finds its own."""
-
-    name: str
-    start: int
-    thresholds: Floats | None
-    codes: CodeOf | None
-
-    def states(self, values: Any) -> Codes:
-        if self.codes is not None:
-            return self.codes.codes(values)
-        assert self.thresholds is not None
-        found: Codes = self.thresholds.searchsorted(values)
-        return found
 
 
 class TreeTables:
@@ -65,14 +47,15 @@ class TreeTables:
 
     def raw(self, columns: Mapping[str, Any], size: int) -> Floats:
         """The sum of the leaves, shape (n, outputs)."""
-        if not self._sources:
+        if not self._states:
             alone: Floats = self._leaves[self._first].reshape(-1, self._outputs).sum(axis=0) + self._baseline
             return np.tile(alone, (size, 1))
-        states = np.empty((len(self._sources), size), dtype=np.intp)
-        for row, source in zip(states, self._sources, strict=True):
-            np.add(source.states(columns[source.name]), source.start, out=row)
+        states = np.empty((len(self._states), size), dtype=np.intp)
+        for row, (name, states_of) in enumerate(self._states):
+            states[row] = states_of(columns[name])
+        states += self._starts
         width = self._table.shape[1] * self._table.itemsize
-        if size * len(self._sources) * width <= _SMALL_BYTES:
+        if states.size * width <= _SMALL_BYTES:
             return self._sum(np.bitwise_and.reduce(self._table[states], axis=0))
         block = max(16, _BLOCK_BYTES // width)
         found = np.empty((size, self._outputs))
@@ -82,7 +65,7 @@ class TreeTables:
 
     def edges(self) -> dict[str, Floats]:
         """For each number, the values at which some tree changes its mind."""
-        return {s.name: s.thresholds[:-1] for s in self._sources if s.thresholds is not None}
+        return self._edges
 
     def _words(self, states: Codes) -> Words:
         words = self._table.take(states[0], axis=0, mode="clip")
@@ -122,10 +105,13 @@ class TreeTables:
                 tables[j][sides[j].right(split, tree), t] &= self._word.type(full ^ lost)
         self._first = np.arange(len(trees)) * bits
         self._first_less_bias = self._first - 127
-        self._sources, start = [], 0
-        for j, side in sides.items():
-            self._sources.append(_Source(columns[j].feature.name, start, side.thresholds, side.codes))
-            start += side.states
+        self._states = [(columns[j].feature.name, side.states_of) for j, side in sides.items()]
+        self._starts = np.cumsum([0, *(side.states for side in sides.values())])[:-1, np.newaxis]
+        self._edges = {
+            columns[j].feature.name: side.thresholds[:-1]
+            for j, side in sides.items()
+            if isinstance(side, _Intervals) and columns[j].values is None
+        }
         self._table: Words = np.concatenate([*tables.values(), np.empty((0, len(trees)), dtype=self._word)])
 
 
@@ -136,10 +122,9 @@ class _Intervals:
     def __init__(self, splits: Any, column: Column, model: Any, j: int) -> None:
         thresholds: Floats = np.unique(np.append(splits["num_threshold"], np.inf))
         self.thresholds, self.states = thresholds, len(thresholds) + 1
-        values = column.values
-        self.codes = None
-        if values is not None:
-            self.codes = CodeOf({text: int(thresholds.searchsorted(v)) for text, v in values.items()})
+        self.states_of: Callable[[Any], Any] = thresholds.searchsorted
+        if column.values is not None:
+            self.states_of = CodeOf({t: int(thresholds.searchsorted(v)) for t, v in column.values.items()}).codes
 
     def right(self, split: Any, tree: Any) -> Any:
         """The states that *split* sends to the right."""
@@ -151,15 +136,15 @@ class _Intervals:
 class _Bitsets:
     """The states of a category: the 256 numbers that the trees can hold, and missing, which is last."""
 
-    thresholds = None
     states = 257
 
     def __init__(self, splits: Any, column: Column, model: Any, j: int) -> None:
         if column.values is None:
             raise NotCompilable("a number is taken as a category")
-        self.codes = CodeOf({text: 256 if np.isnan(v) else int(v) for text, v in column.values.items()})
-        if not all(0 <= code <= 256 for code in self.codes.values()):
+        codes = CodeOf({text: 256 if np.isnan(v) else int(v) for text, v in column.values.items()})
+        if not all(0 <= code <= 256 for code in codes.values()):
             raise NotCompilable("a category has a number that the trees cannot hold")
+        self.states_of: Callable[[Any], Any] = codes.codes
         known, place = model._bin_mapper.make_known_categories_bitsets()
         self._known = _bits(known[place[j]])
 

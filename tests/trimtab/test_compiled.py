@@ -1,0 +1,267 @@
+"""The fast way to ask a model gives scikit-learn's answers, for every model that has one; the others say why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+from tests.trimtab import small
+from trimtab import training
+from trimtab.compiled import TOLERANCE, Compiled, check, compiled, difference
+from trimtab.features import Feature, columns_of, frame
+from trimtab.intake import Intake
+from trimtab.preparation import NotCompilable
+from trimtab.release import Columns
+from trimtab.scoring import Scorer
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small models on two busy cores spend their time waiting for each other's threads."""
+    with threadpool_limits(1):
+        yield
+
+
+FEATURES = (
+    *(Feature(name=n, kind="number") for n in ("strong", "gappy", "constant", "empty", "counted")),
+    *(Feature(name=n, kind="category") for n in ("many", "few", "unknown")),
+)
+HGB = "hist_gradient_boosting"
+BOOSTING = "sklearn.ensemble.GradientBoosting"
+MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "binary trees": ("binary", HGB, {"max_iter": 30}, "tables"),
+    "multiclass trees": ("multiclass", HGB, {"max_iter": 12}, "tables"),
+    "regression trees": ("regression", HGB, {"max_iter": 30}, "tables"),
+    "one tree": ("binary", HGB, {"max_iter": 1}, "tables"),
+    "one leaf": ("binary", HGB, {"max_iter": 2, "min_samples_leaf": 2500}, "tables"),
+    "one leaf, multiclass": ("multiclass", HGB, {"max_iter": 2, "min_samples_leaf": 2500}, "tables"),
+    "stumps": ("regression", HGB, {"max_iter": 20, "max_depth": 1}, "tables"),
+    "sixty-four leaves": ("binary", HGB, {"max_iter": 10, "max_leaf_nodes": 64, "min_samples_leaf": 5}, "tables"),
+    "early stopping": ("binary", HGB, {"max_iter": 60, "early_stopping": True, "n_iter_no_change": 3}, "tables"),
+    "few bins": ("regression", HGB, {"max_iter": 10, "max_bins": 8}, "tables"),
+    "poisson": ("regression", HGB, {"max_iter": 10, "loss": "poisson"}, "tables"),
+    "gamma": ("regression", HGB, {"max_iter": 10, "loss": "gamma"}, "tables"),
+    "median": ("regression", HGB, {"max_iter": 10, "loss": "quantile", "quantile": 0.5}, "tables"),
+    "weights": ("multiclass", HGB, {"max_iter": 5, "class_weight": "balanced"}, "tables"),
+    "logistic": ("binary", "logistic_regression", {}, "linear"),
+    "logistic, multiclass": ("multiclass", "logistic_regression", {}, "linear"),
+    "ridge": ("regression", "ridge", {}, "linear"),
+    "forest": ("binary", "random_forest", {"n_estimators": 8}, "treelite"),
+    "forest, multiclass": ("multiclass", "random_forest", {"n_estimators": 8, "max_depth": 6}, "treelite"),
+    "forest, regression": ("regression", "random_forest", {"n_estimators": 8}, "treelite"),
+    "extra trees": ("binary", "sklearn.ensemble.ExtraTreesClassifier", {"n_estimators": 8}, "treelite"),
+    "boosting": ("binary", BOOSTING + "Classifier", {"n_estimators": 8}, "treelite"),
+    "boosting, multiclass": ("multiclass", BOOSTING + "Classifier", {"n_estimators": 4}, "treelite"),
+    "boosting, regression": ("regression", BOOSTING + "Regressor", {"n_estimators": 8}, "treelite"),
+}  # fmt: skip
+
+
+@cache
+def table(size: int = 3000, seed: int = 0) -> pd.DataFrame:
+    """Rows with what makes encodings hard: rare texts, a constant, columns of nothing, gaps."""
+    random = np.random.default_rng(seed)
+    strong = random.normal(size=size)
+    return pd.DataFrame({
+        "strong": strong,
+        "gappy": np.where(random.random(size) < 0.3, np.nan, random.lognormal(3, 2, size).round(2)),
+        "constant": np.full(size, 7.0),
+        "empty": np.full(size, np.nan),
+        "counted": random.integers(0, 5, size).astype(float),
+        "many": pd.Series([f"c{int(v)}" for v in random.zipf(1.3, size) % 700], dtype="str"),
+        "few": pd.Series(random.choice(["a", "b", "zürich"], size), dtype="str").mask(random.random(size) < 0.1),
+        "unknown": pd.Series([None] * size, dtype="str"),
+    })  # fmt: skip
+
+
+def truth(task: str, rows: pd.DataFrame) -> Any:
+    worth = rows["strong"] + (rows["few"] == "b") + rows["gappy"].fillna(50) / 100 + rows["many"].str.len() / 3
+    if task == "regression":
+        return worth.abs().to_numpy() + 0.1
+    if task == "binary":
+        return (worth > worth.median()).to_numpy().astype(int)
+    return np.array(["low", "middle", "high"], dtype=object)[np.digitize(worth, np.quantile(worth, [0.3, 0.7]))]
+
+
+@cache
+def fitted(name: str) -> Scorer:
+    task, model, options, _ = MODELS[name]
+    params = small.params(project={"task": task}, gate={"metric": small.METRIC[task]},
+                          train={"model": model, "params": {"max_iter": 20}})  # fmt: skip
+    params = params.model_copy(update={"train": params.train.model_copy(update={"params": options})})
+    pipeline = training.pipeline(params, FEATURES, Path())
+    rows = table()
+    if model == HGB:  # scikit-learn 1.9 cannot train these trees on a number that is missing everywhere
+        rows = rows.assign(empty=rows["empty"].where(rows.index > 0, 1.0))
+    pipeline.fit(frame(rows, FEATURES), truth(task, rows))
+    classes = [] if task == "regression" else pipeline.classes_.tolist()
+    return Scorer(pipeline, task=task, features=FEATURES, classes=classes)  # type: ignore[arg-type]
+
+
+def fast(name: str) -> tuple[Scorer, Compiled]:
+    scorer = fitted(name)
+    return scorer, compiled(scorer.model, FEATURES)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:Skipping features without")
+@pytest.mark.parametrize("name", MODELS)
+def test_the_fast_way_gives_the_answers_of_scikit_learn(name: str) -> None:
+    scorer, way = fast(name)
+    fresh = table(seed=1)
+    worst = check(way, scorer, columns_of(fresh, FEATURES), len(fresh))
+    assert (way.route, worst <= TOLERANCE) == (MODELS[name][3], True), worst
+    assert worst < 1e-11
+
+
+numbers = st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False), st.integers(-5, 60))
+texts = st.one_of(st.none(), st.sampled_from(["a", "b", "zürich", "c1", "c2", "c699", "c333", ""]), st.text(max_size=4))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                **dict.fromkeys(("strong", "gappy", "constant", "empty", "counted"), numbers),
+                **dict.fromkeys(("many", "few", "unknown"), texts),
+            },
+        ),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_any_row_that_a_client_may_send_is_answered_as_by_scikit_learn(sent: list[dict[str, Any]]) -> None:
+    rows = Intake(FEATURES, Columns(time="at", id="row", target="late")).read(sent, now_us=0)
+    for name in ("binary trees", "multiclass trees"):
+        scorer, way = fast(name)
+        assert difference(scorer.ask_compiled(way, rows.columns, rows.size), scorer.ask(rows.frame())) <= TOLERANCE
+
+
+@pytest.mark.parametrize("size", [1, 2, 17, 100, 2999])
+@pytest.mark.parametrize("name", ["binary trees", "multiclass trees", "sixty-four leaves", "forest", "logistic"])
+def test_rows_are_answered_alike_whatever_their_number(name: str, size: int) -> None:
+    """Few rows and many take different turns inside."""
+    scorer, way = fast(name)
+    rows = table(seed=2).head(size)
+    want = scorer.ask(frame(rows, FEATURES))
+    assert difference(scorer.ask_compiled(way, columns_of(rows, FEATURES), size), want) <= TOLERANCE
+
+
+def test_classes_come_in_the_order_of_the_manifest() -> None:
+    """The positive class is the manifest's last one, not the model's."""
+    for name in ("binary trees", "multiclass trees"):
+        scorer, way = fast(name)
+        turned = Scorer(scorer.model, task=scorer.task, features=FEATURES, classes=scorer.classes[::-1])
+        columns = columns_of(table(seed=3), FEATURES)
+        want = turned.ask(frame(table(seed=3), FEATURES))
+        assert difference(turned.ask_compiled(way, columns, len(table())), want) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["binary trees", "forest", "logistic"])
+def test_many_threads_may_ask_at_once(name: str) -> None:
+    _, way = fast(name)
+    columns, size = columns_of(table(seed=4), FEATURES), len(table())
+    want = way.predict(columns, size)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: way.predict(columns, size), range(24)))
+    assert all(np.array_equal(want, answer) for answer in found)
+
+
+def test_a_scorer_with_a_fast_way_answers_in_the_same_form() -> None:
+    for name in ("binary trees", "multiclass trees", "regression trees"):
+        plain, way = fast(name)
+        quick = Scorer(plain.model, task=plain.task, features=FEATURES, classes=plain.classes, fast=way)
+        sent = [{"strong": 0.5, "few": "b"}, {"many": "c1", "gappy": 3}]
+        rows = Intake(FEATURES, Columns(time="at", id="row", target="late")).read(sent, now_us=0)
+        assert (plain.route, quick.route) == ("scikit-learn", "tables")
+        for one, other in zip(plain.score_rows(rows).answers(), quick.score_rows(rows).answers(), strict=True):
+            assert one.keys() == other.keys()
+            assert one.get("label") == other.get("label")
+            assert one.get("probabilities") == pytest.approx(other.get("probabilities"), abs=1e-12)
+
+
+class Off:
+    """A fast way that is wrong by a little in one row."""
+
+    def __init__(self, way: Compiled, by: float) -> None:
+        self.route, self._way, self._by = way.route, way, by
+
+    def predict(self, columns: Any, size: int) -> Any:
+        found = self._way.predict(columns, size).copy()
+        found[size // 2] += self._by
+        return found
+
+    def edges(self) -> Any:
+        return self._way.edges()
+
+
+@pytest.mark.parametrize("by", [1e-6, -0.3, float("nan"), float("inf")])
+def test_a_way_that_is_wrong_in_one_row_is_found_out(by: float) -> None:
+    scorer, way = fast("binary trees")
+    rows = table(seed=1)
+    assert check(Off(way, by), scorer, columns_of(rows, FEATURES), len(rows)) > TOLERANCE
+
+
+def test_the_check_looks_where_trees_change_their_minds() -> None:
+    """Off by one at a threshold shows in no usual row, since hardly any lies exactly on it."""
+    scorer, way = fast("binary trees")
+
+    class Strict:
+        route = way.route
+
+        def predict(self, columns: Any, size: int) -> Any:
+            """Sends what equals a threshold to the right, as a `<` in place of a `<=` would."""
+            return way.predict({**columns, "strong": np.nextafter(columns["strong"], np.inf)}, size)
+
+        def edges(self) -> Any:
+            return way.edges()
+
+    rows = table(seed=1)
+    columns = columns_of(rows, FEATURES)
+    assert difference(scorer.ask_compiled(Strict(), columns, len(rows)), scorer.ask(frame(rows, FEATURES))) <= TOLERANCE
+    assert check(Strict(), scorer, columns, len(rows)) > TOLERANCE
+
+
+def test_what_has_no_fast_way_says_why() -> None:
+    from sklearn.naive_bayes import GaussianNB
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import QuantileTransformer
+
+    trees = fitted("binary trees").model
+    with pytest.raises(NotCompilable, match="GaussianNB"):
+        compiled(make_pipeline(trees[0], GaussianNB()), FEATURES)
+    with pytest.raises(NotCompilable, match="not a pipeline"):
+        compiled(trees[-1], FEATURES)
+    with pytest.raises(NotCompilable, match="QuantileTransformer"):
+        compiled(make_pipeline(QuantileTransformer(), trees[-1]), FEATURES)
+    with pytest.raises(NotCompilable, match="features"):
+        compiled(trees, [replace_name(f) for f in FEATURES])
+    with pytest.raises(NotCompilable, match="columns"):
+        compiled(make_pipeline(fitted("ridge").model[0], trees[-1]), FEATURES[:2])
+
+
+def replace_name(feature: Feature) -> Feature:
+    return feature.model_copy(update={"name": f"other {feature.name}"})
+
+
+def test_trees_with_too_many_leaves_have_no_tables() -> None:
+    from sklearn.base import clone
+    from sklearn.pipeline import make_pipeline
+
+    scorer = fitted("regression trees")
+    rows = frame(table().assign(empty=0.0), FEATURES)
+    wide = clone(scorer.model[-1]).set_params(max_iter=1, max_leaf_nodes=200, min_samples_leaf=1)
+    wide.fit(scorer.model[0].transform(rows), truth("regression", table()))
+    with pytest.raises(NotCompilable, match="leaves"):
+        compiled(make_pipeline(scorer.model[0], wide), FEATURES)
