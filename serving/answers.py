@@ -12,7 +12,7 @@ import orjson
 from serving.metrics import Metrics
 from serving.refusals import TooLarge
 from serving.roster import Loaded
-from serving.rounds import Question, Round
+from serving.rounds import Encode, Question, Round
 from stores.telemetry import LabelCounts, Recorder
 from stores.telemetry.ids import is_prediction_id
 from trimtab.intake import BadInput, micros
@@ -20,8 +20,8 @@ from trimtab.intake import BadInput, micros
 _SHAPE = 'must be {"rows": [{…}, …]}, {"columns": {"…": […], …}} or one row'
 
 
-def question(body: bytes, *, max_rows: int) -> Question:
-    """What the body of ``POST /predict`` asks. Raises BadInput, TooLarge."""
+def question(body: bytes, *, max_rows: int, answer: Encode | None = None) -> Question:
+    """What the body of ``POST /predict`` asks; *answer* encodes it, as JSON unless told. Raises BadInput, TooLarge."""
     content = parsed(body)
     raw: Any = [content]
     size = 1
@@ -36,11 +36,16 @@ def question(body: bytes, *, max_rows: int) -> Question:
             if type(raw) is not dict:
                 raise BadInput(_SHAPE)
             size = max((len(values) for values in raw.values() if isinstance(values, list)), default=0)
-    if size == 0:
+    return Question(raw, checked_size(size, max_rows), answer or encode)
+
+
+def checked_size(rows: int, max_rows: int) -> int:
+    """*rows*, if one request may have as many."""
+    if rows == 0:
         raise BadInput("must have at least one row")
-    if size > max_rows:
-        raise TooLarge(f"{size} rows; at most {max_rows} in one request (TRIMTAB_MAX_ROWS)")
-    return Question(raw, size, encode)
+    if rows > max_rows:
+        raise TooLarge(f"{rows} rows; at most {max_rows} in one request (TRIMTAB_MAX_ROWS)")
+    return rows
 
 
 def encode(round: Round, question: Question) -> bytes:

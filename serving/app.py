@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import FastAPI, Response
 
-from serving import answers, bodies, gates
+from serving import answers, arrow, bodies, gates
 from serving.described import describe
 from serving.desk import Desk
 from serving.edge import as_json, install
@@ -53,10 +53,11 @@ class ModelServer:
         self.life = Life(telemetry / "lives")
         ledger = Ledger(settings.ledger_url.get_secret_value())
         self.follower = Follower(ledger, self.roster, self.metrics, self.life)
+        self.housekeeping = Housekeeping(self.recorder, compact_s=settings.compact_s)
         self.verdicts = Verdicts(ledger, telemetry, lambda: self.follower.refused)
         self._threads = [
             Repeating("follower", self.follower.follow, every_s=settings.follow_s),
-            Repeating("telemetry", Housekeeping(self.recorder, compact_s=settings.compact_s).tend, every_s=1.0),
+            Repeating("telemetry", self.housekeeping.tend, every_s=1.0),
             Repeating("rollouts", Progress(ledger, self.metrics.registry).tend, every_s=5.0),
             Repeating("decisions", Judgements(ledger, self.metrics).look, every_s=10.0),
         ]
@@ -90,6 +91,7 @@ class ModelServer:
         yield
         for thread in self._threads:
             await asyncio.to_thread(thread.stop)
+        self.housekeeping.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.verdicts.close()
         self.recorder.close()
@@ -97,13 +99,15 @@ class ModelServer:
 
     async def predict(self, asked: Asked) -> tuple[bytes, bytes]:
         """Predictions for one row or many. Few rows are answered together with those of other requests."""
-        ask = partial(answers.question, asked.body, max_rows=self.settings.max_rows)
-        if len(asked.body) > _SMALL_BYTES:
-            return await self._desk.ask_aside(ask), _JSON
+        form = arrow if asked.sends.startswith(arrow.MEDIA) else answers
+        answer, media = (arrow.answer, arrow.MEDIA) if arrow.MEDIA in asked.wants else (answers.encode, _JSON)
+        ask = partial(form.question, asked.body, max_rows=self.settings.max_rows, answer=answer)
+        if len(asked.body) > _SMALL_BYTES or form is arrow or media != _JSON:
+            return await self._desk.ask_aside(ask), media
         question = ask()
         if question.size > _SMALL_ROWS or type(question.raw) is dict:
-            return await self._desk.ask_aside(lambda: question), _JSON
-        return await self._desk.ask(question), _JSON
+            return await self._desk.ask_aside(lambda: question), media
+        return await self._desk.ask(question), media
 
     async def labels(self, asked: Asked) -> tuple[bytes, bytes]:
         """What predictions turned out to be."""
@@ -186,13 +190,16 @@ def _routes(server: ModelServer) -> FastAPI:
         reasons = server.unready()
         ledger = server.follower.ledger_trouble or "ok"
         release = server.follower.release_trouble or "ok"
+        compaction = server.housekeeping.trouble or "ok"
         content = {"ready": not reasons, "reasons": reasons, "ledger": ledger, "release": release}
+        content["compaction"] = compaction
         return as_json(content, 503 if reasons else 200)
 
     @app.get("/metrics")
     async def prometheus() -> Response:
         """For Prometheus."""
         server.metrics.telemetry_up.set(server.recorder.failure is None)
+        server.metrics.compaction_up.set(server.housekeeping.trouble is None)
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/live")

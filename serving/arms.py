@@ -14,7 +14,6 @@ from trimtab.intake import Rows
 from trimtab.scoring import Floats, Scores
 
 _CALLS = 64
-_RETRY_S = 0.02
 _TEXT = 200
 _ROUNDING = 1e-9
 Indices = np.ndarray[Any, np.dtype[np.intp]]
@@ -57,10 +56,10 @@ def ask_champion(loaded: Loaded, rows: Rows) -> tuple[Scores, float]:
     return scores, seconds
 
 
-def ask_challenger(loaded: Loaded, rows: Rows) -> Outcome:
+def ask_challenger(loaded: Loaded, rows: Rows, *, patience_s: float) -> Outcome:
     """What the challenger says to each row; never raises. When it raises for all of them together it is asked for
     halves, quarters and so on, so that only the rows that make it raise are charged with the error; that stops after
-    some calls or some time, and what is left then is charged with the last error."""
+    some calls or *patience_s*, and what is left then is charged with the last error."""
     outcome = Outcome(np.full(rows.size, np.nan), np.zeros(rows.size, dtype=np.bool_), 0.0)
     asking = _Asking(loaded, outcome, rows.size)
     started = time.perf_counter()
@@ -69,8 +68,7 @@ def ask_challenger(loaded: Loaded, rows: Rows) -> Outcome:
     outcome.seconds = time.perf_counter() - started
     loaded.pace.note(rows.size, outcome.seconds)
     if error is not None:
-        loaded.pace.be_wary()
-        asking.deadline = time.perf_counter() + max(_RETRY_S, outcome.seconds)
+        asking.deadline = time.perf_counter() + patience_s
         asking.halves(rows, everything, error)
     return outcome
 

@@ -15,9 +15,10 @@ _WAITING_ROWS = 50_000
 
 class Aside:
     """Does one thing after another in a daemon thread. What does not fit in the queue is refused, so a challenger that
-    cannot keep up costs no memory."""
+    cannot keep up costs no memory. *drop* is told how many rows are given up when it is stopped."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, drop: Callable[[int], None]) -> None:
+        self._drop, self._stopped = drop, False
         self._queue: queue.SimpleQueue[tuple[Callable[[], None], int] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = self._rows = 0
@@ -42,6 +43,7 @@ class Aside:
 
     def stop(self) -> None:
         """Do nothing more once the present work is done. One that never is keeps its thread, and nothing else."""
+        self._stopped = True
         self._queue.put(None)
 
     def _run(self) -> None:
@@ -49,7 +51,10 @@ class Aside:
             work, rows = item
             self._since = time.monotonic()
             try:
-                work()
+                if self._stopped:
+                    self._drop(rows)
+                else:
+                    work()
             except Exception:
                 log.exception("what was done beside the answers failed")
             self._since = None

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serving import bodies
+from serving.arrow import MEDIA
 
 _REF = "#/components/schemas/{model}"
 _PROBLEMS = {
@@ -46,6 +47,7 @@ def describe(app: FastAPI, examples: Callable[[], dict[str, Any] | None]) -> Non
 
 
 def _predict(row: dict[str, Any] | None) -> dict[str, Any]:
+    arrow = {MEDIA.decode(): {"schema": {"type": "string", "format": "binary"}}}
     taken: dict[str, Any] = {"schema": {"anyOf": [_ref("PredictRequest"), _ref("PredictColumns")]}}
     if row is not None:
         taken["examples"] = {
@@ -54,12 +56,17 @@ def _predict(row: dict[str, Any] | None) -> dict[str, Any]:
         }
     return {
         "summary": "Predictions for one row or many, by the champion",
-        "description": "A single row may also be sent without a list around it. Rows that a challenger answered name "
+        "description": "A single row may also be sent without a list around it, and many rows as an Arrow stream "
+        "(not compressed), which is answered by columns id, probability (or value, or label and probabilities) and "
+        "release if the header Accept asks for the same type. Rows that a challenger answered name "
         "its release. Keep the ids: labels need them.",
         "operationId": "predict",
-        "requestBody": {"required": True, "content": {"application/json": taken}},
+        "requestBody": {"required": True, "content": {"application/json": taken, **arrow}},
         "responses": {
-            "200": {"description": "Predictions", "content": {"application/json": {"schema": _ref("PredictAnswer")}}},
+            "200": {
+                "description": "Predictions; as an Arrow stream when Accept asks for one",
+                "content": {"application/json": {"schema": _ref("PredictAnswer")}, **arrow},
+            },
             **_problems(),
         },
     }

@@ -24,6 +24,7 @@ MOST_ROWS = 256
 _SWEEP_S = 0.1
 _STUCK_S = 5.0
 _PATIENCE_ROWS = 1000
+_PATIENCE_S, _PATIENCE_ASIDE_S = 0.01, 0.5  # for finding out which rows a challenger cannot take
 
 
 class Desk:
@@ -91,7 +92,7 @@ class Desk:
             for question in questions:
                 question.error = NoChampion()
             _settle(questions)
-        elif standing.champion.pace.quick(rows):
+        elif standing.champion.may_be_asked_here(rows):
             for round in self._rounds.open(standing, questions):
                 self._go_on(round)
             _settle([q for q in questions if q.error is not None])
@@ -160,8 +161,8 @@ class Desk:
             self._close(round, round.questions)
             if standing.challenger_digest is not None:
                 loop.call_soon(self._follow_up, round)
-        elif challenger.pace.quick(rows):
-            round.outcome = self._rounds.challenge(round)
+        elif challenger.may_be_asked_here(rows):
+            round.outcome = self._rounds.challenge(round, patience_s=_PATIENCE_S)
             self._close(round, round.questions)
             loop.call_soon(self._rounds.pair, round)
         else:
@@ -175,9 +176,9 @@ class Desk:
     def _follow_up(self, round: Round) -> None:
         """The answers are out: have the challenger score the round as well."""
         challenger = round.standing.challenger
-        if challenger is None or challenger.pace.quick(round.rows.size):
-            self._challenge_and_pair(round)
-        elif not self._submit(round, partial(self._challenge_and_pair, round)):
+        if challenger is None or challenger.may_be_asked_here(round.rows.size):
+            self._challenge_and_pair(round, _PATIENCE_S)
+        elif not self._submit(round, partial(self._challenge_and_pair, round, _PATIENCE_ASIDE_S)):
             self._missed(round)
 
     def _wait_for_challenger(self, round: Round, questions: list[Question]) -> None:
@@ -198,7 +199,7 @@ class Desk:
             self._rounds.pair(round)
 
         def challenge() -> None:
-            loop.call_soon_threadsafe(arrive, self._rounds.challenge(round))
+            loop.call_soon_threadsafe(arrive, self._rounds.challenge(round, patience_s=_PATIENCE_ASIDE_S))
 
         timer = loop.call_later(self._challenger_s, close)
         if not self._submit(round, challenge):
@@ -214,7 +215,7 @@ class Desk:
             raise NoChampion
         for round in self._rounds.open(standing, [question]):
             self._metrics.scored(round)
-            follow_up = partial(self._challenge_and_pair, round)
+            follow_up = partial(self._challenge_and_pair, round, _PATIENCE_ASIDE_S)
             if round.by_challenger is not None:
                 arrived: Pending[Outcome] = Pending()
                 follow_up = partial(self._pair_arrived, round, arrived)
@@ -231,7 +232,7 @@ class Desk:
         return question.answer
 
     def _challenge_into(self, round: Round, arrived: Pending[Outcome]) -> None:
-        arrived.set_result(self._rounds.challenge(round))
+        arrived.set_result(self._rounds.challenge(round, patience_s=_PATIENCE_ASIDE_S))
 
     def _pair_arrived(self, round: Round, arrived: Pending[Outcome]) -> None:
         """The challenger's thread does one thing after another, so its outcome is there unless it was never asked."""
@@ -241,8 +242,8 @@ class Desk:
         else:
             self._missed(round)
 
-    def _challenge_and_pair(self, round: Round) -> None:
-        round.outcome = self._rounds.challenge(round)
+    def _challenge_and_pair(self, round: Round, patience_s: float) -> None:
+        round.outcome = self._rounds.challenge(round, patience_s=patience_s)
         self._rounds.pair(round)
 
     def _submit(self, round: Round, work: Callable[[], None]) -> bool:
@@ -252,7 +253,7 @@ class Desk:
             if self._aside is None or self._aside[0] != digest:
                 if self._aside is not None:
                     self._aside[1].stop()
-                self._aside = (digest, Aside(digest[:12]))
+                self._aside = (digest, Aside(digest[:12], self._metrics.pairs_lost.inc))
             return self._aside[1].submit(work, rows=round.rows.size)
 
     def _missed(self, round: Round) -> None:

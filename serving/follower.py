@@ -15,7 +15,8 @@ from serving.survival import Life
 from stores.bundles import ReleaseError
 from stores.ledger import Ledger
 from stores.ledger.records import Live
-from stores.telemetry import Recorder, compact
+from stores.telemetry import Recorder
+from stores.telemetry.compactor import Compactor
 
 _RETRY_S = 2.0
 log = logging.getLogger("trimtab.serving")
@@ -165,15 +166,22 @@ class Housekeeping:
     """Looks after telemetry: room after a failure, sync, finished segments."""
 
     def __init__(self, recorder: Recorder, *, compact_s: float) -> None:
-        self._recorder, self._compact_s = recorder, compact_s
-        self._next = 0.0
+        self._recorder = recorder
+        self._compactor = Compactor(recorder.root, every_s=compact_s)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why finished segments were not compacted last time."""
+        return self._compactor.failure
 
     def tend(self) -> None:
-        """One round; when it is time, finished segments are compacted: those of an earlier life at once."""
+        """One round. Finished segments are compacted by a process of its own, those of an earlier life at once."""
         self._recorder.maintain()
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + self._compact_s
-            compact(self._recorder.root)
+        self._compactor.tend()
+
+    def stop(self) -> None:
+        """End a compaction that is going on, which may be done at any moment."""
+        self._compactor.stop()
 
 
 def _slices(rollout: dict[str, Any] | None) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ class Metrics:
         self.ledger_version = gauge("ledger_version", "Ledger version that is live.")
         self.ledger_up = gauge("ledger_up", "1 when the ledger answered last time.")
         self.telemetry_up = gauge("telemetry_writable", "1 when telemetry can be written.")
+        self.compaction_up = gauge("telemetry_compaction_up", "1 when finished segments could be compacted last time.")
         self.drift = gauge("drift_impact", "Impact of drift in the newest period judged.", "period")
         self.quality = gauge("quality", "Quality in the newest period judged, and as promised.", "metric", "kind")
         self._function("ledger_age_seconds", "Since the ledger answered.", lambda: time.monotonic() - self._answered())

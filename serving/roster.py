@@ -13,6 +13,7 @@ from typing import Any
 
 from serving.pace import Pace
 from stores.bundles import Bundle, CorruptRelease, open_bundle
+from trimtab.compiled import SCIKIT_LEARN
 from trimtab.intake import Intake, Rows
 from trimtab.scoring import Scorer, Scores, worst_difference
 
@@ -43,7 +44,12 @@ class Loaded:
     @property
     def route(self) -> str:
         """How the model is asked."""
-        return str(getattr(self.scorer, "route", "scikit-learn"))
+        return self.scorer.route
+
+    def may_be_asked_here(self, rows: int) -> bool:
+        """Whether the model may be asked for that many rows where everybody waits. Only the compiled way is known to
+        take as long as ever; other models are foreign code, which may take its time once in a while."""
+        return self.route != SCIKIT_LEARN and self.pace.quick(rows)
 
     @cached_property
     def numbers(self) -> tuple[str, ...]:
@@ -68,10 +74,12 @@ class Loaded:
         return mine.features == theirs.features and mine.columns == theirs.columns
 
     def read(self, raw: Any, *, now_us: int) -> Rows:
-        """Understand a list of objects or an object of lists. Raises BadInput."""
+        """Understand a list of objects, an object of lists or an Arrow table. Raises BadInput."""
+        if isinstance(raw, list):
+            return self.intake.read(raw, now_us=now_us)
         if isinstance(raw, dict):
             return self.intake.read_columns(raw, now_us=now_us)
-        return self.intake.read(raw, now_us=now_us)
+        return self.intake.read_arrow(raw, now_us=now_us)
 
     def score(self, rows: Any, *, now_us: int) -> tuple[Rows, Scores]:
         """Understand *rows* and answer them. Raises BadInput."""

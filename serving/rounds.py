@@ -21,6 +21,7 @@ from trimtab.features import texts
 from trimtab.intake import BadInput, Rows
 from trimtab.scoring import Scores
 
+_NO_ROWS = Rows(0, {}, {}, np.empty(0, dtype=np.int64), ())
 Encode = Callable[["Round", "Question"], bytes]
 
 
@@ -98,11 +99,10 @@ class Rounds:
         if champion is None:
             raise ValueError("nobody can answer")
         now_us = time.time_ns() // 1000
-        understood = self._understood(standing, champion, questions, now_us)
-        if understood is None:
-            return [r for question in questions for r in self.open(standing, [question])] if len(questions) > 1 else []
-        raw, rows = understood
         try:
+            questions, raw, rows = _understood(standing, champion, questions, now_us)
+            if not questions:
+                return []
             scores, seconds = ask_champion(champion, rows)
         except Exception as error:  # noqa: BLE001 - told to the one whose rows they are
             if len(questions) > 1:
@@ -121,19 +121,9 @@ class Rounds:
             opened.by_challenger = chosen if chosen.any() else None
         return [opened]
 
-    def _understood(
-        self, standing: Standing, champion: Loaded, questions: Sequence[Question], now_us: int
-    ) -> tuple[Any, Rows] | None:
-        raw = questions[0].raw if len(questions) == 1 else [row for question in questions for row in question.raw]
-        try:
-            return raw, champion.read(_without(raw, standing.beside), now_us=now_us)
-        except BadInput as error:
-            if len(questions) == 1:
-                questions[0].error = error
-            return None
-
-    def challenge(self, round: Round) -> Outcome:
-        """What the challenger makes of the round's rows. Whatever it does, this does not raise."""
+    def challenge(self, round: Round, *, patience_s: float) -> Outcome:
+        """What the challenger makes of the round's rows. Whatever it does, this does not raise. When it does not want
+        all rows together, *patience_s* is spent on finding out which of them are to blame."""
         challenger, rows = round.standing.challenger, round.rows
         if challenger is None:
             return absent(rows.size, round.standing.absent or "not there")
@@ -143,7 +133,7 @@ class Rounds:
             except BadInput as error:
                 return absent(rows.size, str(error))
         with self._life.asking():
-            return ask_challenger(challenger, rows)
+            return ask_challenger(challenger, rows, patience_s=patience_s)
 
     def close(self, round: Round, questions: Sequence[Question]) -> None:
         """Record and encode the answers to *questions*, by the arm that each row is assigned to as far as the
@@ -223,6 +213,43 @@ class Rounds:
         self._metrics.challenged_by(standing.challenger_digest, outcome, errors=errors, missing=missing)
 
 
+def _understood(
+    standing: Standing, champion: Loaded, questions: Sequence[Question], now_us: int
+) -> tuple[Sequence[Question], Any, Rows]:
+    """The questions that can be understood, what they say, and the rows that they mean. Raises BadInput when there is
+    only one and it cannot be; of several, each that cannot gets its error."""
+    beside = standing.beside
+    if len(questions) == 1:
+        only = questions[0].raw
+        return questions, only, champion.read(_without(only, beside), now_us=now_us)
+    good: list[Question] = []
+    said: list[Any] = []
+    raw: list[Any] = []
+    for question in questions:
+        rows = _without(question.raw, beside)
+        try:
+            for row in rows:
+                champion.intake.admit(row)
+        except BadInput as error:
+            question.error = error if question.size == 1 else _error_of(champion, rows) or error
+        else:
+            good.append(question)
+            said += question.raw
+            raw += rows
+    if not good:
+        return good, said, _NO_ROWS
+    return good, said, champion.intake.read_admitted(raw, now_us=now_us)
+
+
+def _error_of(champion: Loaded, rows: Any) -> BadInput | None:
+    """The error of rows that were sent together, which says in which of them it is."""
+    try:
+        champion.read(rows, now_us=0)
+    except BadInput as error:
+        return error
+    return None
+
+
 def _parts(round: Round, at: Any) -> Iterable[tuple[str, Any, float]]:
     """Arm, places (None: all) and propensity of what has to be recorded for the rows *at* (None: all). A row that is
     assigned to a challenger which had no answer is the champion's for certain."""
@@ -286,6 +313,8 @@ def _only(raw: Any, known: frozenset[str] | None, but: frozenset[str] = frozense
 
     if isinstance(raw, dict):
         return {name: values for name, values in raw.items() if wanted(name)}
+    if not isinstance(raw, list):
+        return raw.select([name for name in raw.schema.names if wanted(name)])
     return [{n: v for n, v in row.items() if wanted(n)} if isinstance(row, dict) else row for row in raw]
 
 

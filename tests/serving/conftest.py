@@ -55,7 +55,9 @@ class Place:
         )
         return bundle
 
-    def go_live(self, digest: str, *, challenger: str | None = None) -> int:
+    def go_live(
+        self, digest: str, *, challenger: str | None = None, share: float = 0.0, rollout: str | None = None
+    ) -> int:
         live = self.ledger.live()
         return self.ledger.switch(
             digest,
@@ -64,7 +66,14 @@ class Place:
             reason="test",
             actor="test",
             challenger=challenger,
+            challenger_share=share,
+            rollout=rollout,
         ).version
+
+    def make_live(self, digest: str, **rollout: Any) -> None:
+        """Switch the ledger, and wait for the server to follow."""
+        version = self.go_live(digest, **rollout)
+        self.wait(lambda: self.get("/live")[1]["ledger_version"] == version, "the swap")
 
     def start(self, *, wait_for: str = "/ready", **env: str) -> None:
         full = {**os.environ, "TRIMTAB_HOME": str(self.home), "TRIMTAB_SERVER_PORT": str(self.port)}

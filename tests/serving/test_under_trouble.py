@@ -74,12 +74,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             place.kill()
 
 
-def make_live(place: Place, digest: str) -> None:
-    """Switch the ledger, and wait for the server to follow."""
-    version = place.go_live(digest)
-    place.wait(lambda: place.get("/live")[1]["ledger_version"] == version, "the swap")
-
-
 def test_every_answer_survives_kill_9_exactly_once(place: Place) -> None:
     place.go_live(place.release().digest)
     answered: list[str] = []
@@ -100,11 +94,11 @@ def test_every_answer_survives_kill_9_exactly_once(place: Place) -> None:
 
 def test_no_request_fails_while_releases_change(running: Place) -> None:
     first, second = running.release(version=1), running.release(version=2, seed=1)
-    make_live(running, first.digest)
+    running.make_live(first.digest)
     with load(running.port) as seen:
         for digest in (second.digest, first.digest, second.digest):
             assert running.post(f"/releases/{digest}/load")[0] == 200
-            make_live(running, digest)
+            running.make_live(digest)
             time.sleep(0.2)
     assert seen.failures == []
     assert set(seen.releases) == {first.digest, second.digest}
@@ -116,13 +110,13 @@ def test_no_request_fails_while_releases_change(running: Place) -> None:
 
 def test_a_release_that_cannot_be_loaded_leaves_the_champion_answering(running: Place) -> None:
     good, bad = running.release(), running.release(version=2, seed=7)
-    make_live(running, good.digest)
+    running.make_live(good.digest)
     (bad.path / "card.md").unlink()
     running.go_live(bad.digest)
     running.wait(lambda: "card.md" in running.get("/ready")[1]["release"], "the reason")
     status, answer = running.post("/predict", ROW)
     assert (status, answer["release"]) == (200, good.digest)
-    make_live(running, good.digest)
+    running.make_live(good.digest)
     assert running.get("/ready")[1]["release"] == "ok"
 
 
@@ -138,7 +132,7 @@ def test_only_a_few_releases_stay_in_memory(running: Place) -> None:
     made = [running.release(version=1 + i, seed=20 + i) for i in range(6)]
     for bundle in made:
         running.post(f"/releases/{bundle.digest}/load")
-        make_live(running, bundle.digest)
+        running.make_live(bundle.digest)
     loaded = running.get("/live")[1]["loaded"]
     assert {made[-1].digest, made[-2].digest} <= set(loaded)
     assert len(loaded) <= 4

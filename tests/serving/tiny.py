@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,26 @@ def tiny_pipeline(task: Task = "binary", *, seed: int = 0, iterations: int = 5) 
 
 
 def tiny_bundle(
-    folder: Path, *, task: Task = "binary", version: int = 1, seed: int = 0, wrong_samples: bool = False
+    folder: Path,
+    *,
+    task: Task = "binary",
+    version: int = 1,
+    seed: int = 0,
+    wrong_samples: bool = False,
+    model: Any = None,
+    trusted: Collection[str] = (),
+    extra: str | None = None,
 ) -> Bundle:
-    """Train, and write a bundle of *version* to *folder*."""
+    """Train, and write a bundle of *version* to *folder*. *model* takes the place of the usual pipeline, and *trusted*
+    are its own types; *extra* is a number that it takes beside the others."""
     rows = flights(seed=seed)
-    features = describe(rows, number=["distance", "hour"], category=["carrier"])
+    names = ["distance", "hour"]
+    if extra is not None:
+        rows, names = rows.assign(**{extra: rows["hour"] % 3}), [*names, extra]
+    features = describe(rows, number=names, category=["carrier"])
     target: Any = {"binary": rows["late"], "regression": rows["hour"] * 1.5, "multiclass": rows["tail"].str[-1]}[task]
     table = frame(rows, features)
-    pipeline = tiny_pipeline(task, seed=seed).fit(table, target)
+    pipeline = (model or tiny_pipeline(task, seed=seed)).fit(table, target)
     classes = () if task == "regression" else tuple(pipeline.classes_)
     model = skops.io.dumps(pipeline)
     scorer = Scorer(
@@ -84,7 +97,7 @@ def tiny_bundle(
             "columns": columns,
             "classes": classes,
             "model_digest": release.model_digest(io.BytesIO(model)),
-            "trusted_types": sorted(ALLOWED_TYPES),
+            "trusted_types": sorted({*ALLOWED_TYPES, *trusted}),
             "metrics": {"roc_auc": 0.7},
             "lineage": {"seed": seed},
         },

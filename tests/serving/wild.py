@@ -1,0 +1,70 @@
+"""Challengers that misbehave: a project's own module, as the server loads it from the project's folder."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from stores.bundles import Bundle
+from tests.serving.conftest import Place
+
+MODULE = "wild_model"
+TYPE = f"{MODULE}.Wild"
+TRIGGER = 99_999.0
+SAYS = 0.875
+_SOURCE = f'''
+import os
+import sys
+import time
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+
+class Wild(ClassifierMixin, BaseEstimator):
+    """Says {SAYS} to everything, but does what *mode* says to rows of distance {TRIGGER:.0f}."""
+
+    def __init__(self, mode="fine"):
+        self.mode = mode
+
+    def fit(self, X, y):
+        self.classes_ = np.array([0, 1])
+        return self
+
+    def predict_proba(self, X):
+        shares = np.tile([{1 - SAYS}, {SAYS}], (len(X), 1))
+        bad = (X["distance"] == {TRIGGER}).to_numpy()
+        if not bad.any():
+            return shares
+        if self.mode == "raise":
+            raise ValueError("no idea of such distances")
+        if self.mode == "exit":
+            sys.exit(3)
+        if self.mode == "shape":
+            return shares[:-1]
+        if self.mode == "slow":
+            time.sleep(1.5)
+        if self.mode == "die":
+            os._exit(9)
+        if self.mode == "nan":
+            shares[bad] = np.nan
+        if self.mode == "range":
+            shares[bad] = [-0.7, 1.7]
+        return shares
+'''
+
+
+def wild_release(place: Place, mode: str, *, version: int) -> Bundle:
+    """A release of such a model; the server has to be started with `trusting`."""
+    (place.home / f"{MODULE}.py").write_text(_SOURCE)
+    if MODULE not in sys.modules:
+        sys.path.insert(0, str(place.home))
+        importlib.import_module(MODULE)
+        sys.path.remove(str(place.home))
+    return place.release(version=version, model=sys.modules[MODULE].Wild(mode), trusted=[TYPE])
+
+
+def trusting(home: Path) -> dict[str, str]:
+    """Settings of a server that loads these."""
+    return {"TRIMTAB_PROJECT": str(home), "TRIMTAB_TRUSTED_TYPES": f'["{TYPE}"]'}
