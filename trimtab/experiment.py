@@ -18,7 +18,9 @@ STRATEGY = "experiment"
 POWER = 0.8
 BROKEN_BELOW = 0.001  # a p-value that is looked at often, so small that it is reached by chance hardly ever
 
-Finding = Literal["B is better", "B is worse", "no difference that matters", "not told apart", "too few labels"]
+Finding = Literal[
+    "B is better", "B is worse", "no difference that matters", "not told apart", "too few labels", "too few blocks"
+]
 State = Literal["running", "ended"]
 
 
@@ -105,6 +107,20 @@ class Effect(BaseModel):
     finding: Finding
 
 
+class Days(BaseModel):
+    """The overall effect with a *block* of data time as one observation, as labels of one day share its weather: what
+    does not hold here may be the luck of a few days."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    block: Duration
+    blocks: int
+    difference: float | None
+    low: float | None
+    high: float | None
+    finding: Finding
+
+
 class Power(BaseModel):
     """*detectable*: the smallest difference that these labels show with probability POWER. *needed*: the labels that
     it takes to show one as large as the margin; *still_needed* of them have not come. Null before there are labels."""
@@ -138,6 +154,7 @@ class Report(BaseModel):
     split: Split
     effect: Effect
     slices: tuple[Effect, ...]
+    days: Days | None = Field(None, description="null where the rules name no block")
     power: Power
     broken: tuple[str, ...]
     conclusion: str

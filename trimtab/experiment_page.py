@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
-from trimtab.experiment import POWER, Arm, Effect, Measured, Report
+from trimtab.experiment import POWER, Arm, Days, Effect, Measured, Report
 from trimtab.notations import written
 
 
@@ -24,6 +25,8 @@ def page(report: Report, versions: Mapping[str, int] | None = None) -> str:
         "| where | labels | difference | interval | |", "|---|---:|---:|---|---|",
         *[_effect(effect) for effect in (report.effect, *report.slices)], "",
     ]  # fmt: skip
+    if report.days is not None:
+        lines += [_days(report.days), ""]
     if report.slices:
         lines += [f"The intervals of all slices hold together at {1 - report.alpha:.0%}.", ""]
     lines += ["## Power", "", _power(report), "", "## What users got", "", *_arms(report), "", "## Split", ""]
@@ -45,6 +48,18 @@ def _effect(effect: Effect) -> str:
     difference = "" if effect.difference is None else f"{effect.difference:+.5f}"
     return (
         f"| {where} | {effect.labels:,} | {difference} | {effect.low:+.5f} to {effect.high:+.5f} | {effect.finding} |"
+    )
+
+
+def _days(days: Days) -> str:
+    name = "days" if days.block == timedelta(days=1) else f"blocks of {written(days.block)}"
+    if days.difference is None or days.low is None or days.high is None:
+        between = "no interval yet"
+    else:
+        between = f"{days.difference:+.5f} ({days.low:+.5f} to {days.high:+.5f})"
+    return (
+        f"From day to day, each of {days.blocks} {name} counted once, as labels of one time are not independent: "
+        f"{between}, {days.finding}."
     )
 
 

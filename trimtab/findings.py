@@ -9,8 +9,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab import evalues, evidence, metrics
-from trimtab.experiment import BROKEN_BELOW, POWER, Arm, Effect, Finding, Measured, Plan, Power, Report, Split, State
+from trimtab import blocks, evalues, evidence, metrics
+from trimtab.experiment import (
+    BROKEN_BELOW,
+    POWER,
+    Arm,
+    Days,
+    Effect,
+    Finding,
+    Measured,
+    Plan,
+    Power,
+    Report,
+    Split,
+    State,
+)
 from trimtab.features import texts
 from trimtab.rollout import Terms
 from trimtab.scoring import Floats, Scores
@@ -51,13 +64,14 @@ def report(
     known = evidence.labelled(found, labels)
     differences = evidence.differences(known, plan.b, plan.a, terms)
     whole = _effect(differences, terms, alpha=terms.alpha)
+    from_day_to_day = days(known, differences, terms)
     split, broken = split_of(answers, plan.share), guardrails(found, terms)
     a, b, gain = arms(plan, terms, metric, answers, labels)
     return Report(
         plan=plan, state=state, reason=reason, elapsed=evidence.elapsed(found), loss=terms.loss_of(terms.task),
         alpha=terms.alpha, margin=terms.margin, metric=metric, pairs=len(found), a=a, b=b, gain=gain, split=split,
-        effect=whole, slices=slices(known, differences, terms), power=power(differences, terms), broken=broken,
-        conclusion=_conclusion(whole, split),
+        effect=whole, slices=slices(known, differences, terms), days=from_day_to_day, power=power(differences, terms),
+        broken=broken, conclusion=_conclusion(whole, from_day_to_day, split),
     )  # fmt: skip
 
 
@@ -102,16 +116,35 @@ def _effect(differences: Floats, terms: Terms, *, alpha: float, key: tuple[str, 
     values = differences[np.isfinite(differences)]
     low, high = evalues.interval(values, alpha=alpha)
     margin = terms.margin if key is None else terms.slices[key[0]]
-    finding: Finding = "not told apart"
-    if len(values) < (1 if key is None else terms.min_slice_labels):
-        finding = "too few labels"
-    elif high < 0 or low > 0:
-        finding = "B is better" if high < 0 else "B is worse"
-    elif -margin < low and high < margin:
-        finding = "no difference that matters"
+    enough = len(values) >= (1 if key is None else terms.min_slice_labels)
+    finding = _finding(low, high, margin) if enough else "too few labels"
     return Effect(
         column=key[0] if key else None, value=key[1] if key else None, labels=len(values),
         difference=float(values.mean()) if len(values) else None, low=low, high=high, finding=finding,
+    )  # fmt: skip
+
+
+def _finding(low: float, high: float, margin: float) -> Finding:
+    if high < 0 or low > 0:
+        return "B is better" if high < 0 else "B is worse"
+    return "no difference that matters" if -margin < low and high < margin else "not told apart"
+
+
+def days(known: pd.DataFrame, differences: Floats, terms: Terms) -> Days | None:
+    """The overall effect from day to day, if the rules ask for it. Each side of the interval has half of alpha."""
+    if terms.block is None:
+        return None
+    times_us: Any = known["time"].astype("datetime64[us, UTC]").astype("int64").to_numpy()
+    found = blocks.daily(differences, times_us, terms.block, terms.alpha / 2)
+    if not math.isfinite(found.half_width):
+        return Days(
+            block=terms.block, blocks=found.blocks, difference=None, low=None, high=None, finding="too few blocks"
+        )
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    enough = found.blocks >= blocks.MIN_BLOCKS
+    return Days(
+        block=terms.block, blocks=found.blocks, difference=found.mean, low=low, high=high,
+        finding=_finding(low, high, terms.margin) if enough else "too few blocks",
     )  # fmt: skip
 
 
@@ -191,7 +224,7 @@ def _measured(found: metrics.Interval) -> Measured:
     return Measured(value=value, low=low, high=high)
 
 
-def _conclusion(effect: Effect, split: Split) -> str:
+def _conclusion(effect: Effect, days: Days | None, split: Split) -> str:
     if split.holds is False:
         got = split.b / (split.a + split.b)
         return (
@@ -201,4 +234,7 @@ def _conclusion(effect: Effect, split: Split) -> str:
     if effect.difference is None:
         return "no label has arrived yet"
     seen = f"{effect.difference:+.4f} ({effect.low:+.4f} to {effect.high:+.4f}) over {effect.labels:,} labels"
-    return f"{effect.finding}: mean loss of B less that of A {seen}"
+    told = f"{effect.finding}: mean loss of B less that of A {seen}"
+    if days is None or effect.finding in {days.finding, "not told apart"}:
+        return told
+    return f"not from day to day yet ({days.finding}), though by the labels {told}"

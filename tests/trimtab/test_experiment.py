@@ -188,6 +188,27 @@ def test_each_slice_has_its_own_effect_and_all_hold_together() -> None:
     assert {effect.finding for effect in few} == {"too few labels"}
 
 
+def test_what_the_luck_of_some_days_shows_is_no_conclusion() -> None:
+    """B is far better on one day of seven, and a little worse on the others."""
+    pairs, answers, labels = traffic(4200)
+    lucky = np.arange(4200) < 600
+    truth = labels["label"].to_numpy()
+    pairs["challenger_prediction"] = np.where(lucky, np.where(truth == 1, 0.9, 0.1), pairs["champion_prediction"])
+    terms = TERMS.model_copy(update={"block": timedelta(days=1)})
+    found = report(pairs, answers, labels, terms=terms)
+    assert found.effect.finding == "B is better"
+    assert found.days is not None
+    assert (found.days.blocks, found.days.finding) == (7, "not told apart")
+    assert found.conclusion.startswith("not from day to day yet (not told apart)")
+    assert "each of 7 days counted once" in page(found)
+    pairs["challenger_prediction"] = np.where(truth == 1, 0.9, 0.1)
+    steady = report(pairs, answers, labels, terms=terms)
+    assert steady.conclusion.startswith("B is better")
+    few = report(pairs.iloc[:1200], answers, labels, terms=terms).days
+    assert few is not None
+    assert few.finding == "too few blocks"
+
+
 def test_power_says_what_the_labels_show_and_how_many_more_it_takes() -> None:
     pairs, answers, labels = traffic(1000)
     found = report(pairs, answers, labels).power
