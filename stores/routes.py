@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stores.bundles import load_model
 from trimtab.compiled import SCIKIT_LEARN, TOLERANCE, Compiled, check, compiled
-from trimtab.features import columns_of, frame
+from trimtab.features import Feature, columns_of, frame
 from trimtab.preparation import NotCompilable
 from trimtab.release import ROUTE
 from trimtab.scoring import Scorer
@@ -49,7 +49,10 @@ def prove(scorer: Scorer, table: pd.DataFrame) -> tuple[Compiled | None, Route]:
         fast = compiled(scorer.model, scorer.features)
     except NotCompilable as error:
         return None, Route(route=SCIKIT_LEARN, reason=str(error))
-    worst = check(fast, scorer, columns_of(table, scorer.features), len(table))
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="openmp"):  # a busy server has no thread to spare for a release that loads
+        worst = check(fast, scorer, columns_of(table, scorer.features), len(table))
     if worst <= TOLERANCE:
         return fast, Route(
             route=fast.route,
@@ -70,7 +73,8 @@ def record(
     import pandas as pd
 
     loaded = load_model(model, digest=digest, trusted=fields["trusted_types"], allow=allow)
-    scorer = Scorer(loaded, task=fields["task"], features=fields["features"], classes=fields["classes"])
+    features = [Feature.model_validate(feature) for feature in fields["features"]]
+    scorer = Scorer(loaded, task=fields["task"], features=features, classes=fields["classes"])
     _, route = prove(scorer, pd.read_parquet(BytesIO(reference)))
     return route.model_dump_json(indent=1).encode()
 
