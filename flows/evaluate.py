@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from flows.door import Here, here, short
 from stores import bundles
 from stores.bundles import Bundle
-from stores.ledger import Gate
+from stores.ledger import Gate, Live
 from tasks import dataset, orchestrator, reports, tracking
 from tasks.policy import OUTSIDE
 from tasks.tracking import Drafted
@@ -43,8 +43,8 @@ def evaluate(run_id: str) -> bool:
     drafted = fetch_candidate(place.tracking, run_id, cache=place.cache)
     live = place.ledger.live()
     champion = bundles.open_bundle(place.settings.releases, live.champion) if live else None
-    if champion and champion.manifest.model_digest == drafted.paper.model_digest:
-        verdict = unchanged(place, drafted)
+    if (role := role_of(place, drafted, live)) is not None:
+        verdict = unchanged(place, drafted, role)
         page = None
     else:
         rows = fresh_rows(place, drafted, champion)
@@ -65,11 +65,23 @@ def evaluate(run_id: str) -> bool:
     return verdict.passed
 
 
-def unchanged(place: Here, drafted: Drafted) -> Verdict:
-    """The verdict on a candidate that is the champion over again."""
+def role_of(place: Here, drafted: Drafted, live: Live | None) -> str | None:
+    """Which of those that are live the candidate is over again; None when it is another model."""
+    if live is None:
+        return None
+    for role, digest in (("champion", live.champion), ("release on trial", live.challenger)):
+        if digest is not None:
+            known = bundles.open_bundle(place.settings.releases, digest).manifest.model_digest
+            if known == drafted.paper.model_digest:
+                return role
+    return None
+
+
+def unchanged(place: Here, drafted: Drafted, role: str) -> Verdict:
+    """The verdict on a candidate that is live already."""
     known = drafted.paper.metrics[place.params.gate.metric]
     same = Interval(known, known, known)
-    reason = "the candidate is the same model as the champion: there is nothing to release"
+    reason = f"the candidate is the same model as the {role}: there is nothing to release"
     return Verdict(False, reason, place.params.gate.metric, drafted.paper.rows_holdout, same, same, None)
 
 

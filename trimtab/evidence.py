@@ -156,7 +156,7 @@ def _from_day_to_day(
     it needs both to be promoted, and is taken back on the labels alone. In court doubt counts for the champion."""
     if terms.block is None or not len(known):
         return judged.outcome, judged.reason, None
-    times_us = known["time"].astype("datetime64[us, UTC]").astype("int64").to_numpy(dtype=np.int64)
+    times_us = np.asarray(known["time"].astype("datetime64[us, UTC]").astype("int64"), dtype=np.int64)
     found = blocks.daily(values, times_us, terms.block, terms.alpha)
     days = {"blocks": found.blocks, "mean": found.mean, "half_width": min(found.half_width, 1.0)}
     words = found.words(terms.block)
