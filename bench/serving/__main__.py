@@ -40,13 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
     given = _arguments(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     parts = given.only or (QUICK if given.quick else tuple(PARTS))
-    seconds = given.seconds or (2.0 if given.quick else 5.0)
+    seconds = given.seconds or (2 if given.quick else 5)
     began, failures = time.monotonic(), {}
     results: dict[str, Any] = {"machine": machine.describe(), "seconds": seconds}
     try:
         ensure_wrk(is_root=os.geteuid() == 0)
         machine.be_alone()
-        bench = Bench(ready(), 1.0 if given.quick else 2.0, seconds, machine.Patience(given.patience))
+        bench = Bench(ready(), 1 if given.quick else 2, seconds, machine.Patience(given.patience))
     except DidNotRun as error:
         print(error, file=sys.stderr)
         return 1
@@ -73,7 +73,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-serving ARGS=…", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the floor and our server only, 2 s a point")
     parser.add_argument("--only", type=_parts, help=f"some of {','.join(PARTS)}; nothing is written")
-    parser.add_argument("--seconds", type=float, help="length of a point")
+    parser.add_argument("--seconds", type=int, help="length of a point, whole seconds")
     parser.add_argument("--patience", type=float, default=60, help="seconds to spend on a machine that is not idle")
     return parser.parse_args(arguments)
 

@@ -38,7 +38,7 @@ class Count:
             tries.append(self._send(running, target, connections, bench.seconds))
         return min(tries, key=lambda point: point.others_cpu)
 
-    def _send(self, running: Running, target: Target, connections: int, seconds: float) -> Point:
+    def _send(self, running: Running, target: Target, connections: int, seconds: int) -> Point:
         point = measure(target, running.process, connections=connections, seconds=seconds)
         self.answered += point.answered * self.rows_per_request
         self.left += connections * self.rows_per_request

@@ -48,7 +48,7 @@ class Point:
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
-def measure(target: Target, process: psutil.Process, *, connections: int, seconds: float) -> Point:
+def measure(target: Target, process: psutil.Process, *, connections: int, seconds: int) -> Point:
     """Send for *seconds* over *connections*, one thread, the next request when the answer is there. Raises DidNotRun
     when a connection broke or nothing came back."""
     machine, server, client = machine_busy_s(), cpu_s(process), children_s()
@@ -71,9 +71,9 @@ def measure(target: Target, process: psutil.Process, *, connections: int, second
     )
 
 
-def _wrk(target: Target, connections: int, seconds: float) -> dict[str, Any]:
+def _wrk(target: Target, connections: int, seconds: int) -> dict[str, Any]:
     command = [
-        "wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds:g}s",
+        "wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s",
         "--timeout", f"{_PATIENCE_S}s", "--latency", "--script", str(_SCRIPT), target.url,
         "--", str(target.bodies), target.content_type, target.accept,
     ]  # fmt: skip

@@ -27,8 +27,8 @@ class Bench:
     """One run of the benchmark. *accounts* compares answers with telemetry."""
 
     material: Material
-    warm_s: float
-    seconds: float
+    warm_s: int
+    seconds: int
     patience: Patience
     accounts: dict[str, Any] = field(default_factory=dict)
 
