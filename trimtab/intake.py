@@ -3,9 +3,9 @@ column, so that ten thousand rows cost little more than the model. HTTP is `serv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +26,10 @@ _ACCEPTED: dict[str, frozenset[type]] = {
     "text": frozenset({str}),
     "integer": frozenset({int}),
 }
-_FEW_ROWS = 64
 _ABSENT = object()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_AS_SENT = _EPOCH.replace(tzinfo=None)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class BadInput(ValueError):
@@ -66,9 +68,10 @@ class Intake:
         self._known = {*names, *extra, columns.time}
         self._numbers = tuple(f.name for f in features if f.kind == "number")
         gap = frozenset({type(None)})
+        self._accepted = {f.name: _ACCEPTED[f.values] | (gap if f.nullable else frozenset()) for f in features}
         self._admission = Admission(
             {columns.time: frozenset({str}) | gap, **dict.fromkeys(extra, frozenset({str, int}) | gap)}
-            | {f.name: _ACCEPTED[f.values] | (gap if f.nullable else frozenset()) for f in features},
+            | self._accepted,
             required=[f.name for f in features if not f.nullable],
             time=columns.time,
             parse=_parsed,
@@ -175,8 +178,7 @@ class Intake:
     def _feature(self, feature: Feature, values: Sequence[Any] | None, size: int) -> Any:
         if values is None:
             values = [_ABSENT] * size
-        kinds = set(map(type, values))
-        if kinds - _ACCEPTED[feature.values]:
+        if not self._accepted[feature.name].issuperset(map(type, values)):
             values = self._without_gaps(feature, values)
         if feature.kind == "category":
             return list(values) if feature.values == "text" else texts(values)
@@ -226,34 +228,25 @@ def _labels(name: str, values: Sequence[Any]) -> list[str | None]:
 
 
 def times_of(name: str, values: Sequence[Any] | None, size: int, now_us: int) -> Micros:
-    """ISO 8601 text as UTC microseconds; without an offset it is UTC."""
+    """ISO 8601 text as UTC microseconds; without an offset it is UTC. Rows share times, so each is parsed once."""
     if values is None:
         return np.full(size, now_us, dtype=np.int64)
-    if set(map(type, values)) == {str} and size > _FEW_ROWS and (parsed := _many_times(values)) is not None:
-        return parsed
-    return np.array([_time(name, i, v, now_us) for i, v in enumerate(values)], dtype=np.int64)
-
-
-def _many_times(values: Sequence[str]) -> Micros | None:
-    """All of *values* at once, or None when one needs a closer look. Batches repeat times, so each is parsed once."""
-    import pandas as pd
-
-    distinct = dict.fromkeys(values)
-    parsed = pd.to_datetime(pd.Series(list(distinct)), format="ISO8601", utc=True, errors="coerce")
-    if parsed.isna().any():
-        return None
-    micros = parsed.dt.as_unit("us").astype("int64").tolist()
-    known = dict(zip(distinct, micros, strict=True))
+    try:
+        known = {v: now_us if v is None or v is _ABSENT else _parsed(v) for v in dict.fromkeys(values)}
+    except (TypeError, ValueError):
+        row, value, error = next(_faults(values))
+        raise BadInput("must be a time like 2013-03-01T05:00:00Z", row=row, field=name, got=value) from error
     return np.array([known[value] for value in values], dtype=np.int64)
 
 
-def _time(name: str, row: int, value: Any, now_us: int) -> int:
-    if value is None or value is _ABSENT:
-        return now_us
-    try:
-        return _parsed(value)
-    except (TypeError, ValueError) as error:
-        raise BadInput("must be a time like 2013-03-01T05:00:00Z", row=row, field=name, got=value) from error
+def _faults(values: Sequence[Any]) -> Iterator[tuple[int, Any, Exception]]:
+    """What in a column of times is none."""
+    for row, value in enumerate(values):
+        try:
+            if value is not None and value is not _ABSENT:
+                _parsed(value)
+        except (TypeError, ValueError) as error:
+            yield row, value, error
 
 
 def _parsed(text: str) -> int:
@@ -262,6 +255,4 @@ def _parsed(text: str) -> int:
 
 def micros(moment: datetime) -> int:
     """UTC microseconds since 1970; a moment without an offset is UTC."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    gap = aware - datetime(1970, 1, 1, tzinfo=UTC)
-    return (gap.days * 86_400 + gap.seconds) * 1_000_000 + gap.microseconds
+    return (moment - (_EPOCH if moment.tzinfo else _EPOCH_AS_SENT)) // _MICROSECOND
