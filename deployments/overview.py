@@ -73,7 +73,12 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"live          version {live['model_version']} ({live['release'][:12]}): {live['reason']}")
     else:
         lines.append("live        nothing yet" if found["ledger"] == "available" else "live        unknown: no ledger")
-    if rollout := found["rollout"]:
+    if (rollout := found["rollout"]) and rollout["state"] == "experiment":
+        lines.append(
+            f"experiment    {rollout['id']}: version {rollout['model_version']} answers {rollout['share']:.0%}; "
+            "`trimtab experiment report` says how it does"
+        )
+    elif rollout:
         lines.append(
             f"rollout       version {rollout['model_version']}: {rollout['state']}, {rollout['verdict']} after "
             f"{rollout['pairs']:,} pairs and {rollout['labels']:,} labels: {rollout['reason']}"
