@@ -159,20 +159,28 @@ def report(place: Here, id: str) -> Report:
     key = place.params.columns.key
     columns = ["arm", "rollout", "propensity", "prediction"]
     columns += [*(["predicted_label", "probabilities"] if multi else []), *([key] if key else [])]
-    first = None if pairs.empty else pairs["time"].min().floor("s").to_pydatetime()
-    answers = telemetry.predictions(place.settings.telemetry, first, columns=columns)
+    first, last = _span(pairs)
+    answers = telemetry.predictions(place.settings.telemetry, first, last, columns=columns)
     answers = answers[answers["rollout"] == id].reset_index(drop=True)
     ended = steps[-1]["state"] == "ended"
     return findings.report(
         plan_of(steps), Terms.model_validate(row["terms"]), metric=place.params.gate.metric,
         state="ended" if ended else "running", reason=steps[-1]["evidence"]["reason"] if ended else "",
         pairs=pairs, answers=answers.rename(columns={key: "key"} if key else {}),
-        labels=telemetry.labels(place.settings.telemetry, first, since=_began(row)),
+        labels=telemetry.labels(place.settings.telemetry, first, last, since=_began(row)),
     )  # fmt: skip
 
 
 def _pairs(place: Here, row: dict[str, Any]) -> pd.DataFrame:
     return telemetry.pairs(place.settings.telemetry, rollout=row["id"], since=_began(row))
+
+
+def _span(pairs: pd.DataFrame) -> tuple[datetime, datetime]:
+    """Data times between which an experiment's answers lie, with room for some whose pair got lost."""
+    if pairs.empty:
+        return datetime.fromtimestamp(0, UTC), datetime.fromtimestamp(0, UTC)
+    first, last = pairs["time"].min().floor("s"), pairs["time"].max().ceil("s")
+    return (first - timedelta(days=1)).to_pydatetime(), (last + timedelta(days=1)).to_pydatetime()
 
 
 def _began(row: dict[str, Any]) -> datetime:
