@@ -279,3 +279,50 @@ def test_argo_rollouts_reads_the_verdict_as_its_templates_say(running: Place) ->
     running.wait(lambda: phases() == {"trimtab-verdict": "Failed", "trimtab-guard": "Failed"}, "the rollback")
     assert measured(templates["trimtab-verdict"], {"verdict": "promote", "stale": True}) == "Inconclusive"
     assert ask(trial, templates["trimtab-verdict"], "0123456789ab")[0] == 404  # an error, which aborts after a while
+
+
+def test_the_example_rollout_asks_its_templates_about_the_release_that_its_pods_carry() -> None:
+    (rollout,) = documents(INFRA / "argo" / "rollout.yaml")
+    templates = {
+        document["metadata"]["name"]: {argument["name"] for argument in document["spec"]["args"]}
+        for document in documents(INFRA / "argo" / "analysis-template.yaml")
+    }
+    canary = rollout["spec"]["strategy"]["canary"]
+    analyses = [canary["analysis"], *(step["analysis"] for step in canary["steps"] if "analysis" in step)]
+    (container,) = rollout["spec"]["template"]["spec"]["containers"]
+    (release,) = [variable["value"] for variable in container["env"] if variable["name"] == "RELEASE"]
+    for analysis in analyses:
+        (template,) = analysis["templates"]
+        arguments = {argument["name"]: argument["value"] for argument in analysis["args"]}
+        assert arguments == {"release": release}
+        assert set(arguments) <= templates[template["templateName"]]
+    assert {analysis["templates"][0]["templateName"] for analysis in analyses} == set(templates)
+
+
+def test_flagger_is_let_on_and_sent_back_as_its_manifest_asks(running: Place) -> None:
+    (canary,) = documents(INFRA / "flagger" / "canary.yaml")
+    hooks = canary["spec"]["analysis"]["webhooks"]
+    trial = begin(running, "flagger", seed=11, headers=KEY)
+
+    def let_on() -> set[str]:
+        """The hooks that succeed for Flagger, for which any status up to 202 is a yes."""
+        succeeded = set()
+        for one in hooks:
+            assert set(one) == {"name", "type", "url", "timeout", "metadata"}
+            assert set(one["metadata"]) == {"release"}
+            path = one["url"].removeprefix("http://trimtab-server:8000")
+            body = {
+                "name": "flights", "namespace": "test", "phase": "Progressing", "checksum": "85d557f47b",
+                "metadata": {"release": trial.challenger.digest[:12]},
+            }  # fmt: skip
+            if running.post(path, body, KEY)[0] <= 202:
+                succeeded.add(one["type"])
+        return succeeded
+
+    assert let_on() == {"confirm-traffic-increase"}
+    trial.answer(400)
+    trial.label(good=True)
+    everything = {"confirm-rollout", "confirm-traffic-increase", "confirm-promotion"}
+    running.wait(lambda: let_on() == everything, "the promotion")
+    trial.step("rolled back")
+    running.wait(lambda: let_on() == {"rollback"}, "the rollback")
