@@ -105,10 +105,11 @@ def test_numbers_that_look_like_the_beginning_of_a_record_are_none() -> None:
     forged = pack(b"forged, to be as long as a multiple of eight bytes..", 0, 0)
     numbers = np.frombuffer(forged, "<f8")
     ids = Ids().take([0] * len(numbers))
-    payload = packed({}, ids=ids, times_us=[0] * len(numbers), floats={"x": numbers}, texts={})
+    floats = {"x": numbers, "y": numbers}
+    payload = packed({}, ids=ids, times_us=[0] * len(numbers), floats=floats, texts={})
     torn = pack(payload, 0, 0)[:-1]
     assert [bytes(r.payload) for r in scan(torn + pack(b"next", 0, 0))] == [b"next"]
-    assert unpacked(memoryview(payload)).floats.tobytes() == forged
+    assert unpacked(memoryview(payload)).floats.tobytes() == forged * 2
 
 
 @pytest.mark.parametrize("kind", ["gaps", "float32", "integers", "None"])

@@ -99,10 +99,15 @@ def test_a_merge_that_dies_loses_and_doubles_nothing(
 
 @pytest.mark.usefixtures("fewer")
 @pytest.mark.parametrize("moment", [1, 2, 3], ids=["segments", "parts", "merged"])
+@pytest.mark.parametrize("compacted", [False, True], ids=["at-once", "merged-only"])
 def test_a_merge_between_two_steps_of_a_reader_hides_nothing(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, moment: int
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, moment: int, *, compacted: bool
 ) -> None:
     ids = segments_of(recorder, 3)
+    if compacted:
+        with monkeypatch.context() as patch:
+            patch.setattr(merging, "FEWEST", 9)
+            compact(recorder.root)
     listings = 0
     real = layout._names
 
@@ -165,8 +170,9 @@ def test_a_part_with_one_row_of_later_data_stays(recorder: Recorder) -> None:
 
 
 @pytest.mark.usefixtures("fewer")
-def test_nothing_forgotten_comes_back_when_a_compaction_and_a_merge_had_died(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("left", [".wal", ".parquet"], ids=["compaction", "merge"])
+def test_nothing_forgotten_comes_back_when_what_made_parts_of_it_had_died(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, left: str
 ) -> None:
     segments_of(recorder, 3)
     for stream in layout.STREAMS:
@@ -175,13 +181,13 @@ def test_nothing_forgotten_comes_back_when_a_compaction_and_a_merge_had_died(
     real = Path.unlink
 
     def keep(path: Path, **more: Any) -> None:
-        if path.suffix not in (".wal", ".parquet"):
+        if path.suffix != left:
             real(path, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", keep)
         compact(recorder.root)
-    assert len(layout.segments(recorder.root, layout.PREDICTIONS)) == 3
+    assert len([*recorder.root.glob(f"predictions/journal/*{left}"), *single_parts(recorder.root, "predictions")]) >= 3
     forget(recorder.root, datetime.now(UTC) - timedelta(hours=1))
     compact(recorder.root)
     assert telemetry.predictions(recorder.root).empty
