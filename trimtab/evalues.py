@@ -23,7 +23,7 @@ Counts = np.ndarray[Any, np.dtype[np.intp]]
 
 # What one may bet on, as multiples of the margin, and the share of the wealth on each. The first is for what is usual,
 # a difference about as large as the margin; the others find larger ones sooner. Measured: docs/verdict.md.
-DISTANCES = (1.5, 5.0, 20.0)
+DISTANCES = (1.0, 4.0, 16.0)
 SHARES = (0.4, 0.4, 0.2)
 # An interval has no margin to go by: from a quarter of the range down to a thousandth.
 _WIDTHS = tuple(4.0**-j for j in range(1, 6))
@@ -31,6 +31,8 @@ _WIDTHS = tuple(4.0**-j for j in range(1, 6))
 _LARGEST_BET = 0.9
 # The variance before the first label is that of five labels with a standard deviation of 0.22.
 _PRIOR_LABELS, _PRIOR_SQUARES = 5.0, 0.25
+_HOPELESS = 4.0  # a bet whose ln wealth is so far behind the best
+_MOST = 600.0  # ln of the largest wealth that is told apart
 _LAST = 1 - 1e-9  # a mean of 1 leaves nothing to bet against
 
 
@@ -39,7 +41,7 @@ def against_worse(differences: Floats, margin: float) -> Floats:
     return log_wealth(margin - differences, spread(differences), worst=1 - margin, unit=margin)
 
 
-def against_better(differences: Floats, threshold: float, *, unit: float) -> Floats:
+def against_not_worse(differences: Floats, threshold: float, *, unit: float) -> Floats:
     """ln e-value after each label against "the mean is *threshold* or less": large when the challenger is worse.
 
     *unit* is the margin: what counts as a small difference beyond the threshold.
@@ -51,21 +53,23 @@ def log_wealth(gains: Floats, variance: Floats, *, worst: float, unit: float) ->
     """ln of what 1 has become by betting on positive *gains*, after each of them: the same shape, (..., n).
 
     The wealth is the mean, weighted by `SHARES`, of one product per distance d in `DISTANCES` times *unit*:
-    prod(1 + b gain), b = d / (variance + d²), which is about the best bet when the mean gain is d (Waudby-Smith and
-    Ramdas, section 5, and Kelly 1956), at most 0.9 / *worst*, where no gain is below -*worst*. Each bet is made with
+    prod(1 + b gain), b = d / (variance + d²), which is about the best bet when the mean gain is d (Kelly 1956, to the
+    second order), at most 0.9 / *worst*, where no gain is below -*worst*. Each bet is made with
     what was known before its label, so the wealth is a nonnegative supermartingale as long as the expected gain, given
     what came before, is at most 0.
     """
-    total = np.full(gains.shape, -np.inf)
+    total = np.zeros(gains.shape)
     for distance, share in zip(DISTANCES, SHARES, strict=True):
-        factors = _bets(variance, distance * unit, worst)
-        factors *= gains
-        factors += 1
-        np.log(factors, out=factors)
-        np.cumsum(factors, axis=-1, out=factors)
-        factors += math.log(share)
-        np.logaddexp(total, factors, out=total)
-    return total
+        wealth = _bets(variance, distance * unit, worst)
+        wealth *= gains
+        wealth += 1
+        np.log(wealth, out=wealth)
+        np.cumsum(wealth, axis=-1, out=wealth)
+        np.exp(np.minimum(wealth, _MOST, out=wealth), out=wealth)
+        wealth *= share
+        total += wealth
+    with np.errstate(divide="ignore"):
+        return np.log(total, out=total)
 
 
 def spread(differences: Floats) -> Floats:
@@ -103,17 +107,25 @@ def _upper(differences: Floats, bets: Floats, alpha: float) -> float:
     """The smallest mean such that "it is this or more" is refuted."""
     share = math.log(1 / len(bets))
 
+    def wealth(mean: float) -> Floats:
+        logs = np.minimum(bets, _LARGEST_BET / (1 - mean))
+        logs *= mean - differences
+        logs += 1
+        found: Floats = np.log(logs, out=logs).sum(axis=-1)
+        return found
+
     def evidence(mean: float) -> float:
-        wealth = np.log(1 + np.minimum(bets, _LARGEST_BET / (1 - mean)) * (mean - differences)).sum(axis=-1)
-        return float(np.logaddexp.reduce(wealth)) + share + math.log(alpha)
+        return float(np.logaddexp.reduce(wealth(mean))) + share + math.log(alpha)
 
     start = min(max(float(differences.mean()), -1.0), _LAST)
-    width = 2 * math.sqrt(-2 * math.log(alpha) * (float(differences.var()) + 1 / len(differences)) / len(differences))
-    low, high = start, min(start + width, _LAST)
+    doubt = math.sqrt(-2 * math.log(alpha) * (float(differences.var()) + 1 / len(differences)) / len(differences))
+    low, high = start, min(start + 1.3 * doubt, _LAST)
+    ahead = wealth(high)
+    bets = bets[ahead > ahead.max() - _HOPELESS]  # the others would add next to nothing, and leaving them out is safe
     while evidence(high) < 0:
         if high == _LAST:
             return 1.0
-        low, high = high, min(start + 2 * (high - start), _LAST)
+        low, high = high, min(start + 1.5 * (high - start), _LAST)
     return _root(evidence, low, high, precision=0.01 * (high - start))
 
 

@@ -24,6 +24,12 @@ Outcome = Literal["promote", "roll back", "keep collecting"]
 Finding = Literal["not worse", "worse", "undecided", "too few labels to tell"]
 NEVER = 2**62
 
+# A release is taken back for nothing at most alpha of the time, the court included: the rollout uses four fifths of
+# alpha, the court the rest. Promotions leave that fifth in reserve, for streams whose mean is only nearly steady.
+IN_ROLLOUT, IN_COURT = 0.8, 0.2
+# A promotion waits for the slices that get at least one label in so many; rarer ones might never have enough.
+RARE = 20
+
 
 class Evidence(BaseModel):
     """What the labels say overall, where *column* is null, or where *column* is *value*.
@@ -71,10 +77,11 @@ def judge(differences: Floats, rules: Rules, *, slices: Mapping[tuple[str, str],
 
     *slices* holds, for (column, value), which of the rows belong to it; its columns are those of ``rules.slices``.
 
-    Promote: overall shown not worse by ``rules.margin``, and each slice with ``min_slice_labels`` not worse by its own,
-    each at alpha. That needs no correction: a challenger that harms one of them has to get past that one's test
-    (Berger 1982, intersection-union). Roll back: overall shown worse, or a slice worse by more than its margin, at
-    alpha for all of these together. What is shown first counts; both at once is a rollback.
+    Promote: overall shown not worse by ``rules.margin``, and each slice not worse by its own, at alpha each. That needs
+    no correction: a challenger that harms one of them has to get past that one's test (Berger 1982,
+    intersection-union). Only a slice with fewer than ``min_slice_labels`` labels and less than one in `RARE` of all is
+    not waited for. Roll back: overall shown worse, or a slice with ``min_slice_labels`` worse by more than its margin,
+    at alpha for all of these together. What is shown first counts; both at once is a rollback.
     """
     parts = weigh(differences, rules, slices)
     return _verdict(parts, rules, *decide(parts, rules))
@@ -83,10 +90,10 @@ def judge(differences: Floats, rules: Rules, *, slices: Mapping[tuple[str, str],
 def convict(differences: Floats, rules: Rules, *, slices: Mapping[tuple[str, str], Mask] | None = None) -> Verdict:
     """The court: weigh labels that arrived after a promotion, which they can only revert (roll back) or not.
 
-    The evidence begins anew with *differences*, so that the chance of reverting for nothing is alpha once more. There
-    is no least number of labels: users are getting the challenger's answers.
+    The evidence begins anew with *differences*, and no number of labels is waited for: users get the challenger's
+    answers.
     """
-    parts = weigh(differences, rules, slices)
+    parts = weigh(differences, rules, slices, share=IN_COURT)
     at = min(max(part.worse_at, part.judged_at) for part in parts)
     if at == NEVER:
         return _verdict(parts, rules, "keep collecting", parts[0].size, court=True)
@@ -117,27 +124,45 @@ class Part:
         """Labels in it."""
         return len(self.differences)
 
+    def count(self, labels: int) -> int:
+        """How many of the first *labels* labels are in it."""
+        return int(np.searchsorted(self.at, labels, side="right"))
 
-def weigh(differences: Floats, rules: Rules, slices: Mapping[tuple[str, str], Mask] | None = None) -> list[Part]:
+    def open(self, rules: Rules, labels: np.ndarray[Any, np.dtype[np.int64]]) -> Mask:
+        """Whether a promotion still waits for this part after so many *labels* of all, any shape."""
+        counts = np.searchsorted(self.at, labels, side="right")
+        asked = (self.key is None) | (counts >= rules.min_slice_labels) | (counts * RARE >= labels)
+        return asked & (labels < self.not_worse_at)
+
+
+def weigh(
+    differences: Floats,
+    rules: Rules,
+    slices: Mapping[tuple[str, str], Mask] | None = None,
+    *,
+    share: float = IN_ROLLOUT,
+) -> list[Part]:
     """The evidence of *differences* overall, and of each slice: in this order.
 
-    Who is tested for being worse shares alpha: half of it is for overall where ``rules`` names slices and *slices* is
-    given, and the j-th slice to get a label has alpha / (2 j (j + 1)), which sums to the other half however many there
-    will be. The order is known before the label is, so a value that turns up late changes nothing for the others.
+    Being worse is tested in all of them together at *share* of alpha: half of that overall, where ``rules`` names
+    slices and *slices* is given, and 1 / (2 j (j + 1)) of it in the j-th slice to get a label, which sums to the other
+    half however many there will be. The order is known before the labels are, so a value that turns up late changes
+    nothing for the others.
     """
     differences = np.asarray(differences, dtype=np.float64)
     known = np.isfinite(differences)
     differences = differences[known]
     if (np.abs(differences) > 1).any():
         raise ValueError("differences of losses lie between -1 and 1")
+    alpha = rules.alpha * share
     shared = slices is not None and bool(rules.slices)
     every = np.arange(1, len(differences) + 1)
-    parts = [_part(None, differences, every, rules, alpha_worse=rules.alpha / 2 if shared else rules.alpha)]
+    parts = [_part(None, differences, every, rules, alpha_worse=alpha / 2 if shared else alpha)]
     places = {key: every[np.asarray(mask, dtype=np.bool_)[known]] for key, mask in (slices or {}).items()}
     ordered = sorted((key for key in places if len(places[key])), key=lambda key: (places[key][0], key))
     for j, key in enumerate(ordered, 1):
         at = places[key]
-        parts.append(_part(key, differences[at - 1], at, rules, alpha_worse=rules.alpha / (2 * j * (j + 1))))
+        parts.append(_part(key, differences[at - 1], at, rules, alpha_worse=alpha / (2 * j * (j + 1))))
     return parts
 
 
@@ -151,15 +176,15 @@ def _part(
 ) -> Part:
     margin, tolerated, least = (rules.margin, 0.0, 0) if key is None else _slice_rules(rules, key[0])
     not_worse = evalues.against_worse(differences, margin)
-    worse = evalues.against_better(differences, tolerated, unit=margin)
+    worse = evalues.against_not_worse(differences, tolerated, unit=margin)
 
     def moment(count: int) -> int:
         return int(at[count - 1]) if 0 < count <= len(at) else NEVER
 
-    return Part(
-        key, differences, at, margin, alpha_worse, not_worse, worse, moment(least) if least else 0,
-        moment(int(evalues.crossing(not_worse, rules.alpha))), moment(int(evalues.crossing(worse, alpha_worse))),
-    )  # fmt: skip
+    shown = moment(int(evalues.crossing(not_worse, rules.alpha * IN_ROLLOUT)))
+    convicted = moment(int(evalues.crossing(worse, alpha_worse)))
+    judged = moment(least) if least else 0
+    return Part(key, differences, at, margin, alpha_worse, not_worse, worse, judged, shown, convicted)
 
 
 def _slice_rules(rules: Rules, column: str) -> tuple[float, float, int]:
@@ -172,10 +197,10 @@ def _slice_rules(rules: Rules, column: str) -> tuple[float, float, int]:
 def decide(parts: list[Part], rules: Rules) -> tuple[Outcome, int]:
     """What *parts* lead to, and the number of labels with which that was clear."""
     overall, *slices = parts
-    promoted = max(overall.not_worse_at, rules.min_labels)
-    for part in sorted(slices, key=lambda p: p.judged_at):
-        if part.judged_at <= promoted:  # with fewer labels it stands in nobody's way
-            promoted = max(promoted, part.not_worse_at)
+    from_here = np.arange(max(overall.not_worse_at, rules.min_labels), overall.size + 1)
+    for part in slices:
+        from_here = from_here[~part.open(rules, from_here)]
+    promoted = int(from_here[0]) if len(from_here) else NEVER
     rolled_back = max(min(max(part.worse_at, part.judged_at) for part in parts), rules.min_labels)
     if min(promoted, rolled_back) > overall.size:
         return "keep collecting", overall.size
@@ -192,18 +217,20 @@ def _verdict(parts: list[Part], rules: Rules, outcome: Outcome, labels: int, *, 
 
 def _evidence(part: Part, rules: Rules, labels: int) -> Evidence:
     """Of the first *labels* labels, some of which are in *part*."""
-    count = int(np.searchsorted(part.at, labels, side="right"))
+    count = part.count(labels)
     seen = part.differences[:count]
     low, high = evalues.interval(seen, alpha=rules.alpha)
     finding: Finding = "undecided"
-    if part.judged_at > labels:
+    if max(part.worse_at, part.judged_at) <= labels:
+        finding = "worse"
+    elif part.not_worse_at <= labels:
+        finding = "not worse"
+    elif part.judged_at > labels and not part.open(rules, np.array(labels)):
         finding = "too few labels to tell"
-    elif min(part.worse_at, part.not_worse_at) <= labels:
-        finding = "worse" if part.worse_at <= part.not_worse_at else "not worse"
     return Evidence(
         column=part.key[0] if part.key else None, value=part.key[1] if part.key else None, labels=count,
         difference=float(seen.mean()) if count else None, low=low, high=high, margin=part.margin,
-        not_worse=_largest(part.not_worse[:count]), not_worse_needs=-math.log10(rules.alpha),
+        not_worse=_largest(part.not_worse[:count]), not_worse_needs=-math.log10(rules.alpha * IN_ROLLOUT),
         worse=_largest(part.worse[:count]), worse_needs=-math.log10(part.alpha_worse), finding=finding,
     )  # fmt: skip
 
@@ -228,10 +255,11 @@ def _reason(overall: Evidence, slices: list[Evidence], rules: Rules, outcome: Ou
             f"overall {seen}; one that harms no slice would look like this {chance}"
         )
     if outcome == "promote":
-        judged = [e for e in slices if e.finding == "not worse"]
-        parts = f", nor in {len(judged)} slices by more than theirs" if judged else ""
+        judged = sum(e.finding == "not worse" for e in slices)
+        others = f", nor by more than their margins in {judged} slices" if judged else ""
         return (
-            f"not worse by more than {overall.margin:g}{parts}: {seen}; one that is would get this far {chance}{untold}"
+            f"not worse by more than {overall.margin:g}{others}: {seen}; "
+            f"one that is worse by that would get this far {chance}{untold}"
         )
     if court:
         return f"not shown worse since it was promoted: {seen}"
