@@ -24,7 +24,7 @@ unexport PYTHONHOME
 unexport PYTHONPATH
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test browser check format bench bench-serving data up down lock clean
+.PHONY: help demo test browser check format bench bench-serving bench-verdict data up down lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -55,6 +55,9 @@ bench: $(RUNTIME) ## what the rules are worth, and what a retrain costs beside a
 
 bench-serving: $(RUNTIME) ## how fast the model server answers, beside an empty application, MLflow and BentoML (Linux, wrk)
 	$(BIN)/python -m bench.serving $(ARGS)
+
+bench-verdict: $(RUNTIME) ## how often verdicts are wrong, and how many labels they take, in simulated rollouts
+	$(BIN)/python -m bench.verdict
 
 data: $(RUNTIME) ## the first dataset, exactly as data.dvc names it; then `dvc repro` works
 	$(BIN)/python -m tasks.pipeline data
