@@ -144,8 +144,11 @@ class Linear:
         return {}
 
 
+_MANY = 256  # rows from which on scikit-learn's own walk is the faster one, its overhead shared; measured
+
+
 class Forest:
-    """Trees that scikit-learn walks over float32 values, walked by treelite on one thread."""
+    """Trees that look at float32 values: a few rows are walked by treelite, on one thread, many by scikit-learn."""
 
     route = "treelite"
 
@@ -154,7 +157,7 @@ class Forest:
         import treelite.sklearn
         from treelite import TreeliteError
 
-        self._link = link
+        self._link, self._model = link, model
         self._parts, self._width = prepared, sum(part.width for part in prepared)
         if self._width != model.n_features_in_:
             raise NotCompilable("the model takes other columns than the preparation makes")
@@ -171,12 +174,20 @@ class Forest:
         with np.errstate(over="ignore"):
             for part in self._parts:
                 matrix[:, part.start : part.start + part.width] = part.values(columns)
+        if size > _MANY:
+            return self._by_scikit_learn(matrix)
         exact = matrix.astype(np.float64)
         found: Floats = gtil.predict(self._trees, exact, nthread=1, pred_margin=self._link is not None)
         found = found.reshape(size, -1)
         if self._link is not None:
             return self._link(found)
         return found[:, -1] if found.shape[1] <= 2 else found
+
+    def _by_scikit_learn(self, matrix: Any) -> Floats:
+        if not hasattr(self._model, "classes_"):
+            return np.asarray(self._model.predict(matrix), dtype=np.float64)
+        shares = np.asarray(self._model.predict_proba(matrix), dtype=np.float64)
+        return np.ascontiguousarray(shares[:, 1]) if shares.shape[1] == 2 else shares
 
     def edges(self) -> dict[str, Floats]:
         """Where its trees split is not looked up: rows as they come have to do."""

@@ -21,7 +21,7 @@ Words = Any  # an array of unsigned integers
 
 MOST_LEAVES = 64
 MOST_TABLE_BYTES = 64_000_000
-_SMALL_BYTES, _BLOCK_BYTES = 256_000, 512_000  # what stays in a core's own cache
+_SMALL_BYTES, _BLOCK_BYTES = 500_000, 200_000  # what stays in a core's own cache beside the tables; measured
 
 
 class TreeTables:

@@ -149,7 +149,9 @@ def test_any_row_that_a_client_may_send_is_answered_as_by_scikit_learn(sent: lis
 
 
 @pytest.mark.parametrize("size", [1, 2, 17, 100, 2999])
-@pytest.mark.parametrize("name", ["binary trees", "multiclass trees", "sixty-four leaves", "forest", "logistic"])
+@pytest.mark.parametrize(
+    "name", ["binary trees", "multiclass trees", "sixty-four leaves", "forest", "forest, regression", "logistic"]
+)
 def test_rows_are_answered_alike_whatever_their_number(name: str, size: int) -> None:
     """Few rows and many take different turns inside."""
     scorer, way = fast(name)
@@ -211,6 +213,30 @@ def test_a_way_that_is_wrong_in_one_row_is_found_out(by: float) -> None:
     scorer, way = fast("binary trees")
     rows = table(seed=1)
     assert check(Off(way, by), scorer, columns_of(rows, FEATURES), len(rows)) > TOLERANCE
+
+
+@pytest.mark.parametrize("most", [1, 16, 400], ids=lambda n: f"{n} rows")
+def test_a_way_that_fails_or_errs_for_some_numbers_of_rows_is_found_out(most: int) -> None:
+    scorer, way = fast("binary trees")
+    columns = columns_of(table(seed=1), FEATURES)
+
+    class Failing:
+        route = way.route
+        edges = staticmethod(way.edges)
+
+        def predict(self, columns: Any, size: int) -> Any:
+            if size == most:
+                raise IndexError
+            return way.predict(columns, size)
+
+    class Erring(Failing):
+        def predict(self, columns: Any, size: int) -> Any:
+            return way.predict(columns, size) + 1e-3 * (size == most)
+
+    rows = {name: values[:400] for name, values in columns.items()}
+    assert check(way, scorer, rows, 400) <= TOLERANCE
+    assert check(Failing(), scorer, rows, 400) == float("inf")
+    assert check(Erring(), scorer, rows, 400) > TOLERANCE
 
 
 def test_the_check_looks_where_trees_change_their_minds() -> None:
