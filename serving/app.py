@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import orjson
 from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
 
 from serving import answers, arrow, bodies, gates
 from serving.described import describe
@@ -33,11 +34,13 @@ from serving.survival import Life
 from serving.verdicts import Verdicts
 from stores.ledger import Ledger
 from stores.telemetry import Recorder
+from trimtab.release import SCHEMA
 
 T = TypeVar("T")
 _JSON = b"application/json"
 _SMALL_BYTES = 64 * 1024
 _SMALL_ROWS = 64
+_UNKNOWN: dict[int | str, dict[str, Any]] = {code: {"model": bodies.ErrorAnswer} for code in (404, 422)}
 
 
 class ModelServer:
@@ -137,10 +140,12 @@ class ModelServer:
     async def _alone(self, work: Callable[[str], T], digest: str) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._loading, work, digest)
 
-    def example(self) -> dict[str, Any] | None:
-        """A row that the champion understands."""
+    def live_row(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """The JSON Schema of a row that the champion understands, and such a row."""
         champion = self.roster.standing.champion
-        return champion.bundle.samples[0][0] if champion is not None else None
+        if champion is None:
+            return None
+        return orjson.loads(champion.bundle.read(SCHEMA)), champion.bundle.samples[0][0]
 
     def unready(self) -> list[str]:
         """Why requests cannot be answered; empty when they can."""
@@ -176,7 +181,7 @@ def _routes(server: ModelServer) -> FastAPI:
         lifespan=server.lifespan,
     )
     install(app, server.metrics)
-    describe(app, server.example)
+    describe(app, server.live_row)
     app.include_router(gates.routes(server.verdicts))
 
     @app.get("/health")
@@ -195,7 +200,7 @@ def _routes(server: ModelServer) -> FastAPI:
         content["compaction"] = compaction
         return as_json(content, 503 if reasons else 200)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """For Prometheus."""
         server.metrics.telemetry_up.set(server.recorder.failure is None)
@@ -207,7 +212,7 @@ def _routes(server: ModelServer) -> FastAPI:
         """Who answers, by which version of the ledger, and what is in memory."""
         return as_json(server.described())
 
-    @app.post("/releases/{digest}/load", response_model=bodies.LoadAnswer)
+    @app.post("/releases/{digest}/load", response_model=bodies.LoadAnswer, responses=_UNKNOWN)
     async def load(digest: str) -> Response:
         """Check a release's digests and load it beside the live one. The ledger decides who answers."""
         started = time.perf_counter()
@@ -215,7 +220,7 @@ def _routes(server: ModelServer) -> FastAPI:
         took_ms = (time.perf_counter() - started) * 1000
         return as_json({"release": digest, "version": loaded.version, "load_ms": took_ms})
 
-    @app.post("/releases/{digest}/probe", response_model=bodies.ProbeAnswer)
+    @app.post("/releases/{digest}/probe", response_model=bodies.ProbeAnswer, responses=_UNKNOWN)
     async def probe(digest: str) -> Response:
         """Send a release's own sample rows through the whole path, but for telemetry."""
         return as_json(asdict(await server.probe(digest)))

@@ -3,6 +3,7 @@ checked column by column (`trimtab.intake`), which is what makes ten thousand of
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -58,7 +59,7 @@ class LabelRow(BaseModel):
 
     id: str = Field(pattern="^[0-9a-f]{32}$", description="as /predict answered it")
     label: bool | int | float | str
-    time: str | None = Field(None, description="when it became known, ISO 8601")
+    time: datetime | None = Field(None, description="when it became known, ISO 8601")
 
 
 class LabelsRequest(BaseModel):

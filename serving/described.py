@@ -26,8 +26,9 @@ _PROBLEMS = {
 }
 
 
-def describe(app: FastAPI, examples: Callable[[], dict[str, Any] | None]) -> None:
-    """Have *app* describe these routes beside its own. *examples* gives a row of the live release, if there is one."""
+def describe(app: FastAPI, live: Callable[[], tuple[dict[str, Any], dict[str, Any]] | None]) -> None:
+    """Have *app* describe these routes beside its own. *live* gives the JSON Schema of a row that the live release
+    takes, and such a row, if there is one."""
 
     def openapi() -> dict[str, Any]:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
@@ -38,18 +39,36 @@ def describe(app: FastAPI, examples: Callable[[], dict[str, Any] | None]) -> Non
         _, found = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
         known = schema.setdefault("components", {}).setdefault("schemas", {})
         known.update(found.get("$defs", {}))
-        row = examples()
-        schema["paths"]["/predict"] = {"post": _predict(row)}
+        now = live()
+        if now is not None:
+            known.update(_as_live(known, now[0]))
+        schema["paths"]["/predict"] = {"post": _predict(now[1] if now else None)}
         schema["paths"]["/labels"] = {"post": _labels()}
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+def _as_live(known: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """The shapes of requests as the live release takes them."""
+    row = {name: value for name, value in row.items() if name != "$schema"}
+    lists = {name: {"type": "array", "minItems": 1, "items": kind} for name, kind in row["properties"].items()}
+    columns = {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": lists}
+    found: dict[str, Any] = {"Row": row}
+    for name, field, shape in (
+        ("PredictRequest", "rows", {"type": "array", "minItems": 1, "items": _ref("Row")}),
+        ("PredictColumns", "columns", columns | {"required": row.get("required", [])}),
+    ):
+        properties = known[name]["properties"]
+        found[name] = {**known[name], "properties": {**properties, field: {**shape, "title": field.title()}}}
+    return found
+
+
 def _predict(row: dict[str, Any] | None) -> dict[str, Any]:
     arrow = {MEDIA.decode(): {"schema": {"type": "string", "format": "binary"}}}
     taken: dict[str, Any] = {"schema": {"anyOf": [_ref("PredictRequest"), _ref("PredictColumns")]}}
     if row is not None:
+        taken["schema"]["anyOf"].append(_ref("Row"))
         taken["examples"] = {
             "rows": {"value": {"rows": [row]}},
             "columns": {"value": {"columns": {name: [value] for name, value in row.items()}}},

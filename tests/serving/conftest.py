@@ -82,7 +82,8 @@ class Place:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "serving"], cwd=ROOT, env=full, stderr=log, stdout=log, start_new_session=True
         )
-        self.wait(lambda: self.get(wait_for)[0] == 200, f"{wait_for} is 200")
+        if wait_for:
+            self.wait(lambda: self.get(wait_for)[0] == 200, f"{wait_for} is 200")
 
     def wait(self, condition: Any, what: str, *, timeout_s: float = 20) -> None:
         end = time.monotonic() + timeout_s

@@ -1,0 +1,177 @@
+"""Requests that arrive together are answered together, and none of them notices."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from serving.app import ModelServer
+from stores.telemetry import predictions
+from tests.serving.asgi import ask, metric, server_of, together
+from tests.serving.conftest import Place, free_port
+from tests.serving.wild import TRIGGER, TYPE, wild_release
+
+ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A place with a release live."""
+    place = Place(tmp_path_factory.mktemp("batches"), free_port())
+    place.go_live(place.release().digest)
+    return place
+
+
+@pytest.fixture(scope="module")
+def server(there: Place) -> Iterator[ModelServer]:
+    """A server in this process."""
+    made = server_of(there)
+    yield made
+    made.recorder.close()
+    made.life.close()
+
+
+def rows_of(place: Place, answers: list[Any]) -> list[dict[str, Any]]:
+    """What telemetry has of each prediction in *answers*, in their order."""
+    kept = predictions(place.telemetry).set_index("prediction_id")
+    ids = [p["id"] for _, answer in answers for p in answer["predictions"]]
+    return [{**kept.loc[i].to_dict(), "id": i} for i in ids]
+
+
+def test_requests_that_arrive_together_are_scored_by_one_call(there: Place, server: ModelServer) -> None:
+    before = metric(server, "trimtab_batch_rows_count"), metric(server, "trimtab_batch_rows_sum")
+    asked = [{**ROW, "distance": 100 + i} for i in range(30)]
+    answers = together(server, "/predict", [{"rows": [row]} for row in asked])
+    assert [status for status, _ in answers] == [200] * 30
+    after = metric(server, "trimtab_batch_rows_count"), metric(server, "trimtab_batch_rows_sum")
+    assert (after[0] - before[0], after[1] - before[1]) == (1, 30)
+    assert [row["distance"] for row in rows_of(there, answers)] == [row["distance"] for row in asked]
+
+
+def test_an_answer_does_not_depend_on_who_else_asks(there: Place, server: ModelServer) -> None:
+    asked: list[Any] = [
+        {
+            "rows": [
+                {**ROW, "distance": 200 * i, "carrier": ["UA", "DL", None, "new"][i % 4]} for i in range(first, last)
+            ]
+        }
+        for first, last in ((0, 1), (1, 4), (4, 5), (5, 12))
+    ]
+    asked += [ROW, {"hour": 3, "distance": 1}, {"rows": [{}]}, {"rows": [{"carrier": "DL"}, ROW]}]
+    alone = [together(server, "/predict", [body])[0] for body in asked]
+    for found, wanted in zip(together(server, "/predict", asked), alone, strict=True):
+        assert [p["probability"] for p in found[1]["predictions"]] == pytest.approx(
+            [p["probability"] for p in wanted[1]["predictions"]], abs=1e-12
+        )
+
+
+def test_a_bad_request_fails_alone(there: Place, server: ModelServer) -> None:
+    before = len(predictions(there.telemetry))
+    answers = together(
+        server,
+        "/predict",
+        [
+            {"rows": [ROW]},
+            {"rows": [{**ROW, "distance": "far"}]},
+            {"rows": [ROW, ROW, {**ROW, "speed": 1}]},
+            b"{",
+            {"rows": []},
+            {"rows": [ROW] * 3},
+            {"rows": [ROW, {**ROW, "hour": True}]},
+            {"rows": [{**ROW, "scheduled": "noon"}]},
+            [ROW],
+            ROW,
+        ],
+    )
+    assert [status for status, _ in answers] == [200, 422, 422, 422, 422, 200, 422, 422, 422, 200]
+    where = [(a["error"].get("row"), a["error"].get("field")) for status, a in answers if status == 422]
+    assert where[:2] == [(0, "distance"), (2, "speed")]
+    assert where[4:6] == [(1, "hour"), (0, "scheduled")]
+    assert len(predictions(there.telemetry)) == before + 5
+    assert len(rows_of(there, [a for a in answers if a[0] == 200])) == 5
+
+
+def test_many_requests_are_several_rounds(there: Place, server: ModelServer) -> None:
+    answers = together(server, "/predict", [{"rows": [ROW] * 60} for _ in range(20)])
+    assert {status for status, _ in answers} == {200}
+    ids = [p["id"] for _, a in answers for p in a["predictions"]]
+    assert len(set(ids)) == 1200
+
+
+@pytest.fixture
+def wild(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Servers whose champion misbehaves."""
+    place, made = Place(tmp_path_factory.mktemp("wild"), free_port()), []
+
+    def start(mode: str, **settings: Any) -> ModelServer:
+        place.go_live(wild_release(place, mode, version=1).digest)
+        made.append(server_of(place, trusted_types=(TYPE,), **settings))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.recorder.close()
+        server.life.close()
+
+
+@pytest.mark.parametrize("mode", ["raise", "nan", "range", "shape", "exit"])
+def test_rows_that_a_champion_cannot_answer_fail_alone(wild: Any, mode: str) -> None:
+    server = wild(mode)
+    bad = {**ROW, "distance": TRIGGER}
+    answers = together(
+        server, "/predict", [{"rows": [ROW]}, {"rows": [bad]}, {"rows": [ROW, bad]}, {"rows": [ROW] * 2}]
+    )
+    assert [status for status, _ in answers] == [200, 500, 500, 200]
+    assert "the model" in answers[1][1]["error"]["problem"]
+    assert metric(server, "trimtab_errors_total", kind="model") == 2
+
+
+def test_a_slow_champion_never_blocks_the_loop_and_its_queue_ends(wild: Any) -> None:
+    """The model sleeps 1.5 s; requests give up after half a second, and others are answered meanwhile."""
+    server = wild("slow", answer_s=0.5, max_waiting=3)
+
+    async def play() -> tuple[list[Any], float, list[Any]]:
+        slow = asyncio.gather(*(ask(server, "/predict", {**ROW, "distance": TRIGGER}) for _ in range(2)))
+        await asyncio.sleep(0.1)
+        queue = asyncio.gather(*(ask(server, "/predict", ROW) for _ in range(5)))
+        started = time.monotonic()
+        status, _ = await ask(server, "/health", b"", method="GET")
+        took_s = time.monotonic() - started
+        assert status == 200
+        return await slow, took_s, await queue
+
+    slow, took_s, queue = asyncio.run(play())
+    assert took_s < 0.3
+    assert [status for status, _ in slow] == [503, 503]
+    assert "TRIMTAB_ANSWER_S" in slow[0][1]["error"]["problem"]
+    assert sorted(a["error"]["problem"][:8] for _, a in queue) == ["no answe"] * 3 + ["too many"] * 2
+
+
+def test_bodies_that_never_end_or_take_too_much_memory_are_given_up(there: Place) -> None:
+    server = server_of(there, answer_s=0.2, max_held_mb=0.01)
+
+    async def endless() -> list[int]:
+        said: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            if not said:
+                said.append(None)
+                return {"type": "http.request", "body": b"{", "more_body": True}
+            await asyncio.sleep(60)
+            raise AssertionError
+
+        async def send(message: dict[str, Any]) -> None:
+            said.append(message)
+
+        await server.app({"type": "http", "method": "POST", "path": "/predict", "headers": []}, receive, send)
+        return [m["status"] for m in said if m and m["type"] == "http.response.start"]
+
+    assert asyncio.run(endless()) == [408]
+    assert together(server, "/predict", [b" " * 20_000])[0][0] == 503
+    assert together(server, "/predict", [ROW])[0][0] == 200
+    server.recorder.close()
+    server.life.close()
