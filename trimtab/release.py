@@ -29,7 +29,7 @@ ROUTE = "route.json"  # which way the model is asked; bundles from before it was
 REQUIRED_FILES = frozenset({MODEL, SCHEMA, REFERENCE, SAMPLES, CARD})
 RESERVED = frozenset(
     {
-        *("prediction_id", "time", "received_at", "release", "arm"),
+        *("prediction_id", "time", "received_at", "release", "arm", "rollout", "propensity"),
         *("prediction", "predicted_label", "probabilities", "label", "label_time"),
     }
 )

@@ -17,6 +17,14 @@ LOSSES: dict[str, tuple[Loss, ...]] = {
     "multiclass": ("brier", "log"),
     "regression": ("squared", "absolute"),
 }
+# What pairs of predictions are recorded with; a slice column of such a name could not be told from it.
+TAKEN = frozenset(
+    {
+        *("prediction_id", "time", "received_at", "rollout", "champion", "challenger", "by_challenger", "error"),
+        *("champion_prediction", "challenger_prediction", "champion_probabilities", "challenger_probabilities"),
+        *("champion_us", "challenger_us", "rows_in_call", "label", "arrived"),
+    }
+)
 
 
 class Guardrails(BaseModel):
@@ -59,6 +67,13 @@ class Rules(BaseModel):
         if list(steps) != sorted(set(steps)):
             raise ValueError(f"steps have to rise: {', '.join(map(str, steps))} do not")
         return steps
+
+    @field_validator("slices")
+    @classmethod
+    def _own_names(cls, slices: dict[str, float]) -> dict[str, float]:
+        if taken := sorted(TAKEN & slices.keys()):
+            raise ValueError(f"telemetry needs the name {taken[0]} for itself: rename the column")
+        return slices
 
     def loss_of(self, task: str) -> Loss:
         """The loss that pairs are compared by."""

@@ -23,6 +23,7 @@ from stores import telemetry
 from stores.telemetry import Recorder, Unwritable, compact, layout
 from stores.telemetry.journal import Journal
 from tests.stores.test_telemetry import label, send
+from trimtab.rules import TAKEN
 
 MARCH = datetime(2013, 3, 1, tzinfo=UTC)
 
@@ -318,3 +319,7 @@ def test_an_empty_store_has_no_pairs(tmp_path: Path) -> None:
     found = telemetry.pairs(tmp_path / "nowhere", rollout="f1", since=MARCH)
     assert found.empty
     assert set(found) <= telemetry.PAIR_COLUMNS
+
+
+def test_no_slice_can_have_a_name_that_pairs_need_for_themselves() -> None:
+    assert telemetry.PAIR_COLUMNS <= TAKEN
