@@ -94,7 +94,7 @@ def crossing(path: Floats, alpha: float) -> Counts:
 def interval(differences: Floats, *, alpha: float) -> tuple[float, float]:
     """Holds the mean of *differences*, shape (n,), at all times at once with probability 1 - *alpha*.
 
-    The means that a bet on either side has not refuted at alpha/2 (Waudby-Smith and Ramdas, section 4: inversion).
+    The means that a bet on either side has not refuted at alpha/2 (inversion, as in Waudby-Smith and Ramdas).
     """
     if not len(differences):
         return -1.0, 1.0

@@ -34,8 +34,9 @@ RARE = 20
 class Evidence(BaseModel):
     """What the labels say overall, where *column* is null, or where *column* is *value*.
 
-    *difference* is the mean loss of the challenger less the champion's, *low* to *high* holds it at any time at
-    1 - alpha; *not_worse* and *worse* are log10 of the largest e-values so far, and what they have to reach.
+    *difference* is the mean loss of the challenger less the champion's, *sd* its standard deviation over the rows;
+    *low* to *high* holds the mean at any time at 1 - alpha. *not_worse* and *worse* are log10 of the largest e-values
+    so far, beside what they have to reach.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -44,6 +45,7 @@ class Evidence(BaseModel):
     value: str | None
     labels: int
     difference: float | None
+    sd: float | None = None
     low: float
     high: float
     margin: float
@@ -227,9 +229,10 @@ def _evidence(part: Part, rules: Rules, labels: int) -> Evidence:
         finding = "not worse"
     elif part.judged_at > labels and not part.open(rules, np.array(labels)):
         finding = "too few labels to tell"
+    column, value = part.key or (None, None)
     return Evidence(
-        column=part.key[0] if part.key else None, value=part.key[1] if part.key else None, labels=count,
-        difference=float(seen.mean()) if count else None, low=low, high=high, margin=part.margin,
+        column=column, value=value, labels=count, difference=float(seen.mean()) if count else None,
+        sd=float(seen.std()) if count else None, low=low, high=high, margin=part.margin,
         not_worse=_largest(part.not_worse[:count]), not_worse_needs=-math.log10(rules.alpha * IN_ROLLOUT),
         worse=_largest(part.worse[:count]), worse_needs=-math.log10(part.alpha_worse), finding=finding,
     )  # fmt: skip
