@@ -120,7 +120,7 @@ def _hard(
     fast: Compiled, features: Sequence[Feature], columns: Mapping[str, Any], size: int
 ) -> list[tuple[dict[str, Any], int]]:
     """Blocks of rows that models and their copies tend to disagree on."""
-    random = np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     numbers = [f.name for f in features if f.kind == "number"]
     texts = [f.name for f in features if f.kind == "category"]
     missing: dict[str, Any] = {**{n: np.full(1, np.nan) for n in numbers}, **{n: [None] for n in texts}}
@@ -128,15 +128,15 @@ def _hard(
     for hard in (HUGE, [np.inf, -np.inf]):
         same = {n: np.array(hard) for n in numbers}
         blocks.append(({**same, **{n: [UNSEEN] * len(hard) for n in texts}}, len(hard)))
-    picked = random.integers(0, max(size, 1), _HARD_ROWS)
+    picked = draw.integers(0, max(size, 1), _HARD_ROWS)
     mixed: dict[str, Any] = {}
     edges = fast.edges()
     for name in numbers:
         around = edges.get(name, np.empty(0))
         pool = np.concatenate([around, np.nextafter(around, -np.inf), np.nextafter(around, np.inf), [np.nan, 0.0]])
         own = np.asarray(columns[name], dtype=np.float64)[picked] if size else np.full(_HARD_ROWS, np.nan)
-        mixed[name] = np.where(random.random(_HARD_ROWS) < 0.7, random.choice(pool, _HARD_ROWS), own)
+        mixed[name] = np.where(draw.random(_HARD_ROWS) < 0.7, draw.choice(pool, _HARD_ROWS), own)
     for name in texts:
         pool_of_texts = np.array([*dict.fromkeys(columns[name]), None, UNSEEN], dtype=object)
-        mixed[name] = random.choice(pool_of_texts, _HARD_ROWS).tolist()
+        mixed[name] = draw.choice(pool_of_texts, _HARD_ROWS).tolist()
     return [*blocks, (mixed, _HARD_ROWS)]

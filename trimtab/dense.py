@@ -163,7 +163,7 @@ class Forest:
             raise NotCompilable("the model takes other columns than the preparation makes")
         try:
             self._trees = treelite.sklearn.import_model(model)
-        except (TreeliteError, NotImplementedError, AssertionError) as error:
+        except (TreeliteError, RuntimeError, AssertionError) as error:
             raise NotCompilable(f"treelite: {error}") from error
 
     def predict(self, columns: Mapping[str, Any], size: int) -> Floats:
