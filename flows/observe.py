@@ -6,6 +6,7 @@ look at any time, be killed at any line, or meet another."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +72,9 @@ def settle(place: Here) -> list[str]:
     for row, steps in experiments(place):
         at = rollout.standing(steps)
         if at.state == "experiment" and (why := _over(place, row, steps)) is not None:
-            end(place, row["id"], why)
-            done.append(f"experiment {plan_of(steps).title} ended: {why}")
+            with suppress(LostRace):  # somebody is moving something at this moment: the next look sees what came of it
+                end(place, row["id"], why)
+                done.append(f"experiment {plan_of(steps).title} ended: {why}")
             at = rollout.standing(place.ledger.rollout_steps(row["id"]))
         if at.state == "ended" and _told(row["id"]) not in told:
             publish(place, row["id"])
