@@ -32,6 +32,7 @@ from serving.rounds import Rounds
 from serving.settings import ServerSettings
 from serving.survival import Life
 from serving.verdicts import Verdicts
+from stores.bundles import ReleaseError
 from stores.ledger import Ledger
 from stores.telemetry import Recorder
 from trimtab.release import SCHEMA
@@ -52,8 +53,8 @@ class ModelServer:
             telemetry, roll_bytes=int(settings.segment_mb * 1024 * 1024), roll_after_s=settings.segment_s
         )
         self.metrics = Metrics(telemetry, self.recorder)
-        self.roster = Roster(releases, allow=settings.trusted_types)
         self.life = Life(telemetry / "lives")
+        self.roster = Roster(releases, allow=settings.trusted_types, watch=self.life.loading)
         ledger = Ledger(settings.ledger_url.get_secret_value())
         self.follower = Follower(ledger, self.roster, self.metrics, self.life)
         self.housekeeping = Housekeeping(self.recorder, compact_s=settings.compact_s)
@@ -102,7 +103,7 @@ class ModelServer:
 
     async def predict(self, asked: Asked) -> tuple[bytes, bytes]:
         """Predictions for one row or many. Few rows are answered together with those of other requests."""
-        form = arrow if asked.sends.startswith(arrow.MEDIA) else answers
+        form = arrow if asked.sends.lower().startswith(arrow.MEDIA) else answers
         answer, media = (arrow.answer, arrow.MEDIA) if arrow.MEDIA in asked.wants else (answers.encode, _JSON)
         ask = partial(form.question, asked.body, max_rows=self.settings.max_rows, answer=answer)
         if len(asked.body) > _SMALL_BYTES or form is arrow or media != _JSON:
@@ -125,17 +126,14 @@ class ModelServer:
 
     async def load(self, digest: str) -> Loaded:
         """A release in memory, loaded one at a time in a thread of its own. Raises ReleaseError."""
-        return await self._alone(self._load, digest)
+        if (refusal := self.life.refusal(digest, self.roster.standing.version)) is not None:
+            raise ReleaseError(digest, refusal)
+        return await self._alone(self.roster.load, digest)
 
     async def probe(self, digest: str) -> Probe:
         """A release asked for its own samples."""
         await self.load(digest)
         return await self._alone(self.roster.probe, digest)
-
-    def _load(self, digest: str) -> Loaded:
-        version = self.roster.standing.version
-        with self.life.loading(digest, version):
-            return self.roster.load(digest)
 
     async def _alone(self, work: Callable[[str], T], digest: str) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._loading, work, digest)

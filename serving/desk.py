@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures import Future as Pending
 from contextlib import suppress
 from functools import partial
@@ -43,6 +43,7 @@ class Desk:
     ) -> None:
         self._rounds, self._roster, self._metrics, self._pool = rounds, roster, metrics, pool
         self._max_waiting, self._answer_s, self._challenger_s = max_waiting, answer_s, challenger_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="round")  # so that few rows never wait for many
         self._waiting: deque[Question] = deque()
         self._asked: list[Question] = []
         self._large = 0
@@ -131,7 +132,7 @@ class Desk:
             _settle([q for q in questions if q.error is not None])
             self._more()
 
-        loop.run_in_executor(self._pool, self._rounds.open, standing, questions).add_done_callback(opened)
+        loop.run_in_executor(self._thread, self._rounds.open, standing, questions).add_done_callback(opened)
         if not self._sweeping:
             self._sweeping = True
             loop.call_later(_SWEEP_S, self._sweep)

@@ -102,8 +102,7 @@ class Follower:
     def _standing(self, live: Live, row: dict[str, Any] | None) -> Standing:
         """What the ledger says, in memory. A challenger that cannot be had does not keep the champion from its place.
         Raises ReleaseError when the champion cannot be loaded."""
-        with self._life.loading(live.champion, live.version):
-            champion = self._roster.load(live.champion)
+        champion = self._roster.load(live.champion, version=live.version)
         challenger, absent = self._challenger(live)
         self._life.challenger(challenger.digest if challenger else None, live.version)
         return Standing(
@@ -123,8 +122,7 @@ class Follower:
         if (refusal := self._life.refusal(live.challenger, live.version)) is not None:
             return None, refusal
         try:
-            with self._life.loading(live.challenger, live.version):
-                return self._roster.load(live.challenger), None
+            return self._roster.load(live.challenger, version=live.version), None
         except ReleaseError as error:
             return None, str(error)
 

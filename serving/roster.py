@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from trimtab.scoring import Scorer, Scores, worst_difference
 
 _TOLERANCE = 1e-6
 _LOADED_BESIDE = 2
+Watch = Callable[[str, int], AbstractContextManager[None]]  # around what may end the process: digest, ledger version
 _WARM_ROWS = (1, 1, 1, 8, 8, 32, 32, 64, 64)
 
 
@@ -129,9 +131,9 @@ class Roster:
     """Loads releases from *folder* and remembers the ones worth keeping: champion, challenger, the previous champion
     and the last ones that were loaded beside them."""
 
-    def __init__(self, folder: Path, *, allow: Collection[str] = ()) -> None:
-        self._folder, self._allow = folder, frozenset(allow)
-        self._lock = threading.Lock()
+    def __init__(self, folder: Path, *, allow: Collection[str] = (), watch: Watch | None = None) -> None:
+        self._folder, self._allow, self._watch = folder, frozenset(allow), watch or (lambda *_: nullcontext())
+        self._lock, self._opening = threading.Lock(), threading.Lock()
         self._loaded: dict[str, Loaded] = {}
         self._previous: str | None = None
         self.standing = Standing()
@@ -146,16 +148,27 @@ class Roster:
         """The champion before this one."""
         return self._previous
 
-    def load(self, digest: str) -> Loaded:
-        """The release, loaded beside the live ones if it is not in memory yet. Raises stores.bundles.ReleaseError."""
-        with self._lock:
-            if digest not in self._loaded:
+    def load(self, digest: str, *, version: int | None = None) -> Loaded:
+        """The release, loaded beside the live ones if it is not in memory yet, for the ledger's *version* or for the
+        present one. Raises stores.bundles.ReleaseError."""
+        if (found := self._found(digest)) is not None:
+            return found
+        with self._opening:  # which may take its time, while others change who is live
+            if (found := self._found(digest)) is not None:
+                return found
+            with self._watch(digest, self.standing.version if version is None else version):
                 loaded = self._open(digest)
+            with self._lock:
                 self._loaded[digest] = loaded
                 self._forget(keep=digest)
-            else:
-                self._loaded[digest] = self._loaded.pop(digest)  # the newest is last
-            return self._loaded[digest]
+            return loaded
+
+    def _found(self, digest: str) -> Loaded | None:
+        with self._lock:
+            found = self._loaded.pop(digest, None)
+            if found is not None:
+                self._loaded[digest] = found  # the newest is last
+            return found
 
     def switch(self, standing: Standing) -> None:
         """Let this standing, whose releases `load` gave, answer from now on."""
@@ -173,7 +186,8 @@ class Roster:
         rows, recorded = loaded.bundle.samples
         started = time.perf_counter()
         try:
-            _, scores = loaded.score(rows, now_us=0)
+            with self._watch(digest, self.standing.version):
+                _, scores = loaded.score(rows, now_us=0)
         except Exception as error:  # noqa: BLE001 - a model is foreign code: whatever it raises is the probe's finding
             return Probe(False, None, _since_ms(started), f"{type(error).__name__}: {error}")
         latency_ms = _since_ms(started)

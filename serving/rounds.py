@@ -15,9 +15,9 @@ from serving.arms import Mask, Outcome, absent, ask_challenger, ask_champion, ta
 from serving.metrics import Metrics
 from serving.roster import Loaded, Standing
 from serving.survival import Life
-from stores.telemetry import Recorder, Unwritable
+from serving.views import keys, only, spelled, without
+from stores.telemetry import Recorder
 from trimtab.assignment import bucket
-from trimtab.features import texts
 from trimtab.intake import BadInput, Rows
 from trimtab.scoring import Scores
 
@@ -105,8 +105,8 @@ class Rounds:
                 return []
             scores, seconds = ask_champion(champion, rows)
         except Exception as error:  # noqa: BLE001 - told to the one whose rows they are
-            if len(questions) > 1:
-                return [r for question in questions for r in self.open(standing, [question])]
+            if (half := len(questions) // 2) > 0:
+                return self.open(standing, questions[:half]) + self.open(standing, questions[half:])
             questions[0].error = error
             return []
         ids = self._recorder.take_ids(rows.time_us)
@@ -129,7 +129,7 @@ class Rounds:
             return absent(rows.size, round.standing.absent or "not there")
         if not round.standing.one_view:
             try:
-                rows = challenger.read(_only(round.raw, challenger.known), now_us=round.received_us)
+                rows = challenger.read(only(round.raw, challenger.known), now_us=round.received_us)
             except BadInput as error:
                 return absent(rows.size, str(error))
         with self._life.asking():
@@ -221,12 +221,12 @@ def _understood(
     beside = standing.beside
     if len(questions) == 1:
         only = questions[0].raw
-        return questions, only, champion.read(_without(only, beside), now_us=now_us)
+        return questions, only, champion.read(without(only, beside), now_us=now_us)
     good: list[Question] = []
     said: list[Any] = []
     raw: list[Any] = []
     for question in questions:
-        rows = _without(question.raw, beside)
+        rows = without(question.raw, beside)
         try:
             for row in rows:
                 champion.intake.admit(row)
@@ -275,47 +275,3 @@ def _parts(round: Round, at: Any) -> Iterable[tuple[str, Any, float]]:
 
 def _places(questions: Sequence[Question]) -> Any:
     return np.concatenate([np.arange(q.first, q.first + q.size) for q in questions])
-
-
-def keys(loaded: Loaded, rows: Rows, ids: Sequence[str]) -> Sequence[str]:
-    """What decides a row's arm: the project's key, else its id, else the prediction's."""
-    columns = loaded.bundle.manifest.columns
-    found: list[Sequence[str | None]] = [spelled(rows, n) for n in (columns.key, columns.id) if n and _has(rows, n)]
-    if not found:
-        return ids
-    return [next((name for name in names if name is not None), "") for names in zip(*found, ids, strict=True)]
-
-
-def spelled(rows: Rows, name: str) -> Sequence[str | None]:
-    """A column's values as text; all missing when nobody sent it."""
-    if name in rows.recorded:
-        return rows.recorded[name]
-    column = rows.columns.get(name)
-    if column is None:
-        return [None] * rows.size
-    return texts(column.tolist()) if isinstance(column, np.ndarray) else list(column)
-
-
-def _has(rows: Rows, name: str) -> bool:
-    return name in rows.recorded or name in rows.columns
-
-
-def _without(raw: Any, names: frozenset[str]) -> Any:
-    """*raw* without columns that the champion does not know but its challenger does."""
-    if not names:
-        return raw
-    return _only(raw, None, names)
-
-
-def _only(raw: Any, known: frozenset[str] | None, but: frozenset[str] = frozenset()) -> Any:
-    def wanted(name: str) -> bool:
-        return name not in but and (known is None or name in known)
-
-    if isinstance(raw, dict):
-        return {name: values for name, values in raw.items() if wanted(name)}
-    if not isinstance(raw, list):
-        return raw.select([name for name in raw.schema.names if wanted(name)])
-    return [{n: v for n, v in row.items() if wanted(n)} if isinstance(row, dict) else row for row in raw]
-
-
-__all__ = ["Question", "Round", "Rounds", "Unwritable", "keys", "spelled"]
