@@ -57,7 +57,7 @@ class Rules(BaseModel):
     horizon: Duration = Field(timedelta(days=28), description="data time after which it is decided anyhow")
     on_inconclusive: Literal["keep", "promote"] = Field("keep", description="keep the champion, or promote")
     slices: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field({}, description="column: margin in each value")
-    min_slice_labels: int = Field(300, ge=30, description="a value with fewer labels is not judged")
+    min_slice_labels: int = Field(300, ge=30, description="labels after which a value of a slice is judged")
     court: Duration = Field(timedelta(days=28), description="data time that late labels can still revert a promotion")
     guardrails: Guardrails = Guardrails()
 
