@@ -31,7 +31,7 @@ COPY trimtab /srv/code/trimtab
 COPY stores /srv/code/stores
 COPY serving /srv/code/serving
 RUN python -m compileall -q /srv/code && install -d -o trimtab /srv/trimtab/state
-# TRIMTAB_LEDGER_URL and TRIMTAB_API_KEY have to be given; releases and telemetry are under the state folder.
+# TRIMTAB_LEDGER_URL and TRIMTAB_ADMIN_KEYS have to be given; releases and telemetry are under the state folder.
 ENV PYTHONPATH=/srv/code TRIMTAB_PROJECT=/srv/trimtab TRIMTAB_HOME=/srv/trimtab/state \
     TRIMTAB_HOST=0.0.0.0 TRIMTAB_SERVER_PORT=8000
 WORKDIR /srv/trimtab

@@ -148,6 +148,7 @@ class Judgements:
 
     def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
         self._ledger, self._metrics = ledger, metrics
+        self._shown: str | None = None
 
     def look(self) -> None:
         """Once; an unreachable ledger is the follower's to tell."""
@@ -156,7 +157,8 @@ class Judgements:
         except Exception as error:  # noqa: BLE001 - whatever a database driver raises means the same here
             log.debug("no decisions: %s", error)
             return
-        if decisions:
+        if decisions and decisions[-1].id != self._shown:
+            self._shown = decisions[-1].id
             self._metrics.judged(decisions[-1].period, decisions[-1].evidence)
 
 

@@ -85,7 +85,8 @@ class Metrics:
 
     def challenged_by(self, release: str, outcome: Outcome, *, errors: int, missing: int) -> None:
         """A challenger has scored a round, more or less."""
-        self._calls(release).observe(outcome.seconds)
+        if outcome.seconds > 0:  # it was asked
+            self._calls(release).observe(outcome.seconds)
         for name, rows in (("error", errors), ("missing", missing), ("ok", len(outcome.usable) - errors - missing)):
             if rows:
                 self.challenged.labels(release, name).inc(rows)
