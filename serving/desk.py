@@ -89,17 +89,21 @@ class Desk:
             return
         questions, rows = self._take()
         standing = self._roster.standing
-        if standing.champion is None:
-            for question in questions:
-                question.error = NoChampion()
-            _settle(questions)
-        elif standing.champion.may_be_asked_here(rows):
-            for round in self._rounds.open(standing, questions):
-                self._go_on(round)
-            _settle([q for q in questions if q.error is not None])
-        else:
-            self._open_in_thread(standing, questions)
+        try:
+            if standing.champion is None:
+                raise NoChampion
+            if standing.champion.may_be_asked_here(rows):
+                self._opened(questions, self._rounds.open(standing, questions))
+            else:
+                self._open_in_thread(standing, questions)
+        except Exception as error:  # noqa: BLE001 - told to everybody who asked: nobody must wait for ever
+            _fail(questions, error)
         self._more()
+
+    def _opened(self, questions: list[Question], rounds: Sequence[Round]) -> None:
+        for round in rounds:
+            self._go_on(round)
+        _settle([question for question in questions if question.error is not None])
 
     def _more(self) -> None:
         if self._waiting and not self._flushing and not self._busy:
@@ -123,13 +127,10 @@ class Desk:
 
         def opened(work: asyncio.Future[list[Round]]) -> None:
             self._busy, self._asked = False, []
-            if (error := work.exception()) is not None:
-                for question in questions:
-                    question.error = error if isinstance(error, Exception) else RuntimeError(str(error))
-            else:
-                for round in work.result():
-                    self._go_on(round)
-            _settle([q for q in questions if q.error is not None])
+            try:
+                self._opened(questions, work.result())
+            except Exception as error:  # noqa: BLE001 - as above
+                _fail(questions, error)
             self._more()
 
         loop.run_in_executor(self._thread, self._rounds.open, standing, questions).add_done_callback(opened)
@@ -266,6 +267,14 @@ class Desk:
             self._rounds.pair(round)
         else:
             self._metrics.pairs_lost.inc(round.rows.size)
+
+
+def _fail(questions: Sequence[Question], error: Exception) -> None:
+    """Tell *error* to those who have neither an answer nor an error of their own."""
+    for question in questions:
+        if question.answer is None and question.error is None:
+            question.error = error
+    _settle(questions)
 
 
 def _settle(questions: Sequence[Question]) -> None:

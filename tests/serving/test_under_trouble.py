@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from stores.telemetry import compact, predictions
+from stores.telemetry import compact, pairs, predictions
 from tests.serving.conftest import Place, free_port
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}
@@ -75,7 +75,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def test_every_answer_survives_kill_9_exactly_once(place: Place) -> None:
-    place.go_live(place.release().digest)
+    other = place.release(version=2, seed=1).digest
+    place.go_live(place.release().digest, challenger=other, share=0.5, rollout="r")
     answered: list[str] = []
     for _ in range(2):
         place.start(TRIMTAB_SEGMENT_MB="0.01", TRIMTAB_COMPACT_S="0.05")
@@ -84,6 +85,10 @@ def test_every_answer_survives_kill_9_exactly_once(place: Place) -> None:
             place.kill()
         answered += seen.ids
     kept = sorted(predictions(place.telemetry)["prediction_id"])
+    assert set(predictions(place.telemetry)["arm"]) == {"champion", "challenger"}
+    paired = pairs(place.telemetry, rollout="r")["prediction_id"]
+    assert paired.is_unique
+    assert set(paired) <= set(kept)
     assert len(answered) > 50
     assert len(kept) == len(set(kept))
     assert set(answered) <= set(kept)
