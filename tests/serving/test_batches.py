@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serving.app import ModelServer
-from stores.telemetry import predictions
+from stores.telemetry import pairs, predictions
 from tests.serving.asgi import ask, metric, server_of, together
 from tests.serving.conftest import Place, free_port
 from tests.serving.wild import TRIGGER, TYPE, wild_release
@@ -149,6 +149,35 @@ def test_a_slow_champion_never_blocks_the_loop_and_its_queue_ends(wild: Any) -> 
     assert [status for status, _ in slow] == [503, 503]
     assert "TRIMTAB_ANSWER_S" in slow[0][1]["error"]["problem"]
     assert sorted(a["error"]["problem"][:8] for _, a in queue) == ["no answe"] * 3 + ["too many"] * 2
+
+
+def test_a_challenger_that_hangs_costs_no_memory_and_owes_what_it_does_not_answer(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for it is bounded; what is more is lost at first, and later is its error."""
+    monkeypatch.setattr("serving.desk._STUCK_S", 1.0)
+    place = Place(tmp_path_factory.mktemp("hang"), free_port())
+    other = wild_release(place, "hang", version=2)
+    place.go_live(place.release().digest, challenger=other.digest, rollout="hang")
+    server = server_of(place, trusted_types=(TYPE,))
+
+    def ask_often(times: int) -> None:
+        for _ in range(times):
+            assert together(server, "/predict", [ROW])[0][0] == 200
+
+    assert together(server, "/predict", [{**ROW, "distance": TRIGGER}])[0][0] == 200
+    ask_often(100)
+    lost = metric(server, "trimtab_pairs_lost_total")
+    assert lost >= 100 - 64
+    assert pairs(place.telemetry, rollout="hang").empty
+    time.sleep(1.1)
+    ask_often(5)
+    found = pairs(place.telemetry, rollout="hang")
+    assert found["error"].tolist() == ["no answer within 1 s"] * 5
+    assert metric(server, "trimtab_pairs_lost_total") == lost
+    assert len(predictions(place.telemetry)) == 106
+    server.recorder.close()
+    server.life.close()
 
 
 def test_bodies_that_never_end_or_take_too_much_memory_are_given_up(there: Place) -> None:

@@ -45,6 +45,8 @@ class Wild(ClassifierMixin, BaseEstimator):
             return shares[:-1]
         if self.mode == "slow":
             time.sleep(1.5)
+        if self.mode == "hang":
+            time.sleep(10)
         if self.mode == "die":
             os._exit(9)
         if self.mode == "nan":
