@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.serving.machine import BUSY_SHARE
+
 Results = Mapping[str, Any]
 SERVERS = ("floor", "mlflow", "bentoml", "trimtab", "shadow")
 CONNECTIONS = ("1", "16", "64")
@@ -85,6 +87,20 @@ def table(results: Results) -> Iterator[str]:
         sign = "≤" if goal.is_limit else "≥"
         verdict = "met" if goal.met else "**missed**"
         yield f"| {goal.name} | {goal.found:.3g} {goal.unit} | {sign} {goal.wanted:.3g} {goal.unit} | {verdict} |"
+    if (most := max(_taken_by_others(results), default=0.0)) > BUSY_SHARE:
+        yield ""
+        yield (
+            f"Other processes took up to {most:.0%} of a core from a measurement: what is met or missed above says "
+            "little. Run it again on a quiet machine, or with more --patience."
+        )
+
+
+def _taken_by_others(results: Results) -> Iterator[float]:
+    groups = [results[name] for name in SERVERS if name in results]
+    groups += [results["bulk"]["ways"]] if "bulk" in results else []
+    for group in groups:
+        for point in group.values():
+            yield float(point.get("others_cpu", 0))
 
 
 def _cell(point: Mapping[str, Any]) -> str:
@@ -96,6 +112,6 @@ def _trouble(point: Mapping[str, Any]) -> str:
     doubts = []
     if point.get("refused"):
         doubts.append(f"{point['refused']} refused")
-    if point.get("others_cpu", 0) > 0.1:
+    if point.get("others_cpu", 0) > BUSY_SHARE:
         doubts.append(f"others took {point['others_cpu']:.0%} of a core")
     return f" ({', '.join(doubts)})" if doubts else ""

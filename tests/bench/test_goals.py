@@ -60,3 +60,9 @@ def test_what_was_not_measured_is_no_goal_reached() -> None:
 def test_a_doubtful_number_says_why() -> None:
     doubtful = {"trimtab": {**_all(351), "16": _point(351, refused=7, others_cpu=0.5)}}
     assert any("7 refused, others took 50% of a core" in line for line in table(doubtful))
+
+
+def test_a_disturbed_run_says_that_its_verdicts_are_worth_little() -> None:
+    disturbed = {**MET, "floor": {**_all(1000), "16": _point(1000, others_cpu=0.4)}}
+    assert any("up to 40% of a core" in line for line in table(disturbed))
+    assert not any("of a core" in line for line in table(MET))
