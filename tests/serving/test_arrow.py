@@ -51,7 +51,8 @@ def sent(rows: int = 300) -> pd.DataFrame:
 
 
 def read(content: bytes) -> pd.DataFrame:
-    return pa.ipc.open_stream(content).read_all().to_pandas()
+    found: pd.DataFrame = pa.ipc.open_stream(content).read_all().to_pandas()
+    return found
 
 
 def test_arrow_is_answered_as_json_is(there: Place, server: ModelServer) -> None:

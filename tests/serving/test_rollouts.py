@@ -185,7 +185,9 @@ def test_a_challenger_with_other_columns_sees_them(running: Place) -> None:
 
 def test_no_request_fails_while_a_rollout_goes_on(running: Place) -> None:
     first, other = champion(running), wild_release(running, "raise", version=3).digest
-    stopping, failures, sent = threading.Event(), [], []
+    stopping = threading.Event()
+    failures: list[Any] = []
+    sent: list[str] = []
 
     def client(number: int) -> None:
         while not stopping.is_set():
