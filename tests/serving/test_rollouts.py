@@ -228,8 +228,9 @@ def test_a_challenger_that_kills_the_server_is_refused_after_two_deaths(place: P
     assert f'trimtab_challenger_refused{{release="{other}"}} 1.0' in place.get("/metrics")[1]
     status, answer = place.post("/predict", {**ROW, "distance": TRIGGER})
     assert (status, answer["release"]) == (200, first)
-    found = settled(place, "deadly", 1)
-    assert "refused" in found.loc[answer["predictions"][0]["id"], "error"]
+    name = answer["predictions"][0]["id"]
+    place.wait(lambda: name in set(pairs(place.telemetry, rollout="deadly")["prediction_id"]), "its pair")
+    assert "refused" in settled(place, "deadly", 1).loc[name, "error"]
     place.make_live(first, challenger=other, rollout="again")
     assert place.get("/live")[1]["refused"] == {}
     place.make_live(first)
