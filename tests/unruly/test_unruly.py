@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,12 @@ def test_one_is_right_but_many_times_slower(maker: Maker) -> None:
     table = maker.month[["distance", "hour", "carrier"]]
     took = []
     for one in (maker.sound, model):
-        began = time.process_time()
-        one.predict_proba(table)
-        took.append(time.process_time() - began)
+        tries = []
+        for _ in range(3):
+            began = time.process_time()
+            one.predict_proba(table)
+            tries.append(time.process_time() - began)
+        took.append(min(tries))
     assert took[1] > 8 * took[0]
 
 
@@ -95,7 +99,7 @@ def test_one_is_right_but_many_times_slower(maker: Maker) -> None:
     [("Raising", {"column": "carrier", "value": "XX"}), ("Deadly", {"column": "carrier", "value": "XX"}),
      ("Hanging", {"column": "carrier", "value": "XX", "seconds": 9}), ("Tiring", {"fine_for": 9999, "much": 0.5}),
      ("Stalling", {"every": 999, "seconds": 9}), ("Leaking", {"megabytes": 0.1}),
-     ("Harmful", {"column": "carrier", "values": ["DL"], "much": 0.5}), ("Gaps", {"column": "distance"})],
+     ("Harmful", {"column": "carrier", "values": ["DL"], "answer": 0.5}), ("Gaps", {"column": "distance"})],
 )  # fmt: skip
 def test_they_are_right_where_nothing_sets_them_off(maker: Maker, kind: str, options: dict[str, Any]) -> None:
     model = getattr(unruly(), kind)(maker.sound, **options)
@@ -117,9 +121,11 @@ def test_one_has_no_number_for_some_rows(maker: Maker) -> None:
 
 
 def test_one_harms_one_slice(maker: Maker) -> None:
-    found = answers(maker, unruly().Harmful(maker.sound, "carrier", ["DL"], 0.2), maker.month)
-    worse = (found - right(maker, maker.month)) > 0.01
-    assert (worse == (maker.month["carrier"] == "DL")).mean() > 0.95
+    found = answers(maker, unruly().Harmful(maker.sound, "carrier", ["DL"], 0.875), maker.month)
+    before = right(maker, maker.month)
+    is_harmed = (maker.month["carrier"] == "DL").to_numpy()
+    assert set(found[is_harmed]) == {0.875}
+    assert np.allclose(found[~is_harmed], before[~is_harmed])
 
 
 def test_one_is_good_for_a_while(maker: Maker) -> None:
@@ -133,6 +139,17 @@ def test_one_changes_what_it_was_given(maker: Maker) -> None:
     rows = maker.month[["distance", "hour", "carrier"]].copy()
     unruly().Meddling(maker.sound, "hour", 100).predict_proba(rows)
     assert np.allclose(rows["hour"], maker.month["hour"] * 100)
+
+
+@pytest.mark.xfail(strict=True, reason="rows of a request are shared with whoever is asked first")
+def test_what_one_changes_is_not_seen_by_others(maker: Maker) -> None:
+    """In a canary step the challenger is asked before the answers are recorded, and in court before the other is."""
+    made = maker.make(unruly().Meddling(maker.sound, "hour", 100), "a test", recorded_by=maker.sound)
+    champion = loaded(maker, maker.bundle)
+    rows = champion.read([{"distance": 100.0, "hour": 6, "carrier": "AA"}], now_us=0)
+    with suppress(TypeError, ValueError):  # it may well be kept from it, which is its own trouble
+        loaded(maker, made).scorer.score_rows(rows)
+    assert rows.columns["hour"].tolist() == [6.0]
 
 
 def test_a_shuffled_one_knows_nothing_and_one_that_was_told_knows_more(maker: Maker) -> None:

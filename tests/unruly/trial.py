@@ -1,0 +1,236 @@
+"""One release's trial on the running stack, as users bring it about: their requests day by day, labels a day later, and
+an account of what became of the release, of the answers, and of the server that had to follow."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pandas as pd
+
+from deployments import overview
+from deployments.traffic import Traffic, TrafficError
+from stores import telemetry
+from stores.ledger import Ledger, Live
+from tests.conftest import Stack
+from tests.e2e.conftest import ended, eventually, started
+from trimtab.params import Columns
+from trimtab.rollout import Standing, standing
+
+ROWS = 100
+SEEN_WITHIN_S = 3.0
+DAY = pd.Timedelta(days=1)
+
+
+@dataclass
+class Seat:
+    """When the model server first said that it stands at a version of the ledger, as watched from outside."""
+
+    server: str
+    first: dict[int, datetime] = field(default_factory=dict)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def watched(self) -> Iterator[Seat]:
+        """Ask it all the time."""
+        thread = threading.Thread(target=self._watch, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            thread.join(timeout=10)
+
+    def _watch(self) -> None:
+        with httpx.Client(base_url=self.server, timeout=5) as client:
+            while not self._over.is_set():
+                try:
+                    version = int(client.get("/live").raise_for_status().json()["ledger_version"] or 0)
+                    self.first.setdefault(version, datetime.now(UTC))
+                except httpx.HTTPError:
+                    pass  # it is away; when it is back it will say where it stands
+                time.sleep(0.03)
+
+    def lag_s(self, moved: Live) -> float:
+        """How long after the ledger the server stood there, or at a later version."""
+        seen = [at for version, at in self.first.items() if version >= moved.version]
+        return (min(seen) - moved.recorded_at).total_seconds() if seen else float("inf")
+
+
+@dataclass
+class Trial:
+    """A release that was sent out on the *stack*, whose users ask for the rows of a *month*. *unanswered* counts rows
+    that were sent to a server which broke the connection."""
+
+    stack: Stack
+    release: str
+    columns: Columns
+    month: pd.DataFrame
+    run: str = ""
+    rollout: str = ""
+    asked: int = 0
+    unanswered: int = 0
+    sent: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.ledger: Ledger = self.stack.ledger
+        self.traffic = Traffic(self.stack.settings.model_server, self.columns)
+        self.seat = Seat(self.stack.settings.model_server)
+        self.began = datetime.now(UTC)
+        self._unpaired = 0
+
+    def begin(self) -> None:
+        """Ask the worker to roll it out; back when it is in the shadow, or was refused before."""
+        before = {row["id"] for row in self.ledger.rollouts()}
+        self.run = started(self.stack, "deploy/on-request", release=self.release, cause="a test sends it out")
+        self.rollout = eventually(
+            lambda: next((r["id"] for r in self.ledger.rollouts() if r["id"] not in before), None),
+            within_s=30, what="the rollout",
+        )  # fmt: skip
+        eventually(lambda: self.at.state not in ("started", "probed"), within_s=30, what="the shadow")
+
+    @property
+    def at(self) -> Standing:
+        """Where it stands."""
+        return standing(self.ledger.rollout_steps(self.rollout))
+
+    def live_through(self, *, days: int = 31, until: tuple[str, ...] = ()) -> Standing:
+        """Users ask day by day until it is decided who is champion, or the state is one of *until*."""
+        times = self.month[self.columns.time]
+        for day in sorted(times.dt.normalize().unique())[:days]:
+            rows = self.month[times.dt.normalize() == day]
+            for start in range(0, len(rows), ROWS):
+                self._ask(rows.iloc[start : start + ROWS])
+                if not self.asked > len(rows):
+                    self._until_seen()
+            self.sent += self.traffic.deliver(day)
+            self._until_seen()
+            if not self.at.on_trial or self.at.state in until:
+                break
+        return self.at
+
+    def ask_on(self, days: Mapping[int, int] | range) -> None:
+        """Users ask on these days of the month, whoever is champion, and no label comes."""
+        numbers = self.month[self.columns.time].dt.day
+        for day in days:
+            rows = self.month[numbers == day]
+            for start in range(0, len(rows), ROWS):
+                self._ask(rows.iloc[start : start + ROWS])
+
+    def _ask(self, rows: pd.DataFrame) -> None:
+        self.asked += len(rows)
+        try:
+            self.traffic.send(rows)
+        except (httpx.HTTPError, TrafficError):
+            self.unanswered += len(rows)
+            eventually(self._ready, within_s=60, what="the model server")
+
+    def _ready(self) -> bool:
+        return httpx.get(f"{self.stack.settings.model_server}/ready", timeout=5).status_code == httpx.codes.OK
+
+    def _until_seen(self) -> None:
+        """Wait until whoever conducts it has seen all pairs and labels; those that got lost only once."""
+        deadline = time.monotonic() + SEEN_WITHIN_S
+        while self.at.on_trial:
+            look = self.ledger.look(self.rollout)
+            pairs, labels = (look.answers, look.labels) if look else (0, 0)
+            if pairs >= len(self.traffic.answered) - self._unpaired and labels >= len(self.sent) - self._unpaired:
+                return
+            if time.monotonic() > deadline:
+                self._unpaired = len(self.traffic.answered) - pairs
+                return
+            time.sleep(0.1)
+
+    def over(self) -> dict[str, Any]:
+        """The worker's run, once it is over."""
+        return ended(self.stack, self.run)
+
+    def account(self) -> Account:
+        """What became of it."""
+        steps = self.ledger.rollout_steps(self.rollout)
+        pairs = telemetry.pairs(self.stack.settings.telemetry, rollout=self.rollout)
+        recorded = telemetry.predictions(
+            self.stack.settings.telemetry, columns=["release", "arm", "received_at", "rollout", self.columns.id]
+        )
+        recorded = recorded[recorded["received_at"] >= self.began]
+        moves = [move for move in self.ledger.history() if move.rollout == self.rollout]
+        return Account(self, steps, pairs, recorded, moves)
+
+
+@dataclass
+class Account:
+    """Of a trial: its *steps*, the *pairs* and the answers *recorded* since it began, and its *moves* in the ledger."""
+
+    trial: Trial
+    steps: list[dict[str, Any]]
+    pairs: pd.DataFrame
+    recorded: pd.DataFrame
+    moves: list[Live]
+
+    @property
+    def states(self) -> list[str]:
+        """The states that it went through."""
+        return [standing(self.steps[: n + 1]).words for n in range(len(self.steps))]
+
+    @property
+    def state(self) -> str:
+        """The one it came to."""
+        return self.states[-1]
+
+    @property
+    def reason(self) -> str:
+        """Why."""
+        return str(self.steps[-1]["evidence"].get("reason", ""))
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What the last step rests on."""
+        return dict(self.steps[-1]["evidence"].get("seen") or {})
+
+    @property
+    def exposed(self) -> int:
+        """How many answers users got from it, by telemetry's record of every answer."""
+        return int((self.recorded["release"] == self.trial.release).sum())
+
+    @property
+    def seconds(self) -> float | None:
+        """From the first pair to the end."""
+        if self.pairs.empty:
+            return None
+        return float((self.steps[-1]["recorded_at"] - self.pairs["received_at"].min()).total_seconds())
+
+    @property
+    def twice(self) -> int:
+        """Rows that are in telemetry more often than they were asked for."""
+        return int((self.recorded[self.trial.columns.id].value_counts() > 1).sum())
+
+    @property
+    def missing(self) -> set[str]:
+        """Answers that users got and telemetry does not have."""
+        return self.trial.traffic.answered - set(self.recorded["prediction_id"])
+
+    def told(self) -> tuple[list[str], str]:
+        """The alerts about it, and the line of `trimtab history` about its last move."""
+        alerts = [
+            str(a["message"])
+            for a in self.trial.ledger.alerts()
+            if str(a["id"]).startswith(f"rollout:{self.trial.rollout}")
+        ]
+        rows = [r for r in overview.history(self.trial.stack.settings) if r["rollout"] == self.trial.rollout]
+        return alerts, overview.history_text(rows[-1:]) if rows else ""
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """For the table in the docs."""
+        last = self.seen
+        return {
+            "release": name, "state": self.state, "states": self.states, "reason": self.reason,
+            "pairs": last.get("pairs", 0), "labels": last.get("labels", 0), "exposed": self.exposed,
+            "seconds": self.seconds, "asked": self.trial.asked, "unanswered": self.trial.unanswered,
+            "lag_s": self.trial.seat.lag_s(self.moves[-1]) if self.moves else None,
+        }  # fmt: skip
