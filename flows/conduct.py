@@ -42,6 +42,7 @@ def terms_of(place: Here, champion: str, challenger: str) -> Terms:
     return Terms(
         **place.params.rollout.model_dump(),
         task=place.params.project.task,
+        metric=place.params.gate.metric,
         classes={bundle.digest: bundle.manifest.classes for bundle in pair},
         cap=_cap(pair[0]) if place.params.project.task == "regression" else None,
     )

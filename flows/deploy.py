@@ -9,7 +9,7 @@ import time
 from prefect import flow, task
 from prefect.runtime import flow_run
 
-from flows import conduct
+from flows import conduct, observe
 from flows.door import Here, here, short
 from stores import bundles
 from stores.ledger import Live, Step
@@ -49,6 +49,7 @@ def deploy(release: str, cause: str = "asked for by hand", at_once: bool = False
     """
     place = here()
     digest = known_release(place, release)
+    observe.make_way(place, f"release {short(digest)} is to be deployed")
     before = place.ledger.live()
     if before and before.champion == digest and not (at_once and before.challenger):
         print(f"{short(digest)} is live already.")

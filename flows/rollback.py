@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows import conduct
+from flows import conduct, observe
 from flows.deploy import follow, known_release
 from flows.door import Here, here
 from stores import bundles, evidence
@@ -45,7 +45,10 @@ def rollback(reason: str = "asked for by hand", to: str | None = None) -> int:
 
 
 def end_trial(place: Here, reason: str) -> int | None:
-    """Take back the release that is on trial or in court; the ledger's version number, or None when there is none."""
+    """Take back the release that is on trial or in court, or end the experiment that goes on; the ledger's version
+    number, or None when there is none of these."""
+    if (alone := observe.make_way(place, reason)) is not None:
+        return alone.version
     live = place.ledger.live()
     row = place.ledger.rollout(live.rollout) if live and live.rollout and live.challenger else None
     if live is None or row is None:

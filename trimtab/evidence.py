@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab import blocks, losses, verdict
+from trimtab import days, losses, verdict
+from trimtab.days import Days
 from trimtab.features import texts
 from trimtab.release import Label
 from trimtab.rollout import Seen, Standing, Terms
-from trimtab.verdict import Outcome, Verdict
+from trimtab.scoring import Scores
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _SURE = 1e-4  # chance that distance_beyond calls samples of one distribution apart
@@ -130,12 +131,16 @@ def seen(pairs: pd.DataFrame, labels: pd.DataFrame, *, release: str, other: str,
     if at.in_court and at.labels_until is not None:
         known = known[known["arrived"] > pd.Timestamp(at.labels_until)].reset_index(drop=True)
     values = differences(known, release, other, terms)
-    if at.in_court:
-        judged = verdict.convict(values, terms, slices=_slices(known, terms))
-    else:
-        judged = verdict.judge(values, terms, slices=_slices(known, terms))
+    weigh = verdict.convict if at.in_court else verdict.judge
+    judged = weigh(values, terms, slices=_slices(known, terms))
+    outcome, reason, suspected, told = judged.outcome, judged.reason, False, judged.model_dump(mode="json")
+    if terms.block is not None and len(known):
+        by_day = _by_the_day(known, release, other, at, terms)
+        suspected = judged.outcome == "roll back" and by_day.outcome == "keep collecting"
+        outcome, reason, told["days"] = by_day.outcome, by_day.reason, by_day.evidence
+        if suspected:
+            reason = f"{reason}; the labels by themselves speak against it"
     newest = known["arrived"].max() if len(known) else None
-    outcome, reason, days = _from_day_to_day(judged, values, known, at, terms)
     return Seen(
         pairs=len(found),
         exposed=int(found["exposed"].sum()),
@@ -143,28 +148,36 @@ def seen(pairs: pd.DataFrame, labels: pd.DataFrame, *, release: str, other: str,
         elapsed=elapsed(found[~found["is_trial"]] if at.in_court else found),
         verdict=outcome,
         reason=reason,
+        suspected=suspected,
         broken=guardrails(found, terms) if at.on_trial else (),
         labels_until=newest.isoformat() if newest is not None else at.labels_until,
-        evidence={**judged.model_dump(mode="json"), "blocks": days},
+        evidence=told,
     )
 
 
-def _from_day_to_day(
-    judged: Verdict, values: Floats, known: pd.DataFrame, at: Standing, terms: Terms
-) -> tuple[Outcome, str, dict[str, float] | None]:
-    """The verdict, held against blocks of time where the terms name any. On trial doubt counts against the challenger:
-    it needs both to be promoted, and is taken back on the labels alone. In court doubt counts for the champion."""
-    if terms.block is None or not len(known):
-        return judged.outcome, judged.reason, None
+def _by_the_day(known: pd.DataFrame, release: str, other: str, at: Standing, terms: Terms) -> Days:
+    """What blocks of time say of labelled pairs."""
+    truth, new, old = _both_scores(known, release, other, terms)
     times_us = np.asarray(known["time"].astype("datetime64[us, UTC]").astype("int64"), dtype=np.int64)
-    found = blocks.daily(values, times_us, terms.block, terms.alpha)
-    days = {"blocks": found.blocks, "mean": found.mean, "half_width": min(found.half_width, 1.0)}
-    words = found.words(terms.block)
-    if judged.outcome == "promote" and not found.not_worse(terms.margin):
-        return "keep collecting", f"the labels speak for it, not yet from day to day: {words}", days
-    if judged.outcome == "roll back" and at.in_court and not found.worse:
-        return "keep collecting", f"the labels speak against it, not yet from day to day: {words}", days
-    return judged.outcome, f"{judged.reason} ({words})" if judged.outcome != "keep collecting" else judged.reason, days
+    return days.judge(truth, new, old, times_us, terms, slices=_slices(known, terms), in_court=at.in_court)
+
+
+def _both_scores(known: pd.DataFrame, release: str, other: str, terms: Terms) -> tuple[Any, Scores, Scores]:
+    """The labels, and what both models said, as the gate's metric takes them. Missing answers make it undefined."""
+    if terms.task != "multiclass":
+        truth = known["label"].to_numpy(dtype=float)
+        return truth, *(Scores(terms.task, known[side].to_numpy(dtype=float)) for side in ("new", "old"))  # type: ignore[return-value]
+    classes = tuple(str(c) for c in dict.fromkeys(texts([*terms.classes[other], *terms.classes[release]])))
+    sides = (("new_shares", release), ("old_shares", other))
+    shares = [_shares(known[column], terms.classes[digest], classes) for column, digest in sides]
+    truth = np.array(texts(known["label"].tolist()), dtype=object)
+    return truth, *(_chosen(matrix, classes) for matrix in shares)  # type: ignore[return-value]
+
+
+def _chosen(shares: Floats, classes: tuple[str, ...]) -> Scores:
+    best = np.nan_to_num(shares, nan=-1.0).argmax(axis=1)
+    labels = tuple(classes[i] for i in best.tolist())
+    return Scores("multiclass", shares[np.arange(len(shares)), best], classes, labels, shares)
 
 
 def elapsed(found: pd.DataFrame) -> timedelta:

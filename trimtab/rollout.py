@@ -26,6 +26,7 @@ class Terms(Rules):
 
     task: Task
     classes: dict[str, tuple[Label, ...]] = Field({}, description="per release, the labels that it knows")
+    metric: str | None = Field(None, description="the gate's, for blocks of time")
     cap: float | None = Field(None, description="regression: absolute error at which a loss is 1, in target units")
 
 
@@ -40,6 +41,9 @@ class Seen(BaseModel):
     elapsed: Duration = Field(timedelta(0), description="data time that went by on trial, or in court")
     verdict: Literal["promote", "roll back", "keep collecting"] = "keep collecting"
     reason: str = "no labels yet"
+    suspected: bool = Field(
+        False, description="single labels speak against it, and blocks of time have not decided yet"
+    )
     broken: tuple[str, ...] = Field((), description="guardrails that broke, in words")
     labels_until: str | None = Field(None, description="when the newest of these labels arrived")
     evidence: dict[str, Any] = Field({}, description="the verdict's numbers")
@@ -105,6 +109,8 @@ def follow(at: Standing, seen: Seen, terms: Terms) -> Move | None:
         return Move("rolled back", 0.0, seen.reason)
     if seen.elapsed >= terms.horizon:
         return _at_the_horizon(seen, terms)
+    if seen.suspected:  # both go on scoring everything, so nothing is lost by keeping users away from it
+        return Move("shadow", 0.0, f"back to the shadow: {seen.reason}") if at.share else None
     return _onward(at, seen, terms)
 
 
@@ -120,7 +126,7 @@ def _at_the_horizon(seen: Seen, terms: Terms) -> Move:
     if seen.verdict == "promote":
         return Move("champion", 1.0, seen.reason)
     undecided = f"undecided after {terms.horizon.days} days of data and {seen.labels:,} labels ({seen.reason})"
-    if terms.on_inconclusive == "promote":
+    if terms.on_inconclusive == "promote" and not seen.suspected:
         return Move("champion", 1.0, f"{undecided}: promoted, as on_inconclusive says")
     return Move("rolled back", 0.0, f"{undecided}: the champion stays, as on_inconclusive says")
 

@@ -52,7 +52,9 @@ class Rules(BaseModel):
     margin: float = Field(0.002, gt=0, lt=1, description="how much larger a mean loss still counts as not worse")
     loss: Loss | None = Field(None, description="empty: brier, or squared for a regression")
     min_labels: int = Field(500, ge=1, description="labels before the challenger answers the first user")
-    block: Duration | None = Field(None, description="data time whose labels count as one observation, like 1d")
+    block: Duration | None = Field(
+        None, description="data time that counts as one observation, by the gate's metric, like 1d"
+    )
     min_answers: int = Field(500, ge=1, description="answers by the challenger in each step")
     horizon: Duration = Field(timedelta(days=28), description="data time after which it is decided anyhow")
     on_inconclusive: Literal["keep", "promote"] = Field("keep", description="keep the champion, or promote")

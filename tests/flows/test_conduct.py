@@ -126,7 +126,7 @@ def test_a_better_release_goes_all_the_way_one_step_at_a_look(trial: Trial, told
 
 def test_a_worse_release_is_out_before_a_user_meets_it(trial: Trial) -> None:
     while trial.state == "shadow":
-        trial.users(50, skill=0.5)
+        trial.users(50, skill=0.3)
         trial.advance()
     assert trial.state == "rolled back"
     live = trial.place.ledger.live()

@@ -302,3 +302,13 @@ def test_one_is_found_by_its_name_or_as_the_newest(users: Users) -> None:
         assert observe.named(users.place, name)["id"] == plan.id
     with pytest.raises(observe.NoSuchExperiment, match=r"no experiment other \(known: mine\)"):
         observe.named(users.place, "other")
+
+
+def test_a_rollback_ends_it_and_goes_no_further_back(users: Users) -> None:
+    from flows import rollback
+
+    plan = users.begin()
+    assert rollback.end_trial(users.place, "by hand") == 3
+    assert users.live() == (users.champion, None, 0.0, "close")
+    assert users.state(plan) == "ended"
+    assert rollback.end_trial(users.place, "by hand") is None

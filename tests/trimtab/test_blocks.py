@@ -35,8 +35,8 @@ def test_one_strange_day_proves_nothing() -> None:
 def test_a_difference_that_holds_every_day_is_shown() -> None:
     values, times = stream(20, mean=-0.05, seed=1)
     assert blocks.daily(values, times, DAY, 0.05).not_worse(0.002)
-    assert blocks.daily(-values, times, DAY, 0.05).worse
-    assert not blocks.daily(values, times, DAY, 0.05).worse
+    assert blocks.daily(-values, times, DAY, 0.05).worse()
+    assert not blocks.daily(values, times, DAY, 0.05).worse()
 
 
 def test_the_day_that_has_just_begun_is_left_out() -> None:
@@ -49,7 +49,7 @@ def test_the_day_that_has_just_begun_is_left_out() -> None:
 def test_without_labels_nothing_is_known(empty: list[float]) -> None:
     found = blocks.daily(np.array(empty), np.zeros(len(empty), dtype=np.int64), DAY, 0.05)
     assert not found.not_worse(1.0)
-    assert not found.worse
+    assert not found.worse()
 
 
 def test_days_with_means_of_their_own_deceive_the_labels_and_not_the_days() -> None:

@@ -172,3 +172,85 @@ def test_labels_shuffled_in_training_are_seen_by_the_verdict() -> None:
     assert found.verdict == "roll back"
     assert found.labels_until == pairs["time"].max().isoformat()
     assert found.exposed == 0
+
+
+def by_days(days: int, *, new: float, old: float = 0.7, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A hundred rows a day, each day with a base rate of its own; both models rank well with their skill."""
+    random = np.random.default_rng(seed)
+    rate = np.repeat(random.uniform(0.1, 0.6, days), 100)
+    truth = (random.random(days * 100) < rate).astype(float)
+    said = {
+        s: np.where(random.random(days * 100) < s, 0.2 + 0.6 * truth, random.random(days * 100)) for s in (new, old)
+    }
+    times = pd.Timestamp("2013-03-01", tz="UTC") + pd.to_timedelta(np.repeat(np.arange(days), 100), unit="D")
+    pairs = paired(
+        days * 100, champion_prediction=said[old], challenger_prediction=said[new], time=times, received_at=times
+    )
+    return pairs, labels_of(pairs, truth)
+
+
+BY_DAY = Terms(
+    task="binary", block=timedelta(days=1), metric="roc_auc", margin=0.01, slices={"origin": 0.05}, min_labels=200
+)
+
+
+@pytest.mark.parametrize(
+    ("days", "skill", "outcome"),
+    [(10, 0.95, "promote"), (10, 0.0, "roll back"), (3, 0.95, "keep collecting"), (3, 0.0, "keep collecting")],
+)
+def test_with_blocks_the_gates_metric_decides_from_day_to_day(days: int, skill: float, outcome: str) -> None:
+    pairs, labels = by_days(days, new=skill)
+    found = evidence.seen(pairs, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    assert found.verdict == outcome
+    assert found.evidence["days"]["blocks"] == days
+    assert found.suspected == (days == 3 and skill < 0.7)
+
+
+def test_days_on_which_everything_is_late_do_not_speak_against_a_release_that_ranks_as_well() -> None:
+    """A shift that is the same for all rows costs much Brier score and nothing of what the gate measures."""
+    pairs, labels = by_days(12, new=0.7)
+    shifted = pairs.assign(challenger_prediction=pairs["champion_prediction"] * 0.01)
+    found = evidence.seen(shifted, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    assert found.evidence["overall"]["difference"] > 0.02
+    assert found.verdict == "promote"
+
+
+def test_a_release_that_is_better_overall_is_not_promoted_over_a_slice_that_it_harms() -> None:
+    pairs, labels = by_days(12, new=0.95)
+    is_jfk = (pairs["origin"] == "JFK").to_numpy()
+    spoiled = pairs.assign(
+        challenger_prediction=np.where(is_jfk, 1 - pairs["challenger_prediction"], pairs["challenger_prediction"])
+    )
+    found = evidence.seen(spoiled, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    assert found.verdict == "roll back"
+    some = pairs.assign(  # better everywhere, and at JFK a coin is tossed now and then
+        challenger_prediction=np.where(
+            is_jfk & (np.arange(len(pairs)) % 10 < 6),
+            pairs["champion_prediction"] * 0.1,
+            pairs["challenger_prediction"],
+        )
+    )
+    found = evidence.seen(some, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    assert found.verdict != "promote"
+
+
+def test_with_blocks_other_tasks_are_held_to_their_gates_metric_as_well() -> None:
+    random = np.random.default_rng(0)
+    truth = random.normal(0, 10, 1200)
+    times = pd.Timestamp("2013-03-01", tz="UTC") + pd.to_timedelta(np.repeat(np.arange(12), 100), unit="D")
+    pairs = paired(
+        1200, champion_prediction=truth + random.normal(0, 3, 1200), time=times, received_at=times,
+        challenger_prediction=truth + random.normal(0, 2, 1200),
+    )  # fmt: skip
+    terms = Terms(task="regression", block=timedelta(days=1), metric="rmse", cap=9.0, margin=0.01)
+    found = evidence.seen(pairs, labels_of(pairs, truth), release=NEW, other=OLD, at=SHADOW, terms=terms)
+    assert found.verdict == "promote"
+    said = [["a", "b"][int(v)] for v in random.random(1200) < 0.5]
+    sure = [[0.8, 0.2] if v == "a" else [0.2, 0.8] for v in said]
+    worse = [[0.6, 0.4] if random.random() < 0.7 else [0.4, 0.6] for _ in said]
+    pairs = pairs.assign(champion_probabilities=pd.Series(sure), challenger_probabilities=pd.Series(worse))
+    terms = Terms(
+        task="multiclass", block=timedelta(days=1), metric="accuracy", classes={OLD: ("a", "b"), NEW: ("a", "b")}
+    )
+    found = evidence.seen(pairs, labels_of(pairs, said), release=NEW, other=OLD, at=SHADOW, terms=terms)
+    assert found.verdict == "roll back"

@@ -22,6 +22,7 @@ everything_seen = st.builds(
     labels=st.integers(0, 10_000),
     elapsed=st.timedeltas(timedelta(0), timedelta(days=40)),
     verdict=verdicts,
+    suspected=st.booleans(),
     broken=st.sampled_from([(), ("it is slow",)]),
 )
 trials = st.sampled_from([SHADOW, Standing("canary", 0.1, 4, 30), Standing("canary", 0.5, 5, 90)])
@@ -53,6 +54,9 @@ def test_nothing_becomes_champion_without_the_verdict_unless_the_policy_says_so(
 def test_no_canary_step_is_left_out(at: Standing, found: Seen) -> None:
     move = follow(at, found, TERMS)
     if move is None or found.elapsed >= TERMS.horizon:
+        return
+    if found.suspected and move.state == "shadow":
+        assert at.share > 0
         return
     following = {0.0: ("canary", 0.1), 0.1: ("canary", 0.5), 0.5: ("champion", 1.0)}
     assert (move.state, move.share) in (("rolled back", 0.0), following[at.share])
@@ -86,6 +90,14 @@ def test_the_horizon_always_decides(at: Standing, found: Seen) -> None:
 def test_a_step_is_taken_when_there_is_enough_to_go_on(at: Standing, found: Seen, state: str | None) -> None:
     move = follow(at, found, TERMS)
     assert (move.state if move else None) == state
+
+
+@given(at=trials, found=everything_seen)
+def test_a_release_under_suspicion_is_kept_away_from_users(at: Standing, found: Seen) -> None:
+    terms = TERMS.model_copy(update={"on_inconclusive": "promote"})
+    move = follow(at, found, terms)
+    if found.suspected and found.verdict == "keep collecting":
+        assert (move.share if move else at.share) == 0.0
 
 
 def test_without_steps_the_shadow_leads_straight_to_champion() -> None:
