@@ -19,6 +19,7 @@ from stores.bundles import Bundle
 from tasks import sources
 from tests.conftest import Stack
 from tests.e2e.conftest import changed_params, ended, same_champion, started
+from tests.unruly import releases
 from tests.unruly.releases import Maker, unruly
 from tests.unruly.trial import Account, Trial
 from trimtab import params
@@ -44,53 +45,14 @@ class Case:
     seen: bool = False
 
 
-def shuffled(maker: Maker) -> Bundle:
-    return maker.make(maker.shuffled(), "labels shuffled in training")
-
-
-def encoded(maker: Maker) -> Bundle:
-    return maker.make(unruly().Encoded(maker.sound, "departure_minute", 1 / 60), "hours where it learned minutes")
-
-
-def slow(maker: Maker) -> Bundle:
-    return maker.make(unruly().Slow(maker.sound, 20), "20 times slower", recorded_by=maker.sound)
-
-
-def raising(maker: Maker) -> Bundle:
-    model = unruly().Raising(maker.sound, "carrier", maker.unseen("carrier"))
-    return maker.make(model, "raises on one carrier", recorded_by=maker.sound)
-
-
-def gaps(maker: Maker) -> Bundle:
-    return maker.make(unruly().Gaps(maker.sound, "wind_dir"), "no number for some rows", recorded_by=maker.sound)
-
-
-def constant(maker: Maker) -> Bundle:
-    return maker.make(unruly().Constant(maker.sound, 0.3), "the same answer to everything")
-
-
-def harmful(maker: Maker) -> Bundle:
-    return maker.make(unruly().Harmful(maker.knowing, "origin", ["LGA"], 0.02), "better overall, worse at LGA")
-
-
-def harmful_later(maker: Maker) -> Bundle:
-    """On the month's first day most flights were late, so that it is better even there."""
-    return maker.make(unruly().Harmful(maker.knowing, "origin", ["LGA"], 0.6), "better overall, later worse at LGA")
-
-
-def deadly(maker: Maker) -> Bundle:
-    model = unruly().Deadly(maker.sound, "carrier", maker.unseen("carrier"))
-    return maker.make(model, "ends the process on one carrier", recorded_by=maker.sound)
-
-
 ON_TRIAL = (
-    Case("labels shuffled in training", shuffled, r"^worse: over", seen=True),
-    Case("a feature encoded differently", encoded, r"^worse: over", seen=True),
-    Case("correct but 20 times slower", slow, r"it takes .* ms for a call, the champion"),
-    Case("raises on one carrier", raising, r"it failed on .* requests that the champion answered: KeyError"),
-    Case("NaN for some rows", gaps, r"answers are no number"),
-    Case("constant", constant, r"it gives the same answer to everything: 0\.3"),
-    Case("better overall, worse in one slice", harmful, r"^worse where origin is LGA by more than", seen=True),
+    Case("labels shuffled in training", releases.shuffled, r"^worse: over", seen=True),
+    Case("a feature encoded differently", releases.encoded, r"^worse: over", seen=True),
+    Case("correct but 20 times slower", releases.slow, r"it takes .* ms for a call, the champion"),
+    Case("raises on one carrier", releases.raising, r"it failed on .* requests that the champion answered: KeyError"),
+    Case("NaN for some rows", releases.gaps, r"answers are no number"),
+    Case("constant", releases.constant, r"it gives the same answer to everything: 0\.3"),
+    Case("better overall, worse in one slice", releases.harmful, r"^worse where origin is LGA by more than", seen=True),
 )
 
 
@@ -165,7 +127,9 @@ def assert_it_was_told(account: Account) -> None:
         assert f"users got {account.seen['exposed']:,} of its answers" in line
 
 
-LATER = Case("better overall, after a day worse in one slice", harmful_later, r"^worse where origin is LGA", seen=True)
+LATER = Case(
+    "better overall, after a day worse in one slice", releases.harmful_later, r"^worse where origin is LGA", seen=True
+)
 CASES = [
     *(pytest.param(case, id=case.name) for case in ON_TRIAL),
     pytest.param(
@@ -239,7 +203,7 @@ def test_a_challenger_that_kills_the_server_is_refused_after_two_deaths(
     stack: Stack, maker: Maker, figures: list[dict[str, Any]]
 ) -> None:
     """Users whose requests were in flight lose them, and nobody else does."""
-    trial = sent_out(stack, maker, deadly(maker))
+    trial = sent_out(stack, maker, releases.deadly(maker))
     with trial.seat.watched():
         trial.live_through()
         assert trial.over()["state_type"] == "COMPLETED"

@@ -125,3 +125,42 @@ class Maker:
             manifest=json.loads(made.manifest.canonical()),
         )  # fmt: skip
         return made
+
+
+def shuffled(maker: Maker) -> Bundle:
+    return maker.make(maker.shuffled(), "labels shuffled in training")
+
+
+def encoded(maker: Maker) -> Bundle:
+    return maker.make(unruly().Encoded(maker.sound, "departure_minute", 1 / 60), "hours where it learned minutes")
+
+
+def slow(maker: Maker) -> Bundle:
+    return maker.make(unruly().Slow(maker.sound, 20), "20 times slower", recorded_by=maker.sound)
+
+
+def raising(maker: Maker) -> Bundle:
+    model = unruly().Raising(maker.sound, "carrier", maker.unseen("carrier"))
+    return maker.make(model, "raises on one carrier", recorded_by=maker.sound)
+
+
+def gaps(maker: Maker) -> Bundle:
+    return maker.make(unruly().Gaps(maker.sound, "wind_dir"), "no number for some rows", recorded_by=maker.sound)
+
+
+def constant(maker: Maker) -> Bundle:
+    return maker.make(unruly().Constant(maker.sound, 0.3), "the same answer to everything")
+
+
+def harmful(maker: Maker) -> Bundle:
+    return maker.make(unruly().Harmful(maker.knowing, "origin", ["LGA"], 0.02), "better overall, worse at LGA")
+
+
+def harmful_later(maker: Maker) -> Bundle:
+    """On the month's first day most flights were late, so that it is better even there."""
+    return maker.make(unruly().Harmful(maker.knowing, "origin", ["LGA"], 0.6), "better overall, later worse at LGA")
+
+
+def deadly(maker: Maker) -> Bundle:
+    model = unruly().Deadly(maker.sound, "carrier", maker.unseen("carrier"))
+    return maker.make(model, "ends the process on one carrier", recorded_by=maker.sound)
