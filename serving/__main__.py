@@ -35,6 +35,7 @@ def main() -> int:
     import uvicorn
 
     from serving.app import ModelServer
+    from serving.wire import Protocol
 
     sys.path.append(str(settings.root))  # a project's own model.py
     server = ModelServer(server_settings, releases=settings.releases, telemetry=settings.telemetry)
@@ -43,7 +44,7 @@ def main() -> int:
         host=settings.host,
         port=settings.server_port,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         proxy_headers=False,
         access_log=False,
