@@ -46,13 +46,13 @@ class Case:
 
 
 ON_TRIAL = (
-    Case("labels shuffled in training", releases.shuffled, r"^worse: over", seen=True),
-    Case("a feature encoded differently", releases.encoded, r"^worse: over", seen=True),
+    Case("labels shuffled in training", releases.shuffled, r"^worse", seen=True),
+    Case("a feature encoded differently", releases.encoded, r"^worse", seen=True),
     Case("correct but 20 times slower", releases.slow, r"takes .* ms or more, of the champion.s"),
     Case("raises on one carrier", releases.raising, r"it failed on .* requests that the champion answered: KeyError"),
     Case("NaN for some rows", releases.gaps, r"answers are no number"),
     Case("constant", releases.constant, r"it gives the same answer to everything: 0\.3"),
-    Case("better overall, worse in one slice", releases.harmful, r"^worse where origin is LGA by more than", seen=True),
+    Case("better overall, worse in one slice", releases.harmful, r"^worse .*where origin is LGA", seen=True),
 )
 
 
@@ -128,7 +128,7 @@ def assert_it_was_told(account: Account) -> None:
 
 
 LATER = Case(
-    "better overall, after a day worse in one slice", releases.harmful_later, r"^worse where origin is LGA", seen=True
+    "better overall, after a day worse in one slice", releases.harmful_later, r"^worse .*where origin is LGA", seen=True
 )
 CASES = [
     *(pytest.param(case, id=case.name) for case in ON_TRIAL),
@@ -236,7 +236,7 @@ def test_a_release_that_turns_worse_after_its_promotion_is_taken_back_by_late_la
     account = trial.account()
     figures.append(account.figures("fine for a period, then worse"))
     assert account.states[-2:] == ["champion", "reverted"]
-    assert account.reason.startswith("labels that came after the promotion: worse: over")
+    assert account.reason.startswith("labels that came after the promotion: worse")
     assert account.exposed == account.seen["exposed"] > 2000
     assert trial.unanswered == 0
     assert_the_champion_answers(stack, maker, account)
@@ -274,7 +274,7 @@ def test_a_release_that_is_not_worse_becomes_champion(
         account = trial.account()
         figures.append(account.figures(f"control: {which}"))
         assert account.states[2:] == ["shadow", "canary 25%", "canary 50%", "champion"], account.reason
-        assert account.reason.startswith("not worse by more than 0.01")
+        assert account.reason.startswith("not worse")
         assert live(stack)["champion"] == trial.release
         assert trial.seat.lag_s(account.moves[-1]) < 2
         assert account.exposed == account.seen["exposed"]
