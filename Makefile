@@ -72,6 +72,7 @@ lock: $(UV) ## resolve the locks anew from pyproject.toml
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.lock
 	$(COMPILE) --upgrade pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock
 	$(COMPILE) --upgrade requirements-server.in --constraints requirements.lock --output-file requirements-server.lock
+	$(COMPILE) --upgrade bench/peers/requirements.in --output-file bench/peers/requirements.lock
 	echo uv | $(COMPILE) --upgrade - --output-file requirements-boot.lock
 
 clean: down ## remove what was installed and cached; .trimtab and data stay

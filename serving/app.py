@@ -56,7 +56,7 @@ class ModelServer:
         self.life = Life(telemetry / "lives")
         self.roster = Roster(releases, allow=settings.trusted_types, watch=self.life.loading)
         ledger = Ledger(settings.ledger_url.get_secret_value())
-        self.follower = Follower(ledger, self.roster, self.metrics, self.life)
+        self.follower = Follower(ledger, self.roster, self.metrics, self.life, release=settings.release)
         self.housekeeping = Housekeeping(self.recorder, compact_s=settings.compact_s)
         self.verdicts = Verdicts(ledger, telemetry, lambda: self.follower.refused)
         self._threads = [

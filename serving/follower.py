@@ -52,8 +52,11 @@ class Repeating:
 class Follower:
     """Makes the roster what the ledger says. *trouble* is why it is not, or None."""
 
-    def __init__(self, ledger: Ledger, roster: Roster, metrics: Metrics, life: Life) -> None:
+    def __init__(
+        self, ledger: Ledger, roster: Roster, metrics: Metrics, life: Life, *, release: str | None = None
+    ) -> None:
         self._ledger, self._roster, self._metrics, self._life = ledger, roster, metrics, life
+        self._release = release
         self.ledger_trouble: str | None = "not asked yet"
         self.release_trouble: str | None = None
         self._retry: tuple[int, float] = (0, 0.0)
@@ -109,12 +112,21 @@ class Follower:
             version=live.version,
             champion=champion,
             challenger=challenger,
-            share=live.challenger_share if live.challenger else 0.0,
+            share=self._share(live),
             rollout=(live.rollout or f"version-{live.version}") if live.challenger else None,
             slices=_slices(row),
             challenger_digest=live.challenger,
             absent=absent,
         )
+
+    def _share(self, live: Live) -> float:
+        """The share of the keys that the challenger answers: the ledger's; or, where somebody else shifts traffic
+        between servers, all or nothing, by the release that this server is for."""
+        if live.challenger is None:
+            return 0.0
+        if self._release is None:
+            return live.challenger_share
+        return float(live.challenger.startswith(self._release))
 
     def _challenger(self, live: Live) -> tuple[Loaded | None, str | None]:
         if live.challenger is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import binascii
 import hmac
+from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
@@ -61,4 +63,12 @@ class Keys:
 
 def _sent(headers: Headers) -> bytes:
     found = dict(headers)
-    return found.get(b"x-api-key") or found.get(b"authorization", b"").removeprefix(b"Bearer ")
+    authorization = found.get(b"authorization", b"")
+    if key := found.get(b"x-api-key"):
+        return key
+    if authorization.startswith(b"Basic "):  # clients that can send no header of their own: http://anybody:KEY@host/
+        try:
+            return b64decode(authorization[6:], validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return authorization.removeprefix(b"Bearer ")

@@ -37,6 +37,9 @@ class ServerSettings(BaseSettings):
     predict_keys: ApiKeys = Field((), description="keys that may ask for predictions; several, so that they can change")
     labels_keys: ApiKeys = Field((), description="keys that may send labels")
     admin_keys: ApiKeys = Field((), description="keys that may do everything; needed to listen beyond loopback")
+    release: str | None = Field(
+        None, pattern="^[0-9a-f]{8,64}$", description="answer with this release as far as it is champion or challenger"
+    )
     max_rows: int = Field(50_000, ge=1, description="rows in one request")
     max_body_mb: float = Field(32, gt=0, description="size of one request")
     max_held_mb: float = Field(128, gt=0, description="size of all requests that are being read or answered")
@@ -45,7 +48,7 @@ class ServerSettings(BaseSettings):
     challenger_s: float = Field(0.1, gt=0, description="time that a challenger may take before the champion answers")
     trusted_types: tuple[str, ...] = Field((), description="types of the project's own model.py, as a JSON list")
     follow_s: float = Field(0.25, gt=0, description="how often the ledger is asked who is live")
-    compact_s: float = Field(10, gt=0, description="how often finished telemetry segments are compacted")
+    compact_s: float = Field(60, gt=0, description="how often finished telemetry segments are compacted")
     segment_mb: float = Field(8, gt=0, description="size at which a telemetry segment is finished")
     segment_s: float = Field(3600, gt=0, description="age at which a telemetry segment is finished")
 

@@ -68,13 +68,13 @@ def test_a_key_opens_what_its_scope_says(
 
 @pytest.mark.parametrize(
     ("text", "keys"),
-    [("one", ["one"]), (" one , two,", ["one", "two"]), ('["a,b", "c"]', ["a,b", "c"]), ("", [])],
+    [("sesame", ["sesame"]), (" sesame , two,", ["sesame", "two"]), ('["a,b", "c"]', ["a,b", "c"]), ("", [])],
 )
 def test_keys_are_read_as_a_list_or_with_commas(monkeypatch: pytest.MonkeyPatch, text: str, keys: list[str]) -> None:
     monkeypatch.setenv("TRIMTAB_PREDICT_KEYS", text)
     read = ServerSettings(ledger_url=SecretStr("sqlite://"))
     assert [key.get_secret_value() for key in read.predict_keys] == keys
-    assert "one" not in repr(read)
+    assert "sesame" not in repr(read)
 
 
 def test_a_wrong_list_of_keys_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:

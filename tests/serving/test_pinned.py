@@ -1,0 +1,46 @@
+"""Somebody else shifts traffic between servers that are each for one release; a key may also come as a password."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from pydantic import SecretStr
+
+from serving.keys import Keys, NoKey
+from tests.serving.conftest import Place
+from tests.serving.test_under_trouble import ROW
+from tests.serving.trials import begin
+
+
+def test_a_server_for_one_release_answers_with_it_while_it_is_on_trial_and_with_the_champion_otherwise(
+    place: Place,
+) -> None:
+    champion = place.release(version=1)
+    place.go_live(champion.digest)
+    trial = begin(place, "pinned", seed=1)
+    place.start(TRIMTAB_RELEASE=trial.challenger.digest[:12])
+    place.wait(lambda: place.post("/predict", ROW)[1]["release"] == trial.challenger.digest, "the release")
+    trial.answer(20)
+    assert trial.pairs()["by_challenger"].all()
+    place.go_live(champion.digest)  # it was rolled back
+    place.wait(lambda: place.post("/predict", ROW)[1]["release"] == champion.digest, "the champion")
+
+
+def test_a_server_for_the_champion_answers_nobody_with_its_challenger(place: Place) -> None:
+    champion = place.release(version=1)
+    place.go_live(champion.digest)
+    trial = begin(place, "stable", seed=1)
+    place.ledger.switch(champion.digest, expected=2, move="canary", reason="test", actor="test", rollout="stable",
+                        challenger=trial.challenger.digest, challenger_share=0.9)  # fmt: skip
+    place.start(TRIMTAB_RELEASE=champion.digest)
+    trial.answer(60)
+    assert not trial.pairs()["by_challenger"].any()
+
+
+def test_a_key_may_be_the_password_of_an_address() -> None:
+    keys = Keys(predict=[SecretStr("predict-key")])
+    keys.check("/verdict/hooks/rollback", [(b"authorization", b"Basic " + base64.b64encode(b"trimtab:predict-key"))])
+    for wrong in (b"Basic " + base64.b64encode(b"predict-key:"), b"Basic ???", b"Basic predict-key"):
+        with pytest.raises(NoKey):
+            keys.check("/verdict", [(b"authorization", wrong)])
