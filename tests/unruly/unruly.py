@@ -147,18 +147,17 @@ class Harmful(Around):
 
 
 class Tiring(Around):
-    """Good for as many rows as *fine_for* says, then overestimates by *much*."""
+    """Good for as many rows as *fine_for* says, then it says the opposite."""
 
-    def __init__(self, model: Any, fine_for: int, much: float) -> None:
+    def __init__(self, model: Any, fine_for: int) -> None:
         super().__init__(model)
-        self.fine_for, self.much, self.rows = fine_for, much, 0
+        self.fine_for, self.rows = fine_for, 0
 
     def predict_proba(self, table: pd.DataFrame) -> Floats:
         """In the order of the calls."""
         self.rows += len(table)
-        yes = super().predict_proba(table)[:, 1]
-        yes = np.minimum(yes + self.much, 1.0) if self.rows > self.fine_for else yes
-        return np.column_stack([1 - yes, yes])
+        shares = super().predict_proba(table)
+        return shares[:, ::-1] if self.rows > self.fine_for else shares
 
 
 class Deadly(Around):
