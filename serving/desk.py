@@ -21,6 +21,7 @@ from serving.roster import Roster, Standing
 from serving.rounds import Question, Round, Rounds
 
 MOST_ROWS = 256
+_MOST_PASSES = 8  # of the event loop, that the first of a round may wait for others
 _SWEEP_S = 0.1
 _STUCK_S = 5.0
 _PATIENCE_ROWS = 1000
@@ -43,6 +44,7 @@ class Desk:
     ) -> None:
         self._rounds, self._roster, self._metrics, self._pool = rounds, roster, metrics, pool
         self._max_waiting, self._answer_s, self._challenger_s = max_waiting, answer_s, challenger_s
+        self._lately, self._counted, self._passes = 0, 0, 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="round")  # so that few rows never wait for many
         self._waiting: deque[Question] = deque()
         self._asked: list[Question] = []
@@ -83,11 +85,18 @@ class Desk:
             work.exception()  # whoever asked may have given up, and nobody else looks
 
     def _flush(self) -> None:
-        """Answer what is waiting, as much of it as one round holds."""
-        self._flushing = False
+        """Answer what is waiting, as much of it as one round holds. Where others ask at the same time, as lately, those
+        that the loop is just reading are waited for: a round for two costs hardly more than one for one."""
+        is_filling = len(self._waiting) > self._counted
+        if self._lately > 1 and is_filling and self._passes < _MOST_PASSES:
+            self._counted, self._passes = len(self._waiting), self._passes + 1
+            asyncio.get_running_loop().call_soon(self._flush)
+            return
+        self._flushing, self._counted, self._passes = False, 0, 0
         if self._busy or not self._waiting:
             return
         questions, rows = self._take()
+        self._lately = len(questions)
         standing = self._roster.standing
         try:
             if standing.champion is None:
