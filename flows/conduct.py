@@ -85,7 +85,18 @@ def advance(place: Here, id: str) -> Outcome:
     move = rollout.follow(at, seen, Terms.model_validate(row["terms"]))
     if move is None:
         return Outcome(at, seen, moved=False)
+    if move.state == "champion" and (damage := _damage(place, row["release"])):
+        move = Move("rolled back", 0.0, damage)
     return take(place, row, at, seen, move, live)
+
+
+def _damage(place: Here, digest: str) -> str | None:
+    """What is wrong with a bundle on disk: servers that hold it in memory could not load it again."""
+    try:
+        bundles.open_bundle(place.settings.releases, digest)
+    except bundles.ReleaseError as error:
+        return str(error)
+    return None
 
 
 def take(place: Here, row: dict[str, Any], at: Standing, seen: Seen, move: Move, live: Live) -> Outcome:

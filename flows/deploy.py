@@ -38,7 +38,13 @@ def _name() -> str:
 
 
 @flow(flow_run_name=_name)
-def deploy(release: str, cause: str = "asked for by hand", at_once: bool = False, watch_s: int = 300) -> str:
+def deploy(
+    release: str,
+    cause: str = "asked for by hand",
+    at_once: bool = False,
+    watch_s: int = 300,
+    rollout: str | None = None,
+) -> str:
     """Roll out *release*; the state that it came to. Doing it again goes on where the last run stopped.
 
     Args:
@@ -46,9 +52,12 @@ def deploy(release: str, cause: str = "asked for by hand", at_once: bool = False
         cause: why, for the history
         at_once: make it champion after the probe, without a trial on live traffic
         watch_s: seconds to stay with the rollout; after that reconcile looks at it every minute
+        rollout: one that has begun; then this run stays with it, and begins none, whatever became of it
     """
     place = here()
     digest = known_release(place, release)
+    if rollout is not None:
+        return watch(place, rollout, watch_s)
     observe.make_way(place, f"release {short(digest)} is to be deployed")
     before = place.ledger.live()
     if before and before.champion == digest and not (at_once and before.challenger):
@@ -57,10 +66,16 @@ def deploy(release: str, cause: str = "asked for by hand", at_once: bool = False
         return "champion"
     if before is None or at_once:
         return switch(place, digest, before, cause)
-    if before.challenger != digest or before.rollout is None:
+    if not on_trial(place, before, digest):
         before = begin(place, digest, before, cause)
     assert before.rollout is not None
     return watch(place, before.rollout, watch_s)
+
+
+def on_trial(place: Here, live: Live, digest: str) -> bool:
+    """Whether *digest* is the release that is on trial now; the previous champion, in court, is not."""
+    row = place.ledger.rollout(live.rollout) if live.rollout and live.challenger == digest else None
+    return row is not None and row["release"] == digest
 
 
 def known_release(place: Here, text: str) -> str:
@@ -98,7 +113,7 @@ def begin(place: Here, digest: str, before: Live, cause: str) -> Live:
     wait_until_followed(place.settings.model_server, now.version)
     orchestrator.tell(
         "trimtab.rollout.started", project=place.params.project.name, id=rollout,
-        payload={"release": digest, "version": now.version, "cause": cause},
+        payload={"release": digest, "rollout": rollout, "version": now.version, "cause": cause},
     )  # fmt: skip
     return now
 

@@ -117,6 +117,7 @@ class Follower:
             slices=_slices(row),
             challenger_digest=live.challenger,
             absent=absent,
+            in_court=row is not None and row.get("release") == live.champion,
         )
 
     def _share(self, live: Live) -> float:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,18 @@ class Standing:
     slices: tuple[str, ...] = ()
     challenger_digest: str | None = None
     absent: str | None = None
+    in_court: bool = False
+
+    @cached_property
+    def instead(self) -> Standing | None:
+        """Who answers where the champion fails: in court the one before it, who is asked about every row anyhow. What
+        the champion failed at is then the pairs' to tell."""
+        if not self.in_court or self.champion is None or self.challenger is None:
+            return None
+        return replace(
+            self, champion=self.challenger, challenger=self.champion, share=0.0,
+            challenger_digest=self.champion.digest, in_court=False,
+        )  # fmt: skip
 
     @cached_property
     def one_view(self) -> bool:

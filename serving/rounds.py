@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.arms import Mask, Outcome, absent, ask_challenger, ask_champion, take
+from serving.arms import ChampionFailed, Mask, Outcome, absent, ask_challenger, ask_champion, take
 from serving.metrics import Metrics
 from serving.roster import Loaded, Standing
 from serving.survival import Life
@@ -107,6 +107,8 @@ class Rounds:
         except Exception as error:  # noqa: BLE001 - told to the one whose rows they are
             if (half := len(questions) // 2) > 0:
                 return self.open(standing, questions[:half]) + self.open(standing, questions[half:])
+            if isinstance(error, ChampionFailed) and standing.instead is not None:
+                return self.open(standing.instead, questions)
             questions[0].error = error
             return []
         ids = self._recorder.take_ids(rows.time_us)

@@ -14,7 +14,7 @@ from trimtab import metrics
 from trimtab.blocks import MIN_BLOCKS, Daily, Ints, measured
 from trimtab.rollout import Terms
 from trimtab.scoring import Scores
-from trimtab.verdict import IN_COURT, IN_ROLLOUT, Outcome
+from trimtab.verdict import IN_COURT, IN_ROLLOUT, RARE, Outcome
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -40,9 +40,10 @@ def judge(
 ) -> Days:
     """Hold *new* against *old* on the same rows, all of shape (n,), in blocks of ``terms.block``.
 
-    Promote: shown not worse by ``terms.margin`` in the gate's metric, and in no slice with enough blocks is the mean
-    beyond the slice's margin. Roll back: shown worse, or a slice shown worse by more than its margin, with alpha shared
-    out between all of these (Bonferroni). In court only the latter.
+    Promote: shown not worse by ``terms.margin`` in the gate's metric, and in no slice is the mean beyond the slice's
+    margin; it waits until each slice that one label in 20 belongs to has enough blocks. Roll back: shown worse, or a
+    slice shown worse by more than its margin, with alpha shared out between all of these (Bonferroni). In court only
+    the latter.
     """
     assert terms.block is not None
     assert terms.metric is not None
@@ -65,6 +66,12 @@ def judge(
             )
     if in_court or not overall.not_worse(terms.margin):
         return Days("keep collecting", words, evidence)
+    young = [k for k, part in found.items() if part.blocks < MIN_BLOCKS and slices[k].mean() >= RARE]
+    if young:
+        named = ", ".join(f"{column} {value}" for column, value in young)
+        return Days(
+            "keep collecting", f"not worse overall, but {named} has not been seen on enough days; {words}", evidence
+        )
     harmed = [k for k in found if found[k].blocks >= MIN_BLOCKS and found[k].mean > terms.slices[k[0]]]
     if harmed:
         named = ", ".join(f"{column} {value}" for column, value in harmed)

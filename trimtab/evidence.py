@@ -73,7 +73,8 @@ def _shares(rows: pd.Series[Any], known: Sequence[Label], classes: Sequence[str 
 
 
 def guardrails(found: pd.DataFrame, terms: Terms) -> tuple[str, ...]:
-    """The guardrails that the release on trial broke, in words; found are oriented pairs."""
+    """The guardrails that the release on trial broke, in words; found are oriented pairs. In court the one before
+    answers what the new champion failed at, so that these pairs say it as those of the trial do."""
     rules, trial = terms.guardrails, found[found["is_trial"]]
     failed = trial["error"].notna().to_numpy()
     broken = []
@@ -150,7 +151,7 @@ def seen(pairs: pd.DataFrame, labels: pd.DataFrame, *, release: str, other: str,
         verdict=outcome,
         reason=reason,
         suspected=suspected,
-        broken=guardrails(found, terms) if at.on_trial else (),
+        broken=guardrails(found, terms),
         labels_until=newest.isoformat() if newest is not None else at.labels_until,
         evidence=told,
     )

@@ -52,8 +52,11 @@ class Rows:
     features: tuple[Feature, ...]
 
     def frame(self) -> pd.DataFrame:
-        """The model's view."""
-        return assemble(self.columns, self.features, size=self.size)
+        """The model's view, its own to do with as it likes: what a model changes is not seen by the others."""
+        own = {
+            name: values.copy() if isinstance(values, np.ndarray) else values for name, values in self.columns.items()
+        }
+        return assemble(own, self.features, size=self.size)
 
 
 class Intake:

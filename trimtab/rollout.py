@@ -115,6 +115,8 @@ def follow(at: Standing, seen: Seen, terms: Terms) -> Move | None:
 
 
 def _in_court(seen: Seen, terms: Terms) -> Move | None:
+    if seen.broken:
+        return Move("reverted", 0.0, "; ".join(seen.broken))
     if seen.verdict == "roll back":
         return Move("reverted", 0.0, f"labels that came after the promotion: {seen.reason}")
     if seen.elapsed >= terms.court:

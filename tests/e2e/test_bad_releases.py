@@ -134,7 +134,6 @@ CASES = [
     *(pytest.param(case, id=case.name) for case in ON_TRIAL),
     pytest.param(
         LATER, id=LATER.name,
-        marks=pytest.mark.xfail(strict=True, reason="a promotion does not wait until a slice has its days"),
     ),
 ]  # fmt: skip
 
@@ -244,7 +243,6 @@ def test_a_release_that_turns_worse_after_its_promotion_is_taken_back_by_late_la
     assert_it_was_told(account)
 
 
-@pytest.mark.xfail(strict=True, reason="in court nobody counts what the new champion fails to answer")
 def test_a_release_that_fails_once_it_is_champion_costs_nobody_an_answer(
     stack: Stack, maker: Maker, figures: list[dict[str, Any]]
 ) -> None:

@@ -30,6 +30,7 @@ TERMS = Terms(task="binary", steps=(0.2, 0.5), min_labels=100, min_answers=50, m
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The steps that would have been told."""
     heard: list[str] = []
+    monkeypatch.setattr(conduct, "_damage", lambda _place, _digest: None)  # these releases are digests only
     monkeypatch.setattr(conduct, "tell", lambda _place, _row, at, _reason, _live: heard.append(at.words))
     return heard
 
@@ -207,3 +208,15 @@ def test_the_court_closes_when_its_time_is_over(trial: Trial) -> None:
     live = trial.place.ledger.live()
     assert live is not None
     assert (live.champion, live.challenger, live.move) == (NEW, None, "close")
+
+
+def test_a_bundle_that_was_damaged_on_disk_meanwhile_is_never_promoted(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(conduct, "tell", lambda *_: None)
+    while trial.state not in ("champion", "rolled back"):
+        trial.users(skill=0.85)
+        trial.advance()
+    assert trial.state == "rolled back"
+    assert "no bundle" in trial.place.ledger.history()[-1].reason

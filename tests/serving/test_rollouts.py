@@ -131,6 +131,24 @@ def test_what_a_challenger_gets_wrong_costs_users_nothing(running: Place, mode: 
     assert not found.loc[bad, "by_challenger"].any()
 
 
+@pytest.mark.parametrize("mode", ["raise", "nan"])
+def test_what_a_new_champion_fails_at_in_court_the_one_before_answers(running: Place, mode: str) -> None:
+    """Users get an answer, and the pairs say who failed, so that the court hears of it."""
+    first, new = champion(running), wild_release(running, mode, version=6).digest
+    rollout = f"court-{mode}"
+    running.ledger.start_rollout(rollout, release=new, champion_before=first, strategy="rollout", cause="test")
+    running.make_live(new, challenger=first, rollout=rollout)
+    rows = [{**ROW, "tail": f"N{i}", "distance": TRIGGER if i % 5 == 0 else 500} for i in range(20)]
+    given = [answered(running, [row])[0] for row in rows]
+    assert [p["release"] for p in given] == [first if row["distance"] == TRIGGER else new for row in rows]
+    found = settled(running, rollout, 20)
+    failed = found[found["challenger"] == new]
+    assert len(failed) == 4
+    assert failed["challenger_prediction"].isna().all()
+    assert (found.loc[found["champion"] == new, "champion_prediction"] == SAYS).all()
+    running.make_live(first)
+
+
 def test_a_challenger_that_takes_too_long_is_not_waited_for(running: Place) -> None:
     first, other = champion(running), wild_release(running, "slow", version=4).digest
     running.make_live(first, challenger=other, share=1.0, rollout="slow")

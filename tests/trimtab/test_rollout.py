@@ -82,6 +82,7 @@ def test_the_horizon_always_decides(at: Standing, found: Seen) -> None:
         (Standing("canary", 0.5, 5, exposed_before=0), seen("promote"), "champion"),
         (Standing("champion", 1.0, 6), seen(), None),
         (Standing("champion", 1.0, 6), seen("roll back"), "reverted"),
+        (Standing("champion", 1.0, 6), seen(broken=("it failed",)), "reverted"),
         (Standing("champion", 1.0, 6), seen(elapsed=timedelta(days=28)), "closed"),
         (Standing("rolled back", 0.0, 6), seen("promote"), None),
     ],
