@@ -156,11 +156,6 @@ def harmful(maker: Maker) -> Bundle:
     return maker.make(unruly().Harmful(maker.knowing, "origin", ["LGA"], 0.02), "better overall, worse at LGA")
 
 
-def harmful_later(maker: Maker) -> Bundle:
-    """On the month's first day most flights were late, so that it is better even there."""
-    return maker.make(unruly().Harmful(maker.knowing, "origin", ["LGA"], 0.6), "better overall, later worse at LGA")
-
-
 def deadly(maker: Maker) -> Bundle:
     model = unruly().Deadly(maker.sound, "carrier", maker.unseen("carrier"))
     return maker.make(model, "ends the process on one carrier", recorded_by=maker.sound)
