@@ -196,11 +196,11 @@ def page(place: Here, row: dict[str, Any]) -> str:
     lines = [
         f"## {rollout.standing(steps).words}", "",
         f"Release `{short(row['release'])}` against `{short(row['champion_before'])}`: {row['cause']}", "",
-        "| step | state | why | answers users got |", "|---|---|---|---|",
+        "| step | state | answers users got | why |", "|---|---|---|---|",
     ]  # fmt: skip
     for number, step in enumerate(steps, start=1):
         told, state = step["evidence"], rollout.standing(steps[:number]).words
-        lines.append(f"| {step['step']} | {state} | {told.get('reason', '')} | {told.get('exposed', 0):,} |")
+        lines.append(f"| {step['step']} | {state} | {told.get('exposed', 0):,} | {told.get('reason', '')} |")
     if look is not None:
         lines += ["", f"**{look.verdict}** after {look.answers:,} pairs and {look.labels:,} labels: "
                   f"{look.evidence['reason']}"]  # fmt: skip

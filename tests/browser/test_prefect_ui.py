@@ -57,11 +57,19 @@ def test_the_champion_is_named_in_mlflows_registry(page: Page, stack: Stack) -> 
     assert live is not None
     release = stack.ledger.release(live.champion)
     assert release is not None
-    page.goto(f"{stack.settings.tracking_uri}/#/models")
+    page.goto(f"{stack.settings.tracking_uri}/#/models/{release['model_name']}/versions/{release['model_version']}")
     page.get_by_role("dialog").press("Escape")  # what MLflow tells newcomers
-    row = page.get_by_role("row").filter(has=page.get_by_role("link", name=release["model_name"], exact=True))
-    crowned = re.compile(rf"champion\s*: Version {release['model_version']}$")
-    expect(row.get_by_role("link", name=crowned)).to_be_visible()
+    expect(page.get_by_text("champion", exact=True).first).to_be_visible()
+
+
+def test_a_rollouts_steps_can_be_read_one_by_one(page: Page, stack: Stack) -> None:
+    promoted = [rollout for rollout in stack.replayed["rollouts"] if rollout["promoted"]]
+    assert promoted
+    page.goto(f"{_prefect(stack)}/artifacts/key/rollout")
+    expect(page.get_by_text("Rollout of", exact=False).first).to_be_visible()
+    page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()  # the newest
+    expect(page.get_by_text("answers users got", exact=False).first).to_be_visible()
+    expect(page.get_by_text("canary 5%", exact=False).first).to_be_visible()
 
 
 def _prefect(stack: Stack) -> str:
