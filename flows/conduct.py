@@ -166,7 +166,11 @@ def tell(place: Here, row: dict[str, Any], at: Standing, reason: str, live: Live
     if at.state in EVENTS:
         champion = place.ledger.release(live.champion)
         if champion is not None:
-            tracking.crown(place.tracking, name=champion["model_name"], version=int(champion["model_version"]))
+            tried = place.ledger.release(row["release"]) or {}
+            tracking.crown(
+                place.tracking, name=champion["model_name"], version=int(champion["model_version"]),
+                out=tried.get("model_version"),
+            )  # fmt: skip
         orchestrator.tell(
             EVENTS[at.state], project=project, id=f"{row['id']}-{at.steps}",
             payload={"release": row["release"], "version": live.version, "cause": row["cause"], "reason": reason},

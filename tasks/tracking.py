@@ -202,11 +202,11 @@ def set_alias(tracking_uri: str, *, name: str, alias: str, version: int) -> None
     _client(tracking_uri).set_registered_model_alias(name, alias, str(version))
 
 
-def crown(tracking_uri: str, *, name: str, version: int) -> None:
-    """Let the alias `champion` point at a version, which is no challenger any more; follows the ledger."""
+def crown(tracking_uri: str, *, name: str, version: int, out: int | None = None) -> None:
+    """Let the alias `champion` point at a version. It is no challenger any more, nor is the one that is *out*."""
     client = _client(tracking_uri)
     client.set_registered_model_alias(name, "champion", str(version))
-    if aliased(tracking_uri, name=name, alias="challenger") == version:
+    if aliased(tracking_uri, name=name, alias="challenger") in (version, out or version):
         client.delete_registered_model_alias(name, "challenger")
 
 
