@@ -18,7 +18,7 @@ import pytest
 from stores.bundles import Bundle
 from tasks import sources
 from tests.conftest import Stack
-from tests.e2e.conftest import changed_params, ended, same_champion, started
+from tests.e2e.conftest import changed_params, ended, eventually, same_champion, started
 from tests.unruly import releases
 from tests.unruly.releases import Maker, unruly
 from tests.unruly.trial import Account, Trial
@@ -119,7 +119,8 @@ def assert_every_answer_is_there(account: Account) -> None:
 
 
 def assert_it_was_told(account: Account) -> None:
-    alerts, line = account.told()
+    # Whoever took the step tells of it after the server has followed; another run may have ended by then.
+    alerts, line = eventually(lambda: found if (found := account.told())[0] else None, within_s=20, what="the alert")
     assert len(alerts) == 1
     assert account.reason[:40] in alerts[0]
     if account.moves:
