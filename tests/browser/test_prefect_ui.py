@@ -58,7 +58,7 @@ def test_the_champion_is_named_in_mlflows_registry(page: Page, stack: Stack) -> 
     release = stack.ledger.release(live.champion)
     assert release is not None
     page.goto(f"{stack.settings.tracking_uri}/#/models/{release['model_name']}/versions/{release['model_version']}")
-    expect(page.get_by_text("champion", exact=True).first).to_be_visible()
+    expect(page.get_by_role("status", name="champion")).to_be_visible()
 
 
 def test_a_rollouts_steps_can_be_read_one_by_one(page: Page, stack: Stack) -> None:
