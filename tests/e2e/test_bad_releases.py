@@ -106,8 +106,10 @@ def assert_the_champion_answers(stack: Stack, maker: Maker, account: Account) ->
     ledger = stack.ledger.live()
     assert ledger is not None
     assert (ledger.champion, ledger.challenger) == (maker.champion, None)
-    found = live(stack)
-    assert (found["champion"], found["challenger"]) == (maker.champion, None)
+    eventually(
+        lambda: [live(stack)[who] for who in ("champion", "challenger")] == [maker.champion, None],
+        within_s=2, what="the server's own word",
+    )  # fmt: skip
     for move in account.moves[-1:]:
         assert account.trial.seat.lag_s(move) < 2
 
