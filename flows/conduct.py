@@ -43,6 +43,8 @@ def terms_of(place: Here, champion: str, challenger: str) -> Terms:
         **place.params.rollout.model_dump(),
         task=place.params.project.task,
         metric=place.params.gate.metric,
+        metric_margin=place.params.gate.max_regression,
+        metric_slices={c: m for c, m in place.params.gate.slices.items() if c in place.params.rollout.slices},
         classes={bundle.digest: bundle.manifest.classes for bundle in pair},
         cap=_cap(pair[0]) if place.params.project.task == "regression" else None,
     )
@@ -103,7 +105,7 @@ def take(place: Here, row: dict[str, Any], at: Standing, seen: Seen, move: Move,
     """Take a step: the ledger says so in one transaction, then the others follow. Losing a race is no error."""
     reason = move.reason
     if move.state in ("rolled back", "reverted"):
-        reason += f"; users got {seen.exposed:,} of its answers"
+        reason += f"; by then users had got {seen.exposed:,} of its answers"
     step = Step(
         row["id"], at.steps + 1, move.state,
         {

@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from stores.ledger import Ledger
 from tests import unruly
@@ -51,7 +53,10 @@ def load(start, end):
 
 
 def pytest_configure() -> None:
-    """A run in the background inherits that Ctrl-C is ignored, and so would what the tests interrupt."""
+    """A run in the background inherits that Ctrl-C is ignored, and so would what the tests interrupt. And how long an
+    example takes says more of the machine than of the code."""
+    hypothesis_settings.register_profile("trimtab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    hypothesis_settings.load_profile("trimtab")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -4,7 +4,7 @@ only raise suspicion, which keeps users away from the release until the days hav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,14 +36,15 @@ def judge(
     terms: Terms,
     *,
     slices: Mapping[tuple[str, str], Mask],
+    suspects: Collection[tuple[str, str]] = (),
     in_court: bool,
 ) -> Days:
     """Hold *new* against *old* on the same rows, all of shape (n,), in blocks of ``terms.block``.
 
-    Promote: shown not worse by ``terms.margin`` in the gate's metric, and in no slice is the mean beyond the slice's
-    margin; it waits until each slice that one label in 20 belongs to has enough blocks. Roll back: shown worse, or a
-    slice shown worse by more than its margin, with alpha shared out between all of these (Bonferroni). In court only
-    the latter.
+    Promote: shown not worse by ``terms.metric_margin``, and no slice looks worse: not in the mean over its blocks, by
+    more than its margin, and not by the losses of its labels, which makes it one of the *suspects*; it waits until
+    each slice that one label in 20 belongs to has enough blocks. Roll back: shown worse, or a slice shown worse by
+    more than its margin, with alpha shared out between all of these (Bonferroni). In court only the latter.
     """
     assert terms.block is not None
     assert terms.metric is not None
@@ -59,24 +60,25 @@ def judge(
     if _in(np.arange(len(times_us)), lost, times_us, terms, each).worse():
         return Days("roll back", f"worse from day to day: {words}", evidence)
     for key, part in found.items():
-        if part.worse(terms.slices[key[0]]):
-            where = f"where {key[0]} is {key[1]}, by more than {terms.slices[key[0]]:g}"
+        if part.worse(terms.metric_slices[key[0]]):
+            where = f"where {key[0]} is {key[1]}, by more than {terms.metric_slices[key[0]]:g}"
             return Days(
                 "roll back", f"worse from day to day {where}: {terms.metric} {part.words(terms.block)}", evidence
             )
-    if in_court or not overall.not_worse(terms.margin):
+    if in_court or not overall.not_worse(terms.metric_margin):
         return Days("keep collecting", words, evidence)
-    young = [k for k, part in found.items() if part.blocks < MIN_BLOCKS and slices[k].mean() >= RARE]
+    weighty = {k: part for k, part in found.items() if part.blocks >= MIN_BLOCKS or slices[k].mean() >= RARE}
+    young = [k for k, part in weighty.items() if part.blocks < MIN_BLOCKS]
     if young:
         named = ", ".join(f"{column} {value}" for column, value in young)
         return Days(
             "keep collecting", f"not worse overall, but {named} has not been seen on enough days; {words}", evidence
         )
-    harmed = [k for k in found if found[k].blocks >= MIN_BLOCKS and found[k].mean > terms.slices[k[0]]]
+    harmed = [k for k, part in weighty.items() if k in suspects or part.mean > terms.metric_slices[k[0]]]
     if harmed:
         named = ", ".join(f"{column} {value}" for column, value in harmed)
         return Days("keep collecting", f"not worse overall, but it looks worse where {named}; {words}", evidence)
-    return Days("promote", f"not worse by more than {terms.margin:g} from day to day: {words}", evidence)
+    return Days("promote", f"not worse by more than {terms.metric_margin:g} from day to day: {words}", evidence)
 
 
 def _loss(metric: str, truth: metrics.Labels, new: Scores, old: Scores) -> Callable[[Ints], float]:

@@ -137,7 +137,7 @@ def seen(pairs: pd.DataFrame, labels: pd.DataFrame, *, release: str, other: str,
     judged = weigh(values, terms, slices=_slices(known, terms))
     outcome, reason, suspected, told = judged.outcome, judged.reason, False, judged.model_dump(mode="json")
     if terms.block is not None and len(known):
-        by_day = _by_the_day(known, release, other, at, terms)
+        by_day = _by_the_day(known, values, release, other, at, terms)
         suspected = judged.outcome == "roll back" and by_day.outcome == "keep collecting"
         outcome, reason, told["days"] = by_day.outcome, by_day.reason, by_day.evidence
         if suspected:
@@ -157,11 +157,14 @@ def seen(pairs: pd.DataFrame, labels: pd.DataFrame, *, release: str, other: str,
     )
 
 
-def _by_the_day(known: pd.DataFrame, release: str, other: str, at: Standing, terms: Terms) -> Days:
-    """What blocks of time say of labelled pairs."""
+def _by_the_day(known: pd.DataFrame, values: Floats, release: str, other: str, at: Standing, terms: Terms) -> Days:
+    """What blocks of time say of labelled pairs, whose loss differences are *values*."""
     truth, new, old = _both_scores(known, release, other, terms)
     times_us = np.asarray(known["time"].astype("datetime64[us, UTC]").astype("int64"), dtype=np.int64)
-    return days.judge(truth, new, old, times_us, terms, slices=_slices(known, terms), in_court=at.in_court)
+    masks = {key: mask for key, mask in _slices(known, terms).items() if key[0] in terms.metric_slices}
+    enough = {key: mask for key, mask in masks.items() if mask.sum() >= terms.min_slice_labels}
+    suspects = [key for key, mask in enough.items() if np.nanmean(values[mask]) > terms.slices[key[0]]]
+    return days.judge(truth, new, old, times_us, terms, slices=masks, suspects=suspects, in_court=at.in_court)
 
 
 def _both_scores(known: pd.DataFrame, release: str, other: str, terms: Terms) -> tuple[Any, Scores, Scores]:

@@ -212,6 +212,10 @@ class Params(_Section):
                     raise ValueError(
                         f"{section}.slices.{name} is no column that is kept: name it under columns, or remove it"
                     )
+        if self.rollout.block and (missing := sorted(self.rollout.slices.keys() - self.gate.slices.keys())):
+            raise ValueError(
+                f"rollout.slices.{missing[0]} needs a margin under gate.slices too: blocks are judged by gate.metric"
+            )
         learned = list(span(self.first, self.first_train))
         learned = learned if self.train.window == "all" else learned[-self.train.window :]
         held, whole = self.train.holdout, learned[-1].end - learned[0].start

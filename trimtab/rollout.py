@@ -26,7 +26,9 @@ class Terms(Rules):
 
     task: Task
     classes: dict[str, tuple[Label, ...]] = Field({}, description="per release, the labels that it knows")
-    metric: str | None = Field(None, description="the gate's, for blocks of time")
+    metric: str | None = Field(None, description="the gate's, by which blocks of time are judged")
+    metric_margin: float = Field(0.0, description="the gate's max_regression: how much of it may be lost")
+    metric_slices: dict[str, float] = Field({}, description="the gate's margins for the columns of slices")
     cap: float | None = Field(None, description="regression: absolute error at which a loss is 1, in target units")
 
 

@@ -53,12 +53,14 @@ class Rules(BaseModel):
     loss: Loss | None = Field(None, description="empty: brier, or squared for a regression")
     min_labels: int = Field(500, ge=1, description="labels before the challenger answers the first user")
     block: Duration | None = Field(
-        None, description="data time that counts as one observation, by the gate's metric, like 1d"
+        None, description="data time that counts as one observation, by the gate's metric and margins, like 1d"
     )
     min_answers: int = Field(500, ge=1, description="answers by the challenger in each step")
     horizon: Duration = Field(timedelta(days=28), description="data time after which it is decided anyhow")
     on_inconclusive: Literal["keep", "promote"] = Field("keep", description="keep the champion, or promote")
-    slices: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field({}, description="column: margin in each value")
+    slices: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        {}, description="column: margin of the loss in each value"
+    )
     min_slice_labels: int = Field(300, ge=30, description="labels after which a value of a slice is judged")
     court: Duration = Field(timedelta(days=28), description="data time that late labels can still revert a promotion")
     guardrails: Guardrails = Guardrails()

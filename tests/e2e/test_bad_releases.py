@@ -28,11 +28,13 @@ from trimtab.periods import span
 pytestmark = pytest.mark.e2e
 
 MONTH = "2013-07"
+MAY_BE_ASKED_MEANWHILE = 500  # half a day's rows: a run beside the one that is waited for may take the step
 RULES = {
-    "steps": [0.25, 0.5], "alpha": 0.05, "margin": 0.01, "min_labels": 300, "min_answers": 50,
+    "steps": [0.25, 0.5], "alpha": 0.05, "min_labels": 300, "min_answers": 50,
     "slices": {"origin": 0.02}, "min_slice_labels": 100, "horizon": "28d", "on_inconclusive": "keep", "court": "28d",
     "guardrails": {"latency_ms": 80.0},
 }  # fmt: skip
+MARGINS = {"max_regression": 0.01, "slices": {"origin": 0.02}}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ ON_TRIAL = (
     Case("NaN for some rows", releases.gaps, r"answers are no number"),
     Case("constant", releases.constant, r"it gives the same answer to everything: 0\.3"),
     Case("better overall, worse in one slice", releases.harmful, r"^worse .*where origin is LGA", seen=True),
+    Case("better overall, worse in a slice where it shows late", releases.harmful_later, r"origin is LGA", seen=True),
 )
 
 
@@ -67,7 +70,11 @@ def maker(stack: Stack) -> Iterator[Maker]:
         known = pd.concat(found, ignore_index=True)
         return known[known[project.columns.target].notna()].sort_values(project.columns.time, ignore_index=True)
 
-    with same_champion(stack) as champion, changed_params(stack, lambda p: p["rollout"].update(RULES)):
+    def change(values: dict[str, Any]) -> None:
+        values["rollout"].update(RULES)
+        values["gate"].update(MARGINS)
+
+    with same_champion(stack) as champion, changed_params(stack, change):
         yield Maker(
             stack.settings.releases, stack.ledger, champion, project, stack.settings.root,
             rows=rows("2013-01", "2013-05"), month=rows(MONTH, MONTH),
@@ -88,7 +95,9 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str,
     found: list[dict[str, Any]] = []
     yield found
     path = Path(os.environ.get("TRIMTAB_FIGURES") or tmp_path_factory.mktemp("figures") / "bad-releases.json")
-    path.write_text(json.dumps({"rules": RULES, "month": MONTH, "releases": found}, indent=1, default=str))
+    path.write_text(
+        json.dumps({"rules": RULES, "gate": MARGINS, "month": MONTH, "releases": found}, indent=1, default=str)
+    )
 
 
 def live(stack: Stack) -> dict[str, Any]:
@@ -127,7 +136,21 @@ def assert_it_was_told(account: Account) -> None:
     assert account.reason[:40] in alerts[0]
     if account.moves:
         assert account.reason[:40] in line
-        assert f"users got {account.seen['exposed']:,} of its answers" in line
+        assert f"users had got {account.seen['exposed']:,} of its answers" in line
+
+
+def assert_the_champion_goes_on(stack: Stack, maker: Maker, account: Account) -> None:
+    """It answers, nothing is missing from the record, and people were told."""
+    assert_the_champion_answers(stack, maker, account)
+    assert_every_answer_is_there(account)
+    assert_it_was_told(account)
+
+
+def assert_exposure_is_told(account: Account) -> None:
+    """What the history says is what telemetry says, but for what was answered between the look and the switch."""
+    told = account.seen["exposed"]
+    assert told <= account.exposed <= told + MAY_BE_ASKED_MEANWHILE
+    assert told > 0 or account.exposed == 0
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in ON_TRIAL])
@@ -144,10 +167,8 @@ def test_a_bad_release_is_taken_back_by_itself(
     assert re.search(case.reason, account.reason), account.reason
     assert trial.unanswered == 0
     assert case.seen or account.exposed == 0
-    assert account.exposed == account.seen["exposed"], "what the history says is what telemetry says"
-    assert_the_champion_answers(stack, maker, account)
-    assert_every_answer_is_there(account)
-    assert_it_was_told(account)
+    assert_exposure_is_told(account)
+    assert_the_champion_goes_on(stack, maker, account)
 
 
 def refused(stack: Stack, maker: Maker, figures: list[dict[str, Any]], release: Bundle, name: str) -> Account:
@@ -164,9 +185,7 @@ def refused(stack: Stack, maker: Maker, figures: list[dict[str, Any]], release: 
     assert account.exposed == 0
     assert account.moves == []
     assert account.pairs.empty
-    assert_the_champion_answers(stack, maker, account)
-    assert_every_answer_is_there(account)
-    assert_it_was_told(account)
+    assert_the_champion_goes_on(stack, maker, account)
     return account
 
 
@@ -204,9 +223,7 @@ def test_a_challenger_that_kills_the_server_is_refused_after_two_deaths(
     assert "the model server will not have it: refused: the server died 2 times" in account.reason
     assert account.exposed == 0
     assert trial.unanswered <= 200, "a request for each death"
-    assert_the_champion_answers(stack, maker, account)
-    assert_every_answer_is_there(account)
-    assert_it_was_told(account)
+    assert_the_champion_goes_on(stack, maker, account)
 
 
 def test_a_release_that_turns_worse_after_its_promotion_is_taken_back_by_late_labels(
@@ -228,11 +245,10 @@ def test_a_release_that_turns_worse_after_its_promotion_is_taken_back_by_late_la
     figures.append(account.figures("fine for a period, then worse"))
     assert account.states[-2:] == ["champion", "reverted"]
     assert account.reason.startswith("labels that came after the promotion: worse")
-    assert account.exposed == account.seen["exposed"] > 2000
+    assert_exposure_is_told(account)
+    assert account.exposed > 2000
     assert trial.unanswered == 0
-    assert_the_champion_answers(stack, maker, account)
-    assert_every_answer_is_there(account)
-    assert_it_was_told(account)
+    assert_the_champion_goes_on(stack, maker, account)
 
 
 def test_a_release_that_fails_once_it_is_champion_costs_nobody_an_answer(
@@ -267,7 +283,7 @@ def test_a_release_that_is_not_worse_becomes_champion(
         assert account.reason.startswith("not worse")
         assert live(stack)["champion"] == trial.release
         assert trial.seat.lag_s(account.moves[-1]) < 2
-        assert account.exposed == account.seen["exposed"]
+        assert_exposure_is_told(account)
         run = started(stack, "rollback/on-request", reason="the control was good, the test goes on")
         assert ended(stack, run)["state_type"] == "COMPLETED"
     account = trial.account()

@@ -133,7 +133,7 @@ def test_a_worse_release_is_out_before_a_user_meets_it(trial: Trial) -> None:
     live = trial.place.ledger.live()
     assert live is not None
     assert (live.champion, live.challenger, live.move) == (OLD, None, "rollback")
-    assert "users got 0 of its answers" in live.reason
+    assert "users had got 0 of its answers" in live.reason
     assert trial.place.ledger.rollout_steps(ID)[-1]["evidence"]["exposed"] == 0
 
 
@@ -195,7 +195,7 @@ def test_labels_that_come_after_the_promotion_can_revert_it_and_the_regret_is_ke
     assert (live.champion, live.challenger, live.move) == (OLD, None, "rollback")
     regret = trial.place.ledger.rollout_steps(ID)[-1]["evidence"]["exposed"]
     assert regret == exposed + answers
-    assert f"users got {regret:,} of its answers" in live.reason
+    assert f"users had got {regret:,} of its answers" in live.reason
 
 
 def test_the_court_closes_when_its_time_is_over(trial: Trial) -> None:

@@ -141,3 +141,16 @@ def place(tmp_path: Path) -> Iterator[Place]:
     yield there
     if there.process is not None:
         there.kill()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A server with a release live; every test leaves one that works."""
+    place = Place(tmp_path_factory.mktemp("server"), free_port())
+    try:
+        place.go_live(place.release().digest)
+        place.start()
+        yield place
+    finally:
+        if place.process is not None:
+            place.kill()

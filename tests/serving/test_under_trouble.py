@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import pytest
-
 from stores.telemetry import compact, pairs, predictions
-from tests.serving.conftest import Place, free_port
+from tests.serving.conftest import Place
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}
 
@@ -59,19 +57,6 @@ def load(port: int, *, clients: int = 4) -> Iterator[Load]:
         seen.stopping.set()
         for thread in threads:
             thread.join()
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A server with a release live; every test leaves one that works."""
-    place = Place(tmp_path_factory.mktemp("server"), free_port())
-    try:
-        place.go_live(place.release().digest)
-        place.start()
-        yield place
-    finally:
-        if place.process is not None:
-            place.kill()
 
 
 def test_every_answer_survives_kill_9_exactly_once(place: Place) -> None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from typing import Any, cast
 
-import pytest
-
 from serving.wire import OneWrite
-from tests.serving.conftest import Place, free_port
+from tests.serving.conftest import Place
 
 ROW = b'{"distance": 900, "hour": 7, "carrier": "UA"}'
 
@@ -50,19 +47,6 @@ def test_a_head_waits_for_its_body_and_nothing_stays_behind() -> None:
         b"HTTP/1.1 400 Bad Request\r\n\r\nno",
         None,
     ]
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A server with a release live."""
-    place = Place(tmp_path_factory.mktemp("wire"), free_port())
-    try:
-        place.go_live(place.release().digest)
-        place.start()
-        yield place
-    finally:
-        if place.process is not None:
-            place.kill()
 
 
 def test_requests_of_every_kind_share_a_connection(running: Place) -> None:

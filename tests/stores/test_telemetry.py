@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 from stores import telemetry
 from stores.telemetry import Recorder, Unwritable, compact, layout
 from stores.telemetry.journal import Journal
+from tests.stores.killed import announced_by
 
 MARCH, APRIL, MAY = datetime(2013, 3, 1), datetime(2013, 4, 1), datetime(2013, 5, 1)
 
@@ -196,13 +196,7 @@ def test_a_killed_writer_leaves_all_that_it_announced(tmp_path: Path) -> None:
         "r = Recorder(Path(sys.argv[1]), roll_bytes=5000)\n"
         "while True: print(*send(r, MARCH, MARCH), flush=True)\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as writer:
-        assert writer.stdout is not None
-        announced = [writer.stdout.readline() for _ in range(50)]
-        os.kill(writer.pid, signal.SIGKILL)
-        announced += writer.stdout.readlines()
-    ids = [i for line in announced if line.endswith("\n") for i in line.split()]
+    ids = announced_by(script, tmp_path)
     compact(tmp_path)
     found = telemetry.predictions(tmp_path)["prediction_id"]
     assert found.is_unique

@@ -4,9 +4,6 @@ to predictions."""
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +19,7 @@ import pytest
 from stores import telemetry
 from stores.telemetry import Recorder, Unwritable, compact, layout
 from stores.telemetry.journal import Journal
+from tests.stores.killed import announced_by
 from tests.stores.test_telemetry import label, send
 from trimtab.rules import TAKEN
 
@@ -223,13 +221,7 @@ def test_a_killed_writer_leaves_all_pairs_that_it_announced(tmp_path: Path) -> N
         "r = Recorder(Path(sys.argv[1]), roll_bytes=5000)\n"
         "while True: ids = r.take_ids([0, 0]); pair(r, ids=ids); print(*ids, flush=True); r.maintain()\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as writer:
-        assert writer.stdout is not None
-        announced = [writer.stdout.readline() for _ in range(50)]
-        os.kill(writer.pid, signal.SIGKILL)
-        announced += writer.stdout.readlines()
-    ids = {i for line in announced if line.endswith("\n") for i in line.split()}
+    ids = set(announced_by(script, tmp_path))
     for _ in range(2):
         found = telemetry.pairs(tmp_path)["prediction_id"]
         assert found.is_unique

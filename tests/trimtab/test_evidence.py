@@ -191,7 +191,13 @@ def by_days(days: int, *, new: float, old: float = 0.7, seed: int = 0) -> tuple[
 
 
 BY_DAY = Terms(
-    task="binary", block=timedelta(days=1), metric="roc_auc", margin=0.01, slices={"origin": 0.05}, min_labels=200
+    task="binary",
+    block=timedelta(days=1),
+    metric="roc_auc",
+    metric_margin=0.01,
+    metric_slices={"origin": 0.05},
+    slices={"origin": 0.1},
+    min_labels=200,
 )
 
 
@@ -211,7 +217,8 @@ def test_days_on_which_everything_is_late_do_not_speak_against_a_release_that_ra
     """A shift that is the same for all rows costs much Brier score and nothing of what the gate measures."""
     pairs, labels = by_days(12, new=0.7)
     shifted = pairs.assign(challenger_prediction=pairs["champion_prediction"] * 0.01)
-    found = evidence.seen(shifted, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    everywhere = BY_DAY.model_copy(update={"slices": {}, "metric_slices": {}})
+    found = evidence.seen(shifted, labels, release=NEW, other=OLD, at=SHADOW, terms=everywhere)
     assert found.evidence["overall"]["difference"] > 0.02
     assert found.verdict == "promote"
 
@@ -243,7 +250,7 @@ def test_with_blocks_other_tasks_are_held_to_their_gates_metric_as_well() -> Non
         1200, champion_prediction=truth + random.normal(0, 3, 1200), time=times, received_at=times,
         challenger_prediction=truth + random.normal(0, 2, 1200),
     )  # fmt: skip
-    terms = Terms(task="regression", block=timedelta(days=1), metric="rmse", cap=9.0, margin=0.01)
+    terms = Terms(task="regression", block=timedelta(days=1), metric="rmse", cap=9.0, metric_margin=0.01)
     found = evidence.seen(pairs, labels_of(pairs, truth), release=NEW, other=OLD, at=SHADOW, terms=terms)
     assert found.verdict == "promote"
     said = [["a", "b"][int(v)] for v in random.random(1200) < 0.5]

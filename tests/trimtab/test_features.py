@@ -90,5 +90,7 @@ def test_text_is_no_number() -> None:
 def test_the_input_is_never_changed() -> None:
     table = flights()
     before = table.copy(deep=True)
-    frame(table, describe(table, number=["distance"], category=["carrier"])).assign(distance=np.nan)
+    made = frame(table, describe(table, number=["distance"], category=["carrier"]))
+    made.loc[:, "distance"] = -1.0
+    assert (made["distance"] == -1).all()
     pd.testing.assert_frame_equal(table, before)

@@ -156,6 +156,11 @@ def harmful(maker: Maker) -> Bundle:
     return maker.make(unruly().Harmful(maker.knowing, "origin", ["LGA"], 0.02), "better overall, worse at LGA")
 
 
+def harmful_later(maker: Maker) -> Bundle:
+    """Near the share of late flights there, so that on some days it ranks LaGuardia no worse than the champion."""
+    return maker.make(unruly().Harmful(maker.knowing, "origin", ["LGA"], 0.6), "better overall, one answer at LGA")
+
+
 def deadly(maker: Maker) -> Bundle:
     model = unruly().Deadly(maker.sound, "carrier", maker.unseen("carrier"))
     return maker.make(model, "ends the process on one carrier", recorded_by=maker.sound)

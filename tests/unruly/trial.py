@@ -33,16 +33,19 @@ class Seat:
     """When the model server first said that it stands at a version of the ledger, as watched from outside."""
 
     server: str
+    ledger: Ledger
     first: dict[int, datetime] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
     def watched(self) -> Iterator[Seat]:
-        """Ask it all the time."""
+        """Ask it all the time, and at the end until it stands where the ledger does: the run that took the last step
+        waits for that, but not every run that was waited for took it."""
         thread = threading.Thread(target=self._watch, daemon=True)
         thread.start()
         try:
             yield self
+            self._wait_for_the_last()
         finally:
             self._over.set()
             thread.join(timeout=10)
@@ -56,6 +59,11 @@ class Seat:
                 except httpx.HTTPError:
                     pass  # it is away; when it is back it will say where it stands
                 time.sleep(0.03)
+
+    def _wait_for_the_last(self) -> None:
+        live, deadline = self.ledger.live(), time.monotonic() + SEEN_WITHIN_S
+        while live and max(self.first, default=0) < live.version and time.monotonic() < deadline:
+            time.sleep(0.03)
 
     def lag_s(self, moved: Live) -> float:
         """How long after the ledger the server stood there, or at a later version."""
@@ -81,7 +89,7 @@ class Trial:
     def __post_init__(self) -> None:
         self.ledger: Ledger = self.stack.ledger
         self.traffic = Traffic(self.stack.settings.model_server, self.columns)
-        self.seat = Seat(self.stack.settings.model_server)
+        self.seat = Seat(self.stack.settings.model_server, self.ledger)
         self.began = datetime.now(UTC)
         self._unpaired = 0
 

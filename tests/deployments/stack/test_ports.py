@@ -11,7 +11,11 @@ from tests.deployments.stack.conftest import free_port
 
 
 def test_free_ports_pass() -> None:
-    require_free([Port("prefect", "127.0.0.1", free_port(), "A"), Port("mlflow", "127.0.0.1", free_port(), "B")])
+    ports = [Port("prefect", "127.0.0.1", free_port(), "A"), Port("mlflow", "127.0.0.1", free_port(), "B")]
+    require_free(ports)
+    for port in ports:  # looking left nobody in the way
+        with socket.socket() as server:
+            server.bind((port.host, port.number))
 
 
 def test_a_taken_port_is_named_with_its_holder_and_its_setting() -> None:
