@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -91,6 +90,5 @@ def test_the_input_is_never_changed() -> None:
     table = flights()
     before = table.copy(deep=True)
     made = frame(table, describe(table, number=["distance"], category=["carrier"]))
-    made.loc[:, "distance"] = -1.0
-    assert (made["distance"] == -1).all()
+    made["distance"] = -1.0
     pd.testing.assert_frame_equal(table, before)
