@@ -21,11 +21,13 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Days:
-    """What the blocks say: the outcome, its reason, and the numbers."""
+    """What the blocks say: the outcome, its reason, and the numbers; *suspected* when only a slice, which looks worse
+    but is not shown to be, keeps the release from being promoted."""
 
     outcome: Outcome
     reason: str
     evidence: dict[str, Any]
+    suspected: bool = False
 
 
 def judge(
@@ -77,7 +79,8 @@ def judge(
     harmed = [k for k, part in weighty.items() if k in suspects or part.mean > terms.metric_slices[k[0]]]
     if harmed:
         named = ", ".join(f"{column} {value}" for column, value in harmed)
-        return Days("keep collecting", f"not worse overall, but it looks worse where {named}; {words}", evidence)
+        said = f"not worse overall, but it looks worse where {named}; {words}"
+        return Days("keep collecting", said, evidence, suspected=True)
     return Days("promote", f"not worse by more than {terms.metric_margin:g} from day to day: {words}", evidence)
 
 

@@ -138,10 +138,10 @@ def seen(pairs: pd.DataFrame, labels: pd.DataFrame, *, release: str, other: str,
     outcome, reason, suspected, told = judged.outcome, judged.reason, False, judged.model_dump(mode="json")
     if terms.block is not None and len(known):
         by_day = _by_the_day(known, values, release, other, at, terms)
-        suspected = judged.outcome == "roll back" and by_day.outcome == "keep collecting"
         outcome, reason, told["days"] = by_day.outcome, by_day.reason, by_day.evidence
-        if suspected:
-            reason = f"{reason}; the labels by themselves speak against it"
+        suspected = by_day.suspected
+        if judged.outcome == "roll back" and outcome == "keep collecting":
+            suspected, reason = True, f"{reason}; the labels by themselves speak against it"
     newest = known["arrived"].max() if len(known) else None
     return Seen(
         pairs=len(found),

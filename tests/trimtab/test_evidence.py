@@ -242,6 +242,18 @@ def test_a_release_that_is_better_overall_is_not_promoted_over_a_slice_that_it_h
     assert found.verdict != "promote"
 
 
+def test_a_slice_that_only_looks_worse_keeps_users_away_until_it_is_known() -> None:
+    """Better everywhere, but that at JFK all get one answer: the order of so few rows shows nothing in eight days, the
+    losses of their labels do."""
+    pairs, labels = by_days(8, new=0.95, old=0.3)
+    is_jfk = (pairs["origin"] == "JFK").to_numpy()
+    pairs = pairs.assign(challenger_prediction=np.where(is_jfk, 0.6, pairs["challenger_prediction"]))
+    found = evidence.seen(pairs, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    assert found.evidence["overall"]["difference"] < 0
+    assert (found.verdict, found.suspected) == ("keep collecting", True)
+    assert "not worse overall, but it looks worse where origin JFK" in found.reason
+
+
 def test_with_blocks_other_tasks_are_held_to_their_gates_metric_as_well() -> None:
     random = np.random.default_rng(0)
     truth = random.normal(0, 10, 1200)
