@@ -1,5 +1,5 @@
-"""One request to S3: with which credentials, how often it is repeated, what its failures mean in our words. boto3 is known
-here alone in this room; what the objects are for is the business of others."""
+"""One request to S3: with which credentials, how often it is repeated, what its failures mean in our words. boto3 is
+known here alone in this room; what the objects are for is the business of others."""
 
 from __future__ import annotations
 
