@@ -72,6 +72,10 @@ class Requests:
         self._bucket, self._endpoint, self._attempts = bucket, endpoint, attempts
         self._client: tuple[int, Any] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: everything but the connections."""
+        return {**self.__dict__, "_client": None}
+
     def need(self, operation: str, **request: Any) -> dict[str, Any]:
         """The answer. Raises NoSuchObject, Refused, Unreachable."""
         answer = self.send(operation, **request)
