@@ -78,7 +78,7 @@ def advance(place: Here, id: str) -> Outcome:
         return Outcome(at, Seen(), moved=False)
     if live is None or live.rollout != id:
         return _overtaken(place, row, at, live)
-    seen = evidence.look(place.settings.telemetry, row, steps)
+    seen = evidence.look(place.telemetry, row, steps)
     if at.on_trial and (why := modelserver.refused(place.settings.model_server, row["release"])):
         seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {why}")})
     _keep_look(place, id, at, seen)
@@ -215,4 +215,4 @@ def page(place: Here, row: dict[str, Any]) -> str:
 
 def stamp(place: Here) -> tuple[Any, ...]:
     """Changes whenever there may be something new to see."""
-    return evidence.stamp(place.settings.telemetry)
+    return evidence.stamp(place.telemetry)

@@ -13,6 +13,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from stores.ledger import Ledger
 from stores.objects import Objects
 from stores.shelf import Shelf
+from stores.telemetry import Where, where
 from trimtab import params
 from trimtab.params import Alert, Params
 from trimtab.schema import Schema
@@ -53,6 +54,11 @@ class Here:
         """The store behind the state folder, where there is one."""
         store = self.settings.store
         return Objects(store, endpoint=self.settings.store_endpoint) if store else None
+
+    @cached_property
+    def telemetry(self) -> Where:
+        """Where predictions, labels and pairs are."""
+        return where(self.settings.telemetry, self.objects)
 
     @property
     def cache(self) -> Path:
