@@ -41,7 +41,8 @@ def main() -> int:
     from stores.telemetry import where
 
     sys.path.append(str(settings.root))  # a project's own model.py
-    shelf = Shelf.at(settings.releases, settings.store, settings.store_endpoint)
+    # Few attempts: while a release is fetched nothing else that the ledger says is followed, and it is tried again.
+    shelf = Shelf.at(settings.releases, settings.store, settings.store_endpoint, attempts=3)
     server = ModelServer(server_settings, shelf=shelf, telemetry=where(settings.telemetry, shelf.objects))
     uvicorn.run(
         server.app,
