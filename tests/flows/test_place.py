@@ -29,7 +29,7 @@ def test_a_report_is_kept_in_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_report_is_kept_in_the_store_for_browsers(tmp_path: Path, seaweed: Seaweed) -> None:
-    place = place_at(tmp_path, store=seaweed.bucket(), store_endpoint=seaweed.endpoint)
+    place = place_at(tmp_path, store=seaweed.place(), store_endpoint=seaweed.endpoint)
     where = place.keep_report("batch.html", PAGE)
     bucket, _, key = where.removeprefix("s3://").partition("/")
     answer = seaweed.client.get_object(Bucket=bucket, Key=key)
@@ -41,7 +41,7 @@ def test_a_report_that_the_store_does_not_take_stays_in_the_folder(
     tmp_path: Path, seaweed: Seaweed, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with proxied(seaweed.port) as proxy:
-        place = place_at(tmp_path, store=seaweed.bucket(), store_endpoint=proxy.endpoint)
+        place = place_at(tmp_path, store=seaweed.place(), store_endpoint=proxy.endpoint)
         proxy.leave()
         where = place.keep_report("batch.html", PAGE)
     assert Path(where).read_text() == PAGE

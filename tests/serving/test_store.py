@@ -21,12 +21,14 @@ from stores.s3 import address
 from stores.shelf import Shelf
 from stores.telemetry import Mirror
 from tests.serving.conftest import Place, free_port
+from tests.serving.trials import RULES
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import Seaweed, seaweed
+from trimtab.rollout import Terms
 
 __all__ = ["seaweed"]
 ROW = {"scheduled": "2013-03-04T10:00:00Z", "distance": 900, "hour": 7, "carrier": "UA", "flight": "F1"}
-SOON_S, PATIENCE_S = 5.0, 90.0
+SOON_S, PATIENCE_S = 15.0, 90.0  # three seconds where there is nothing else to do
 pytestmark = pytest.mark.timeout(300)
 ENDED = (0, -signal.SIGTERM)
 
@@ -152,6 +154,13 @@ def test_every_answer_of_three_servers_is_in_the_store_once_also_when_one_is_kil
 
 def test_answers_pairs_and_labels_of_all_are_seen_elsewhere_soon(servers: Servers) -> None:
     champion, challenger = servers.release(), servers.release(version=2, seed=1)
+    terms = Terms(task="binary", **RULES).model_dump(mode="json")
+    ledger = servers.ledger.ledger
+    ledger.start_rollout(
+        "r1", release=challenger, champion_before=champion, strategy="rollout", cause="test", terms=terms
+    )
+    for number, state in enumerate(("started", "probed", "shadow"), start=1):
+        ledger.step_rollout("r1", number, state, {"share": 0.0})
     servers.ledger.go_live(champion, challenger=challenger, share=0.5, rollout="r1")
     places = servers.started(2)
     ids = [p["id"] for place in places for p in place.post("/predict", {"rows": [ROW] * 2})[1]["predictions"]]
@@ -190,7 +199,7 @@ def test_answers_go_on_while_the_store_is_away_and_all_is_there_afterwards(serve
     assert metric(place, "trimtab_shipping_waiting_bytes") > 0
     status, ready = place.get("/ready")
     assert status == 200 and "s3://" in ready["shipping"] and ready["shipping_lag_s"] > 3
-    assert len(users.answered) > before + 10
+    place.wait(lambda: len(users.answered) > before + 10, "answers go on")
     servers.proxy.come_back()
     place.wait(lambda: metric(place, "trimtab_shipping_lag_seconds") < 3, "it has caught up", timeout_s=PATIENCE_S)
     place.wait(lambda: place.get("/ready")[1]["shipping"] == "ok", "all is well", timeout_s=PATIENCE_S)
@@ -249,7 +258,7 @@ def test_a_damaged_copy_is_replaced_when_the_server_starts(servers: Servers) -> 
 
 
 def test_objects_of_two_places_in_one_bucket_do_not_mix(seaweed: Seaweed, tmp_path: Path) -> None:
-    url = seaweed.bucket()
+    url = seaweed.place()
     one, other = (Objects(f"{url}/{name}", endpoint=seaweed.endpoint) for name in ("one", "other"))
     one.put("a", b"1")
     assert not list(other.list())
