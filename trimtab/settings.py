@@ -39,6 +39,13 @@ class Settings(BaseSettings):
     )
     store_endpoint: str | None = Field(None, pattern="^https?://.+", description="own S3 server: http://host:port")
 
+    source_endpoint: str | None = Field(
+        None, pattern="^https?://.+", description="own S3 server of the source's buckets: http://host:port"
+    )
+    source_profile: str | None = Field(
+        None, description="profile of the AWS credentials file for the source's buckets, where they are not the store's"
+    )
+
     worker: str = Field(
         "warm", pattern="^(warm|process)$", description="warm: fork flow runs from a loaded process (Linux)"
     )

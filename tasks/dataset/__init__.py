@@ -13,7 +13,7 @@ from tasks.dataset.next_version import (
     sync_pointer,
     take_for_ours,
 )
-from tasks.dataset.reading import checkout, contents, current, listing, names, paths, read
+from tasks.dataset.reading import checkout, contents, current, listing, names, one, paths, read
 from tasks.dataset.repository import DatasetError, DatasetVersion, NoRows, Remote, Unavailable, init
 from tasks.dataset.saving import commit, save
 
@@ -34,6 +34,7 @@ __all__ = [
     "last_written",
     "listing",
     "names",
+    "one",
     "paths",
     "publish",
     "read",

@@ -56,6 +56,22 @@ def paths(
         ) from error
 
 
+def one(project: Path, hash: str, *, name: str, remote: Remote | None = None) -> Path:
+    """The file called *name* (below `data/`) of the dataset version *hash*, in DVC's cache; no other is fetched.
+
+    Raises NoRows when the version does not have it, DatasetError when it is in no cache or remote.
+    """
+    try:
+        with opened(project, remote) as repo:
+            found = {"/".join(key): info for key, _, info in tree_of(repo, hash)}.get(name)
+            if found is None:
+                raise NoRows(f"dataset version {hash} has no file {name}")
+            fetch(repo, [found])
+            return Path(repo.cache.local.oid_to_path(found.value))
+    except FileNotFoundError as error:
+        raise DatasetError(f"{name} of dataset version {hash} is in no cache or remote: {error}") from error
+
+
 def names(project: Path, hash: str, *, folder: str, remote: Remote | None = None) -> list[str]:
     """What `paths` would give files for, in order; nothing is fetched but the list."""
     found = listing(project, hash, remote=remote)
