@@ -6,11 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from stores.ledger import Ledger
+from stores.objects import Objects
+from stores.shelf import Shelf
+from stores.telemetry import Where, where
 from tasks import dataset
 from tasks.dataset import Remote
 from trimtab import params
@@ -54,6 +58,22 @@ class Here:
     def tracking(self) -> str:
         """MLflow's address."""
         return self.settings.tracking_uri
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """Where releases are kept."""
+        return Shelf(self.settings.releases, self.objects)
+
+    @cached_property
+    def objects(self) -> Objects | None:
+        """The store behind the state folder, where there is one."""
+        store = self.settings.store
+        return Objects(store, endpoint=self.settings.store_endpoint) if store else None
+
+    @cached_property
+    def telemetry(self) -> Where:
+        """Where predictions, labels and pairs are."""
+        return where(self.settings.telemetry, self.objects)
 
     @property
     def cache(self) -> Path:

@@ -42,7 +42,7 @@ class Objects:
     """
 
     def __init__(self, url: str, *, endpoint: str | None = None, attempts: int = 6) -> None:
-        self.url = url.rstrip("/")
+        self.url, self.endpoint = url.rstrip("/"), endpoint
         self._bucket, self._prefix = address(url)
         self._requests = Requests(self._bucket, endpoint, attempts=attempts)
 

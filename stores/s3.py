@@ -9,6 +9,7 @@ import random
 import re
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ class Requests:
     def __init__(self, bucket: str, endpoint: str | None, *, attempts: int) -> None:
         self._bucket, self._endpoint, self._attempts = bucket, endpoint, attempts
         self._client: tuple[int, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: everything but the connections."""
+        return {**self.__dict__, "_client": None}
 
     def need(self, operation: str, **request: Any) -> dict[str, Any]:
         """The answer. Raises NoSuchObject, Refused, Unreachable."""
@@ -180,9 +185,12 @@ def client(endpoint: str | None = None) -> Any:
     """A client for S3 with the credentials of the environment, also from files that ``AWS_…_FILE`` name. Its requests
     are made once: repeating them is `Requests`' business."""
     import boto3
+    import botocore.session
     from botocore.config import Config
 
-    session = boto3.session.Session(**_from_files())
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _models())
+    session = boto3.session.Session(botocore_session=core, **_from_files())
     style = {"addressing_style": "path"} if endpoint else {}
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=_CONNECT_S, read_timeout=_READ_S,
@@ -190,6 +198,14 @@ def client(endpoint: str | None = None) -> Any:
     )  # fmt: skip
     region = session.region_name or "us-east-1"
     return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+
+@lru_cache(maxsize=1)
+def _models() -> Any:
+    """What botocore knows of S3, read once: it takes most of the time that making a client takes."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def _from_files() -> dict[str, str]:

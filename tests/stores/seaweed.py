@@ -81,12 +81,8 @@ def running(folder: Path) -> Iterator[Seaweed]:
         _wait(found, process)
         yield found
     finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        os.killpg(process.pid, signal.SIGKILL)  # it would take five seconds to put everything in order
+        process.wait()
 
 
 def _wait(server: Seaweed, process: subprocess.Popen[bytes], *, patience_s: float = 60) -> None:
