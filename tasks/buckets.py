@@ -64,8 +64,7 @@ def of_period(target: str, period: Period, access: Access = Access()) -> list[So
     *target* is ``s3://bucket/path/{period}*.parquet`` (or .csv); each ``*`` stands for anything but a slash.
     Raises ParamsError, SourceRefused or SourceError.
     """
-    bucket, before, shape = _parsed(target, str(period))
-    return [found for found in _listed(bucket, before, access) if shape.fullmatch(found.key)]
+    return _of_period(_client(access), target, period)
 
 
 def by_period(target: str, example: Period, access: Access = Access()) -> dict[str, list[SourceObject]]:
@@ -73,7 +72,7 @@ def by_period(target: str, example: Period, access: Access = Access()) -> dict[s
     written = re.sub(r"\d", r"\\d", re.escape(str(example)))
     bucket, before, shape = _parsed(target, None, written)
     periods: dict[str, list[SourceObject]] = {}
-    for found in _listed(bucket, before, access):
+    for found in _listed(_client(access), bucket, before):
         match = shape.fullmatch(found.key)
         if match and _is_period(match["period"], example):
             periods.setdefault(match["period"], []).append(found)
@@ -90,26 +89,31 @@ def read(
 
     Raises ParamsError, SourceRefused or SourceError.
     """
-    bucket = _parsed(target, str(period))[0]
+    bucket, client = _parsed(target, str(period))[0], _client(access)
     for _ in range(_ATTEMPTS):
-        objects = of_period(target, period, access)
+        objects = _of_period(client, target, period)
         try:
-            frames = [_frame(bucket, each, period, access) for each in objects]
+            frames = [_frame(client, bucket, each, period) for each in objects]
         except _Moved:
             continue
         return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()), objects
     raise SourceError(f"{target}: the objects of {period} are replaced all the time ({_ATTEMPTS} attempts): try later")
 
 
-def _frame(bucket: str, found: SourceObject, period: Period, access: Access) -> pd.DataFrame:
-    content = io.BytesIO(_content(bucket, found, access))
+def _of_period(client: Any, target: str, period: Period) -> list[SourceObject]:
+    bucket, before, shape = _parsed(target, str(period))
+    return [found for found in _listed(client, bucket, before) if shape.fullmatch(found.key)]
+
+
+def _frame(client: Any, bucket: str, found: SourceObject, period: Period) -> pd.DataFrame:
+    content = io.BytesIO(_content(client, bucket, found))
     try:
         return pd.read_parquet(content) if found.key.endswith(".parquet") else pd.read_csv(content)
     except (OSError, ValueError) as error:  # pyarrow's and pandas' errors are both
         raise SourceError(f"s3://{bucket}/{found.key} cannot be read for {period}: {error}") from error
 
 
-def _content(bucket: str, found: SourceObject, access: Access) -> bytes:
+def _content(client: Any, bucket: str, found: SourceObject) -> bytes:
     """All bytes of the object as it was listed. A connection that breaks is made anew."""
     from botocore.exceptions import BotoCoreError
 
@@ -117,7 +121,7 @@ def _content(bucket: str, found: SourceObject, access: Access) -> bytes:
     problem = ""
     for _ in range(_ATTEMPTS):
         with _told(where):
-            answer = _client(access).get_object(Bucket=bucket, Key=found.key, IfMatch=f'"{found.etag}"')
+            answer = client.get_object(Bucket=bucket, Key=found.key, IfMatch=f'"{found.etag}"')
         try:
             content: bytes = answer["Body"].read()
         except (BotoCoreError, OSError) as error:
@@ -129,9 +133,9 @@ def _content(bucket: str, found: SourceObject, access: Access) -> bytes:
     raise SourceError(f"{where}: {problem} ({_ATTEMPTS} attempts): try later")
 
 
-def _listed(bucket: str, prefix: str, access: Access) -> Iterator[SourceObject]:
+def _listed(client: Any, bucket: str, prefix: str) -> Iterator[SourceObject]:
     with _told(f"s3://{bucket}/{prefix}"):
-        for page in _client(access).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for entry in page.get("Contents", ()):
                 yield SourceObject(entry["Key"], entry["ETag"].strip('"'), entry["Size"])
 
