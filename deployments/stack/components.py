@@ -42,6 +42,7 @@ def external(settings: Settings) -> dict[str, str]:
         "prefect": settings.prefect_url,
         "mlflow": settings.mlflow_url,
         "server": settings.server_url,
+        "objects": None if addresses.settled(settings).s3 else settings.store,
     }
     return {name: url for name, url in given.items() if url}
 

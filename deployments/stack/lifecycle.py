@@ -105,12 +105,15 @@ def _require_external(settings: Settings) -> None:
     for name, url in components.external(settings).items():
         trouble = _external_trouble(settings, name)
         if trouble:
-            raise StackError(f"{name} at {url} (TRIMTAB_{name.upper()}_URL) is not healthy: {trouble}")
+            setting = "TRIMTAB_STORE" if name == "objects" else f"TRIMTAB_{name.upper()}_URL"
+            raise StackError(f"{name} at {url} ({setting}) is not healthy: {trouble}")
 
 
 def _external_trouble(settings: Settings, name: str) -> str | None:
     if name == "postgres":
         return databases.reach(settings)
+    if name == "objects":
+        return objects.reach(settings)
     part = Component(name, (), Probe("http", components.health_url(settings, name)))
     return probes.trouble(part, 0.0, timeout_s=5.0)
 

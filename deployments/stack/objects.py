@@ -93,6 +93,19 @@ def component(settings: Settings) -> Component:
     )  # fmt: skip
 
 
+def reach(settings: Settings) -> str | None:
+    """Why a store of the user's own cannot be used, or None when it can."""
+    from stores.objects import Objects, ObjectsError
+
+    if settings.store is None:
+        return "TRIMTAB_STORE is not set"
+    try:
+        next(iter(Objects(settings.store, endpoint=settings.store_endpoint, attempts=1).list()), None)
+    except (ObjectsError, ValueError) as error:
+        return str(error)
+    return None
+
+
 def _program() -> Path:
     """The program beside our Python; otherwise the one on the path."""
     ours = Path(sysconfig.get_path("scripts")) / "weed"

@@ -113,7 +113,8 @@ def test_what_an_object_holds_decides_its_etag_and_not_when_it_was_written(bucke
 
 def once(act: Callable[[], None]) -> Callable[..., Any]:
     """The real reading of an object, with *act* done before the first."""
-    real, done = buckets._content, []
+    real = buckets._content
+    done: list[bool] = []
 
     def read(*args: Any) -> bytes:
         if not done:

@@ -121,3 +121,18 @@ def test_objects_without_their_keys_are_not_started_over(settings: Settings, los
         objects.keyfile(settings).chmod(0o600)
     with pytest.raises(StackError, match=r"objects\.keys"):
         stack.up(settings.model_copy(update={"s3": True}), echo=print, only=["objects"])
+
+
+def test_a_store_of_ones_own_is_not_started_but_asked(
+    s3: Settings, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in objects.credentials(s3).items():
+        monkeypatch.setenv(name, value)
+    place = {"store": f"s3://{objects.BUCKET}/mine", "store_endpoint": objects.endpoint(s3)}
+    mine = settings.model_copy(update=place)
+    assert "objects" not in components.plan(mine).names
+    assert stack.status(mine)["objects"].state == "external"
+    wrong = stack.status(mine.model_copy(update={"store": "s3://nobody-has-this"}))["objects"]
+    assert (wrong.state, "there is no such bucket" in str(wrong.last_error)) == ("unhealthy", True)
+    with pytest.raises(StackError, match=r"objects at s3://nobody-has-this \(TRIMTAB_STORE\) is not healthy"):
+        stack.up(mine.model_copy(update={"store": "s3://nobody-has-this"}), echo=print, only=["postgres"])
