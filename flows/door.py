@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from stores.ledger import Ledger
-from stores.objects import Objects
+from stores.objects import Objects, ObjectsError
 from stores.shelf import Shelf
 from stores.telemetry import Where, where
 from tasks import dataset
@@ -74,6 +74,21 @@ class Here:
     def telemetry(self) -> Where:
         """Where predictions, labels and pairs are."""
         return where(self.settings.telemetry, self.objects)
+
+    def keep_report(self, name: str, page: str) -> str:
+        """Keep a page that people read, in the state folder and, where there is one, in the store; where it is. A store
+        that is away keeps no flow from going on: the page is in the folder then."""
+        path = self.settings.state / "reports" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page)
+        if self.objects is None:
+            return str(path)
+        try:
+            self.objects.put(f"reports/{name}", path)
+        except ObjectsError as error:
+            print(f"The report stays in {path}: {error}")
+            return str(path)
+        return f"{self.objects.url}/reports/{name}"
 
     @property
     def cache(self) -> Path:

@@ -27,6 +27,7 @@ def main() -> int:
         print(f"The model server does not start: {error}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it found the credentials
     # Threads serve requests beside one another; threads inside the model only fight with these for the cores (240 ms
     # instead of 28 for 10,000 rows on two busy cores). And rows are many small objects that die young.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,7 +41,8 @@ def main() -> int:
     from stores.telemetry import where
 
     sys.path.append(str(settings.root))  # a project's own model.py
-    shelf = Shelf.at(settings.releases, settings.store, settings.store_endpoint)
+    # Few attempts: while a release is fetched nothing else that the ledger says is followed, and it is tried again.
+    shelf = Shelf.at(settings.releases, settings.store, settings.store_endpoint, attempts=3)
     server = ModelServer(server_settings, shelf=shelf, telemetry=where(settings.telemetry, shelf.objects))
     uvicorn.run(
         server.app,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
-_CONNECT_S, _READ_S = 5, 20
+_CONNECT_S, _READ_S = 4, 20
 _LONGEST_PAUSE_S = 5.0
 _MISSING = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchUpload"})
 _THERE = frozenset({"PreconditionFailed", "412"})
@@ -30,7 +30,7 @@ _REASONS = {
 log = logging.getLogger("trimtab.stores")
 
 
-class ObjectsError(Exception):
+class ObjectsError(OSError):
     """Something is wrong with *place*, an object or a bucket."""
 
     def __init__(self, place: str, problem: str) -> None:

@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     server_url: str | None = Field(None, description="own model server: http://host:port")
 
     store: str | None = Field(
-        None, pattern="^s3://.+", description="releases, telemetry and reports are kept at s3://bucket/prefix as well"
+        None,
+        pattern="^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$",
+        description="releases, telemetry and reports are kept at s3://bucket/prefix as well",
     )
     store_endpoint: str | None = Field(None, pattern="^https?://.+", description="own S3 server: http://host:port")
 

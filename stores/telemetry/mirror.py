@@ -66,6 +66,8 @@ class Mirror:
         """Have these of the store's parts in the folder. Raises NoSuchObject when one was merged away or forgotten
         meanwhile, and ObjectsError."""
         missing = [part for part in parts if part.key is not None and not _use(part.path)]
+        if missing:
+            self._prune_if_due()
         if len(missing) == 1:
             self._fetch(missing[0])
         elif missing:
@@ -81,6 +83,14 @@ class Mirror:
                     with suppress(FileNotFoundError):
                         if time.time() - entry.stat().st_atime > unused_s:
                             Path(entry.path).unlink()
+
+    def _prune_if_due(self) -> None:
+        """Where no server runs that would do it."""
+        stamp = self.root / "fetched" / ".pruned"
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        if not stamp.exists() or time.time() - stamp.stat().st_mtime > _UNUSED_AFTER_S / 6:
+            stamp.touch()
+            self.prune()
 
     def _fetch(self, part: Part) -> None:
         assert part.key is not None

@@ -53,12 +53,15 @@ def _last_written(parts: list[Part]) -> dict[str, float]:
 
 
 def _blocks(parts: list[Part], level: int, writers: Collection[str], gone: Collection[str]) -> Iterator[list[Part]]:
-    """Neighbours that become one part of *level*: all of its numbers or, of a writer that is gone, all there are."""
+    """Neighbours that become one part of *level*: all of its numbers or, of a writer that is gone, those there are, up
+    to where a part of the level below ends (a part of that level, were it made, must not lie across the end)."""
     size = FAN**level
     wanted = (part for part in parts if part.writer in writers)
     for (writer, number), block in groupby(wanted, key=lambda part: (part.writer, part.number // size)):
         run = _run(list(block), number * size, size)
         is_complete = bool(run) and run[-1].last_number == (number + 1) * size - 1
+        while run and (run[-1].last_number + 1) % (size // FAN):
+            run.pop()
         if len(run) > 1 and (is_complete or writer in gone) and sum(part.size for part in run) <= MOST_BYTES:
             yield run
 
