@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(experiments.app, name="experiment")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+S3 = Annotated[bool, typer.Option("--s3", help="Keep data, models and telemetry on an S3 server of the stack's own.")]
 FLOWS = (
     "ingest",
     "validate",
@@ -39,12 +40,12 @@ def _say(text: str) -> None:
 
 
 @app.command()
-def up() -> None:
+def up(s3: S3 = False) -> None:
     """Start the stack: PostgreSQL, Prefect, MLflow, the model server and a worker. A second time changes nothing."""
     from deployments import stack
     from trimtab import params
 
-    settings = Settings()
+    settings = _on_s3(Settings(), s3)
     params.load(settings.root)  # what is wrong there should be said before servers are started
     found = stack.up(settings, echo=_say)
     for part in found.components:
@@ -128,12 +129,13 @@ def rollback(
 def demo(
     last: Annotated[str, typer.Option(help="Last period to replay.")] = "2013-12",
     take_down: Annotated[bool, typer.Option("--down", help="Stop the stack at the end, for scripts.")] = False,
+    s3: S3 = False,
 ) -> None:
     """The main job in one go: a year of flights replayed through the loop, and what it was worth."""
     from deployments import demo, stack
     from trimtab import params
 
-    began, settings = time.monotonic(), Settings()
+    began, settings = time.monotonic(), _on_s3(Settings(), s3)
     params.load(settings.root)
     place = demo.start(settings, echo=_say)
     up_s = time.monotonic() - began
@@ -166,6 +168,10 @@ def _progress(text: str) -> None:
         typer.echo(f"\r\033[K{text.lstrip(chr(13))}" if is_passing else "\r\033[K", nl=False, err=True)
     if not is_passing:
         typer.echo(text)
+
+
+def _on_s3(settings: Settings, asked: bool) -> Settings:
+    return settings.model_copy(update={"s3": True}) if asked else settings
 
 
 def _enter(settings: Settings) -> None:

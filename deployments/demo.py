@@ -37,7 +37,7 @@ def start(checkout: Settings, echo: Callable[[str], None]) -> Settings:
     copy_project(checkout.root, place.root)
     stack.up(place, echo=echo)
     os.environ.update(stack.environment(place))  # before Prefect is imported, which reads it once
-    return place
+    return stack.settled(place)
 
 
 def copy_project(source: Path, target: Path) -> None:

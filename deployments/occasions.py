@@ -23,6 +23,7 @@ from prefect.schedules import Schedule
 from deployments.crash_detection import ensure_crash_automation
 from stores.ledger import Ledger
 from tasks.orchestrator import RESOURCE, TAG
+from tasks.sources import in_bucket
 from trimtab import params
 from trimtab.params import Params
 from trimtab.settings import Settings
@@ -75,6 +76,9 @@ def occasions(project: Params, settings: Settings) -> list[Occasion]:
     return [
         Occasion("ingest", "nightly", "The next period, once it is complete and its labels are known",
                  cron=project.schedule.ingest, is_scheduled=settings.scheduled_ingest),
+        Occasion("ingest", "on-change", "Complete periods whose objects in the source's bucket are new or changed",
+                 cron=project.schedule.changes, parameters={"changed": True}, one_is_enough=True,
+                 is_scheduled=settings.scheduled_ingest and in_bucket(project.source.target)),
         Occasion("drift_monitor", "on-batch", "What an accepted period asks for",
                  events=("trimtab.batch.accepted",), given={"period": "period", "batch": "batch"}),
         Occasion("retrain", "on-drift", "Drift or lost quality asks for a new model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from stores.ledger import Ledger
 from stores.objects import Objects, ObjectsError
 from stores.shelf import Shelf
 from stores.telemetry import Where, where
+from tasks import dataset
+from tasks.dataset import Remote
 from trimtab import params
 from trimtab.params import Alert, Params
 from trimtab.schema import Schema
@@ -38,6 +41,18 @@ class Here:
     def root(self) -> Path:
         """The project's folder."""
         return self.settings.root
+
+    @property
+    def workspace(self) -> Path:
+        """Where `data/` is laid out: the project, or a folder in the state where the project cannot be written to, as
+        in an image."""
+        return self.root if os.access(self.root, os.W_OK) else self.settings.state / "workspace"
+
+    @property
+    def remote(self) -> Remote | None:
+        """DVC's remote in the store; None: the one that the project names."""
+        settings = self.settings
+        return Remote(f"{settings.store.rstrip('/')}/dvc", settings.store_endpoint) if settings.store else None
 
     @property
     def tracking(self) -> str:
@@ -101,7 +116,10 @@ def here() -> Here:
     if settings.ledger_url is None:
         raise NotSetUp("TRIMTAB_LEDGER_URL is not set: run flows through `trimtab run`, or on a worker of `trimtab up`")
     ledger = Ledger(settings.ledger_url.get_secret_value(), patience_s=PATIENCE_S)
-    return Here(settings, params.load(settings.root), ledger)
+    place = Here(settings, params.load(settings.root), ledger)
+    if place.workspace != place.root:
+        dataset.init(place.workspace)
+    return place
 
 
 @contextmanager

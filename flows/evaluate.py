@@ -90,7 +90,7 @@ def fresh_rows(place: Here, drafted: Drafted, champion: Bundle | None) -> pd.Dat
     cuts = [drafted.paper.cut]
     if champion:
         cuts.append(Profile.model_validate_json(champion.read(PROFILE)).cut)
-    rows = dataset.read(place.root, drafted.paper.dataset, last=drafted.paper.as_of)
+    rows = dataset.read(place.workspace, drafted.paper.dataset, last=drafted.paper.as_of, remote=place.remote)
     columns = place.params.columns
     fresh = rows[(rows[columns.time] >= pd.Timestamp(max(cuts))) & rows[columns.target].notna()]
     if fresh.empty:

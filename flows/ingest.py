@@ -4,56 +4,122 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pandas as pd
 from prefect import flow, task
 from prefect.runtime import flow_run
 
+from flows import versions
 from flows.door import Here, here, one_heartbeat
 from flows.validate import validate
 from stores import batches
-from tasks import dataset, sources
+from tasks import buckets, dataset, sources
+from tasks.buckets import Access, SourceObject
 from tasks.policy import OUTSIDE
 from trimtab.periods import Period
 
 fetch = task(**OUTSIDE)(sources.fetch)
-version_data = task(name="version-data", **OUTSIDE)(dataset.save)
+read_bucket = task(name="fetch", **OUTSIDE)(buckets.read)
+list_period = task(name="list-objects", **OUTSIDE)(buckets.of_period)
+list_all = task(name="list-objects", **OUTSIDE)(buckets.by_period)
 
 
 def _name() -> str:
-    return f"ingest-{flow_run.parameters.get('period') or 'next'}"
+    asked = flow_run.parameters
+    return f"ingest-{asked.get('period') or ('changes' if asked.get('changed') else 'next')}"
 
 
 @flow(flow_run_name=_name)
-def ingest(period: str | None = None, and_validate: bool = True) -> str:
+def ingest(period: str | None = None, and_validate: bool = True, changed: bool = False) -> str:
     """Land the rows of a period; the batch's digest. The same rows again change nothing.
 
     Args:
         period: like 2013-03; empty: the one after the newest, once its labels are known
         and_validate: go on with validate when the rows have landed
+        changed: instead, every complete period whose objects in the source's bucket are new or changed
     """
     place = here()
-    wanted = place.params.parse_period(period) if period else next_period(place)
-    if wanted is None:
+    if period:
+        wanted = [place.params.parse_period(period)]
+    else:
+        wanted = changed_periods(place) if changed else next_period(place)
+    if not wanted:
         print("No period is complete that has not been ingested: nothing to do.")
         return ""
-    dataset.init(place.root)
-    rows = fetch(place.root, place.params.source.target, wanted)
-    batch = batches.land(place.root, str(wanted), rows)
-    version = version_data(place.root, message=f"Land {wanted}: {batch.rows} rows", commit=place.settings.commit_data)
-    is_new = place.ledger.record_batch(str(wanted), batch.digest, rows=batch.rows, source=place.params.source.target)
-    place.ledger.record_dataset(
-        version.hash, pointer=version.pointer, period=str(wanted), cause="landed", git_commit=version.git_commit
-    )
-    print(f"{wanted}: {batch.rows} rows landed as {batch.digest[:12]}{'' if is_new else ', as before'}")
+    dataset.init(place.workspace)
+    return " ".join(filter(None, [land(place, each, and_validate=and_validate) for each in wanted]))
+
+
+def land(place: Here, wanted: Period, *, and_validate: bool) -> str:
+    """One period's rows; the batch's digest, empty when nothing has come yet."""
+    target, period = place.params.source.target, str(wanted)
+    if (known := unchanged(place, wanted)) is not None:
+        digest, news = known, "unchanged in the bucket"
+    else:
+        rows, objects = rows_of(place, wanted)
+        if sources.in_bucket(target) and not objects:
+            print(f"{period}: no object in {target} yet: nothing landed.")
+            return ""
+        batch = batches.land(place.workspace, period, rows)
+        name = batch.path.relative_to(place.workspace / "data").as_posix()
+        message = f"Land {period}: {batch.rows} rows"
+        versions.advance(place, {name: batch.path}, period=period, cause="landed", message=message)
+        is_new = place.ledger.record_batch(period, batch.digest, rows=batch.rows, source=target)
+        # Last: whoever finds this landing has no reason to do any of it again.
+        place.ledger.record_landing(period, batch.digest, source=target, objects=buckets.facts(objects))
+        digest, news = batch.digest, f"{batch.rows} rows{'' if is_new else ', as before'}"
+    print(f"{period}: landed as {digest[:12]}: {news}")
     if and_validate:
         with one_heartbeat():
-            validate(str(wanted), batch.digest)
-    return batch.digest
+            validate(period, digest)
+    return digest
 
 
-def next_period(place: Here) -> Period | None:
-    """The period after the newest accepted one, if its rows and labels were known when this run was due."""
+def rows_of(place: Here, wanted: Period) -> tuple[pd.DataFrame, list[SourceObject]]:
+    """The rows, and the objects that they are from if the source is a bucket."""
+    target = place.params.source.target
+    if sources.in_bucket(target):
+        return read_bucket(target, wanted, access(place))
+    return fetch(place.root, target, wanted), []
+
+
+def unchanged(place: Here, wanted: Period) -> str | None:
+    """The digest of the batch that the objects of *wanted* have landed as already; None when they have not."""
+    target, last = place.params.source.target, place.ledger.landing(str(wanted))
+    if last is None or last.source != target or not sources.in_bucket(target):
+        return None
+    objects = list_period(target, wanted, access(place))
+    return last.digest if objects and buckets.facts(objects) == last.objects else None
+
+
+def changed_periods(place: Here) -> list[Period]:
+    """Complete periods whose objects are not those of their last landing, oldest first."""
+    target, landed = place.params.source.target, place.ledger.landings()
+    if not sources.in_bucket(target):
+        raise ValueError(f"source.target {target} is no bucket: only objects of a bucket say whether they have changed")
+    found = list_all(target, place.params.first, access(place))
+    periods = {place.params.parse_period(name): buckets.facts(objects) for name, objects in found.items()}
+    return sorted(
+        period
+        for period, objects in periods.items()
+        if period >= place.params.first and is_complete(place, period)
+        and not ((last := landed.get(str(period))) and (last.source, last.objects) == (target, objects))
+    )  # fmt: skip
+
+
+def next_period(place: Here) -> list[Period]:
+    """The period after the newest accepted one, if it is complete."""
     accepted = [check.period for check in place.ledger.checks() if check.accepted]
     wanted = place.params.parse_period(max(accepted)).shift(1) if accepted else place.params.first
+    return [wanted] if is_complete(place, wanted) else []
+
+
+def is_complete(place: Here, period: Period) -> bool:
+    """Whether its rows and labels were known when this run was due."""
     due = flow_run.scheduled_start_time or datetime.now(UTC)
     delay: timedelta = place.params.period.label_delay
-    return wanted if wanted.end + delay <= due else None
+    return period.end + delay <= due
+
+
+def access(place: Here) -> Access:
+    """How to get to the source's buckets from here."""
+    return Access(place.settings.source_endpoint, place.settings.source_profile)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows import versions
 from flows.deploy import deploy
 from flows.door import Here, here, one_heartbeat
 from flows.evaluate import evaluate
 from flows.register import register
 from flows.train import newest_period, train
 from stores.ledger import Decision
-from tasks import dataset, orchestrator
+from tasks import orchestrator
 
 MAX_ATTEMPTS = 3
 ALIVE = {"SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"}
@@ -45,7 +46,7 @@ def retrain(decision: str | None = None, as_of: str | None = None, despite_block
         return "done before"
     cause = cause_of(place, decision)
     with one_heartbeat():
-        run_id = train(as_of or newest_period(place, dataset.current(place.root).hash))
+        run_id = train(as_of or newest_period(place, versions.current(place).hash))
         if not evaluate(run_id):
             gate = place.ledger.gate(run_id)
             return finish(place, work, "rejected", run_id=run_id, reason=gate.reason if gate else "")

@@ -9,6 +9,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.runtime import flow_run
 
+from flows import versions
 from flows.door import Here, here
 from tasks import dataset, lineage, orchestrator, plots, tracking
 from tasks.policy import ONCE
@@ -28,12 +29,13 @@ def train(as_of: str | None = None, dataset_hash: str | None = None) -> str:
 
     Args:
         as_of: newest period to use, like 2013-03; empty: the newest there is
-        dataset_hash: dataset version; empty: the one of data.dvc
+        dataset_hash: dataset version; empty: the newest
     """
     place = here()
-    version = dataset_hash or dataset.current(place.root).hash
+    now = versions.current(place) if dataset_hash is None else None
+    version = now.hash if now else str(dataset_hash)
     newest = as_of or newest_period(place, version)
-    pointer = f"outs:\n- md5: {version}\n" if dataset_hash else dataset.current(place.root).pointer
+    pointer = now.pointer if now else f"outs:\n- md5: {version}\n"
     run_id = make_candidate(
         project=place.root,
         tracking_uri=place.tracking,
@@ -45,6 +47,8 @@ def train(as_of: str | None = None, dataset_hash: str | None = None) -> str:
         schema=place.schema.dumps(),
         code=lineage.code_state(),
         pointer=pointer,
+        workspace=place.workspace,
+        remote=place.remote,
     )
     orchestrator.show_link(
         "candidate", tracking.run_page(place.tracking, run_id), text=f"Candidate of {newest} in MLflow",
@@ -55,7 +59,10 @@ def train(as_of: str | None = None, dataset_hash: str | None = None) -> str:
 
 def newest_period(place: Here, version: str) -> str:
     """The newest period whose rows are in a dataset version."""
-    return max(dataset.paths(place.root, version, folder="accepted"))
+    names = dataset.names(place.workspace, version, folder="accepted", remote=place.remote)
+    if not names:
+        raise dataset.NoRows(f"dataset version {version} has no accepted rows: run ingest and validate first")
+    return names[-1]
 
 
 @task(persist_result=True, **ONCE)
@@ -68,12 +75,14 @@ def make_candidate(
     schema: str,
     code: str,
     pointer: str,
+    workspace: Path,
+    remote: dataset.Remote | None,
 ) -> str:
     """Read, split, fit, log. Cached by all that goes in: the same inputs have made their candidate already."""
     started = time.monotonic()
     params = Params.model_validate(settings)
     period = params.parse_period(as_of)
-    rows = dataset.read(project, version, last=as_of)
+    rows = dataset.read(workspace, version, last=as_of, remote=remote)
     parts = training.split(rows, params, period)
     read_s = time.monotonic() - started
     fitted = training.fit(params, Schema.loads(schema), parts, project)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from prefect import flow, task
 
+from flows import versions
 from flows.door import Here, here
 from stores import batches
 from stores.ledger import BatchCheck
 from tasks import alerts, dataset, orchestrator, reports
-from tasks.policy import OUTSIDE
 from trimtab import schema
 from trimtab.schema import Checked, Schema
 
-version_data = task(name="version-data", **OUTSIDE)(dataset.save)
 summarise = task(name="summarise")(reports.summary)
 
 
@@ -33,28 +33,52 @@ def validate(period: str, batch: str | None = None) -> bool:
     """
     place = here()
     wanted = place.params.parse_period(period)
-    landed = batches.landed(place.root, str(wanted), batch)
+    landed = landed_batch(place, period, batch)
     rows = pd.read_parquet(landed.path)
     rules = rules_of(place, rows)
     checked = schema.check(rows, rules, place.params, wanted)
     is_accepted = checked.refusal is None
-    changed = batches.quarantine(place.root, period, landed.digest, checked.bad)
-    if is_accepted:
-        changed |= batches.accept(place.root, period, checked.good)
-    version = version_data(
-        place.root,
+    version = versions.advance(
+        place, laid_out(place, period, landed.digest, checked),
+        period=period, cause="accepted" if is_accepted else "quarantined",
         message=f"{'Accept' if is_accepted else 'Quarantine'} {period}: {len(checked.good)} good rows, "
         f"{len(checked.bad)} bad",
-        commit=place.settings.commit_data,
-    )
-    place.ledger.record_dataset(
-        version.hash, pointer=version.pointer, period=period,
-        cause="accepted" if is_accepted else "quarantined", git_commit=version.git_commit,
     )  # fmt: skip
     check = record(place, period, landed.digest, rules, checked, version.hash)
     announce(place, check)  # before the pages are drawn: what follows need not wait for them
     show(place, check, checked)
     return is_accepted
+
+
+def landed_batch(place: Here, period: str, digest: str | None) -> batches.Landed:
+    """The batch called *digest*, or the one that landed last: from disk, or from the dataset where it landed
+    elsewhere. Raises NothingLanded."""
+    last = place.ledger.landing(period) if digest is None else None
+    wanted = digest or (last.digest if last else None)
+    try:
+        return batches.landed(place.workspace, period, wanted)
+    except batches.NothingLanded:
+        if wanted is None:
+            raise
+        try:
+            return batches.read(period, wanted, versions.bring(place, f"landed/{period}/{wanted}.parquet"))
+        except dataset.NoRows as error:
+            raise batches.NothingLanded(f"no batch {wanted} of {period} has landed: run ingest for it first") from error
+
+
+def laid_out(place: Here, period: str, digest: str, checked: Checked) -> dict[str, Path | None]:
+    """The rows on disk, accepted and quarantined ones apart; the files that this concerns, None for one that is not
+    (or no longer) there."""
+    batches.quarantine(place.workspace, period, digest, checked.bad)
+    files: dict[str, Path | None] = {
+        f"quarantined/{period}/{digest}.parquet": None if checked.bad.empty else batches.quarantined(
+            place.workspace, period, digest
+        ),
+    }  # fmt: skip
+    if checked.refusal is None:
+        batches.accept(place.workspace, period, checked.good)
+        files[f"accepted/{period}.parquet"] = batches.accepted(place.workspace, period)
+    return files
 
 
 def rules_of(place: Here, rows: pd.DataFrame) -> Schema:

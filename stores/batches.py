@@ -55,21 +55,34 @@ def landed(project: Path, period: str, digest: str | None = None) -> Landed:
         raise NothingLanded(
             f"no batch {f'{digest} ' if digest else ''}of {period} has landed under {folder}: run ingest for it first"
         )
-    path = found[-1]
+    return read(period, found[-1].stem, found[-1])
+
+
+def read(period: str, digest: str, path: Path) -> Landed:
+    """The batch *digest* in the file *path*, wherever that is."""
     import pyarrow.parquet
 
-    return Landed(period, path.stem, pyarrow.parquet.read_metadata(path).num_rows, path)
+    return Landed(period, digest, pyarrow.parquet.read_metadata(path).num_rows, path)
+
+
+def accepted(project: Path, period: str) -> Path:
+    """Where the rows of *period* are that training may see."""
+    return project / "data" / "accepted" / f"{period}.parquet"
+
+
+def quarantined(project: Path, period: str, digest: str) -> Path:
+    """Where the refused rows of batch *digest* are."""
+    return project / "data" / "quarantined" / period / f"{digest}.parquet"
 
 
 def accept(project: Path, period: str, good: pd.DataFrame) -> bool:
     """Let training see *good* as the rows of *period*, instead of what was there. False when nothing changed."""
-    path = project / "data" / "accepted" / f"{period}.parquet"
-    return _put(project, path, _parquet(good))
+    return _put(project, accepted(project, period), _parquet(good))
 
 
 def quarantine(project: Path, period: str, digest: str, bad: pd.DataFrame) -> bool:
     """Keep *bad* rows of batch *digest* with their reasons, and only those. False when nothing changed."""
-    path = project / "data" / "quarantined" / period / f"{digest}.parquet"
+    path = quarantined(project, period, digest)
     if bad.empty:
         was_there = path.exists()
         path.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
-"""Where the rows of a period come from: a function of the project's, or files."""
+"""Where the rows of a period come from: a function of the project's, or files; objects of a bucket are the business
+of `tasks.buckets`."""
 
 from __future__ import annotations
 
@@ -16,13 +17,28 @@ class SourceError(RuntimeError):
     """The source did not give the rows of a period; nothing of it was kept."""
 
 
+class SourceRefused(ValueError):
+    """The source does not let us, and will not however often it is asked: a bucket that is not there, credentials."""
+
+
+def in_bucket(target: str) -> bool:
+    """Whether *target* names objects of a bucket."""
+    return target.startswith("s3://")
+
+
 def fetch(project: Path, target: str, period: Period) -> pd.DataFrame:
     """The rows that *target* has for *period*; an empty frame when there are none.
 
     *target* is ``module:function``, looked for in the project's folder first and called with the period's start and
-    end (UTC), or the path of a Parquet or CSV file, relative to the project, with ``{period}`` in its name.
-    Raises ParamsError when the target cannot be found, SourceError when it fails.
+    end (UTC), or the path of a Parquet or CSV file, relative to the project, with ``{period}`` in its name; or objects
+    of a bucket, for which the credentials of the environment are used.
+    Raises ParamsError when the target cannot be found, SourceError when it fails, SourceRefused when asking again is
+    of no use.
     """
+    if in_bucket(target):
+        from tasks import buckets
+
+        return buckets.read(target, period)[0]
     if target.endswith((".parquet", ".csv")):
         return _read(project / target.replace("{period}", str(period)), period)
     module_name, _, function_name = target.partition(":")

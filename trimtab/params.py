@@ -36,7 +36,9 @@ class Project(_Section):
 class Source(_Section):
     """Where the rows of a period come from."""
 
-    target: str = Field(description="module:function called with (start, end), or a Parquet/CSV path with {period}")
+    target: str = Field(
+        description="module:function called with (start, end), or a Parquet/CSV path or s3:// address with {period}"
+    )
 
 
 class Columns(_Section):
@@ -163,6 +165,7 @@ class Schedule(_Section):
 
     retrain: Cron = "0 2 * * *"
     ingest: Cron = "30 1 * * *"
+    changes: Cron = "*/5 * * * *"
 
 
 class Alert(_Section):

@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     prefect_port: int = Field(4200, ge=1, le=65535)
     mlflow_port: int = Field(5000, ge=1, le=65535)
     server_port: int = Field(8000, ge=1, le=65535, description="the model server's port")
+    s3: bool = Field(False, description="keep data, models and telemetry on an S3 server that the stack starts")
+    s3_port: int = Field(8333, ge=1, le=65526, description="the first of ten ports for that S3 server and its parts")
 
     postgres_url: SecretStr | None = Field(
         None, description="own PostgreSQL: postgresql://user:password@host:port/database"
@@ -38,6 +40,13 @@ class Settings(BaseSettings):
         description="releases, telemetry and reports are kept at s3://bucket/prefix as well",
     )
     store_endpoint: str | None = Field(None, pattern="^https?://.+", description="own S3 server: http://host:port")
+
+    source_endpoint: str | None = Field(
+        None, pattern="^https?://.+", description="own S3 server of the source's buckets: http://host:port"
+    )
+    source_profile: str | None = Field(
+        None, description="profile of the AWS credentials file for the source's buckets, where they are not the store's"
+    )
 
     worker: str = Field(
         "warm", pattern="^(warm|process)$", description="warm: fork flow runs from a loaded process (Linux)"

@@ -1,5 +1,6 @@
-"""The servers that Trimtab runs on: PostgreSQL, Prefect, MLflow, the model server, a worker. This page is
-the way in; what each part is lives in `components`, keeping them alive in `supervisor`, order in `lifecycle`.
+"""The servers that Trimtab runs on: PostgreSQL, Prefect, MLflow, the model server, a worker, and an S3 server where it
+is asked for. This page is the way in; what each part is lives in `components`, keeping them alive in `supervisor`,
+order in `lifecycle`.
 
 Names are loaded on first use: the supervisor is a process of this package too and has to stay small.
 """
@@ -8,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deployments.stack.addresses import environment, ledger_url
+    from deployments.stack.addresses import environment, ledger_url, settled
     from deployments.stack.lifecycle import down, erase, status, up
     from deployments.stack.plan import StackError
     from deployments.stack.report import ComponentStatus, StackStatus
@@ -21,6 +22,7 @@ __all__ = [
     "environment",
     "erase",
     "ledger_url",
+    "settled",
     "status",
     "up",
 ]
@@ -33,6 +35,7 @@ _HOMES = {
     "environment": "addresses",
     "erase": "lifecycle",
     "ledger_url": "addresses",
+    "settled": "addresses",
     "status": "lifecycle",
     "up": "lifecycle",
 }

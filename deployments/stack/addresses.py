@@ -5,8 +5,25 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
-from deployments.stack import postgres
+from deployments.stack import objects, postgres
+from deployments.stack.plan import StackError
 from trimtab.settings import Settings
+
+
+def settled(settings: Settings) -> Settings:
+    """*settings* with the address of the embedded S3 server, where it is asked for or the state is on it already.
+
+    Raises StackError when another store is named as well.
+    """
+    if not (settings.s3 or (settings.store is None and objects.keyfile(settings).exists())):
+        return settings
+    ours = {"store": f"s3://{objects.BUCKET}", "store_endpoint": objects.endpoint(settings)}
+    if settings.store not in (None, ours["store"]) or settings.store_endpoint not in (None, ours["store_endpoint"]):
+        raise StackError(
+            f"TRIMTAB_STORE names {settings.store} at {settings.store_endpoint or 'Amazon'}, and --s3 (TRIMTAB_S3) "
+            "asks for a store of this stack's own: leave one of them out"
+        )
+    return settings.model_copy(update={**ours, "s3": True})
 
 
 def database_url(settings: Settings, driver: str, database: str) -> str:
@@ -31,8 +48,10 @@ def ledger_url(settings: Settings) -> str:
 def environment(settings: Settings) -> dict[str, str]:
     """Variables for a process that must talk to this stack, whatever its working directory is.
 
-    Lay it over `os.environ`. It holds the user's own PostgreSQL URL if there is one: keep it out of logs.
+    Lay it over `os.environ`. It holds the keys of the embedded S3 server and the user's own PostgreSQL URL, if there
+    are any: keep it out of logs.
     """
+    settings = settled(settings)
     given = {name: value for name, value in settings if value is not None}
     ours = {**given, "project": settings.root, "home": settings.state, "ledger_url": ledger_url(settings)}
     return {
@@ -48,6 +67,7 @@ def environment(settings: Settings) -> dict[str, str]:
         # Threads that wait by spinning take the cores from everybody else: measured, a fit took ten times as long
         # on two busy cores.
         "OMP_WAIT_POLICY": "passive",
+        **(objects.credentials(settings) if settings.s3 else {}),
     }
 
 

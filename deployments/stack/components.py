@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from deployments.stack import addresses, postgres
+from deployments.stack import addresses, objects, postgres
 from deployments.stack.plan import CODE, Component, Plan, Probe
 from deployments.stack.ports import Port
 from trimtab.settings import Settings
@@ -21,8 +21,10 @@ _STOCK_WORKER = {
 
 def plan(settings: Settings, *, only: Collection[str] | None = None) -> Plan:
     """The components that are ours to run, or those in *only*; a part that has an address of its own is left out."""
+    settings = addresses.settled(settings)
     parts = [
         postgres.component(settings) if settings.postgres_url is None else None,
+        objects.component(settings) if settings.s3 else None,
         prefect_server(settings) if settings.prefect_url is None else None,
         mlflow_server(settings) if settings.mlflow_url is None else None,
         model_server(settings) if settings.server_url is None else None,
@@ -40,6 +42,7 @@ def external(settings: Settings) -> dict[str, str]:
         "prefect": settings.prefect_url,
         "mlflow": settings.mlflow_url,
         "server": settings.server_url,
+        "objects": None if addresses.settled(settings).s3 else settings.store,
     }
     return {name: url for name, url in given.items() if url}
 
@@ -52,6 +55,9 @@ def ports(settings: Settings) -> list[Port]:
         Port("mlflow", settings.host, settings.mlflow_port, "TRIMTAB_MLFLOW_PORT"),
         Port("server", settings.host, settings.server_port, "TRIMTAB_SERVER_PORT"),
     ]
+    if addresses.settled(settings).s3:
+        numbers = objects.numbered(settings).values()
+        table += [Port("objects", objects.HOST, number, "TRIMTAB_S3_PORT") for number in numbers]
     return [port for port in table if port.component not in external(settings)]
 
 
@@ -110,17 +116,18 @@ def mlflow_server(settings: Settings) -> Component:
             "_MLFLOW_SERVER_FILE_STORE": store,
             "_MLFLOW_SERVER_REGISTRY_STORE": store,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": (settings.state / "mlflow-artifacts").as_uri(),
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": _artifacts(settings),
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
             "_MLFLOW_SGI_NAME": "uvicorn",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
+            **_store_access(settings),
         },
         unset=("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"),
         cwd=str(settings.state),
         url=f"http://{settings.host}:{settings.mlflow_port}",
-        needs=_database(settings),
+        needs=(*_database(settings), *_objects(settings)),
         stop_wave=1,
     )
 
@@ -134,7 +141,7 @@ def model_server(settings: Settings) -> Component:
         env={**_ours(settings), "ARROW_DEFAULT_MEMORY_POOL": "system"},
         cwd=str(settings.root),
         url=f"http://{settings.host}:{settings.server_port}",
-        needs=_database(settings),
+        needs=(*_database(settings), *_objects(settings)),
         stop_wave=1,
     )
 
@@ -183,7 +190,7 @@ def worker(settings: Settings) -> Component:
         probe=Probe("worker", settings.prefect_api, pool=settings.work_pool),
         env={**_ours(settings), "TMPDIR": _own_scratch(), **({} if warm else _STOCK_WORKER)},
         cwd=str(settings.root),
-        needs=_prefect(settings),
+        needs=(*_prefect(settings), *_objects(settings)),
         stop_timeout_s=20.0,
         kill_children=False,
     )
@@ -209,6 +216,21 @@ def _uvicorn(host: str, port: int) -> tuple[str, ...]:
 
 def _database(settings: Settings) -> tuple[str, ...]:
     return ("postgres",) if settings.postgres_url is None else ()
+
+
+def _objects(settings: Settings) -> tuple[str, ...]:
+    return ("objects",) if settings.s3 else ()
+
+
+def _artifacts(settings: Settings) -> str:
+    """Where MLflow keeps what is logged with a run."""
+    return f"{settings.store.rstrip('/')}/mlflow" if settings.store else (settings.state / "mlflow-artifacts").as_uri()
+
+
+def _store_access(settings: Settings) -> dict[str, str]:
+    """What MLflow needs to write to the store; keys of a store of the user's own are in the environment already."""
+    endpoint = {"MLFLOW_S3_ENDPOINT_URL": settings.store_endpoint} if settings.store_endpoint else {}
+    return {**endpoint, **(objects.credentials(settings) if settings.s3 else {})}
 
 
 def _prefect(settings: Settings) -> tuple[str, ...]:

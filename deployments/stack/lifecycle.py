@@ -7,7 +7,18 @@ from typing import Any
 
 import psutil
 
-from deployments.stack import components, databases, handover, postgres, postgres_setup, probes, processes, report
+from deployments.stack import (
+    components,
+    databases,
+    handover,
+    objects,
+    postgres,
+    postgres_setup,
+    probes,
+    processes,
+    report,
+)
+from deployments.stack.addresses import settled
 from deployments.stack.handover import Echo
 from deployments.stack.plan import LOCK, RECORD, Component, Plan, Probe, StackError
 from deployments.stack.ports import require_free
@@ -22,6 +33,7 @@ def up(settings: Settings, *, echo: Echo, only: Collection[str] | None = None) -
     Raises StackError when a port is taken, a part cannot start, or the running stack has other settings.
     What this call has started is stopped again when it fails or is interrupted.
     """
+    settings = settled(settings)
     plan = components.plan(settings, only=only)
     _make_state(settings)
     started = False
@@ -32,7 +44,8 @@ def up(settings: Settings, *, echo: Echo, only: Collection[str] | None = None) -
                 handover.clear(settings.state)
                 require_free(port for port in components.ports(settings) if port.component in plan.names)
                 _require_external(settings)
-                _prepare(settings, echo)
+                _prepare(settings, plan, echo)
+                plan = components.plan(settings, only=only)  # with the keys that have just been made
                 started = True
                 handover.start(plan)
             else:
@@ -92,17 +105,22 @@ def _require_external(settings: Settings) -> None:
     for name, url in components.external(settings).items():
         trouble = _external_trouble(settings, name)
         if trouble:
-            raise StackError(f"{name} at {url} (TRIMTAB_{name.upper()}_URL) is not healthy: {trouble}")
+            setting = "TRIMTAB_STORE" if name == "objects" else f"TRIMTAB_{name.upper()}_URL"
+            raise StackError(f"{name} at {url} ({setting}) is not healthy: {trouble}")
 
 
 def _external_trouble(settings: Settings, name: str) -> str | None:
     if name == "postgres":
         return databases.reach(settings)
+    if name == "objects":
+        return objects.reach(settings)
     part = Component(name, (), Probe("http", components.health_url(settings, name)))
     return probes.trouble(part, 0.0, timeout_s=5.0)
 
 
-def _prepare(settings: Settings, echo: Echo) -> None:
+def _prepare(settings: Settings, plan: Plan, echo: Echo) -> None:
+    if "objects" in plan.names:
+        objects.prepare(settings)
     if settings.postgres_url is None:
         postgres_setup.prepare(settings, echo)
     else:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, Table, create_engine, event, inspect, select, text
@@ -14,15 +15,22 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateColumn
 
 from stores.ledger import tables as t
-from stores.ledger.records import BatchCheck, Claim, Decision, Gate, LedgerUnavailable, Live, Look
+from stores.ledger.records import BatchCheck, Claim, Decision, Gate, Head, Landing, LedgerUnavailable, Live, Look
 
-R = TypeVar("R", BatchCheck, Claim, Decision, Gate, Live, Look)
+R = TypeVar("R", BatchCheck, Claim, Decision, Gate, Head, Landing, Live, Look)
 
 
 def record(kind: type[R], row: Row[Any]) -> R:
     """*row* as the record it is."""
     known = kind.__dataclass_fields__
     return kind(**{name: value for name, value in row._mapping.items() if name in known})
+
+
+def without_time(fact: Any) -> dict[str, Any]:
+    """The columns of a record; when it was written is the database's to say."""
+    values = asdict(fact)
+    values.pop("recorded_at")
+    return values
 
 
 class Database:

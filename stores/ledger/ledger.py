@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import select
 
 from stores.ledger import tables as t
-from stores.ledger.database import record
-from stores.ledger.records import BatchCheck, Claim, Decision, Gate
+from stores.ledger.database import record, without_time
+from stores.ledger.datasets import Datasets
+from stores.ledger.records import Claim, Decision, Gate
 from stores.ledger.rollouts import Rollouts
 
 
-class Ledger(Rollouts):
+class Ledger(Rollouts, Datasets):
     """The ledger behind an SQLAlchemy *url*. Keeps one connection open, and tries it before each use.
 
     Every method raises LedgerUnavailable when the database does not answer for *patience_s*: a database that was
     restarted is back after some seconds.
     """
 
-    # -- batches and dataset versions
-
-    def record_batch(self, period: str, digest: str, *, rows: int, source: str) -> bool:
-        """A batch landed; False when the very same one had landed before."""
-        return self.add(t.batches, period=period, digest=digest, rows=rows, source=source)
-
-    def record_check(self, check: BatchCheck) -> bool:
-        """A batch was accepted or quarantined under a schema."""
-        return self.add(t.batch_checks, **_without_time(check))
-
-    def checks(self, period: str | None = None) -> list[BatchCheck]:
-        """Validation's conclusions, oldest first."""
-        query = select(t.batch_checks).order_by(t.batch_checks.c.recorded_at)
-        if period is not None:
-            query = query.where(t.batch_checks.c.period == period)
-        return [record(BatchCheck, row) for row in self.rows(query)]
-
-    def record_dataset(
-        self, hash: str, *, pointer: str, period: str, cause: str, git_commit: str | None = None
-    ) -> bool:
-        """A dataset version came to be."""
-        return self.add(t.datasets, hash=hash, pointer=pointer, period=period, cause=cause, git_commit=git_commit)
-
-    def datasets(self) -> list[dict[str, Any]]:
-        """Every dataset version, oldest first."""
-        return [dict(row._mapping) for row in self.rows(select(t.datasets).order_by(t.datasets.c.recorded_at))]
-
     # -- decisions and the work that they ask for
 
     def record_decision(self, decision: Decision) -> bool:
         """Monitoring concluded something; False when the same facts were judged before."""
-        return self.add(t.decisions, **_without_time(decision))
+        return self.add(t.decisions, **without_time(decision))
 
     def decision(self, id: str) -> Decision | None:
         """The decision called *id*."""
@@ -86,7 +59,7 @@ class Ledger(Rollouts):
 
     def record_gate(self, gate: Gate) -> bool:
         """A candidate was judged."""
-        return self.add(t.gates, **_without_time(gate))
+        return self.add(t.gates, **without_time(gate))
 
     def gate(self, run_id: str) -> Gate | None:
         """The newest verdict on the candidate of MLflow run *run_id*."""
@@ -123,9 +96,3 @@ class Ledger(Rollouts):
     def alerts(self) -> list[dict[str, Any]]:
         """Every alert, oldest first."""
         return [dict(row._mapping) for row in self.rows(select(t.alerts).order_by(t.alerts.c.recorded_at))]
-
-
-def _without_time(record: Any) -> dict[str, Any]:
-    values = asdict(record)
-    values.pop("recorded_at")
-    return values

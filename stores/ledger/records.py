@@ -12,14 +12,17 @@ class LedgerUnavailable(ConnectionError):
 
 
 class LostRace(RuntimeError):
-    """Somebody else moved who is live first.
+    """Somebody else moved *what* (who is live, which dataset version is the newest) first.
 
     *expected* is the version that the caller had seen.
     """
 
-    def __init__(self, expected: int) -> None:
-        super().__init__(f"the live release is no longer at ledger version {expected}: look again and decide anew")
-        self.expected = expected
+    def __init__(self, expected: int, what: str = "the live release") -> None:
+        super().__init__(f"{what} is no longer at ledger version {expected}: look again and decide anew")
+        self.expected, self.what = expected, what
+
+    def __reduce__(self) -> tuple[type[LostRace], tuple[int, str]]:
+        return type(self), (self.expected, self.what)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,32 @@ class BatchCheck:
     rows_good: int
     rows_bad: int
     evidence: dict[str, Any] = field(default_factory=dict)
+    recorded_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which dataset version is the newest since *recorded_at*: DVC's *hash*, and the text of `data.dvc` (*pointer*).
+    *cause* is what the rows of *period* had come to."""
+
+    version: int
+    hash: str
+    pointer: str
+    period: str
+    cause: str
+    recorded_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Landing:
+    """A batch landed as the *number*-th of its period. *objects* are those that it was made of, as [key, etag, size],
+    where the source is a bucket."""
+
+    period: str
+    number: int
+    digest: str
+    source: str
+    objects: list[list[Any]] = field(default_factory=list)
     recorded_at: datetime | None = None
 
 

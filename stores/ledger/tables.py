@@ -30,6 +30,15 @@ batches = _table(
     Column("source", String, nullable=False),
 )
 
+landings = _table(
+    "landings",
+    Column("period", String, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False, comment="1 landed first"),
+    Column("digest", String, nullable=False),
+    Column("source", String, nullable=False),
+    Column("objects", _json, nullable=False, comment="[key, etag, size] of each object of a bucket, in order"),
+)
+
 batch_checks = _table(
     "batch_checks",
     Column("period", String, primary_key=True),
@@ -49,6 +58,15 @@ datasets = _table(
     Column("period", String, nullable=False, comment="the period whose batch made this version"),
     Column("cause", String, nullable=False),
     Column("git_commit", String),
+)
+
+dataset_heads = _table(
+    "dataset_heads",
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("hash", String, nullable=False, comment="the newest dataset version from here on"),
+    Column("pointer", Text, nullable=False),
+    Column("period", String, nullable=False),
+    Column("cause", String, nullable=False),
 )
 
 decisions = _table(

@@ -130,6 +130,7 @@ def test_the_train_flow_and_the_pipeline_make_the_same_model(
         project=reproduced, tracking_uri=address, version=version.hash, as_of=params.period.first_train,
         settings=params.model_dump(mode="json", by_alias=True, include=needed),
         schema=(reproduced / "schema.yaml").read_text(), code="any", pointer=version.pointer,
+        workspace=reproduced, remote=None,
     )  # fmt: skip
     flow = tracking.candidate(address, run_id, cache=tmp_path / "cache")
     ours = Paper.model_validate_json((reproduced / "model" / PAPER).read_bytes())
@@ -155,7 +156,7 @@ def test_the_ingest_and_validate_flows_lay_out_the_same_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The flows' own bodies with a real ledger and DVC; only Prefect's server and Evidently's pages are left out."""
-    ingest, validate = import_module("flows.ingest"), import_module("flows.validate")
+    ingest, validate, versions = (import_module(f"flows.{name}") for name in ("ingest", "validate", "versions"))
     for name in ("params.yaml", "schema.yaml"):
         shutil.copy2(CHECKOUT / name, tmp_path / name)
     git(tmp_path, "init", "--quiet")
@@ -164,8 +165,7 @@ def test_the_ingest_and_validate_flows_lay_out_the_same_dataset(
     monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
     monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path))
     monkeypatch.setattr(ingest, "fetch", ingest.fetch.fn)
-    monkeypatch.setattr(ingest, "version_data", ingest.version_data.fn)
-    monkeypatch.setattr(validate, "version_data", validate.version_data.fn)
+    monkeypatch.setattr(versions, "next_version", versions.next_version.fn)
     monkeypatch.setattr(validate, "show", lambda *_: None)
     monkeypatch.setattr(validate, "announce", lambda *_: None)
     for period in ("2013-01", "2013-02"):

@@ -1,6 +1,7 @@
 """Stacks of fake parts, and settings whose ports are free."""
 
 import os
+import random
 import socket
 import sys
 import time
@@ -13,7 +14,9 @@ import pytest
 
 from deployments import stack
 from deployments.stack import handover, report
+from deployments.stack.objects import PARTS
 from deployments.stack.plan import Component, Plan, Probe
+from deployments.stack.ports import unavailable
 from trimtab.settings import Settings
 
 
@@ -21,6 +24,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def free_block(count: int) -> int:
+    """The first of *count* ports in a row that nobody listens on, outside the range that the system deals out."""
+    while True:
+        first = random.randrange(20_000, 32_000 - count)
+        if not any(unavailable("127.0.0.1", number) for number in range(first, first + count)):
+            return first
 
 
 def eventually(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
@@ -88,6 +99,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 def make_settings(folder: Path, **changes: Any) -> Settings:
     ports = {f"{name}_port": free_port() for name in ("postgres", "prefect", "mlflow", "server")}
+    ports |= {"s3_port": free_block(len(PARTS))} if changes.get("s3") else {}
     made: dict[str, Any] = {"project": folder, "home": folder / "state", **ports, **changes}
     return Settings(**made)
 

@@ -1,0 +1,202 @@
+"""The user's own buckets as a source: which objects hold the rows of a period, and reading them. boto3 is known here
+for that alone; our own state on S3 is the business of `stores.objects`."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import pandas as pd
+
+from tasks.sources import SourceError, SourceRefused
+from trimtab.params import ParamsError
+from trimtab.periods import Period, PeriodError
+
+_ATTEMPTS = 5
+_TARGET = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)")
+_BUSY = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "503", "500"})
+_MOVED = frozenset({"PreconditionFailed", "412", "NoSuchKey", "404"})
+_REASONS = {
+    "NoSuchBucket": "there is no such bucket: correct source.target in params.yaml, or make the bucket",
+    "InvalidAccessKeyId": "the server does not know this key: correct the credentials of the source",
+    "SignatureDoesNotMatch": "the secret is wrong: correct the credentials of the source",
+    "AccessDenied": "these credentials may not read there: they need to list the bucket and to get its objects",
+    "403": "these credentials may not read there: they need to list the bucket and to get its objects",
+    "ExpiredToken": "the credentials have expired",
+    "PermanentRedirect": "the bucket is in another region: set AWS_DEFAULT_REGION to it",
+}
+
+
+class _Moved(Exception):
+    """An object was replaced or removed after it was listed."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to get to the source's buckets: the address of an S3 server of one's own, a profile of the AWS credentials
+    file. Neither: Amazon's, with the credentials of the environment."""
+
+    endpoint: str | None = None
+    profile: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceObject:
+    """An object with rows. *etag* changes with the content."""
+
+    key: str
+    etag: str
+    size: int
+
+
+def facts(objects: Sequence[SourceObject]) -> list[list[Any]]:
+    """*objects* as the ledger keeps them."""
+    return [list(astuple(each)) for each in objects]
+
+
+def of_period(target: str, period: Period, access: Access = Access()) -> list[SourceObject]:
+    """The objects that hold the rows of *period*, in order of key; none when nothing has come yet.
+
+    *target* is ``s3://bucket/path/{period}*.parquet`` (or .csv); each ``*`` stands for anything but a slash.
+    Raises ParamsError, SourceRefused or SourceError.
+    """
+    return _of_period(_client(access), target, period)
+
+
+def by_period(target: str, example: Period, access: Access = Access()) -> dict[str, list[SourceObject]]:
+    """The objects of every period that has some. *example* is any period of the project. Raises as `of_period`."""
+    written = re.sub(r"\d", r"\\d", re.escape(str(example)))
+    bucket, before, shape = _parsed(target, None, written)
+    periods: dict[str, list[SourceObject]] = {}
+    for found in _listed(_client(access), bucket, before):
+        match = shape.fullmatch(found.key)
+        if match and _is_period(match["period"], example):
+            periods.setdefault(match["period"], []).append(found)
+    return periods
+
+
+def read(
+    target: str,
+    period: Period,
+    access: Access = Access(),
+) -> tuple[pd.DataFrame, list[SourceObject]]:
+    """The rows of *period*, and the objects that they are from, each read whole as it was listed: when one is replaced
+    meanwhile all is begun again, so that rows of two states never mix.
+
+    Raises ParamsError, SourceRefused or SourceError.
+    """
+    bucket, client = _parsed(target, str(period))[0], _client(access)
+    for _ in range(_ATTEMPTS):
+        objects = _of_period(client, target, period)
+        try:
+            frames = [_frame(client, bucket, each, period) for each in objects]
+        except _Moved:
+            continue
+        return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()), objects
+    raise SourceError(f"{target}: the objects of {period} are replaced all the time ({_ATTEMPTS} attempts): try later")
+
+
+def _of_period(client: Any, target: str, period: Period) -> list[SourceObject]:
+    bucket, before, shape = _parsed(target, str(period))
+    return [found for found in _listed(client, bucket, before) if shape.fullmatch(found.key)]
+
+
+def _frame(client: Any, bucket: str, found: SourceObject, period: Period) -> pd.DataFrame:
+    content = io.BytesIO(_content(client, bucket, found))
+    try:
+        return pd.read_parquet(content) if found.key.endswith(".parquet") else pd.read_csv(content)
+    except (OSError, ValueError) as error:  # pyarrow's and pandas' errors are both
+        raise SourceError(f"s3://{bucket}/{found.key} cannot be read for {period}: {error}") from error
+
+
+def _content(client: Any, bucket: str, found: SourceObject) -> bytes:
+    """All bytes of the object as it was listed. A connection that breaks is made anew."""
+    from botocore.exceptions import BotoCoreError
+
+    where = f"s3://{bucket}/{found.key}"
+    problem = ""
+    for _ in range(_ATTEMPTS):
+        with _told(where):
+            answer = client.get_object(Bucket=bucket, Key=found.key, IfMatch=f'"{found.etag}"')
+        try:
+            content: bytes = answer["Body"].read()
+        except (BotoCoreError, OSError) as error:
+            problem = " ".join(str(error).split())
+            continue
+        if len(content) == found.size:
+            return content
+        problem = f"{len(content)} of {found.size} bytes arrived"
+    raise SourceError(f"{where}: {problem} ({_ATTEMPTS} attempts): try later")
+
+
+def _listed(client: Any, bucket: str, prefix: str) -> Iterator[SourceObject]:
+    with _told(f"s3://{bucket}/{prefix}"):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Contents", ()):
+                yield SourceObject(entry["Key"], entry["ETag"].strip('"'), entry["Size"])
+
+
+def _client(access: Access) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    with _told(access.endpoint or "S3"):
+        session = boto3.session.Session(profile_name=access.profile)
+        return session.client(
+            "s3", endpoint_url=access.endpoint, region_name=session.region_name or "us-east-1",
+            config=Config(
+                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS}, connect_timeout=5, read_timeout=30,
+                s3={"addressing_style": "path"} if access.endpoint else {},
+            ),
+        )  # fmt: skip
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """What boto3 raises inside, in our words about *where*."""
+    from botocore import exceptions as known
+
+    try:
+        yield
+    except known.ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", "?"))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code in _MOVED:
+            raise _Moved from error
+        if code in _BUSY or status >= 500 or status == 429:
+            raise SourceError(f"{where}: the server says {code} ({_ATTEMPTS} attempts): try later") from error
+        raise SourceRefused(f"{where}: {_REASONS.get(code, f'the server says {code}')}") from error
+    except (known.HTTPClientError, known.ConnectionError) as error:
+        text = re.sub(r"\?\S+", "", " ".join(str(error).split()))  # a signed address would be a secret
+        raise SourceError(f"{where}: {text}") from error
+    except known.BotoCoreError as error:
+        text = " ".join(str(error).split())
+        raise SourceRefused(f"{where}: {text}: set the credentials of the source") from error
+
+
+def _parsed(target: str, period: str | None, written: str = "") -> tuple[str, str, re.Pattern[str]]:
+    """Bucket, what all keys begin with, and the shape of a key. Raises ParamsError."""
+    found = _TARGET.fullmatch(target)
+    if found is None or "{period}" not in found["key"] or not target.endswith((".parquet", ".csv")):
+        raise ParamsError(
+            f"source.target {target} names no objects by period: write s3://bucket/path/{{period}}*.parquet, or .csv"
+        )
+    key = found["key"] if period is None else found["key"].replace("{period}", period)
+    before = re.split(r"\*|\{period\}", key, maxsplit=1)[0]
+    first, *others = re.escape(key).replace(r"\*", "[^/]*").split(re.escape("{period}"))
+    shape = first + "".join(
+        (f"(?P<period>{written})" if at == 0 else "(?P=period)") + other for at, other in enumerate(others)
+    )
+    return found["bucket"], before, re.compile(shape, re.DOTALL)
+
+
+def _is_period(text: str, example: Period) -> bool:
+    try:
+        Period.parse(text, example.every)
+    except PeriodError:
+        return False
+    return True

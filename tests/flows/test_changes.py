@@ -1,0 +1,187 @@
+"""Ingest from a bucket on a real S3 server: each change of an object is ingested once, what has not changed never."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.occasions import occasions
+from flows.door import Here, here
+from stores.ledger import Ledger
+from tasks.sources import SourceError, SourceRefused
+from tests.flows import tiny
+from tests.stores.proxy import proxied
+from tests.stores.seaweed import Seaweed, seaweed
+from trimtab import params
+from trimtab.settings import Settings
+
+__all__ = ["seaweed"]
+
+
+@dataclass
+class Source:
+    """A bucket in which rows arrive, and a project that takes them from there."""
+
+    client: Any
+    bucket: str
+    place: Here
+    ingest: Any
+    patch: pytest.MonkeyPatch
+
+    def put(self, name: str, rows: Any) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=f"in/{name}.csv", Body=rows.to_csv(index=False).encode())
+
+    def changes(self) -> list[str]:
+        """What a run for changes landed."""
+        return list(self.ingest.ingest.fn(changed=True).split())
+
+    def nothing_is_downloaded(self) -> None:
+        def read(*_: Any) -> None:
+            pytest.fail("objects were downloaded")
+
+        self.patch.setattr(self.ingest, "read_bucket", read)
+
+
+@pytest.fixture
+def source(tmp_path: Path, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Source:
+    bucket, client = f"rows-{uuid.uuid4().hex[:12]}", seaweed.client
+    client.create_bucket(Bucket=bucket)
+    tiny.project(tmp_path / "project", target=f"s3://{bucket}/in/{{period}}*.csv")
+    address = f"sqlite:///{tmp_path}/ledger.db"
+    Ledger(address).create()
+    monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
+    monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path / "project"))
+    monkeypatch.setenv("TRIMTAB_SOURCE_ENDPOINT", seaweed.endpoint)
+    ingest = tiny.plainly(monkeypatch.setattr)[0]
+    return Source(client, bucket, here(), ingest, monkeypatch)
+
+
+def test_new_objects_of_complete_periods_land_oldest_first_and_once(source: Source) -> None:
+    for period in ("2013-02", "2013-01"):
+        source.put(f"{period}-a", tiny.rows(period))
+    assert len(source.changes()) == 2
+    assert [check.period for check in source.place.ledger.checks()] == ["2013-01", "2013-02"]
+    source.nothing_is_downloaded()
+    assert source.changes() == []
+    assert len(source.place.ledger.landings()) == 2
+
+
+def test_which_objects_a_batch_was_made_of_is_in_the_ledger(source: Source) -> None:
+    halves = tiny.rows("2013-01")
+    source.put("2013-01-a", halves.iloc[:100])
+    source.put("2013-01-b", halves.iloc[100:])
+    [digest] = source.changes()
+    landing = source.place.ledger.landing("2013-01")
+    assert landing is not None
+    listed = source.client.list_objects_v2(Bucket=source.bucket, Prefix="in/")["Contents"]
+    assert landing.objects == [[each["Key"], each["ETag"].strip('"'), each["Size"]] for each in listed]
+    assert landing.digest == digest
+
+
+def test_an_object_that_changes_is_ingested_again_and_each_change_once(source: Source) -> None:
+    source.put("2013-01", tiny.rows("2013-01"))
+    [first] = source.changes()
+    source.put("2013-01", tiny.rows("2013-01", seed=1))
+    [second] = source.changes()
+    source.put("2013-01-late", tiny.rows("2013-01", seed=2).assign(id=lambda r: "late-" + r["id"]))
+    [third] = source.changes()
+    assert len({first, second, third}) == 3
+    assert source.changes() == []
+    landing = source.place.ledger.landing("2013-01")
+    assert landing is not None
+    assert (landing.number, landing.digest) == (3, third)
+
+
+def test_an_object_that_changes_back_brings_the_first_rows_back(source: Source) -> None:
+    digests = []
+    for seed in (0, 1, 0):
+        source.put("2013-01", tiny.rows("2013-01", seed=seed))
+        digests += source.changes()
+    landing = source.place.ledger.landing("2013-01")
+    assert landing is not None
+    assert digests == [digests[0], digests[1], digests[0]]
+    assert (landing.number, landing.digest) == (3, digests[0])
+
+
+def test_a_period_asked_for_by_name_is_not_downloaded_when_its_objects_are_the_same(source: Source) -> None:
+    source.put("2013-01", tiny.rows("2013-01"))
+    digest = source.ingest.ingest.fn("2013-01")
+    source.nothing_is_downloaded()
+    heads = source.place.ledger.heads()
+    assert source.ingest.ingest.fn("2013-01") == digest
+    assert source.place.ledger.heads() == heads
+
+
+def test_a_batch_that_was_refused_is_not_tried_again_until_its_objects_change(source: Source) -> None:
+    source.put("2013-01", tiny.rows("2013-01", x=dict.fromkeys(range(100), 99)))
+    assert len(source.changes()) == 1
+    assert [check.accepted for check in source.place.ledger.checks()] == [False]
+    assert source.changes() == []
+    source.put("2013-01", tiny.rows("2013-01"))
+    assert len(source.changes()) == 1
+    assert [check.accepted for check in source.place.ledger.checks()] == [False, True]
+
+
+def test_a_period_that_is_not_over_waits(source: Source) -> None:
+    now = f"{datetime.now(UTC):%Y-%m}"
+    source.put(now, tiny.rows(now))
+    source.put("2012-12", tiny.rows("2012-12"))  # before the project's first
+    assert source.changes() == []
+
+
+def test_where_nothing_has_come_yet_nothing_lands(source: Source) -> None:
+    assert source.ingest.ingest.fn("2013-01") == ""
+    assert source.place.ledger.checks() == []
+    assert source.place.ledger.head() is None
+
+
+def test_a_run_that_dies_before_its_landing_is_recorded_is_made_good_by_the_next(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    source.put("2013-01", tiny.rows("2013-01"))
+    with monkeypatch.context() as dying:
+        dying.setattr(Ledger, "record_landing", die)
+        with pytest.raises(KeyboardInterrupt):
+            source.changes()
+    assert len(source.changes()) == 1
+    assert [head.cause for head in source.place.ledger.heads()] == ["landed", "accepted"]
+
+
+@pytest.mark.parametrize("trouble", ["away", "denied", "half a file"])
+def test_a_source_that_fails_leaves_nothing_half_landed(source: Source, seaweed: Seaweed, trouble: str) -> None:
+    source.put("2013-01-a", tiny.rows("2013-01"))
+    source.client.put_object(
+        Bucket=source.bucket, Key="in/2013-01-b.csv", Body=b'id,at\n"1' if trouble == "half a file" else b"id\n1\n"
+    )
+    expected: type[Exception] = SourceError
+    with proxied(seaweed.port) as line:
+        if trouble == "away":
+            line.leave()
+            source.patch.setenv("TRIMTAB_SOURCE_ENDPOINT", line.endpoint)
+        elif trouble == "denied":
+            source.patch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+            expected = SourceRefused
+        with pytest.raises(expected, match=f"s3://{source.bucket}/in/"):
+            source.ingest.ingest.fn("2013-01")
+    assert source.place.ledger.head() is None
+    assert source.place.ledger.landings() == {}
+    assert not list(source.place.root.glob("data/**/*.parquet"))
+
+
+def test_the_occasion_that_looks_for_changes_rests_where_the_source_is_no_bucket(source: Source) -> None:
+    project = params.load(source.place.root)
+    elsewhere = project.model_copy(update={"source": project.source.model_copy(update={"target": "rows:load"})})
+    for known, is_scheduled in ((project, True), (elsewhere, False)):
+        found = {each.title: each for each in occasions(known, Settings())}["ingest/on-change"]
+        assert (found.is_scheduled, found.cron, found.parameters) == (is_scheduled, "*/5 * * * *", {"changed": True})
+    with pytest.raises(ValueError, match="is no bucket: only objects of a bucket say whether they have changed"):
+        import_module("flows.ingest").changed_periods(Here(Settings(), elsewhere, source.place.ledger))

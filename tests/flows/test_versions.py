@@ -1,0 +1,370 @@
+"""The dataset's versions, made by flow runs that hold none of the data: several at once, some of which are killed; and
+beside a person who works on `data/` with DVC."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from flows import versions
+from flows.door import Here, here
+from stores.ledger import Ledger
+from tasks import dataset
+from tasks.dataset import DatasetError, DatasetVersion
+from tests.conftest import CODE
+from tests.flows import tiny
+from tests.stores.conftest import postgres
+from tests.stores.proxy import proxied
+from tests.stores.seaweed import Seaweed, credentials, seaweed
+from trimtab.settings import Settings
+
+__all__ = ["postgres", "seaweed"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """A laptop: a project with rows for three months, no store."""
+    tiny.project(tmp_path / "laptop", "2013-01", "2013-02", "2013-03")
+    git(tmp_path / "laptop", "init", "--quiet")
+    address = f"sqlite:///{tmp_path}/ledger.db"
+    Ledger(address).create()
+    monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
+    monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path / "laptop"))
+    tiny.plainly(monkeypatch.setattr)
+    return here()
+
+
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout
+
+
+def dvc(folder: Path, *words: str) -> str:
+    """DVC as a person uses it."""
+    env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    command = [sys.executable, "-m", "dvc", *words]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def ingest(*periods: str) -> None:
+    module = tiny.plainly()[0]
+    for period in periods:
+        module.ingest.fn(period)
+
+
+def files(place: Here, version: str | None = None) -> dict[str, str]:
+    found = dataset.listing(place.workspace, version or versions.current(place).hash, remote=place.remote)
+    assert found is not None
+    return found
+
+
+# -- a laptop
+
+
+def test_after_each_period_data_dvc_is_what_dvc_itself_would_have_written(place: Here) -> None:
+    ingest("2013-01", "2013-02")
+    ours = (place.root / "data.dvc").read_text()
+    assert "up to date" in dvc(place.root, "status")
+    dvc(place.root, "add", "data")
+    assert (place.root / "data.dvc").read_text() == ours
+    head = place.ledger.head()
+    assert head is not None
+    assert (head.version, head.hash) == (4, dataset.current(place.root).hash)
+
+
+def test_a_clone_gets_the_data_by_dvc_pull(place: Here, tmp_path: Path) -> None:
+    ingest("2013-01")
+    tiny.project(tmp_path / "clone")
+    git(tmp_path / "clone", "init", "--quiet")
+    dataset.init(tmp_path / "clone")
+    (tmp_path / "clone" / "data.dvc").write_text((place.root / "data.dvc").read_text())
+    dvc(tmp_path / "clone", "remote", "add", "--local", "--default", "theirs", str(place.root / ".trimtab/dvc-remote"))
+    dvc(tmp_path / "clone", "pull")
+    there = sorted(p.relative_to(place.root) for p in (place.root / "data").rglob("*.parquet"))
+    assert there == sorted(p.relative_to(tmp_path / "clone") for p in (tmp_path / "clone" / "data").rglob("*.parquet"))
+
+
+def test_the_same_period_again_makes_no_version(place: Here) -> None:
+    ingest("2013-01")
+    heads, landing = place.ledger.heads(), place.ledger.landings()
+    ingest("2013-01")
+    assert (place.ledger.heads(), place.ledger.landings()) == (heads, landing)
+
+
+def test_what_somebody_adds_by_hand_joins_the_next_version(place: Here) -> None:
+    ingest("2013-01")
+    mended = tiny.rows("2013-01", seed=7)
+    mended.to_parquet(place.root / "data" / "accepted" / "2013-01.parquet")
+    dvc(place.root, "add", "data")
+    theirs = dataset.current(place.root)
+    assert versions.current(place).hash == theirs.hash
+    ingest("2013-02")
+    kept = dataset.read(place.root, versions.current(place).hash, last="2013-01")
+    pd.testing.assert_frame_equal(kept, mended)
+    assert [head.cause for head in place.ledger.heads()] == ["landed", "accepted", "by hand", "landed", "accepted"]
+    assert "up to date" in dvc(place.root, "status")
+
+
+def test_what_somebody_takes_away_by_hand_is_gone_from_the_next_version(place: Here) -> None:
+    ingest("2013-01", "2013-02")
+    (place.root / "data" / "accepted" / "2013-01.parquet").unlink()
+    dvc(place.root, "add", "data")
+    ingest("2013-03")
+    assert dataset.names(place.root, versions.current(place).hash, folder="accepted") == ["2013-02", "2013-03"]
+
+
+def test_what_was_edited_and_not_added_stays_on_disk_and_out_of_the_dataset(place: Here) -> None:
+    ingest("2013-01")
+    edited = place.root / "data" / "accepted" / "2013-01.parquet"
+    before, _ = files(place)["accepted/2013-01.parquet"], edited.write_bytes(b"an edit")
+    ingest("2013-02")
+    assert files(place)["accepted/2013-01.parquet"] == before
+    assert edited.read_bytes() == b"an edit"
+    assert "data" in dvc(place.root, "status")
+
+
+def test_going_back_to_an_older_data_dvc_is_followed_on_a_laptop(place: Here) -> None:
+    ingest("2013-01")
+    older = dataset.current(place.root)
+    ingest("2013-02")
+    (place.root / "data.dvc").write_text(older.pointer)
+    assert versions.current(place).hash == older.hash
+    ingest("2013-03")
+    assert dataset.names(place.root, versions.current(place).hash, folder="accepted") == ["2013-01", "2013-03"]
+
+
+def test_a_change_by_hand_that_is_nowhere_to_be_had_is_told_and_kept(place: Here) -> None:
+    ingest("2013-01")
+    unknown = yaml.safe_dump({"outs": [{"md5": f"{'0' * 32}.dir", "path": "data"}]})
+    (place.root / "data.dvc").write_text(unknown)
+    with pytest.raises(DatasetError, match=r"0000\.dir is neither in DVC's cache nor its remote: `dvc push` it"):
+        ingest("2013-02")
+    assert (place.root / "data.dvc").read_text() == unknown
+
+
+def test_a_ledger_that_is_new_begins_with_what_data_dvc_names(place: Here) -> None:
+    tiny.rows("2013-01").to_parquet(_folder(place.root / "data" / "accepted") / "2013-01.parquet")
+    dataset.init(place.root)
+    dvc(place.root, "add", "data")
+    ingest("2013-02")
+    assert dataset.names(place.root, versions.current(place).hash, folder="accepted") == ["2013-01", "2013-02"]
+    assert place.ledger.heads()[0].cause == "found"
+
+
+def test_a_data_dvc_whose_rows_are_nowhere_does_not_keep_a_new_ledger_from_beginning(
+    place: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place.root / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": f"{'0' * 32}.dir", "path": "data"}]}))
+    ingest("2013-01")
+    assert "which is in no cache or remote: the dataset begins anew" in capsys.readouterr().out
+    assert dataset.names(place.root, versions.current(place).hash, folder="accepted") == ["2013-01"]
+
+
+def test_where_the_project_cannot_be_written_to_the_state_holds_what_is_laid_out(
+    place: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.door.os.access", lambda *_: False)
+    before = sorted(place.root.rglob("*"))
+    monkeypatch.setenv("TRIMTAB_HOME", str(place.root.parent / "state"))
+    ingest("2013-01")
+    inside = here()
+    assert inside.workspace == place.root.parent / "state" / "workspace"
+    assert sorted(place.root.rglob("*")) == before
+    assert set(files(inside)) >= {"accepted/2013-01.parquet"}
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+# -- a team: one store, one ledger, runs in folders of their own
+
+
+@pytest.fixture
+def team(seaweed: Seaweed, postgres: Settings, tmp_path: Path) -> Iterator[Team]:
+    from deployments import stack
+
+    with pytest.MonkeyPatch.context() as patch:
+        url = stack.ledger_url(postgres)
+        ledger = Ledger(url)
+        ledger.create()
+        yield Team(tmp_path, ledger, {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("TRIMTAB_", "PREFECT_"))}, **credentials(),
+            "TRIMTAB_LEDGER_URL": url, "TRIMTAB_STORE": seaweed.bucket(), "TRIMTAB_STORE_ENDPOINT": seaweed.endpoint,
+            "PYTHONPATH": str(CODE), "OMP_WAIT_POLICY": "passive",
+        }, patch)  # fmt: skip
+        _empty(ledger)
+
+
+def _empty(ledger: Ledger) -> None:
+    from sqlalchemy import text
+
+    with ledger.transaction() as db:
+        for table in ("dataset_heads", "datasets", "landings", "batches", "batch_checks", "alerts"):
+            db.execute(text(f"DELETE FROM {table}"))
+
+
+class Team:
+    """Runs that share a store and a ledger and nothing else."""
+
+    def __init__(self, folder: Path, ledger: Ledger, env: dict[str, str], patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.ledger, self.env, self.patch = folder, ledger, env, patch
+
+    def start(self, name: str, *periods: str, **env: str) -> subprocess.Popen[str]:
+        """A flow run in a folder of its own that holds no data; it waits for `go`."""
+        root = tiny.project(self.folder / name, *periods)
+        own = {"TRIMTAB_PROJECT": str(root), "READY": str(root / "ready"), "GO": str(self.folder / "go"), **env}
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.flows.tiny", *periods], env={**self.env, **own}, cwd=CODE, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def go(self, *runs: subprocess.Popen[str]) -> list[tuple[int, str]]:
+        """Let all begin at the same moment; exit codes, and what was said."""
+        deadline = time.monotonic() + 90
+        names = {path.parent.name for path in self.folder.glob("*/params.yaml")}
+        while {path.parent.name for path in self.folder.glob("*/ready")} != names:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (self.folder / "go").touch()
+        ended = [(run, run.communicate(timeout=100)[0]) for run in runs]
+        return [(run.returncode, said) for run, said in ended]
+
+    def seen_from(self, name: str) -> Here:
+        """The place of somebody who comes new."""
+        root = tiny.project(self.folder / name)
+        for variable, value in {**self.env, "TRIMTAB_PROJECT": str(root)}.items():
+            if variable.startswith("TRIMTAB_"):
+                self.patch.setenv(variable, value)
+        dataset.init(root)
+        return here()
+
+
+def test_two_runs_with_empty_folders_and_different_periods_make_one_dataset_with_both(team: Team) -> None:
+    runs = [team.start("a", "2013-01", "2013-03"), team.start("b", "2013-02", "2013-04")]
+    assert [code for code, said in team.go(*runs) if code or print(said)] == []
+    place = team.seen_from("c")
+    accepted = dataset.names(place.workspace, versions.current(place).hash, folder="accepted", remote=place.remote)
+    assert accepted == ["2013-01", "2013-02", "2013-03", "2013-04"]
+    assert len(dataset.read(place.workspace, versions.current(place).hash, remote=place.remote)) == 4 * 8 * 28
+    trees = [set(files(place, head.hash)) for head in team.ledger.heads()]
+    assert all(earlier < later for earlier, later in itertools.pairwise(trees)), "nothing was ever lost"
+    assert len(trees) == 8
+    assert {head.hash for head in team.ledger.heads()} == {row["hash"] for row in team.ledger.datasets()}
+
+
+def test_two_runs_of_the_same_period_make_it_once(team: Team) -> None:
+    assert [code for code, _ in team.go(team.start("a", "2013-01"), team.start("b", "2013-01"))] == [0, 0]
+    place = team.seen_from("c")
+    assert [head.cause for head in team.ledger.heads()] == ["landed", "accepted"]
+    assert len(files(place)) == 2
+    landing = team.ledger.landing("2013-01")
+    assert landing is not None
+    assert landing.number == 1
+
+
+def test_a_run_that_is_killed_after_it_pushed_is_made_good_by_the_next(team: Team) -> None:
+    assert team.go(team.start("a", "2013-01", DIE="1"))[0][0] == 9
+    assert team.ledger.head() is None
+    code, said = team.go(team.start("b", "2013-01"))[0]
+    assert code == 0, said
+    place = team.seen_from("c")
+    assert set(
+        dataset.paths(place.workspace, versions.current(place).hash, folder="accepted", remote=place.remote)
+    ) == {"2013-01"}
+
+
+def test_a_run_brings_only_the_files_that_it_asks_for(team: Team) -> None:
+    assert team.go(team.start("a", "2013-01", "2013-02", "2013-03"))[0][0] == 0
+    place = team.seen_from("c")
+    hash = versions.current(place).hash
+    assert len(dataset.names(place.workspace, hash, folder="accepted", remote=place.remote)) == 3
+    cached = place.workspace / ".dvc" / "cache" / "files"
+    assert [p.suffix for p in cached.rglob("*") if p.is_file()] == [".dir"]
+    dataset.paths(place.workspace, hash, folder="accepted", last="2013-02", remote=place.remote)
+    assert len([p for p in cached.rglob("*") if p.is_file() and not p.suffix]) == 2
+
+
+def test_a_batch_that_landed_elsewhere_can_be_validated_here(team: Team) -> None:
+    assert team.go(team.start("a", "2013-01"))[0][0] == 0
+    place = team.seen_from("c")
+    heads = team.ledger.heads()
+    tiny.plainly(team.patch.setattr)[1].validate.fn("2013-01")
+    assert team.ledger.heads() == heads
+    assert not list((place.workspace / "data").rglob("landed/*/*.parquet"))
+
+
+def test_an_image_with_an_older_data_dvc_does_not_turn_the_dataset_back(team: Team) -> None:
+    assert team.go(team.start("a", "2013-01", "2013-02"))[0][0] == 0
+    older = team.ledger.heads()[1]
+    place = team.seen_from("c")
+    (place.root / "data.dvc").write_text(older.pointer)
+    assert versions.current(place).hash == team.ledger.heads()[-1].hash
+
+
+def test_two_people_who_change_different_files_by_hand_both_get_their_way(team: Team) -> None:
+    assert team.go(team.start("a", "2013-01", "2013-02"))[0][0] == 0
+    changed: dict[str, Here] = {}
+    for name, period in (("ann", "2013-01"), ("bob", "2013-02")):
+        place = changed[name] = team.seen_from(name)
+        dataset.sync_pointer(place.workspace, lambda place=place: versions.current(place))  # type: ignore[misc]
+        dataset.checkout(place.workspace, remote=place.remote)
+        path = place.workspace / "data" / "accepted" / f"{period}.parquet"
+        path.unlink()
+        tiny.rows(period, seed=9).to_parquet(path)
+        dataset.save(place.workspace, message="by hand", remote=place.remote)
+    for place in changed.values():
+        versions.newest(place)
+    place = team.seen_from("c")
+    for period in ("2013-01", "2013-02"):
+        path = versions.bring(place, f"accepted/{period}.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(path), tiny.rows(period, seed=9))
+
+
+def test_a_store_that_is_away_stops_a_run_and_nothing_is_named_that_is_not_there(team: Team, seaweed: Seaweed) -> None:
+    with proxied(seaweed.port) as line:
+        team.env["TRIMTAB_STORE_ENDPOINT"] = line.endpoint
+        place = team.seen_from("c")
+        file = place.workspace / "f"
+        file.write_bytes(b"rows")
+        first = dataset.extend(place.workspace, None, {"accepted/2013-01.parquet": file}, remote=place.remote)
+        line.leave()
+        with pytest.raises(dataset.Unavailable, match=r"s3://.*/dvc"):
+            dataset.extend(place.workspace, first, {"accepted/2013-02.parquet": file}, remote=place.remote)
+        with pytest.raises(dataset.Unavailable):
+            dataset.listing(place.workspace, f"{'1' * 32}.dir", remote=place.remote)
+
+
+def test_a_damaged_object_is_not_read(team: Team, seaweed: Seaweed) -> None:
+    assert team.go(team.start("a", "2013-01"))[0][0] == 0
+    place = team.seen_from("c")
+    md5 = files(place)["accepted/2013-01.parquet"]
+    bucket, _, prefix = team.env["TRIMTAB_STORE"].removeprefix("s3://").partition("/")
+    seaweed.client.put_object(Bucket=bucket, Key=f"{prefix}/dvc/files/md5/{md5[:2]}/{md5[2:]}", Body=b"other rows")
+    for _ in range(2):
+        with pytest.raises(DatasetError, match="damaged"):
+            versions.bring(place, "accepted/2013-01.parquet")
+
+
+def test_a_pointer_keeps_what_else_somebody_wrote_into_it(place: Here) -> None:
+    ingest("2013-01")
+    kept: dict[str, Any] = yaml.safe_load((place.root / "data.dvc").read_text())
+    kept["outs"][0]["desc"] = "flights"
+    base = DatasetVersion(dataset.current(place.root).hash, yaml.safe_dump(kept))
+    made = dataset.extend(place.root, base, {"accepted/2013-01.parquet": None})
+    assert yaml.safe_load(made.pointer)["outs"][0] == {
+        **kept["outs"][0], "md5": made.hash, "nfiles": 1,
+        "size": (place.root / "data" / "landed" / "2013-01").iterdir().__next__().stat().st_size,
+    }  # fmt: skip
