@@ -10,6 +10,7 @@ import sys
 from pydantic import ValidationError
 
 from serving.settings import Refused, ServerSettings, check_exposure
+from trimtab.secret_files import UnreadableSecret
 from trimtab.settings import Settings
 
 
@@ -23,7 +24,7 @@ def main() -> int:
             name = "_".join(map(str, problem["loc"])).upper()
             print(f"The model server does not start: TRIMTAB_{name}: {problem['msg']}", file=sys.stderr)
         return 2
-    except Refused as error:
+    except (Refused, UnreadableSecret) as error:
         print(f"The model server does not start: {error}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
