@@ -110,7 +110,7 @@ def begin(place: Here, digest: str, before: Live, cause: str) -> Live:
         before.champion, expected=before.version, move="shadow", reason=cause, actor=orchestrator.me(),
         rollout=rollout, challenger=digest, step=Step(rollout, 3, "shadow", {"reason": cause, "share": 0.0}),
     )  # fmt: skip
-    wait_until_followed(place.settings.model_server, now.version)
+    wait_until_followed(place.server, now.version)
     orchestrator.tell(
         "trimtab.rollout.started", project=place.params.project.name, id=rollout,
         payload={"release": digest, "rollout": rollout, "version": now.version, "cause": cause},
@@ -140,8 +140,8 @@ def admit(place: Here, digest: str, rollout: str) -> None:
     """Have the bundle checked, loaded and probed, in this order. Raises RolloutStopped; then nothing has changed."""
     try:
         bundles.open_bundle(place.settings.releases, digest)  # also when the server has it in memory since long ago
-        load_release(place.settings.model_server, digest)
-        found = probe_release(place.settings.model_server, digest)
+        load_release(place.server, digest)
+        found = probe_release(place.server, digest)
     except (bundles.ReleaseError, modelserver.ServerRefused) as refusal:
         stop(place, rollout, digest, str(refusal))
         raise RolloutStopped(f"{short(digest)} was not deployed, the champion goes on: {refusal}") from refusal
@@ -186,7 +186,7 @@ def watch(place: Here, rollout: str, watch_s: int) -> str:
 
 def follow(place: Here, live: Live) -> None:
     """Wait until the server follows the ledger, and let MLflow's alias do so too."""
-    if not wait_until_followed(place.settings.model_server, live.version):
+    if not wait_until_followed(place.server, live.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     released = place.ledger.release(live.champion)
     if released is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from stores.ledger import Ledger
+from tasks.modelserver import Server
 from trimtab import params
 from trimtab.params import Alert, Params
 from trimtab.schema import Schema
@@ -39,6 +40,11 @@ class Here:
     def tracking(self) -> str:
         """MLflow's address."""
         return self.settings.tracking_uri
+
+    @property
+    def server(self) -> Server:
+        """The model server, with the key that opens it."""
+        return Server(self.settings.model_server, self.settings.server_key)
 
     @property
     def cache(self) -> Path:

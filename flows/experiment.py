@@ -64,8 +64,8 @@ def admit(place: Here, plan: Plan) -> None:
     for arm, digest in (("A", plan.a), ("B", plan.b)):
         try:
             bundles.open_bundle(place.settings.releases, digest)
-            load_release(place.settings.model_server, digest)
-            probe_release(place.settings.model_server, digest)
+            load_release(place.server, digest)
+            probe_release(place.server, digest)
         except (bundles.ReleaseError, modelserver.ServerRefused) as refusal:
             raise NotStarted(f"{arm} ({short(digest)}) cannot answer users: {refusal}") from refusal
 

@@ -53,7 +53,7 @@ def test_a_pool_of_another_type_is_an_error_that_says_what_to_do(here: str, proj
     settings = Settings(project=project, prefect_url=here, work_pool="taken", pool_type="docker", image=IMAGE)
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="taken", type="process"))
-        with pytest.raises(WrongPool, match="of type process, not docker.*TRIMTAB_WORK_POOL"):
+        with pytest.raises(WrongPool, match=r"of type process, not docker.*TRIMTAB_WORK_POOL"):
             ensure_pool(client, "taken", pool_of(settings, {}))
 
 
