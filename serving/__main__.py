@@ -36,9 +36,12 @@ def main() -> int:
     import uvicorn
 
     from serving.app import ModelServer
+    from serving.preload import unpack
     from serving.wire import Protocol
 
     sys.path.append(str(settings.root))  # a project's own model.py
+    if server_settings.baked is not None:
+        unpack(server_settings.baked, settings.releases)
     server = ModelServer(server_settings, releases=settings.releases, telemetry=settings.telemetry)
     uvicorn.run(
         server.app,

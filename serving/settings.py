@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SecretStr
@@ -41,6 +42,10 @@ class ServerSettings(SettingsWithSecrets):
     release: str | None = Field(
         None, pattern="^[0-9a-f]{8,64}$", description="answer with this release as far as it is champion or challenger"
     )
+    preload: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="be ready only when this release is loaded and answers as recorded"
+    )
+    baked: Path | None = Field(None, description="folder of releases that came with the image")
     max_rows: int = Field(50_000, ge=1, description="rows in one request")
     max_body_mb: float = Field(32, gt=0, description="size of one request")
     max_held_mb: float = Field(128, gt=0, description="size of all requests that are being read or answered")
