@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from flows import targets
 from flows.door import Here, short
 from stores import bundles, evidence
 from stores.bundles import Bundle
@@ -122,6 +123,7 @@ def take(place: Here, row: dict[str, Any], at: Standing, seen: Seen, move: Move,
         return Outcome(rollout.standing(place.ledger.rollout_steps(row["id"])), seen, moved=True)
     after = rollout.standing(place.ledger.rollout_steps(row["id"]))
     print(f"{short(row['release'])}: {after.words}: {reason}")
+    targets.follow(place)
     if not modelserver.wait_until_followed(place.server, now.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     tell(place, row, after, reason, now)

@@ -7,8 +7,9 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows import conduct, observe
-from flows.deploy import known_release, load_release, probe_release
+from flows.deploy import known_release
 from flows.door import Here, here, short
+from flows.targets import load_release, probe_release
 from stores import bundles
 from stores.ledger import Live, Step
 from tasks import modelserver, orchestrator

@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from flows import targets
 from flows.door import Here, short
 from stores import bundles, telemetry
 from stores.ledger import Live, LostRace, Step
@@ -136,7 +137,8 @@ def _sound(place: Here, steps: list[dict[str, Any]]) -> str:
 
 
 def follow(place: Here, live: Live) -> None:
-    """Let the model server and MLflow's alias follow the ledger."""
+    """Let target, model server and MLflow's alias follow the ledger."""
+    targets.follow(place)
     if not modelserver.wait_until_followed(place.server, live.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     released = place.ledger.release(live.champion)

@@ -69,11 +69,13 @@ def has_image(reference: str) -> bool:
             return False
 
 
-def bake(folder: Path, target: str, *, base: str, reference: str, labels: Mapping[str, str]) -> None:
-    """Make the image *reference*: *base* with the files of *folder* at *target*. Safe to repeat."""
+def bake(
+    folder: Path, target: str, *, base: str, reference: str, labels: Mapping[str, str], environment: Mapping[str, str]
+) -> None:
+    """Make the image *reference*: *base* with the files of *folder* at *target*, and variables. Safe to repeat."""
     from docker.errors import BuildError
 
-    lines = [f"FROM {base}", f"COPY bundle {target}"]
+    lines = [f"FROM {base}", *(f"ENV {name}={value}" for name, value in environment.items()), f"COPY bundle {target}"]
     with _engine(f"build {reference} from {base}") as engine:
         try:
             engine.images.build(

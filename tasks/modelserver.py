@@ -32,17 +32,36 @@ def load(server: Server, digest: str, *, timeout_s: float = 30.0) -> None:
     _post(server, f"/releases/{digest}/load", timeout_s)
 
 
-def ready(server: Server, *, within_s: float) -> bool:
-    """Whether the server can answer users within that time."""
+def ready(server: Server, *, within_s: float, path: str = "/ready") -> bool:
+    """Whether the server can answer users within that time; with the path ``/health``, whether it is there at all."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:
-            if httpx.get(f"{server.url}/ready", timeout=2.0).status_code == httpx.codes.OK:
+            if httpx.get(f"{server.url}{path}", timeout=2.0).status_code == httpx.codes.OK:
                 return True
         except httpx.HTTPError:
             pass  # it is still starting
         time.sleep(0.2)
     return False
+
+
+def unready(server: Server) -> str:
+    """Why it cannot answer users, as it says itself."""
+    try:
+        answer = httpx.get(f"{server.url}/ready", timeout=5.0)
+        return ", ".join(map(str, answer.json()["reasons"])) or "it is ready by now"
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        return f"{server.url}/ready does not answer: {type(error).__name__}"
+
+
+def in_flight(server: Server) -> float:
+    """How many requests it is answering now; none when it does not say."""
+    try:
+        told = httpx.get(f"{server.url}/metrics", timeout=2.0).text
+    except httpx.HTTPError:
+        return 0.0
+    counts = [line.split()[1] for line in told.splitlines() if line.startswith("trimtab_requests_in_flight ")]
+    return sum(map(float, counts))
 
 
 def probe(server: Server, digest: str, *, timeout_s: float = 30.0) -> dict[str, Any]:

@@ -52,6 +52,24 @@ class Settings(SettingsWithSecrets):
     pool_networks: tuple[str, ...] = Field((), description="Docker networks of flow runs, as a JSON list")
     pool_volumes: tuple[str, ...] = Field((), description="volumes of flow runs, as a JSON list: source:target[:ro]")
     pool_template: Path | None = Field(None, description="base job template of the work pool, instead of ours (JSON)")
+
+    target: str = Field(
+        "server", pattern="^(server|docker|kubernetes)$", description="what deploy moves beside the ledger"
+    )
+    server_image: str | None = Field(None, description="target docker: image of the model server, without a release")
+    registry: str | None = Field(None, description="target docker: where images with a release are pushed: host/path")
+    docker_network: str = Field("trimtab", description="target docker: network of model servers and their front")
+    docker_front: str = Field("trimtab-front", description="target docker: name of the container that is the front")
+    docker_env: tuple[str, ...] = Field((), description="target docker: NAME=value for model servers, as a JSON list")
+    docker_volumes: tuple[str, ...] = Field((), description="target docker: volumes of model servers, as a JSON list")
+    replicas: int = Field(1, ge=1, le=20, description="target docker: containers of a release")
+    kube_namespace: str = Field("default", description="target kubernetes: namespace of the model server")
+    kube_deployment: str = Field("trimtab-server", description="target kubernetes: the model server's Deployment")
+    kube_container: str = Field("server", description="target kubernetes: its container")
+    kube_config: Path | None = Field(None, description="target kubernetes: kubeconfig; default: the pod's own account")
+    ready_s: float = Field(120, gt=0, description="time that a release's containers may take to be ready")
+    drain_s: float = Field(15, ge=0, description="time that the last requests of a container that goes may take")
+
     trusted_types: tuple[str, ...] = Field(
         (), description="types of the project's own model.py that may be loaded, as a JSON list"
     )
