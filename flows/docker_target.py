@@ -120,7 +120,7 @@ class DockerTarget:
     def _probed(self, name: str, digest: str) -> dict[str, Any]:
         """What the release answers to its own samples there. One that cannot answer them is not waited for."""
         self._wait_until_ready(name, path="/health")
-        found = modelserver.probe(self._server(name), digest)
+        found = modelserver.probe(self._server(name), digest, timeout_s=self._settings.ready_s)
         self._wait_until_ready(name)
         return found
 
