@@ -1,8 +1,8 @@
 """Start a Python module in a container, with the secrets of other people's programs read from files.
 
 `python -m deployments.contained prefect.engine`: `PREFECT_API_AUTH_STRING_FILE` becomes `PREFECT_API_AUTH_STRING`, and
-so for every variable in `FOREIGN`, before the module is imported. Our own settings read their files themselves
-(`trimtab.secret_files`). Nothing heavy is imported here.
+so for every variable in `trimtab.secret_files.FOREIGN`, before the module is imported. Our own settings read their files
+themselves. Nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -12,25 +12,14 @@ import runpy
 import sys
 from collections.abc import Mapping, Sequence
 
-from trimtab.secret_files import SUFFIX, UnreadableSecret, read_secret
-
-FOREIGN = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "PREFECT_API_AUTH_STRING",
-    "PREFECT_API_KEY",
-)
+from trimtab.secret_files import FOREIGN, SUFFIX, UnreadableSecret, read_secret
 
 
 def revealed(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of others that files give; one that has a value already keeps it. Raises UnreadableSecret."""
     return {
         name: read_secret(name + SUFFIX, environ[name + SUFFIX])
-        for name in FOREIGN
+        for name in (*FOREIGN, "MLFLOW_TRACKING_USERNAME")
         if environ.get(name + SUFFIX) and name not in environ
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +22,12 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runner.storage import GitRepository, LocalStorage, RunnerStorage
 
-from deployments.contained import FOREIGN
-from trimtab.secret_files import SUFFIX, secret_fields
+from trimtab.secret_files import FOREIGN, SUFFIX, secret_fields
 from trimtab.settings import Settings
 
 RETRAIN_QUEUE = "retrain"
 IMAGE_CODE = "/srv/code"  # where the worker's image has our code
+STATE, PROJECT = "/srv/trimtab/state", "/srv/trimtab/project"
 SCRATCH = "/tmp"  # nosec B108 # of a container that nobody else is in
 _CLONED = f"{SCRATCH}/code"
 _PYTHON = ["python"]  # instead of the image's own entrypoint, which starts a worker
@@ -75,7 +75,7 @@ def pool_of(settings: Settings, environ: Mapping[str, str]) -> Pool:
         variables |= {
             "command": _ENGINE,
             "networks": list(settings.pool_networks),
-            "volumes": list(settings.pool_volumes),
+            "volumes": [*settings.pool_volumes, *_own_folders(settings.pool_volumes)],
         }
     else:
         variables |= {"command": _SUPERVISED}
@@ -107,10 +107,18 @@ def run_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str,
     }
     hidden: dict[str, str | None] = {"PREFECT_API_AUTH_STRING": None, "PREFECT_API_KEY": None}
     cloned = {"PYTHONPATH": _CLONED, "TRIMTAB_PROJECT": _CLONED} if settings.code else {}
-    return {
-        **foreign, "MLFLOW_TRACKING_URI": settings.tracking_uri, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-        **given, **references, **cloned, **hidden,
-    }  # fmt: skip
+    ours = {
+        "PREFECT_HOME": f"{STATE}/prefect",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+    }
+    return {**foreign, **ours, **given, **references, **cloned, **hidden}
+
+
+def _own_folders(volumes: Sequence[str]) -> list[str]:
+    """What a run writes to, as volumes of its own that begin as the image has them and go with the container."""
+    mounted = {volume.split(":")[1] for volume in volumes if ":" in volume}
+    return [folder for folder in (STATE, PROJECT) if folder not in mounted]
 
 
 def _text(value: Any) -> str:

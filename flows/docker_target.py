@@ -6,6 +6,7 @@ Labels on containers are the only record of what they are for, and the ledger sa
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from flows.door import Here, short
@@ -15,10 +16,28 @@ from tasks import containers, modelserver
 from tasks.containers import Container, EngineRefused
 from tasks.front import Front, FrontRefused
 from tasks.modelserver import Server, ServerRefused
+from trimtab.secret_files import FOREIGN, SUFFIX
 
 PROJECT, RELEASE, ROLLOUT = "trimtab.project", "trimtab.release", "trimtab.rollout"
 BAKED = "/srv/baked"
+_SECRETS = ("_KEYS", "_KEY", "TRIMTAB_LEDGER_URL", "_PASSWORD", "_SECRET", "_TOKEN")
 _QUIET_S = 2.0  # a request that the front has read is on its way for less
+
+
+def server_environment(pairs: Sequence[str]) -> dict[str, str]:
+    """The variables of model servers. Raises TargetRefused for a secret's value, which Docker would show."""
+    given = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise TargetRefused(f"TRIMTAB_DOCKER_ENV: {pair!r} is not NAME=value")
+        if name in FOREIGN or name.endswith(_SECRETS):
+            raise TargetRefused(
+                f"TRIMTAB_DOCKER_ENV holds {name}, which Docker would show to everybody: give {name}{SUFFIX}, and "
+                "mount the file with TRIMTAB_DOCKER_VOLUMES"
+            )
+        given[name] = value
+    return given
 
 
 class DockerTarget:
@@ -98,7 +117,7 @@ class DockerTarget:
             containers.push(image)
 
     def _have_containers(self, digest: str, rollout: str) -> list[Container]:
-        environment = dict(pair.split("=", 1) for pair in self._settings.docker_env)
+        environment = server_environment(self._settings.docker_env)
         labels = {PROJECT: self._project, RELEASE: digest, ROLLOUT: rollout}
         return [
             containers.start(

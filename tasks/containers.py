@@ -171,7 +171,7 @@ def take_away(name: str, *, stop_s: int = 0) -> int | None:
                 container.stop(timeout=stop_s)
                 container.reload()
             code = container.attrs["State"].get("ExitCode")
-            container.remove(force=True, v=False)
+            container.remove(force=True, v=True)  # nameless volumes only
         except NotFound:
             return None
         except APIError as error:

@@ -1,6 +1,6 @@
 """Secrets from files: `TRIMTAB_X_FILE` names a file that holds what `TRIMTAB_X` would. Docker and Kubernetes mount
 secrets as files, where neither `docker inspect` nor a process list shows them. Which settings there are is
-`trimtab.settings`' business; the variables of other programs are `deployments.contained`'s."""
+`trimtab.settings`' business; for other programs `deployments.contained` reads theirs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 SUFFIX = "_FILE"
+FOREIGN = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_API_KEY",
+)
+"""Variables of other programs that hold secrets."""
 
 
 class UnreadableSecret(ValueError):

@@ -57,6 +57,15 @@ def test_a_pool_of_another_type_is_an_error_that_says_what_to_do(here: str, proj
             ensure_pool(client, "taken", pool_of(settings, {}))
 
 
+def test_a_run_writes_to_volumes_of_its_own_unless_others_are_given() -> None:
+    def volumes(*given: str) -> list[str]:
+        settings = Settings(pool_type="docker", image=IMAGE, pool_volumes=given)
+        return list(pool_of(settings, {}).job_variables["volumes"])
+
+    assert volumes() == ["/srv/trimtab/state", "/srv/trimtab/project"]
+    assert volumes("state:/srv/trimtab/state") == ["state:/srv/trimtab/state", "/srv/trimtab/project"]
+
+
 def test_containers_need_an_image() -> None:
     with pytest.raises(WrongPool, match="TRIMTAB_IMAGE"):
         pool_of(Settings(pool_type="docker"), {})

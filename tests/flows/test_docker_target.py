@@ -122,7 +122,10 @@ def world(images: None, tmp_path: Path) -> Iterator[World]:
     network, front, (port,) = f"trimtab-test-{mark}", f"trimtab-test-front-{mark}", free_ports(1)
     home = tmp_path / "state"
     home.mkdir()
-    (tmp_path / "keys").write_text("rule\n")
+    (tmp_path / "secrets").mkdir()
+    secrets = {"keys": "rule", "ask": "ask", "ledger": "sqlite:////srv/state/ledger.db"}
+    for name, secret in secrets.items():
+        (tmp_path / "secrets" / name).write_text(f"{secret}\n")
     (tmp_path / "front").mkdir()
     (tmp_path / "front" / "haproxy.cfg").write_text(
         "defaults\n    mode http\n    timeout connect 1s\n    timeout client 9s\n    timeout server 9s\n"
@@ -131,10 +134,10 @@ def world(images: None, tmp_path: Path) -> Iterator[World]:
     settings = Settings(
         project=tmp_path, home=home, server_url=f"http://127.0.0.1:{port}", server_key=SecretStr("rule"),
         target="docker", server_image=SERVER, docker_network=network, docker_front=front, ready_s=150, drain_s=5,
-        docker_env=("TRIMTAB_LEDGER_URL=sqlite:////srv/state/ledger.db", "TRIMTAB_ADMIN_KEYS_FILE=/run/secrets/keys",
-                    "TRIMTAB_PREDICT_KEYS=ask"),
+        docker_env=("TRIMTAB_LEDGER_URL_FILE=/run/secrets/ledger", "TRIMTAB_ADMIN_KEYS_FILE=/run/secrets/keys",
+                    "TRIMTAB_PREDICT_KEYS_FILE=/run/secrets/ask"),
         docker_volumes=(f"{ROOT}:/srv/code:ro", f"{sysconfig.get_path('purelib')}:{PACKAGES}:ro",
-                        f"{home}:/srv/state", f"{tmp_path}/keys:/run/secrets/keys:ro"),
+                        f"{home}:/srv/state", f"{tmp_path}/secrets:/run/secrets:ro"),
     )  # fmt: skip
     docker("network", "create", network)
     docker("run", "--detach", "--init", "--name", front, "--network", network, "--publish", f"127.0.0.1:{port}:8000",

@@ -119,7 +119,7 @@ def test_nobody_is_root_or_can_write_to_the_image(rendered: list[Resource]) -> N
         assert pod["runAsNonRoot"] is True, name
         assert pod["runAsUser"] >= 10000, name
         assert pod["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        for container in spec["containers"]:
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
             own = container["securityContext"]
             assert own["allowPrivilegeEscalation"] is False, name
             assert own["readOnlyRootFilesystem"] is True, name
@@ -130,7 +130,7 @@ def test_nobody_is_root_or_can_write_to_the_image(rendered: list[Resource]) -> N
 
 def test_everything_has_requests_and_limits(rendered: list[Resource]) -> None:
     for name, spec in pods(rendered):
-        for container in spec["containers"]:
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
             for kind in ("requests", "limits"):
                 assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][kind].keys(), name
         for volume in spec["volumes"]:
@@ -139,7 +139,7 @@ def test_everything_has_requests_and_limits(rendered: list[Resource]) -> None:
 
 def test_every_image_says_which_it_is(rendered: list[Resource]) -> None:
     for name, spec in pods(rendered):
-        for container in spec["containers"]:
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
             reference = container["image"]
             assert re.search(r"(:[^/:@]+|@sha256:[0-9a-f]{64})$", reference), name
             assert not reference.endswith(":latest"), name
@@ -215,7 +215,7 @@ def test_every_pod_is_under_a_policy_and_nothing_reaches_the_worker_or_flows(ren
 
 
 def test_a_flow_run_is_started_with_our_image_and_hands_its_eviction_to_prefect(rendered: list[Resource]) -> None:
-    (container,) = containers(flow_job(rendered))
+    container = containers(flow_job(rendered))[0]
     assert container["command"] == ["python"]
     assert container["args"] == ["-m", "deployments.contained", "prefect", "flow-run", "execute"]
     variables = {v["name"]: v.get("value") for v in container["env"]}
