@@ -248,5 +248,5 @@ def told(step: Step) -> str:
 def open_replay(settings: Settings, ledger_url: str, echo: Callable[[str], None]) -> Replay:
     """A replay of the project against the running stack."""
     project = params.load(settings.root)
-    traffic = Traffic(settings.model_server, project.columns)
+    traffic = Traffic(settings.model_server, project.columns, key=settings.server_key)
     return Replay(settings, project, Ledger(ledger_url), traffic, echo)

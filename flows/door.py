@@ -17,6 +17,7 @@ from stores.shelf import Shelf
 from stores.telemetry import Where, where
 from tasks import dataset
 from tasks.dataset import Remote
+from tasks.modelserver import Server
 from trimtab import params
 from trimtab.params import Alert, Params
 from trimtab.schema import Schema
@@ -89,6 +90,11 @@ class Here:
             print(f"The report stays in {path}: {error}")
             return str(path)
         return f"{self.objects.url}/reports/{name}"
+
+    @property
+    def server(self) -> Server:
+        """The model server, with the key that opens it."""
+        return Server(self.settings.model_server, self.settings.server_key)
 
     @property
     def cache(self) -> Path:

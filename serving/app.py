@@ -25,6 +25,7 @@ from serving.follower import Follower, Housekeeping, Judgements, Repeating
 from serving.front import Asked, Front
 from serving.keys import Keys
 from serving.metrics import Metrics
+from serving.preload import Preload
 from serving.progress import Progress
 from serving.roster import Loaded, Probe, Roster
 from serving.rounds import Rounds
@@ -63,12 +64,14 @@ class ModelServer:
         self.roster = Roster(shelf, allow=settings.trusted_types, watch=self.life.loading)
         ledger = Ledger(settings.ledger_url.get_secret_value())
         self.follower = Follower(ledger, self.roster, self.metrics, self.life, release=settings.release)
+        self.preload = Preload(settings.preload, self.roster, self.life)
         self.housekeeping = Housekeeping(
             self.recorder, telemetry, compact_s=settings.compact_s, drain_s=settings.drain_s
         )
         self.verdicts = Verdicts(ledger, telemetry, lambda: self.follower.refused)
         self._threads = [
             Repeating("follower", self.follower.follow, every_s=settings.follow_s),
+            Repeating("preload", self.preload.tend, every_s=1.0),
             Repeating("telemetry", self.housekeeping.tend, every_s=min(1.0, settings.ship_s / 4) if ships else 1.0),
             Repeating("rollouts", Progress(ledger, self.metrics.registry).tend, every_s=5.0),
             Repeating("decisions", Judgements(ledger, self.metrics).look, every_s=10.0),
@@ -156,7 +159,9 @@ class ModelServer:
     def unready(self) -> list[str]:
         """Why requests cannot be answered; empty when they can."""
         reasons = []
-        if self.roster.standing.champion is None:
+        if self.preload.trouble is not None:
+            reasons.append(self.preload.trouble)
+        if self.roster.standing.champion is None and not self.preload.done:  # whose first deploy waits for this server
             reasons.append(self.follower.release_trouble or self.follower.ledger_trouble or "no release is live yet")
         if self.recorder.failure is not None:
             reasons.append(f"telemetry cannot be written: {self.recorder.failure}")
