@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
 from deployments.traffic import Traffic
 from stores.ledger import Decision, Ledger, Look
+from stores.shelf import Shelf
 from tasks import orchestrator, sources
 from trimtab import params
 from trimtab.params import Params
@@ -61,6 +63,11 @@ class Replay:
     def delay(self) -> pd.Timedelta:
         """How long after a period its labels are known."""
         return pd.Timedelta(self.params.period.label_delay)
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """Where releases are kept."""
+        return Shelf.at(self.settings.releases, self.settings.store, self.settings.store_endpoint)
 
     def prepare(self, before: Period) -> None:
         """Bring in the periods before the walk, and have a first model."""

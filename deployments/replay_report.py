@@ -12,7 +12,7 @@ import pandas as pd
 
 from deployments import replay_rollouts
 from deployments.replay import Replay, Step
-from stores import bundles, telemetry
+from stores import telemetry
 from tasks import orchestrator
 from trimtab import metrics
 from trimtab.release import Manifest
@@ -57,7 +57,7 @@ def _period(
     period, decision = replay.params.parse_period(step.period), step.decision
     seen = telemetry.joined(replay.settings.telemetry, period.start, period.end)
     known = seen[seen["label"].notna()]
-    manifest = bundles.open_bundle(replay.settings.releases, step.release).manifest if step.release else None
+    manifest = replay.shelf.open(step.release).manifest if step.release else None
     outcome = step.retrain or {}
     evidence = outcome.get("evidence", {})
     gate = replay.ledger.gate(evidence["run_id"]) if "run_id" in evidence else None

@@ -38,7 +38,7 @@ class Outcome:
 
 def terms_of(place: Here, champion: str, challenger: str) -> Terms:
     """What a rollout between these two will be judged by: the project's rules as they are now."""
-    pair = [bundles.open_bundle(place.settings.releases, digest) for digest in (champion, challenger)]
+    pair = [place.shelf.open(digest) for digest in (champion, challenger)]
     return Terms(
         **place.params.rollout.model_dump(),
         task=place.params.project.task,
@@ -93,7 +93,9 @@ def advance(place: Here, id: str) -> Outcome:
 def _damage(place: Here, digest: str) -> str | None:
     """What is wrong with a bundle on disk: servers that hold it in memory could not load it again."""
     try:
-        bundles.open_bundle(place.settings.releases, digest)
+        place.shelf.open(digest)
+    except bundles.UnreachableRelease:
+        raise  # which says nothing against the release
     except bundles.ReleaseError as error:
         return str(error)
     return None

@@ -127,6 +127,8 @@ def start(place: Here, digest: str, before: Live | None, cause: str, *, strategy
     champion = before.champion if before else None
     try:
         terms = conduct.terms_of(place, champion, digest).model_dump(mode="json") if champion else None
+    except bundles.UnreachableRelease:
+        raise  # which says nothing against the release
     except bundles.ReleaseError:
         terms = None  # `admit` says what is wrong with it
     place.ledger.start_rollout(
@@ -139,9 +141,11 @@ def start(place: Here, digest: str, before: Live | None, cause: str, *, strategy
 def admit(place: Here, digest: str, rollout: str) -> None:
     """Have the bundle checked, loaded and probed, in this order. Raises RolloutStopped; then nothing has changed."""
     try:
-        bundles.open_bundle(place.settings.releases, digest)  # also when the server has it in memory since long ago
+        place.shelf.open(digest)  # also when the server has it in memory since long ago
         load_release(place.settings.model_server, digest)
         found = probe_release(place.settings.model_server, digest)
+    except bundles.UnreachableRelease:
+        raise  # which says nothing against the release
     except (bundles.ReleaseError, modelserver.ServerRefused) as refusal:
         stop(place, rollout, digest, str(refusal))
         raise RolloutStopped(f"{short(digest)} was not deployed, the champion goes on: {refusal}") from refusal

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from stores.ledger import Ledger
+from stores.objects import Objects
+from stores.shelf import Shelf
 from trimtab import params
 from trimtab.params import Alert, Params
 from trimtab.schema import Schema
@@ -39,6 +42,17 @@ class Here:
     def tracking(self) -> str:
         """MLflow's address."""
         return self.settings.tracking_uri
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """Where releases are kept."""
+        return Shelf(self.settings.releases, self.objects)
+
+    @cached_property
+    def objects(self) -> Objects | None:
+        """The store behind the state folder, where there is one."""
+        store = self.settings.store
+        return Objects(store, endpoint=self.settings.store_endpoint) if store else None
 
     @property
     def cache(self) -> Path:

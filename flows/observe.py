@@ -128,7 +128,9 @@ def _sound(place: Here, steps: list[dict[str, Any]]) -> str:
     """The champion from before; A, which answers most users now, when that one's bundle was damaged meanwhile."""
     before, plan = str(steps[0]["evidence"]["before"]), plan_of(steps)
     try:
-        bundles.open_bundle(place.settings.releases, before)
+        place.shelf.open(before)
+    except bundles.UnreachableRelease:
+        raise  # which says nothing against the release
     except bundles.ReleaseError as error:
         print(f"{error}: A ({short(plan.a)}) stays champion instead")
         return plan.a

@@ -36,9 +36,11 @@ def main() -> int:
 
     from serving.app import ModelServer
     from serving.wire import Protocol
+    from stores.shelf import Shelf
 
     sys.path.append(str(settings.root))  # a project's own model.py
-    server = ModelServer(server_settings, releases=settings.releases, telemetry=settings.telemetry)
+    shelf = Shelf.at(settings.releases, settings.store, settings.store_endpoint)
+    server = ModelServer(server_settings, shelf=shelf, telemetry=settings.telemetry)
     uvicorn.run(
         server.app,
         host=settings.host,

@@ -34,6 +34,7 @@ from serving.survival import Life
 from serving.verdicts import Verdicts
 from stores.bundles import ReleaseError
 from stores.ledger import Ledger
+from stores.shelf import Shelf
 from stores.telemetry import Recorder
 from trimtab.release import SCHEMA
 
@@ -47,14 +48,14 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {code: {"model": bodies.ErrorAnswer}
 class ModelServer:
     """The parts of one server; `app` is what uvicorn runs."""
 
-    def __init__(self, settings: ServerSettings, *, releases: Path, telemetry: Path) -> None:
+    def __init__(self, settings: ServerSettings, *, shelf: Shelf, telemetry: Path) -> None:
         self.settings = settings
         self.recorder = Recorder(
             telemetry, roll_bytes=int(settings.segment_mb * 1024 * 1024), roll_after_s=settings.segment_s
         )
         self.metrics = Metrics(telemetry, self.recorder)
         self.life = Life(telemetry / "lives")
-        self.roster = Roster(releases, allow=settings.trusted_types, watch=self.life.loading)
+        self.roster = Roster(shelf, allow=settings.trusted_types, watch=self.life.loading)
         ledger = Ledger(settings.ledger_url.get_secret_value())
         self.follower = Follower(ledger, self.roster, self.metrics, self.life, release=settings.release)
         self.housekeeping = Housekeeping(self.recorder, compact_s=settings.compact_s)

@@ -12,7 +12,7 @@ from typing import Any
 from serving.metrics import Metrics
 from serving.roster import Loaded, Roster, Standing
 from serving.survival import Life
-from stores.bundles import ReleaseError
+from stores.bundles import ReleaseError, UnreachableRelease
 from stores.ledger import Ledger
 from stores.ledger.records import Live
 from stores.telemetry import Recorder
@@ -60,6 +60,7 @@ class Follower:
         self.ledger_trouble: str | None = "not asked yet"
         self.release_trouble: str | None = None
         self._retry: tuple[int, float] = (0, 0.0)
+        self._awaited: str | None = None
 
     def follow(self) -> None:
         """Ask once. An unreachable ledger or an unusable release leaves the present champion answering."""
@@ -96,11 +97,12 @@ class Follower:
 
     @property
     def refused(self) -> dict[str, str]:
-        """The challenger that ought to be here but is not, and why."""
+        """The challenger that ought to be here but is not, and why. One that is only waited for, as the store does not
+        answer, is not refused: it would be taken back for that."""
         standing = self._roster.standing
-        if standing.challenger_digest is None or standing.absent is None:
+        if standing.challenger_digest in (None, self._awaited) or standing.absent is None:
             return {}
-        return {standing.challenger_digest: standing.absent}
+        return {str(standing.challenger_digest): standing.absent}
 
     def _standing(self, live: Live, row: dict[str, Any] | None) -> Standing:
         """What the ledger says, in memory. A challenger that cannot be had does not keep the champion from its place.
@@ -130,12 +132,16 @@ class Follower:
         return float(live.challenger.startswith(self._release))
 
     def _challenger(self, live: Live) -> tuple[Loaded | None, str | None]:
+        self._awaited = None
         if live.challenger is None:
             return None, None
         if (refusal := self._life.refusal(live.challenger, live.version)) is not None:
             return None, refusal
         try:
             return self._roster.load(live.challenger, version=live.version), None
+        except UnreachableRelease as error:
+            self._awaited = live.challenger
+            return None, str(error)
         except ReleaseError as error:
             return None, str(error)
 

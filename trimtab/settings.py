@@ -32,6 +32,11 @@ class Settings(BaseSettings):
     mlflow_url: str | None = Field(None, description="own MLflow server: http://host:port")
     server_url: str | None = Field(None, description="own model server: http://host:port")
 
+    store: str | None = Field(
+        None, pattern="^s3://.+", description="releases, telemetry and reports are kept at s3://bucket/prefix as well"
+    )
+    store_endpoint: str | None = Field(None, pattern="^https?://.+", description="own S3 server: http://host:port")
+
     worker: str = Field(
         "warm", pattern="^(warm|process)$", description="warm: fork flow runs from a loaded process (Linux)"
     )
