@@ -38,6 +38,7 @@ RUN ["/opt/trimtab/bin/python", "-m", "compileall", "-q", "-j", "0", "--invalida
 
 # ── the server
 FROM server-packages AS server-built
+ENV PYTHONPATH=/srv/code
 COPY trimtab /srv/code/trimtab
 COPY stores /srv/code/stores
 COPY serving /srv/code/serving
