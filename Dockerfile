@@ -48,7 +48,7 @@ RUN ["/opt/trimtab/bin/python", "/srv/compile_imported.py", "/opt/trimtab/lib/py
 
 FROM interpreter AS server
 COPY --from=server-built /opt/trimtab /opt/trimtab
-COPY infra/images/healthy.py /srv/
+COPY infra/images/healthy.py infra/images/with_secrets.py /srv/
 COPY --from=server-built /srv/code /srv/code
 # A ledger URL and an admin key have to be given; releases and telemetry are under the state folder, which has to be a volume.
 ENV PYTHONPATH=/srv/code TRIMTAB_PROJECT=/srv/trimtab/project TRIMTAB_HOME=/srv/trimtab/state \
