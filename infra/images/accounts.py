@@ -22,8 +22,11 @@ class Refused(Exception):
     """MLflow does not let us; the text says what it answered."""
 
 
-def main() -> int:
-    """Make both; 1 when one of them is refused, 2 when a secret is missing."""
+def main(arguments: list[str]) -> int:
+    """Make both, or with the argument `bucket` only that; 1 when one of them is refused, 2 when a secret is missing."""
+    if arguments == ["bucket"]:
+        print(bucket(os.environ["TRIMTAB_STORE"], os.environ.get("TRIMTAB_STORE_ENDPOINT")))
+        return 0
     try:
         admin = content("MLFLOW_AUTH_ADMIN_PASSWORD_FILE", Path(os.environ["MLFLOW_AUTH_ADMIN_PASSWORD_FILE"]))
         password = content("MLFLOW_TRACKING_PASSWORD_FILE", Path(os.environ["MLFLOW_TRACKING_PASSWORD_FILE"]))
@@ -82,4 +85,4 @@ def bucket(store: str, endpoint: str | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -30,7 +30,8 @@ def main() -> int:
         json.dump({"identities": accounts}, file)
     data = os.environ.get("OBJECTS_DATA", "/var/lib/trimtab/data")
     inside = ("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=1024", "-volume.max=0")
-    outside = ("-s3", "-s3.port=8333", "-s3.ip.bind=0.0.0.0", f"-s3.config={_ACCOUNTS}")
+    outside = ("-s3", "-s3.port=8333", "-s3.ip.bind=0.0.0.0", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false",
+               f"-s3.config={_ACCOUNTS}")  # fmt: skip
     command = ("weed", "-logtostderr=true", "server", f"-dir={data}", *inside, "-filer", *outside)
     os.execvp(command[0], command)
 
