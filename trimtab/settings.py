@@ -23,6 +23,7 @@ class Settings(BaseSettings):
     prefect_port: int = Field(4200, ge=1, le=65535)
     mlflow_port: int = Field(5000, ge=1, le=65535)
     server_port: int = Field(8000, ge=1, le=65535, description="the model server's port")
+    exporter_port: int = Field(9464, ge=1, le=65535, description="where the loop's metrics are, for Prometheus")
 
     postgres_url: SecretStr | None = Field(
         None, description="own PostgreSQL: postgresql://user:password@host:port/database"
