@@ -1,19 +1,18 @@
-"""Saying that something is wrong, to everybody who is listed, once per fact."""
+"""Saying that something is wrong, to everybody who is listed, once per fact. The ledger is the record: an alert that
+has not reached everybody is delivered later. How receivers are reached is `tasks.receivers`' business."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
+import time
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-import httpx
-
 from stores.ledger import Ledger
+from tasks import receivers
 from trimtab.params import Alert
 
-log = logging.getLogger("trimtab.alerts")
-logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every address that it asks, and a webhook's is a secret
+ROUND_S = 20.0
+"""Longest time that the delivery of waiting alerts may take; the rest is for the next round, a minute later."""
 
 
 def raise_alert(
@@ -21,7 +20,7 @@ def raise_alert(
 ) -> bool:
     """Record the alert and tell each listener; False when this very alert was raised before.
 
-    A listener that cannot be reached does not stop the others; `deliver_waiting` tries again later.
+    A listener that cannot be reached does not stop the others, nor the caller; `deliver_waiting` tries again later.
     """
     if not ledger.record_alert(id, kind=kind, message=message, evidence=dict(evidence)):
         return False
@@ -34,7 +33,10 @@ def deliver_waiting(ledger: Ledger, listeners: Sequence[Alert]) -> list[str]:
     delivered = ledger.outcomes()
     waiting = [alert for alert in ledger.alerts() if f"alert:{alert['id']}" not in delivered]
     bodies = [{key: alert[key] for key in ("id", "kind", "message", "evidence")} for alert in waiting]
-    return [body["id"] for body in bodies if _deliver(ledger, listeners, body, reached=delivered)]
+    end = time.monotonic() + ROUND_S
+    return [
+        body["id"] for body in bodies if time.monotonic() < end and _deliver(ledger, listeners, body, reached=delivered)
+    ]
 
 
 def _deliver(
@@ -42,34 +44,13 @@ def _deliver(
 ) -> bool:
     """Tell the listeners whom *reached* does not hold; whether all know now. A repeat spares those who know."""
     work = f"alert:{body['id']}"
-    names = [f"{work}:{_name(listener)}" for listener in listeners]
-    told = [name in reached or _tell(listener, body) for listener, name in zip(listeners, names, strict=True)]
+    missing = {f"{work}:{receivers.name_of(listener)}": listener for listener in listeners}
+    missing = {name: listener for name, listener in missing.items() if name not in reached}
+    told = receivers.tell([*missing.values()], body)
     if all(told):
         ledger.record_outcome(work, "delivered", owner="alerts")
         return True
-    for name, knows in zip(names, told, strict=True):
+    for name, knows in zip(missing, told, strict=True):
         if knows:
             ledger.record_outcome(name, "delivered", owner="alerts")
     return False
-
-
-def _name(listener: Alert) -> str:
-    """What the ledger calls a listener, whose address may be secret."""
-    address = listener.url.get_secret_value() if listener.url else ""
-    return f"{listener.kind}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
-
-
-def _tell(listener: Alert, body: Mapping[str, Any]) -> bool:
-    if listener.kind == "webhook" and listener.url is not None:
-        return _post(listener.url.get_secret_value(), body)
-    log.warning("%s: %s", body["kind"], body["message"])
-    return True
-
-
-def _post(url: str, body: Mapping[str, Any]) -> bool:
-    try:
-        httpx.post(url, json=body, timeout=5.0).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        log.error("the alert %s could not be delivered to the webhook: %s", body["id"], type(error).__name__)
-        return False
-    return True

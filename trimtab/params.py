@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from trimtab.notations import Cron, Duration, Holdout, OutOf, Window, written
 from trimtab.periods import Every, Period, PeriodError, span
 from trimtab.rules import LOSSES, Rules
+from trimtab.secrecy import secret_in
 from trimtab.yaml_lines import Loader, line_of
 
 
@@ -169,16 +170,35 @@ class Schedule(_Section):
 
 
 class Alert(_Section):
-    """Somewhere to say that something is wrong."""
+    """Somewhere to say that something is wrong. An address that is secret comes from a variable or a file."""
 
-    kind: Literal["log", "webhook"]
+    kind: Literal["log", "webhook", "slack", "email", "apprise"]
     url: SecretStr | None = None
+    url_env: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$", description="the variable that holds the address")
+    url_file: Path | None = Field(None, description="the file that holds the address, like /run/secrets/slack")
 
     @model_validator(mode="after")
     def _addressed(self) -> Alert:
-        if self.kind == "webhook" and self.url is None:
-            raise ValueError("a webhook needs its url")
+        given = [value for value in (self.url, self.url_env, self.url_file) if value is not None]
+        if self.kind == "log" and given:
+            raise ValueError("kind log has no address: remove it, or choose another kind")
+        if self.kind != "log" and len(given) != 1:
+            raise ValueError(f"kind {self.kind} needs one of url, url_env and url_file")
+        if self.url_file is not None and not self.url_file.is_absolute():
+            raise ValueError("url_file has to be an absolute path: flows run in folders of their own")
         return self
+
+
+def _kept_secret(alert: Alert) -> Alert:
+    """params.yaml is in git and on every page that shows it: raises ValueError where an address there looks secret."""
+    found = secret_in(alert.url.get_secret_value()) if alert.url else None
+    if alert.url and alert.kind in ("slack", "apprise"):
+        found = "a token, as all addresses of this kind do"
+    if found:
+        raise ValueError(
+            f"url holds {found}: put it into a variable and name that with url_env, or into a file, with url_file"
+        )
+    return alert
 
 
 class Params(_Section):
@@ -194,7 +214,7 @@ class Params(_Section):
     monitor: Monitor = Monitor()
     rollout: Rules = Rules()
     schedule: Schedule = Schedule()
-    alerts: tuple[Alert, ...] = (Alert(kind="log"),)
+    alerts: tuple[Annotated[Alert, AfterValidator(_kept_secret)], ...] = (Alert(kind="log"),)
 
     @model_validator(mode="after")
     def _fit(self) -> Params:
