@@ -171,8 +171,9 @@ def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
         client.read_work_pool(name)
     except ObjectNotFound:
         client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+    # One retrain at a time, if the worker says in time that it took one: that spares work, the ledger's claims decide.
     with suppress(ObjectAlreadyExists):
-        client.create_work_queue(RETRAIN_QUEUE, work_pool_name=name, concurrency_limit=1)  # one retrain at a time
+        client.create_work_queue(RETRAIN_QUEUE, work_pool_name=name, concurrency_limit=1)
 
 
 def _prune(client: SyncPrefectClient, keep: set[str]) -> None:
