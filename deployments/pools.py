@@ -181,5 +181,6 @@ def ensure_pool(client: SyncPrefectClient, name: str, pool: Pool) -> None:
         )
     if pool.template and found.base_job_template != pool.template:
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=dict(pool.template)))
+    # One retrain at a time, if the worker says in time that it took one: that spares work, the ledger's claims decide.
     with suppress(ObjectAlreadyExists):
-        client.create_work_queue(RETRAIN_QUEUE, work_pool_name=name, concurrency_limit=1)  # one retrain at a time
+        client.create_work_queue(RETRAIN_QUEUE, work_pool_name=name, concurrency_limit=1)

@@ -117,8 +117,6 @@ def test_a_retrain_on_the_same_data_releases_nothing(stack: Stack) -> None:
     assert {outcomes[f"retrain:run:{run}"]["result"] for run in runs} == {"rejected"}
     tasks = stack.prefect("/task_runs/filter", {"task_runs": {"name": {"like_": "make_candidate"}}, "limit": 50})
     assert "Cached" in {task["state_name"] for task in tasks}, "what was trained is not trained again"
-    one, other = (stack.prefect(f"/flow_runs/{run}") for run in runs)
-    assert min(one["end_time"], other["end_time"]) <= max(one["start_time"], other["start_time"])
 
 
 KILLED_AT_THE_BAD_MOMENT = """
