@@ -38,8 +38,8 @@ class Objects:
     it, it is Amazon's. Safe to share between threads, and to use after a fork.
 
     Requests that fail because of the network or a busy server are repeated with growing pauses, *attempts* times
-    altogether. Then every method raises Unreachable; or Refused, which no repetition helps, when it is about
-    credentials, rights or a missing bucket.
+    altogether. Then every method raises Unreachable, and what was asked may have happened nevertheless; or Refused,
+    which no repetition helps, when it is about credentials, rights or a missing bucket.
     """
 
     def __init__(self, url: str, *, endpoint: str | None = None, attempts: int = 6) -> None:

@@ -101,6 +101,7 @@ class Requests:
                 if code in _MISSING:
                     raise NoSuchObject(self._place(request), "there is no such object") from error
                 if not (code in _BUSY or status >= 500 or status == 429):
+                    self._client = None  # the next one reads the credentials anew, which may have been changed
                     raise Refused(self._place(request), _REASONS.get(code, f"the server says {code}")) from error
                 problem, cause = f"the server says {code}", error
             except (BotoCoreError, ResponseParserError) as error:
@@ -125,17 +126,18 @@ class Requests:
         return Body(self, {"Bucket": self._bucket, "Key": key}, attempts=self._attempts)
 
     def pause(self, attempt: int) -> None:
-        """Wait before the next attempt: longer each time, and not as long as others who wait."""
-        time.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**attempt) * (0.5 + random.random() / 2))  # nosec B311 - no secret
+        """Wait before the next attempt: longer each time, and not as long as others who wait (no secret is made)."""
+        time.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**attempt) * (0.5 + random.random() / 2))  # nosec B311
 
     def _place(self, request: dict[str, Any]) -> str:
         return f"s3://{self._bucket}/{request.get('Key', request.get('Prefix', ''))}"
 
     def _s3(self) -> Any:
         """The client of this process: connections must not be shared with a fork."""
-        if self._client is None or self._client[0] != os.getpid():
-            self._client = (os.getpid(), client(self._endpoint))
-        return self._client[1]
+        made = self._client
+        if made is None or made[0] != os.getpid():
+            made = self._client = (os.getpid(), client(self._endpoint))
+        return made[1]
 
 
 class Body:

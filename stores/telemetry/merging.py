@@ -66,16 +66,29 @@ def _merge(root: Path, stream: str, parts: list[layout.Part]) -> None:
 
 
 def write_together(paths: Sequence[Path], target: Path) -> None:
-    """Make one file of several, in their order. One at a time goes through memory. A column that some do not have is
-    missing in their rows."""
+    """Make one file of several, in their order. Some ten thousand rows at a time go through memory. A column that some
+    do not have is missing in their rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = pa.unify_schemas([pq.read_schema(path) for path in paths], promote_options="permissive")
+    waiting: list[pa.Table] = []
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-        for path in paths:
-            with pq.ParquetFile(path) as file:
-                writer.write_table(_fitted(file.read(use_threads=False), schema), row_group_size=ROW_GROUP)
+        for table in _groups_of_rows(paths):
+            if waiting and sum(t.num_rows for t in waiting) + table.num_rows > ROW_GROUP:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+            waiting.append(_fitted(table, schema))
+        writer.write_table(pa.concat_tables(waiting))
+
+
+def _groups_of_rows(paths: Sequence[Path]) -> Iterator[pa.Table]:
+    import pyarrow.parquet as pq
+
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number, use_threads=False)
 
 
 def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -24,6 +24,8 @@ _CODE = Path(__file__).parents[2]
 _LOOK_S, _RETRY_S = 0.4, 1.0
 _LEFT_BEHIND_S = 60.0
 _AGAIN_S = 5.0
+# It lives as long as the server, and needs memory only now and then.
+_FRUGAL = {"MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system", "ARROW_IO_THREADS": "1"}
 _asked_to_end = threading.Event()
 
 
@@ -88,7 +90,8 @@ def start(mirror: Mirror) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "stores.telemetry", str(mirror.root.resolve()), "--store", mirror.objects.url]
     if mirror.objects.endpoint:
         command += ["--endpoint", mirror.objects.endpoint]
-    return subprocess.Popen(command, cwd=_CODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    env = {**_FRUGAL, **os.environ}
+    return subprocess.Popen(command, cwd=_CODE, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def main(mirror: Mirror, *, left_behind_s: float = _LEFT_BEHIND_S) -> int:
@@ -129,8 +132,10 @@ def _round(shipping: Any, *, tidies: bool) -> str | None:
         shipping.ship()
         if tidies:
             shipping.tidy()
-    except OSError as error:  # ObjectsError of a store that is away or refuses is one
+    except OSError as error:  # also a store that is away, or refuses
         return str(error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the server has to tell it, and others go on
+        return f"unexpected {type(error).__name__}: {error}"
     return None
 
 

@@ -30,14 +30,14 @@ class Shipping:
         self._tidy_all_at = time.monotonic() + tidy_all_s
 
     def ship(self) -> int:
-        """Bring everything that is finished; returns how many parts there were. Raises ObjectsError, and OSError when
-        there is no room; everything stays readable here then, and the next call goes on."""
-        trouble: OSError | None = None
-        try:
-            for stream in layout.STREAMS:
+        """Bring everything that is finished; returns how many parts there were. Raises ObjectsError, OSError when there
+        is no room, and whatever a segment may cause; everything stays readable here then, and the next call goes on."""
+        trouble: Exception | None = None
+        for stream in layout.STREAMS:
+            try:
                 compact_stream(self._mirror.root, stream)
-        except OSError as error:  # what is compacted already can be shipped, which makes room
-            trouble = error
+            except Exception as error:  # noqa: BLE001 - raised below: first what can be shipped is, which makes room
+                trouble = error
         waiting = [(stream, part) for stream in layout.STREAMS for part in layout.every_part(self._mirror.root, stream)]
         if waiting:
             with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ship") as pool:

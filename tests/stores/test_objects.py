@@ -184,6 +184,18 @@ def test_credentials_are_read_from_files(seaweed: Seaweed, tmp_path: Path, monke
         seaweed.objects(url).read("one")
 
 
+def test_credentials_that_are_changed_are_read_anew_after_a_refusal(
+    seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = seaweed.objects()
+    (tmp_path / "secret").write_text("wrong-secret-value")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY_FILE", str(tmp_path / "secret"))
+    with pytest.raises(Refused):
+        objects.put("one", b"content")
+    (tmp_path / "secret").write_text(SECRET)
+    assert objects.put("one", b"content")
+
+
 def test_a_missing_bucket_is_named(seaweed: Seaweed) -> None:
     for attempt in (lambda o: o.put("one", b"content"), lambda o: list(o.list())):
         with pytest.raises(Refused, match=r"s3://no-such-bucket-here/.*no such bucket"):

@@ -19,7 +19,7 @@ import pytest
 from stores import evidence, telemetry
 from stores.objects import Damaged, Found, Objects, Unreachable
 from stores.s3 import address
-from stores.telemetry import Mirror, Recorder, layout, mirror, tidying
+from stores.telemetry import Mirror, Recorder, compaction, layout, mirror, tidying
 from stores.telemetry.shipper import Shipper
 from stores.telemetry.shipping import Shipping
 from stores.telemetry.tidying import tidy
@@ -319,6 +319,22 @@ def test_a_damaged_object_is_named(seaweed: Seaweed, here: Mirror, elsewhere: Mi
     seaweed.client.put_object(Bucket=bucket, Key=key, Body=b"no parquet", Metadata=noted)
     with pytest.raises(Damaged, match=key):
         telemetry.predictions(elsewhere)
+
+
+def test_a_segment_that_cannot_be_read_keeps_no_other_stream_from_being_shipped(
+    here: Mirror, elsewhere: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = record(here, 1)
+
+    def broken(_: Any) -> None:
+        raise TypeError("not what it was")
+
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setitem(compaction._CONVERT, layout.LABELS, broken)
+        Shipping(here).ship()
+    assert sorted(telemetry.pairs(elsewhere)["prediction_id"]) == ids
+    Shipping(here).ship()
+    assert seen(elsewhere) == expected(ids)
 
 
 def test_what_others_put_beside_it_is_no_telemetry(here: Mirror) -> None:
