@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from stores.s3 import Refused, credentials_from_files
 from tasks.sources import SourceError, SourceRefused
 from trimtab.params import ParamsError
 from trimtab.periods import Period, PeriodError
@@ -145,7 +146,8 @@ def _client(access: Access) -> Any:
     from botocore.config import Config
 
     with _told(access.endpoint or "S3"):
-        session = boto3.session.Session(profile_name=access.profile)
+        given = {} if access.profile else credentials_from_files()
+        session = boto3.session.Session(profile_name=access.profile, **given)
         return session.client(
             "s3", endpoint_url=access.endpoint, region_name=session.region_name or "us-east-1",
             config=Config(
@@ -173,6 +175,8 @@ def _told(where: str) -> Iterator[None]:
     except (known.HTTPClientError, known.ConnectionError) as error:
         text = re.sub(r"\?\S+", "", " ".join(str(error).split()))  # a signed address would be a secret
         raise SourceError(f"{where}: {text}") from error
+    except Refused as error:
+        raise SourceRefused(str(error)) from error
     except known.BotoCoreError as error:
         text = " ".join(str(error).split())
         raise SourceRefused(f"{where}: {text}: set the credentials of the source") from error
