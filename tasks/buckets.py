@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from stores.s3 import Refused, credentials_from_files
-from tasks.sources import SourceError, SourceRefused
+from tasks.sources import Access, SourceError, SourceRefused
 from trimtab.params import ParamsError
 from trimtab.periods import Period, PeriodError
 
@@ -34,15 +34,6 @@ _REASONS = {
 
 class _Moved(Exception):
     """An object was replaced or removed after it was listed."""
-
-
-@dataclass(frozen=True)
-class Access:
-    """How to get to the source's buckets: the address of an S3 server of one's own, a profile of the AWS credentials
-    file. Neither: Amazon's, with the credentials of the environment."""
-
-    endpoint: str | None = None
-    profile: str | None = None
 
 
 @dataclass(frozen=True)

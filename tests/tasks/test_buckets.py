@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 
 from tasks import buckets
-from tasks.buckets import Access
-from tasks.sources import SourceError, SourceRefused, fetch
+from tasks.sources import Access, SourceError, SourceRefused, fetch
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import BUCKET, Seaweed
 from trimtab.params import ParamsError
@@ -246,12 +245,10 @@ def test_a_target_that_names_no_objects_by_period_is_told_as_a_param(target: str
         buckets.of_period(target, MARCH)
 
 
-def test_whoever_fetches_rows_need_not_know_that_they_are_in_a_bucket(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.endpoint)
+def test_whoever_fetches_rows_need_not_know_that_they_are_in_a_bucket(bucket: Bucket, tmp_path: Any) -> None:
     bucket.put("in/2013-03.csv")
-    pd.testing.assert_frame_equal(fetch(tmp_path, f"s3://{bucket.name}/in/{{period}}.csv", MARCH), ROWS)
+    found = fetch(tmp_path, f"s3://{bucket.name}/in/{{period}}.csv", MARCH, bucket.access)
+    pd.testing.assert_frame_equal(found, ROWS)
 
 
 def test_csv_and_parquet_give_the_same_rows(bucket: Bucket) -> None:
