@@ -50,7 +50,7 @@ def facts(objects: Sequence[SourceObject]) -> list[list[Any]]:
     return [list(astuple(each)) for each in objects]
 
 
-def of_period(target: str, period: Period, access: Access = Access()) -> list[SourceObject]:
+def of_period(target: str, period: Period, access: Access) -> list[SourceObject]:
     """The objects that hold the rows of *period*, in order of key; none when nothing has come yet.
 
     *target* is ``s3://bucket/path/{period}*.parquet`` (or .csv); each ``*`` stands for anything but a slash.
@@ -59,7 +59,7 @@ def of_period(target: str, period: Period, access: Access = Access()) -> list[So
     return _of_period(_client(access), target, period)
 
 
-def by_period(target: str, example: Period, access: Access = Access()) -> dict[str, list[SourceObject]]:
+def by_period(target: str, example: Period, access: Access) -> dict[str, list[SourceObject]]:
     """The objects of every period that has some. *example* is any period of the project. Raises as `of_period`."""
     written = re.sub(r"\d", r"\\d", re.escape(str(example)))
     bucket, before, shape = _parsed(target, None, written)
@@ -74,7 +74,7 @@ def by_period(target: str, example: Period, access: Access = Access()) -> dict[s
 def read(
     target: str,
     period: Period,
-    access: Access = Access(),
+    access: Access,
 ) -> tuple[pd.DataFrame, list[SourceObject]]:
     """The rows of *period*, and the objects that they are from, each read whole as it was listed: when one is replaced
     meanwhile all is begun again, so that rows of two states never mix.

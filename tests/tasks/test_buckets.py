@@ -242,7 +242,7 @@ def test_an_object_that_is_no_table_is_named(bucket: Bucket, key: str) -> None:
 )
 def test_a_target_that_names_no_objects_by_period_is_told_as_a_param(target: str) -> None:
     with pytest.raises(ParamsError, match=r"source\.target .* names no objects by period: write s3://"):
-        buckets.of_period(target, MARCH)
+        buckets.of_period(target, MARCH, Access())
 
 
 def test_whoever_fetches_rows_need_not_know_that_they_are_in_a_bucket(bucket: Bucket, tmp_path: Any) -> None:
