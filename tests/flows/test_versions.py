@@ -239,7 +239,7 @@ class Team:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         (self.folder / "go").touch()
-        ended = [(run, run.communicate(timeout=100)[0]) for run in runs]
+        ended = [(run, run.communicate(timeout=200)[0]) for run in runs]
         return [(run.returncode, said) for run, said in ended]
 
     def seen_from(self, name: str) -> Here:
@@ -252,6 +252,7 @@ class Team:
         return here()
 
 
+@pytest.mark.timeout(300)  # two processes of ten seconds each on an idle machine
 def test_two_runs_with_empty_folders_and_different_periods_make_one_dataset_with_both(team: Team) -> None:
     runs = [team.start("a", "2013-01", "2013-03"), team.start("b", "2013-02", "2013-04")]
     assert [code for code, said in team.go(*runs) if code or print(said)] == []
