@@ -20,11 +20,14 @@ from trimtab.params import Params
 from trimtab.periods import Period, span
 from trimtab.schema import Schema
 from trimtab.scoring import Scorer, Scores
+from trimtab.settings import Settings
 
 
 def accepted(project: Path, settings: Params, rules: Schema, period: Period) -> pd.DataFrame:
     """The rows of a period that validation would accept."""
-    rows = sources.fetch(project, settings.source.target, period)
+    place = Settings()
+    access = sources.Access(place.source_endpoint, place.source_profile)
+    rows = sources.fetch(project, settings.source.target, period, access)
     return schema.check(rows, rules, settings, period).good
 
 

@@ -130,8 +130,9 @@ class Replay:
     def _rows(self, first: Period, last: Period) -> Iterator[pd.DataFrame]:
         """Per period the rows that users ask for until its labels are known: the beginning of the next period is
         answered by the release that is live then."""
+        access = sources.Access(self.settings.source_endpoint, self.settings.source_profile)
         year = pd.concat(
-            [sources.fetch(self.settings.root, self.params.source.target, p) for p in span(first, last)],
+            [sources.fetch(self.settings.root, self.params.source.target, p, access) for p in span(first, last)],
             ignore_index=True,
         )
         times = year[self.params.columns.time]

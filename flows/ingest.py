@@ -13,8 +13,9 @@ from flows.door import Here, here, one_heartbeat
 from flows.validate import validate
 from stores import batches
 from tasks import buckets, dataset, sources
-from tasks.buckets import Access, SourceObject
+from tasks.buckets import SourceObject
 from tasks.policy import OUTSIDE
+from tasks.sources import Access
 from trimtab.periods import Period
 
 fetch = task(**OUTSIDE)(sources.fetch)

@@ -192,7 +192,7 @@ def client(endpoint: str | None = None) -> Any:
 
     core = botocore.session.get_session()
     core.register_component("data_loader", _models())
-    session = boto3.session.Session(botocore_session=core, **_from_files())
+    session = boto3.session.Session(botocore_session=core, **credentials_from_files())
     style = {"addressing_style": "path"} if endpoint else {}
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=_CONNECT_S, read_timeout=_READ_S,
@@ -210,7 +210,7 @@ def _models() -> Any:
     return create_loader()
 
 
-def _from_files() -> dict[str, str]:
+def credentials_from_files() -> dict[str, str]:
     """Credentials of which some lie in files, as containers get their secrets. Raises Refused when such a file is not
     there."""
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

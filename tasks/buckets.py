@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.sources import SourceError, SourceRefused
+from stores.s3 import Refused, credentials_from_files
+from tasks.sources import Access, SourceError, SourceRefused
 from trimtab.params import ParamsError
 from trimtab.periods import Period, PeriodError
 
@@ -36,15 +37,6 @@ class _Moved(Exception):
 
 
 @dataclass(frozen=True)
-class Access:
-    """How to get to the source's buckets: the address of an S3 server of one's own, a profile of the AWS credentials
-    file. Neither: Amazon's, with the credentials of the environment."""
-
-    endpoint: str | None = None
-    profile: str | None = None
-
-
-@dataclass(frozen=True)
 class SourceObject:
     """An object with rows. *etag* changes with the content."""
 
@@ -58,7 +50,7 @@ def facts(objects: Sequence[SourceObject]) -> list[list[Any]]:
     return [list(astuple(each)) for each in objects]
 
 
-def of_period(target: str, period: Period, access: Access = Access()) -> list[SourceObject]:
+def of_period(target: str, period: Period, access: Access) -> list[SourceObject]:
     """The objects that hold the rows of *period*, in order of key; none when nothing has come yet.
 
     *target* is ``s3://bucket/path/{period}*.parquet`` (or .csv); each ``*`` stands for anything but a slash.
@@ -67,7 +59,7 @@ def of_period(target: str, period: Period, access: Access = Access()) -> list[So
     return _of_period(_client(access), target, period)
 
 
-def by_period(target: str, example: Period, access: Access = Access()) -> dict[str, list[SourceObject]]:
+def by_period(target: str, example: Period, access: Access) -> dict[str, list[SourceObject]]:
     """The objects of every period that has some. *example* is any period of the project. Raises as `of_period`."""
     written = re.sub(r"\d", r"\\d", re.escape(str(example)))
     bucket, before, shape = _parsed(target, None, written)
@@ -82,7 +74,7 @@ def by_period(target: str, example: Period, access: Access = Access()) -> dict[s
 def read(
     target: str,
     period: Period,
-    access: Access = Access(),
+    access: Access,
 ) -> tuple[pd.DataFrame, list[SourceObject]]:
     """The rows of *period*, and the objects that they are from, each read whole as it was listed: when one is replaced
     meanwhile all is begun again, so that rows of two states never mix.
@@ -145,7 +137,8 @@ def _client(access: Access) -> Any:
     from botocore.config import Config
 
     with _told(access.endpoint or "S3"):
-        session = boto3.session.Session(profile_name=access.profile)
+        given = {} if access.profile else credentials_from_files()
+        session = boto3.session.Session(profile_name=access.profile, **given)
         return session.client(
             "s3", endpoint_url=access.endpoint, region_name=session.region_name or "us-east-1",
             config=Config(
@@ -173,6 +166,8 @@ def _told(where: str) -> Iterator[None]:
     except (known.HTTPClientError, known.ConnectionError) as error:
         text = re.sub(r"\?\S+", "", " ".join(str(error).split()))  # a signed address would be a secret
         raise SourceError(f"{where}: {text}") from error
+    except Refused as error:
+        raise SourceRefused(str(error)) from error
     except known.BotoCoreError as error:
         text = " ".join(str(error).split())
         raise SourceRefused(f"{where}: {text}: set the credentials of the source") from error

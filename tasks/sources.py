@@ -5,12 +5,22 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from trimtab.params import ParamsError
 from trimtab.periods import Period
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to get to the source's buckets: the address of an S3 server of one's own, a profile of the AWS credentials
+    file. Neither: Amazon's, with the credentials of the environment."""
+
+    endpoint: str | None = None
+    profile: str | None = None
 
 
 class SourceError(RuntimeError):
@@ -26,19 +36,19 @@ def in_bucket(target: str) -> bool:
     return target.startswith("s3://")
 
 
-def fetch(project: Path, target: str, period: Period) -> pd.DataFrame:
+def fetch(project: Path, target: str, period: Period, access: Access | None = None) -> pd.DataFrame:
     """The rows that *target* has for *period*; an empty frame when there are none.
 
     *target* is ``module:function``, looked for in the project's folder first and called with the period's start and
     end (UTC), or the path of a Parquet or CSV file, relative to the project, with ``{period}`` in its name; or objects
-    of a bucket, for which the credentials of the environment are used.
+    of a bucket, to which *access* leads.
     Raises ParamsError when the target cannot be found, SourceError when it fails, SourceRefused when asking again is
     of no use.
     """
     if in_bucket(target):
         from tasks import buckets
 
-        return buckets.read(target, period)[0]
+        return buckets.read(target, period, access or Access())[0]
     if target.endswith((".parquet", ".csv")):
         return _read(project / target.replace("{period}", str(period)), period)
     module_name, _, function_name = target.partition(":")

@@ -76,10 +76,18 @@ def opened(project: Path, remote: Remote | None = None, *, with_git: bool = Fals
     config: dict[str, Any] = {"core": core}
     if remote is not None:
         core["remote"] = "store"
-        address = {"url": remote.url.rstrip("/")}
-        config["remote"] = {"store": address | ({"endpointurl": remote.endpoint} if remote.endpoint else {})}
+        config["remote"] = {"store": _access(remote)}
     with Repo(str(project), config=config) as repo:
         yield repo
+
+
+def _access(remote: Remote) -> dict[str, str]:
+    """The remote in DVC's words."""
+    from stores.s3 import credentials_from_files
+
+    secrets = {name.removeprefix("aws_"): value for name, value in credentials_from_files().items()}
+    endpoint = {"endpointurl": remote.endpoint} if remote.endpoint else {}
+    return {"url": remote.url.rstrip("/"), **endpoint, **secrets}
 
 
 def tree_of(repo: Any, hash: str) -> Any:

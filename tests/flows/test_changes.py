@@ -17,7 +17,7 @@ from stores.ledger import Ledger
 from tasks.sources import SourceError, SourceRefused
 from tests.flows import tiny
 from tests.stores.proxy import proxied
-from tests.stores.seaweed import Seaweed, seaweed
+from tests.stores.seaweed import BUCKET, Seaweed, seaweed
 from trimtab import params
 from trimtab.settings import Settings
 
@@ -29,13 +29,13 @@ class Source:
     """A bucket in which rows arrive, and a project that takes them from there."""
 
     client: Any
-    bucket: str
+    folder: str
     place: Here
     ingest: Any
     patch: pytest.MonkeyPatch
 
     def put(self, name: str, rows: Any) -> None:
-        self.client.put_object(Bucket=self.bucket, Key=f"in/{name}.csv", Body=rows.to_csv(index=False).encode())
+        self.client.put_object(Bucket=BUCKET, Key=f"{self.folder}/{name}.csv", Body=rows.to_csv(index=False).encode())
 
     def changes(self) -> list[str]:
         """What a run for changes landed."""
@@ -50,16 +50,15 @@ class Source:
 
 @pytest.fixture
 def source(tmp_path: Path, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Source:
-    bucket, client = f"rows-{uuid.uuid4().hex[:12]}", seaweed.client
-    client.create_bucket(Bucket=bucket)
-    tiny.project(tmp_path / "project", target=f"s3://{bucket}/in/{{period}}*.csv")
+    folder = f"rows-{uuid.uuid4().hex[:12]}"
+    tiny.project(tmp_path / "project", target=f"s3://{BUCKET}/{folder}/{{period}}*.csv")
     address = f"sqlite:///{tmp_path}/ledger.db"
     Ledger(address).create()
     monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
     monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path / "project"))
     monkeypatch.setenv("TRIMTAB_SOURCE_ENDPOINT", seaweed.endpoint)
     ingest = tiny.plainly(monkeypatch.setattr)[0]
-    return Source(client, bucket, here(), ingest, monkeypatch)
+    return Source(seaweed.client, folder, here(), ingest, monkeypatch)
 
 
 def test_new_objects_of_complete_periods_land_oldest_first_and_once(source: Source) -> None:
@@ -79,7 +78,7 @@ def test_which_objects_a_batch_was_made_of_is_in_the_ledger(source: Source) -> N
     [digest] = source.changes()
     landing = source.place.ledger.landing("2013-01")
     assert landing is not None
-    listed = source.client.list_objects_v2(Bucket=source.bucket, Prefix="in/")["Contents"]
+    listed = source.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{source.folder}/")["Contents"]
     assert landing.objects == [[each["Key"], each["ETag"].strip('"'), each["Size"]] for each in listed]
     assert landing.digest == digest
 
@@ -160,7 +159,9 @@ def test_a_run_that_dies_before_its_landing_is_recorded_is_made_good_by_the_next
 def test_a_source_that_fails_leaves_nothing_half_landed(source: Source, seaweed: Seaweed, trouble: str) -> None:
     source.put("2013-01-a", tiny.rows("2013-01"))
     source.client.put_object(
-        Bucket=source.bucket, Key="in/2013-01-b.csv", Body=b'id,at\n"1' if trouble == "half a file" else b"id\n1\n"
+        Bucket=BUCKET,
+        Key=f"{source.folder}/2013-01-b.csv",
+        Body=b'id,at\n"1' if trouble == "half a file" else b"id\n1\n",
     )
     expected: type[Exception] = SourceError
     with proxied(seaweed.port) as line:
@@ -170,7 +171,7 @@ def test_a_source_that_fails_leaves_nothing_half_landed(source: Source, seaweed:
         elif trouble == "denied":
             source.patch.setenv("AWS_SECRET_ACCESS_KEY", "another")
             expected = SourceRefused
-        with pytest.raises(expected, match=f"s3://{source.bucket}/in/"):
+        with pytest.raises(expected, match=f"s3://{BUCKET}/{source.folder}/"):
             source.ingest.ingest.fn("2013-01")
     assert source.place.ledger.head() is None
     assert source.place.ledger.landings() == {}

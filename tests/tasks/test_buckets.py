@@ -12,10 +12,9 @@ import pandas as pd
 import pytest
 
 from tasks import buckets
-from tasks.buckets import Access
-from tasks.sources import SourceError, SourceRefused, fetch
+from tasks.sources import Access, SourceError, SourceRefused, fetch
 from tests.stores.proxy import Proxy, proxied
-from tests.stores.seaweed import Seaweed
+from tests.stores.seaweed import BUCKET, Seaweed
 from trimtab.params import ParamsError
 from trimtab.periods import Period
 
@@ -25,11 +24,15 @@ ROWS = pd.DataFrame({"id": [1, 2], "x": [0.5, 1.5]})
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket of the user's own."""
+    """A place in a bucket of the user's own."""
 
     endpoint: str
     client: Any
-    name: str
+    folder: str
+
+    @property
+    def name(self) -> str:
+        return f"{BUCKET}/{self.folder}"
 
     @property
     def target(self) -> str:
@@ -41,15 +44,18 @@ class Bucket:
 
     def put(self, key: str, rows: pd.DataFrame = ROWS) -> None:
         content = rows.to_csv(index=False).encode() if key.endswith(".csv") else rows.to_parquet(index=False)
-        self.client.put_object(Bucket=self.name, Key=key, Body=content)
+        self.put_bytes(key, content)
+
+    def put_bytes(self, key: str, content: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=f"{self.folder}/{key}", Body=content)
+
+    def keys(self, objects: list[buckets.SourceObject]) -> list[str]:
+        return [each.key.removeprefix(f"{self.folder}/") for each in objects]
 
 
 @pytest.fixture
 def bucket(seaweed: Seaweed) -> Bucket:
-    name = f"rows-{uuid.uuid4().hex[:12]}"
-    client = seaweed.client
-    client.create_bucket(Bucket=name)
-    return Bucket(seaweed.endpoint, client, name)
+    return Bucket(seaweed.endpoint, seaweed.client, f"rows-{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture
@@ -64,14 +70,14 @@ def test_the_objects_of_a_period_are_read_in_order_of_key(bucket: Bucket) -> Non
         bucket.put(key, pd.DataFrame({"x": [x]}))
     rows, objects = buckets.read(bucket.target, MARCH, bucket.access)
     assert list(rows["x"]) == [1.0, 2.0]
-    assert [each.key for each in objects] == ["in/2013-03-a.parquet", "in/2013-03-b.parquet"]
+    assert bucket.keys(objects) == ["in/2013-03-a.parquet", "in/2013-03-b.parquet"]
     assert objects == buckets.of_period(bucket.target, MARCH, bucket.access)
 
 
 def test_a_star_does_not_reach_into_folders_and_other_kinds_of_file_are_left(bucket: Bucket) -> None:
     for key in ("in/2013-03.parquet", "in/2013-03/old/1.parquet", "in/2013-03.csv", "in/2013-03.parquet.tmp"):
         bucket.put(key)
-    assert [each.key for each in buckets.of_period(bucket.target, MARCH, bucket.access)] == ["in/2013-03.parquet"]
+    assert bucket.keys(buckets.of_period(bucket.target, MARCH, bucket.access)) == ["in/2013-03.parquet"]
 
 
 def test_a_period_of_which_nothing_has_come_has_no_rows(bucket: Bucket) -> None:
@@ -99,7 +105,7 @@ def test_every_period_is_found_by_the_shape_of_its_name(
         bucket.put(key)
     example = Period.containing(MARCH.start, every)
     found = buckets.by_period(f"s3://{bucket.name}/{pattern}", example, bucket.access)
-    assert {name: [each.key for each in objects] for name, objects in found.items()} == keys
+    assert {name: bucket.keys(objects) for name, objects in found.items()} == keys
 
 
 def test_what_an_object_holds_decides_its_etag_and_not_when_it_was_written(bucket: Bucket) -> None:
@@ -108,7 +114,7 @@ def test_what_an_object_holds_decides_its_etag_and_not_when_it_was_written(bucke
         bucket.put("in/2013-03.parquet", rows)
         seen.append(buckets.facts(buckets.of_period(bucket.target, MARCH, bucket.access)))
     assert seen[0] == seen[1] == seen[3] != seen[2]
-    assert seen[0][0][0] == "in/2013-03.parquet"
+    assert seen[0][0][0] == f"{bucket.folder}/in/2013-03.parquet"
 
 
 def once(act: Callable[[], None]) -> Callable[..., Any]:
@@ -149,7 +155,7 @@ def test_an_object_that_is_removed_after_it_was_listed_is_not_missed(
     bucket.put("in/2013-03-b.parquet")
 
     def remove() -> None:
-        bucket.client.delete_object(Bucket=bucket.name, Key="in/2013-03-a.parquet")
+        bucket.client.delete_object(Bucket=BUCKET, Key=f"{bucket.folder}/in/2013-03-a.parquet")
 
     monkeypatch.setattr(buckets, "_content", once(remove))
     assert len(buckets.read(bucket.target, MARCH, bucket.access)[0]) == 2
@@ -224,7 +230,7 @@ def test_no_credentials_at_all_are_asked_for(bucket: Bucket, monkeypatch: pytest
 
 @pytest.mark.parametrize("key", ["in/2013-03.parquet", "in/2013-03.csv"])
 def test_an_object_that_is_no_table_is_named(bucket: Bucket, key: str) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b'"half' if key.endswith("csv") else b"PAR1")
+    bucket.put_bytes(key, b'"half' if key.endswith("csv") else b"PAR1")
     target = f"s3://{bucket.name}/in/{{period}}.{key.rsplit('.', 1)[1]}"
     with pytest.raises(SourceError, match=rf"s3://{bucket.name}/{key} cannot be read for 2013-03"):
         buckets.read(target, MARCH, bucket.access)
@@ -236,15 +242,13 @@ def test_an_object_that_is_no_table_is_named(bucket: Bucket, key: str) -> None:
 )
 def test_a_target_that_names_no_objects_by_period_is_told_as_a_param(target: str) -> None:
     with pytest.raises(ParamsError, match=r"source\.target .* names no objects by period: write s3://"):
-        buckets.of_period(target, MARCH)
+        buckets.of_period(target, MARCH, Access())
 
 
-def test_whoever_fetches_rows_need_not_know_that_they_are_in_a_bucket(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.endpoint)
+def test_whoever_fetches_rows_need_not_know_that_they_are_in_a_bucket(bucket: Bucket, tmp_path: Any) -> None:
     bucket.put("in/2013-03.csv")
-    pd.testing.assert_frame_equal(fetch(tmp_path, f"s3://{bucket.name}/in/{{period}}.csv", MARCH), ROWS)
+    found = fetch(tmp_path, f"s3://{bucket.name}/in/{{period}}.csv", MARCH, bucket.access)
+    pd.testing.assert_frame_equal(found, ROWS)
 
 
 def test_csv_and_parquet_give_the_same_rows(bucket: Bucket) -> None:
