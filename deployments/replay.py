@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
 from deployments.traffic import Traffic
 from stores.ledger import Decision, Ledger, Look
+from stores.shelf import Shelf
+from stores.telemetry import Where, where
 from tasks import orchestrator, sources
 from trimtab import params
 from trimtab.params import Params
@@ -61,6 +64,16 @@ class Replay:
     def delay(self) -> pd.Timedelta:
         """How long after a period its labels are known."""
         return pd.Timedelta(self.params.period.label_delay)
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """Where releases are kept."""
+        return Shelf.at(self.settings.releases, self.settings.store, self.settings.store_endpoint)
+
+    @cached_property
+    def telemetry(self) -> Where:
+        """Where predictions and labels are."""
+        return where(self.settings.telemetry, self.shelf.objects)
 
     def prepare(self, before: Period) -> None:
         """Bring in the periods before the walk, and have a first model."""

@@ -39,7 +39,7 @@ class Outcome:
 
 def terms_of(place: Here, champion: str, challenger: str) -> Terms:
     """What a rollout between these two will be judged by: the project's rules as they are now."""
-    pair = [bundles.open_bundle(place.settings.releases, digest) for digest in (champion, challenger)]
+    pair = [place.shelf.open(digest) for digest in (champion, challenger)]
     return Terms(
         **place.params.rollout.model_dump(),
         task=place.params.project.task,
@@ -79,7 +79,7 @@ def advance(place: Here, id: str) -> Outcome:
         return Outcome(at, Seen(), moved=False)
     if live is None or live.rollout != id:
         return _overtaken(place, row, at, live)
-    seen = evidence.look(place.settings.telemetry, row, steps)
+    seen = evidence.look(place.telemetry, row, steps)
     if at.on_trial and (why := modelserver.refused(place.server, row["release"])):
         seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {why}")})
     _keep_look(place, id, at, seen)
@@ -94,7 +94,9 @@ def advance(place: Here, id: str) -> Outcome:
 def _damage(place: Here, digest: str) -> str | None:
     """What is wrong with a bundle on disk: servers that hold it in memory could not load it again."""
     try:
-        bundles.open_bundle(place.settings.releases, digest)
+        place.shelf.open(digest)
+    except bundles.UnreachableRelease:
+        raise  # which says nothing against the release
     except bundles.ReleaseError as error:
         return str(error)
     return None
@@ -215,4 +217,4 @@ def page(place: Here, row: dict[str, Any]) -> str:
 
 def stamp(place: Here) -> tuple[Any, ...]:
     """Changes whenever there may be something new to see."""
-    return evidence.stamp(place.settings.telemetry)
+    return evidence.stamp(place.telemetry)

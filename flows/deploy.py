@@ -126,6 +126,8 @@ def start(place: Here, digest: str, before: Live | None, cause: str, *, strategy
     champion = before.champion if before else None
     try:
         terms = conduct.terms_of(place, champion, digest).model_dump(mode="json") if champion else None
+    except bundles.UnreachableRelease:
+        raise  # which says nothing against the release
     except bundles.ReleaseError:
         terms = None  # `admit` says what is wrong with it
     place.ledger.start_rollout(
@@ -140,8 +142,10 @@ def admit(place: Here, digest: str, rollout: str) -> None:
     changed."""
     target = targets.target_of(place)
     try:
-        bundles.open_bundle(place.settings.releases, digest)  # also when the server has it in memory since long ago
+        place.shelf.open(digest)  # also when the server has it in memory since long ago
         found = target.admit(digest, rollout)
+    except bundles.UnreachableRelease:
+        raise  # which says nothing against the release
     except (bundles.ReleaseError, targets.TargetRefused) as refusal:
         target.dismiss(digest)
         stop(place, rollout, digest, str(refusal))

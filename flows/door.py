@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from stores.ledger import Ledger
+from stores.objects import Objects, ObjectsError
+from stores.shelf import Shelf
+from stores.telemetry import Where, where
 from tasks.modelserver import Server
 from trimtab import params
 from trimtab.params import Alert, Params
@@ -40,6 +44,37 @@ class Here:
     def tracking(self) -> str:
         """MLflow's address."""
         return self.settings.tracking_uri
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """Where releases are kept."""
+        return Shelf(self.settings.releases, self.objects)
+
+    @cached_property
+    def objects(self) -> Objects | None:
+        """The store behind the state folder, where there is one."""
+        store = self.settings.store
+        return Objects(store, endpoint=self.settings.store_endpoint) if store else None
+
+    @cached_property
+    def telemetry(self) -> Where:
+        """Where predictions, labels and pairs are."""
+        return where(self.settings.telemetry, self.objects)
+
+    def keep_report(self, name: str, page: str) -> str:
+        """Keep a page that people read, in the state folder and, where there is one, in the store; where it is. A store
+        that is away keeps no flow from going on: the page is in the folder then."""
+        path = self.settings.state / "reports" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page)
+        if self.objects is None:
+            return str(path)
+        try:
+            self.objects.put(f"reports/{name}", path)
+        except ObjectsError as error:
+            print(f"The report stays in {path}: {error}")
+            return str(path)
+        return f"{self.objects.url}/reports/{name}"
 
     @property
     def server(self) -> Server:

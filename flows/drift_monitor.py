@@ -9,7 +9,7 @@ from prefect import flow, task
 
 from flows import conduct
 from flows.door import Here, here
-from stores import bundles, telemetry
+from stores import telemetry
 from stores.bundles import Bundle
 from stores.ledger import Decision
 from tasks import alerts, orchestrator, reports, tracking
@@ -45,8 +45,8 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
     for row, _ in conduct.unfinished(place):  # labels have come in: a late verdict may be due
         conduct.advance(place, row["id"])
     live = place.ledger.live() or live
-    release = bundles.open_bundle(place.settings.releases, live.champion)
-    seen = telemetry.joined(place.settings.telemetry, wanted.start, wanted.end)
+    release = place.shelf.open(live.champion)
+    seen = telemetry.joined(place.telemetry, wanted.start, wanted.end)
     mine = seen[seen["release"] == release.digest].reset_index(drop=True)
     facts, page = measure(place, release, mine, wanted)
     judgement = judge(place, facts, wanted)

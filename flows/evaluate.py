@@ -42,7 +42,7 @@ def evaluate(run_id: str) -> bool:
     place = here()
     drafted = fetch_candidate(place.tracking, run_id, cache=place.cache)
     live = place.ledger.live()
-    champion = bundles.open_bundle(place.settings.releases, live.champion) if live else None
+    champion = place.shelf.open(live.champion) if live else None
     if (role := role_of(place, drafted, live)) is not None:
         verdict = unchanged(place, drafted, role)
         page = None
@@ -71,7 +71,7 @@ def role_of(place: Here, drafted: Drafted, live: Live | None) -> str | None:
         return None
     for role, digest in (("champion", live.champion), ("release on trial", live.challenger)):
         if digest is not None:
-            known = bundles.open_bundle(place.settings.releases, digest).manifest.model_digest
+            known = place.shelf.open(digest).manifest.model_digest
             if known == drafted.paper.model_digest:
                 return role
     return None

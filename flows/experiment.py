@@ -64,7 +64,7 @@ def admit(place: Here, plan: Plan) -> None:
     """Have both bundles checked, loaded and probed. Raises NotStarted."""
     for arm, digest in (("A", plan.a), ("B", plan.b)):
         try:
-            bundles.open_bundle(place.settings.releases, digest)
+            place.shelf.open(digest)
             load_release(place.server, digest)
             probe_release(place.server, digest)
         except (bundles.ReleaseError, modelserver.ServerRefused) as refusal:

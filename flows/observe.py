@@ -129,7 +129,9 @@ def _sound(place: Here, steps: list[dict[str, Any]]) -> str:
     """The champion from before; A, which answers most users now, when that one's bundle was damaged meanwhile."""
     before, plan = str(steps[0]["evidence"]["before"]), plan_of(steps)
     try:
-        bundles.open_bundle(place.settings.releases, before)
+        place.shelf.open(before)
+    except bundles.UnreachableRelease:
+        raise  # which says nothing against the release
     except bundles.ReleaseError as error:
         print(f"{error}: A ({short(plan.a)}) stays champion instead")
         return plan.a
@@ -164,19 +166,19 @@ def report(place: Here, id: str) -> Report:
     columns = ["arm", "rollout", "propensity", "prediction"]
     columns += [*(["predicted_label", "probabilities"] if multi else []), *([key] if key else [])]
     first, last = _span(pairs)
-    answers = telemetry.predictions(place.settings.telemetry, first, last, columns=columns)
+    answers = telemetry.predictions(place.telemetry, first, last, columns=columns)
     answers = answers[answers["rollout"] == id].reset_index(drop=True)
     ended = steps[-1]["state"] == "ended"
     return findings.report(
         plan_of(steps), Terms.model_validate(row["terms"]), metric=place.params.gate.metric,
         state="ended" if ended else "running", reason=steps[-1]["evidence"]["reason"] if ended else "",
         pairs=pairs, answers=answers.rename(columns={key: "key"} if key else {}),
-        labels=telemetry.labels(place.settings.telemetry, first, last, since=_began(row)),
+        labels=telemetry.labels(place.telemetry, first, last, since=_began(row)),
     )  # fmt: skip
 
 
 def _pairs(place: Here, row: dict[str, Any]) -> pd.DataFrame:
-    return telemetry.pairs(place.settings.telemetry, rollout=row["id"], since=_began(row))
+    return telemetry.pairs(place.telemetry, rollout=row["id"], since=_began(row))
 
 
 def _span(pairs: pd.DataFrame) -> tuple[datetime, datetime]:

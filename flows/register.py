@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from prefect import flow, task
 from prefect.runtime import flow_run
 
 from flows.door import here, short
-from stores import bundles, routes
+from stores import routes
+from stores.bundles import Bundle
+from stores.shelf import Shelf
 from tasks import orchestrator, tracking
 from tasks.policy import OUTSIDE
 from trimtab import candidate as paperwork
@@ -17,7 +22,12 @@ register_version = task(name="register-version", **OUTSIDE)(tracking.register)
 describe_version = task(name="describe-version", **OUTSIDE)(tracking.describe_version)
 set_alias = task(name="set-alias", **OUTSIDE)(tracking.set_alias)
 prove_route = task(name="prove-route", **OUTSIDE)(routes.record)
-write_bundle = task(name="write-bundle", **OUTSIDE)(bundles.write)
+
+
+@task(name="write-bundle", **OUTSIDE)
+def write_bundle(shelf: Shelf, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
+    """Keep a release where all servers find it. Safe to repeat: the same content is the same release."""
+    return shelf.write(manifest_fields=manifest_fields, files=files)
 
 
 class GateNotPassed(RuntimeError):
@@ -49,9 +59,7 @@ def register(run_id: str) -> str:
     route = prove_route(
         model=files[MODEL], reference=files[REFERENCE], fields=fields, allow=place.settings.trusted_types
     )
-    bundle = write_bundle(
-        place.settings.releases, manifest_fields=fields, files={**files, CARD: card.encode(), ROUTE: route}
-    )
+    bundle = write_bundle(place.shelf, manifest_fields=fields, files={**files, CARD: card.encode(), ROUTE: route})
     place.ledger.record_release(
         bundle.digest, model_name=name, model_version=version, run_id=run_id,
         manifest=bundle.manifest.model_dump(mode="json"),

@@ -8,7 +8,7 @@ from prefect import flow
 from flows import conduct, observe
 from flows.deploy import follow, known_release
 from flows.door import Here, here
-from stores import bundles, evidence
+from stores import evidence
 from stores.ledger import LostRace
 from tasks import alerts, orchestrator
 from trimtab import rollout
@@ -31,7 +31,7 @@ def rollback(reason: str = "asked for by hand", to: str | None = None) -> int:
     if to is None and (ended := end_trial(place, reason)) is not None:
         return ended
     target, now = previous(place, to)
-    bundles.open_bundle(place.settings.releases, target)  # one that is damaged would leave nobody to answer
+    place.shelf.open(target)  # one that is damaged would leave nobody to answer
     moved = place.ledger.switch(target, expected=now, move="rollback", reason=reason, actor=orchestrator.me())
     follow(place, moved)
     project = place.params.project.name
@@ -57,8 +57,8 @@ def end_trial(place: Here, reason: str) -> int | None:
     at = rollout.standing(steps)
     if not (at.on_trial or at.in_court):
         return None
-    bundles.open_bundle(place.settings.releases, row["champion_before"])
-    seen = evidence.look(place.settings.telemetry, row, steps)
+    place.shelf.open(row["champion_before"])
+    seen = evidence.look(place.telemetry, row, steps)
     conduct.take(place, row, at, seen, Move("rolled back" if at.on_trial else "reverted", 0.0, reason), live)
     now = place.ledger.live()
     if now is None or now.challenger is not None:

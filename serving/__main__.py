@@ -28,6 +28,7 @@ def main() -> int:
         print(f"The model server does not start: {error}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it found the credentials
     # Threads serve requests beside one another; threads inside the model only fight with these for the cores (240 ms
     # instead of 28 for 10,000 rows on two busy cores). And rows are many small objects that die young.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,11 +39,15 @@ def main() -> int:
     from serving.app import ModelServer
     from serving.preload import unpack
     from serving.wire import Protocol
+    from stores.shelf import Shelf
+    from stores.telemetry import where
 
     sys.path.append(str(settings.root))  # a project's own model.py
     if server_settings.baked is not None:
         unpack(server_settings.baked, settings.releases)
-    server = ModelServer(server_settings, releases=settings.releases, telemetry=settings.telemetry)
+    # Few attempts: while a release is fetched nothing else that the ledger says is followed, and it is tried again.
+    shelf = Shelf.at(settings.releases, settings.store, settings.store_endpoint, attempts=3)
+    server = ModelServer(server_settings, shelf=shelf, telemetry=where(settings.telemetry, shelf.objects))
     uvicorn.run(
         server.app,
         host=settings.host,

@@ -15,7 +15,7 @@ from serving.arms import ChampionFailed
 from serving.keys import NoKey, WrongKey
 from serving.metrics import Metrics
 from serving.refusals import Busy, NoChampion, NotAllowed, SlowBody, TooLarge, TooSlow
-from stores.bundles import ReleaseError, UnknownRelease
+from stores.bundles import ReleaseError, UnknownRelease, UnreachableRelease
 from stores.telemetry import Unwritable
 from trimtab.intake import BadInput
 
@@ -102,5 +102,6 @@ _TOLD: dict[type[Exception], Callable[[Any], Refusal]] = {
     TooSlow: lambda e: _later("time", str(e)),
     ChampionFailed: _champion_failed,
     UnknownRelease: lambda e: _refusal("release", 404, e.problem, release=e.digest),
+    UnreachableRelease: lambda e: _later("store", str(e)),
     ReleaseError: lambda e: _refusal("release", 422, str(e), release=e.digest),
 }

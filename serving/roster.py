@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from serving.pace import Pace
-from stores.bundles import Bundle, CorruptRelease, open_bundle
+from stores.bundles import Bundle, CorruptRelease
+from stores.shelf import Shelf
 from trimtab.compiled import SCIKIT_LEARN
 from trimtab.intake import Intake, Rows
 from trimtab.scoring import Scorer, Scores, worst_difference
@@ -140,11 +140,11 @@ class Probe:
 
 
 class Roster:
-    """Loads releases from *folder* and remembers the ones worth keeping: champion, challenger, the previous champion
+    """Loads releases from *shelf* and remembers the ones worth keeping: champion, challenger, the previous champion
     and the last ones that were loaded beside them."""
 
-    def __init__(self, folder: Path, *, allow: Collection[str] = (), watch: Watch | None = None) -> None:
-        self._folder, self._allow, self._watch = folder, frozenset(allow), watch or (lambda *_: nullcontext())
+    def __init__(self, shelf: Shelf, *, allow: Collection[str] = (), watch: Watch | None = None) -> None:
+        self._shelf, self._allow, self._watch = shelf, frozenset(allow), watch or (lambda *_: nullcontext())
         self._lock, self._opening = threading.Lock(), threading.Lock()
         self._loaded: dict[str, Loaded] = {}
         self._previous: str | None = None
@@ -210,7 +210,7 @@ class Roster:
         return Probe(False, finite, latency_ms, f"sample rows differ from the recorded predictions by {worst:g}")
 
     def _open(self, digest: str) -> Loaded:
-        bundle = open_bundle(self._folder, digest)
+        bundle = self._shelf.open(digest)
         try:
             scorer = bundle.scorer(allow=self._allow)
         except (ImportError, AttributeError, TypeError, ValueError) as error:

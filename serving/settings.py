@@ -54,6 +54,8 @@ class ServerSettings(SettingsWithSecrets):
     challenger_s: float = Field(0.1, gt=0, description="time that a challenger may take before the champion answers")
     trusted_types: tuple[str, ...] = Field((), description="types of the project's own model.py, as a JSON list")
     follow_s: float = Field(0.25, gt=0, description="how often the ledger is asked who is live")
+    ship_s: float = Field(2, gt=0, description="with a store, the age at which a telemetry segment goes there")
+    drain_s: float = Field(20, gt=0, description="with a store, time to bring telemetry there before the process ends")
     compact_s: float = Field(60, gt=0, description="how often finished telemetry segments are compacted")
     segment_mb: float = Field(8, gt=0, description="size at which a telemetry segment is finished")
     segment_s: float = Field(3600, gt=0, description="age at which a telemetry segment is finished")

@@ -10,6 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -65,6 +66,10 @@ class CorruptRelease(ReleaseError):
     def __init__(self, digest: str, file: str, problem: str) -> None:
         super().__init__(digest, f"{file}: {problem}")
         self.file = file
+
+
+class UnreachableRelease(ReleaseError):
+    """The bundle may be in the store, which does not answer. Later it may: this says nothing against the release."""
 
 
 class UntrustedRelease(ReleaseError):
@@ -149,9 +154,9 @@ def write(releases: Path, *, manifest_fields: Mapping[str, Any], files: Mapping[
     except UnknownRelease:
         pass
     except CorruptRelease:
-        target.rename(releases / f".damaged-{digest[:12]}-{uuid.uuid4().hex[:8]}")
+        set_aside(releases, digest)
     releases.mkdir(parents=True, exist_ok=True)
-    _sweep(releases)
+    sweep(releases)
     scratch = releases / f".new-{uuid.uuid4().hex}"
     scratch.mkdir()
     try:
@@ -200,7 +205,13 @@ def _checked(path: Path, digest: str, name: str, expected: str) -> bytes:
     return content
 
 
-def _sweep(releases: Path) -> None:
+def set_aside(releases: Path, digest: str) -> None:
+    """Take a damaged folder out of the way, to be looked at; another process may have done so."""
+    with suppress(FileNotFoundError):
+        (releases / digest).rename(releases / f".damaged-{digest[:12]}-{uuid.uuid4().hex[:8]}")
+
+
+def sweep(releases: Path) -> None:
     """Remove what a crash left of an unfinished bundle; a fresh one may be in the making."""
     for path in releases.glob(".new-*"):
         try:

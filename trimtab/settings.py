@@ -35,6 +35,13 @@ class Settings(SettingsWithSecrets):
     server_url: str | None = Field(None, description="own model server: http://host:port")
     server_key: SecretStr | None = Field(None, description="key of scope admin for a model server that asks for one")
 
+    store: str | None = Field(
+        None,
+        pattern="^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$",
+        description="releases, telemetry and reports are kept at s3://bucket/prefix as well",
+    )
+    store_endpoint: str | None = Field(None, pattern="^https?://.+", description="own S3 server: http://host:port")
+
     worker: str = Field(
         "warm", pattern="^(warm|process)$", description="warm: fork flow runs from a loaded process (Linux)"
     )
@@ -68,7 +75,9 @@ class Settings(SettingsWithSecrets):
     kube_container: str = Field("server", description="target kubernetes: its container")
     kube_config: Path | None = Field(None, description="target kubernetes: kubeconfig; default: the pod's own account")
     ready_s: float = Field(120, gt=0, description="time that a release's containers may take to be ready")
-    drain_s: float = Field(15, ge=0, description="time that the last requests of a container that goes may take")
+    docker_drain_s: float = Field(
+        15, ge=0, description="target docker: time for the last requests of a container that goes"
+    )
 
     trusted_types: tuple[str, ...] = Field(
         (), description="types of the project's own model.py that may be loaded, as a JSON list"

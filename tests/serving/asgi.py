@@ -11,6 +11,7 @@ import orjson
 
 from serving.app import ModelServer
 from serving.settings import ServerSettings
+from stores.shelf import Shelf
 from tests.serving.conftest import Place
 
 Answered = tuple[int, Any]
@@ -20,7 +21,7 @@ def server_of(place: Place, **settings: Any) -> ModelServer:
     """A server on *place*'s ledger and releases that has followed it once; its threads do not run."""
     made = ModelServer(
         ServerSettings(ledger_url=f"sqlite:///{place.home}/ledger.db", **settings),
-        releases=place.home / "releases",
+        shelf=Shelf(place.home / "releases"),
         telemetry=place.telemetry,
     )
     made.follower.follow()

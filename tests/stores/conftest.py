@@ -10,8 +10,10 @@ import sqlalchemy as sa
 
 from deployments import stack
 from stores.ledger import Ledger
+from tests.stores.seaweed import seaweed
 from trimtab.settings import Settings
 
+__all__ = ["seaweed"]
 MakeUrl = Callable[[Path], str]
 
 

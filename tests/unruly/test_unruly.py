@@ -17,6 +17,7 @@ import pytest
 from serving.roster import Roster
 from stores.bundles import Bundle, UntrustedRelease
 from stores.ledger import Ledger
+from stores.shelf import Shelf
 from tests.serving.tiny import flights, tiny_bundle
 from tests.trimtab.small import params
 from tests.unruly import MODULE, TYPES
@@ -47,7 +48,7 @@ def answers(maker: Maker, model: Any, rows: pd.DataFrame, **options: Any) -> np.
 
 
 def loaded(maker: Maker, bundle: Bundle) -> Any:
-    return Roster(maker.releases, allow=TYPES).load(bundle.digest)
+    return Roster(Shelf(maker.releases), allow=TYPES).load(bundle.digest)
 
 
 def right(maker: Maker, rows: pd.DataFrame) -> np.ndarray[Any, Any]:
@@ -62,7 +63,7 @@ def test_every_type_of_the_module_is_named_for_the_server() -> None:
 def test_nobody_loads_them_without_being_told_to(maker: Maker) -> None:
     made = maker.make(unruly().Constant(maker.sound, 0.25), "a test")
     with pytest.raises(UntrustedRelease, match=r"unruly\.Constant"):
-        Roster(maker.releases).load(made.digest)
+        Roster(Shelf(maker.releases)).load(made.digest)
 
 
 def test_one_gives_the_same_answer_to_everything(maker: Maker) -> None:
@@ -74,7 +75,7 @@ def test_one_reads_hours_for_minutes_and_the_probe_sees_it_only_if_it_was_record
     assert np.allclose(
         answers(maker, model, maker.month), right(maker, maker.month.assign(distance=maker.month["distance"] / 100))
     )
-    roster = Roster(maker.releases, allow=TYPES)
+    roster = Roster(Shelf(maker.releases), allow=TYPES)
     assert roster.probe(maker.make(model, "a test").digest).ok
     assert not roster.probe(maker.make(model, "a test", recorded_by=maker.sound).digest).ok
 
@@ -165,7 +166,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from serving.roster import Roster
-loaded = Roster(Path(sys.argv[2]), allow=("unruly.Deadly",)).load(sys.argv[3])
+from stores.shelf import Shelf
+loaded = Roster(Shelf(Path(sys.argv[2])), allow=("unruly.Deadly",)).load(sys.argv[3])
 loaded.score([{"distance": 100, "hour": 6, "carrier": "AA"}], now_us=0)
 print("it answered")
 loaded.score([{"distance": 100, "hour": 6, "carrier": "DL"}], now_us=0)

@@ -1,0 +1,236 @@
+"""One request to S3: with which credentials, how often it is repeated, what its failures mean in our words. boto3 is
+known here alone in this room; what the objects are for is the business of others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
+_CONNECT_S, _READ_S = 4, 20
+_LONGEST_PAUSE_S = 5.0
+_MISSING = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchUpload"})
+_THERE = frozenset({"PreconditionFailed", "412"})
+_BUSY = frozenset({"ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "InternalError"})
+_REASONS = {
+    "NoSuchBucket": "there is no such bucket: make it, or correct TRIMTAB_STORE",
+    "InvalidAccessKeyId": "the server does not know the key in AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "the secret in AWS_SECRET_ACCESS_KEY is wrong",
+    "AccessDenied": "these credentials may not do this",
+    "403": "these credentials may not do this",
+    "ExpiredToken": "the credentials have expired",
+}
+log = logging.getLogger("trimtab.stores")
+
+
+class ObjectsError(OSError):
+    """Something is wrong with *place*, an object or a bucket."""
+
+    def __init__(self, place: str, problem: str) -> None:
+        super().__init__(f"{place}: {problem}")
+        self.place, self.problem = place, problem
+
+    def __reduce__(self) -> tuple[type[ObjectsError], tuple[str, str]]:
+        return type(self), (self.place, self.problem)
+
+
+class Unreachable(ObjectsError, ConnectionError):
+    """The server does not answer, or not as it should; later it may."""
+
+
+class NoSuchObject(ObjectsError, LookupError):
+    """There is no such object."""
+
+
+class Damaged(ObjectsError):
+    """What is stored is not what was written."""
+
+
+class Refused(ObjectsError, PermissionError):
+    """The server answers, and does not let us: credentials, rights, a bucket that is not there."""
+
+
+def address(url: str) -> tuple[str, str]:
+    """Bucket and prefix of ``s3://bucket/prefix``; the prefix is empty or ends with a slash. Raises ValueError."""
+    found = _URL.fullmatch(url)
+    if found is None:
+        raise ValueError(f"{url} is no place for a store: write s3://bucket or s3://bucket/prefix")
+    prefix = (found["prefix"] or "").strip("/")
+    return found["bucket"], f"{prefix}/" if prefix else ""
+
+
+class Requests:
+    """Requests about objects in *bucket*."""
+
+    def __init__(self, bucket: str, endpoint: str | None, *, attempts: int) -> None:
+        self._bucket, self._endpoint, self._attempts = bucket, endpoint, attempts
+        self._client: tuple[int, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: everything but the connections."""
+        return {**self.__dict__, "_client": None}
+
+    def need(self, operation: str, **request: Any) -> dict[str, Any]:
+        """The answer. Raises NoSuchObject, Refused, Unreachable."""
+        answer = self.send(operation, **request)
+        if answer is None:
+            raise Refused(self._place(request), "a condition did not hold")
+        return answer
+
+    def send(self, operation: str, **request: Any) -> dict[str, Any] | None:
+        """The answer; None when the request's condition did not hold. Raises as `need` does."""
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        for attempt in range(self._attempts):
+            try:
+                answer: dict[str, Any] = getattr(self._s3(), operation)(**request)
+                return answer
+            except ClientError as error:
+                code = str(error.response.get("Error", {}).get("Code", "?"))
+                status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+                if code in _THERE:
+                    return None
+                if code in _MISSING:
+                    raise NoSuchObject(self._place(request), "there is no such object") from error
+                if not (code in _BUSY or status >= 500 or status == 429):
+                    raise Refused(self._place(request), _REASONS.get(code, f"the server says {code}")) from error
+                problem, cause = f"the server says {code}", error
+            except (BotoCoreError, ResponseParserError) as error:
+                if not _may_pass(error):
+                    raise Refused(self._place(request), _without_secrets(error)) from error
+                problem, cause = _without_secrets(error), error
+            if attempt + 1 == self._attempts:
+                raise Unreachable(self._place(request), f"{problem} ({self._attempts} attempts)") from cause
+            self.pause(attempt)
+        raise Unreachable(self._place(request), "no attempt was allowed")
+
+    def give_up(self, **upload: str) -> None:
+        """Take back the parts of an unfinished object, so that nobody pays for them. What cannot be taken back now is
+        invisible, and for the bucket's life-cycle rules to remove."""
+        try:
+            self.send("abort_multipart_upload", **upload)
+        except ObjectsError as error:
+            log.warning("parts of an unfinished object stay behind: %s", error)
+
+    def body(self, key: str) -> Body:
+        """The content of an object, not yet asked for."""
+        return Body(self, {"Bucket": self._bucket, "Key": key}, attempts=self._attempts)
+
+    def pause(self, attempt: int) -> None:
+        """Wait before the next attempt: longer each time, and not as long as others who wait."""
+        time.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**attempt) * (0.5 + random.random() / 2))  # nosec B311 - no secret
+
+    def _place(self, request: dict[str, Any]) -> str:
+        return f"s3://{self._bucket}/{request.get('Key', request.get('Prefix', ''))}"
+
+    def _s3(self) -> Any:
+        """The client of this process: connections must not be shared with a fork."""
+        if self._client is None or self._client[0] != os.getpid():
+            self._client = (os.getpid(), client(self._endpoint))
+        return self._client[1]
+
+
+class Body:
+    """An object's content on its way. After `chunks` is through: *etag* and *metadata* of what arrived."""
+
+    def __init__(self, requests: Requests, target: dict[str, str], *, attempts: int) -> None:
+        self._requests, self._target, self._attempts = requests, target, attempts
+        self.place = f"s3://{target['Bucket']}/{target['Key']}"
+        self.etag = ""
+        self.metadata: dict[str, str] = {}
+
+    def chunks(self, size: int) -> Iterator[bytes | None]:
+        """The bytes, each once: a connection that broke is made anew for the rest. None says that what came before
+        counts no more, as the object was replaced meanwhile. Raises NoSuchObject, Refused, Unreachable, Damaged."""
+        from botocore.exceptions import BotoCoreError, FlexibleChecksumError
+
+        got, total, failures = 0, None, 0
+        while True:
+            rest = {"IfMatch": f'"{self.etag}"', "Range": f"bytes={got}-"} if got else {}
+            answer = self._requests.send("get_object", **self._target, **rest)
+            before = got
+            if answer is None:
+                before, got, problem = 1, 0, "it is replaced all the time"
+                yield None
+            else:
+                if not got:
+                    total, self.etag = answer["ContentLength"], answer["ETag"].strip('"')
+                    self.metadata = answer.get("Metadata", {})
+                try:
+                    for chunk in answer["Body"].iter_chunks(size):
+                        got += len(chunk)
+                        yield chunk
+                    if got == total:
+                        return
+                    problem = f"{got} of {total} bytes arrived"
+                except FlexibleChecksumError as error:
+                    raise Damaged(self.place, "its content is not what its checksum names") from error
+                except (BotoCoreError, OSError) as error:
+                    problem = _without_secrets(error)
+            failures = 1 if got > before else failures + 1
+            if failures == self._attempts:
+                raise Unreachable(self.place, f"{problem} ({failures} attempts without any progress)")
+            self._requests.pause(failures - 1)
+
+
+def client(endpoint: str | None = None) -> Any:
+    """A client for S3 with the credentials of the environment, also from files that ``AWS_…_FILE`` name. Its requests
+    are made once: repeating them is `Requests`' business."""
+    import boto3
+    import botocore.session
+    from botocore.config import Config
+
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _models())
+    session = boto3.session.Session(botocore_session=core, **_from_files())
+    style = {"addressing_style": "path"} if endpoint else {}
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=_CONNECT_S, read_timeout=_READ_S,
+        max_pool_connections=16, s3=style,
+    )  # fmt: skip
+    region = session.region_name or "us-east-1"
+    return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+
+@lru_cache(maxsize=1)
+def _models() -> Any:
+    """What botocore knows of S3, read once: it takes most of the time that making a client takes."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
+def _from_files() -> dict[str, str]:
+    """Credentials of which some lie in files, as containers get their secrets. Raises Refused when such a file is not
+    there."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    files = {name: path for name in names if (path := os.environ.get(f"{name}_FILE"))}
+    found = {name.lower(): value for name in names if files and (value := os.environ.get(name))}
+    for name, path in files.items():
+        try:
+            found[name.lower()] = Path(path).read_text().strip()
+        except OSError as error:
+            raise Refused(f"{name}_FILE", f"{path} cannot be read: {error.strerror}") from error
+    return found
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same request may go well later. What is wrong with credentials or parameters stays wrong."""
+    from botocore import exceptions as known
+    from botocore.parsers import ResponseParserError
+
+    return isinstance(error, (known.HTTPClientError, known.ConnectionError, ResponseParserError))
+
+
+def _without_secrets(error: BaseException) -> str:
+    """What went wrong, in one line. botocore's texts hold addresses, never keys; a signed address could."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.sub(r"\?\S+", "", text)[:300]
