@@ -1,8 +1,8 @@
 """Start a Python module in a container, with the secrets of other people's programs read from files.
 
 `python -m deployments.contained prefect.engine`: `PREFECT_API_AUTH_STRING_FILE` becomes `PREFECT_API_AUTH_STRING`, and
-so for every variable in `trimtab.secret_files.FOREIGN`, before the module is imported. Our own settings read their files
-themselves. Nothing heavy is imported here.
+so for every variable in `trimtab.secret_files.FOREIGN`, before the module is imported. Our own settings read their
+files themselves. Nothing heavy is imported here.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from trimtab.secret_files import FOREIGN, SUFFIX
 PROJECT, RELEASE, ROLLOUT = "trimtab.project", "trimtab.release", "trimtab.rollout"
 BAKED = "/srv/baked"
 _SECRETS = ("_KEYS", "_KEY", "TRIMTAB_LEDGER_URL", "_PASSWORD", "_SECRET", "_TOKEN")
+_STOP_S = 60  # a server answers its last requests and brings its telemetry to the store before it ends
+_STATE = "/srv/trimtab/state"
 _QUIET_S = 2.0  # a request that the front has read is on its way for less
 
 
@@ -94,7 +96,7 @@ class DockerTarget:
         self._have_image(digest)
         for container in self._have_containers(digest, ""):
             self._wait_until_ready(container.name)
-        if not self._front.point(names, version=version, drain_s=self._settings.drain_s):
+        if not self._front.point(names, version=version, drain_s=self._settings.docker_drain_s):
             return []
         return [] if list(shown) == names else [f"users are sent to {', '.join(names)}"]
 
@@ -106,7 +108,7 @@ class DockerTarget:
             raise TargetRefused(
                 "TRIMTAB_TARGET=docker bakes releases into an image: name the server's in TRIMTAB_SERVER_IMAGE"
             )
-        bundle = bundles.open_bundle(self._settings.releases, digest)
+        bundle = self._place.shelf.open(digest)
         version = str(bundle.manifest.model_version)
         labels = {PROJECT: self._project, RELEASE: digest, "org.opencontainers.image.version": version}
         containers.bake(
@@ -122,10 +124,15 @@ class DockerTarget:
         return [
             containers.start(
                 name, self.image(digest), labels=labels, environment=environment,
-                network=self._settings.docker_network, volumes=self._settings.docker_volumes,
+                network=self._settings.docker_network, volumes=self._volumes(),
             )
             for name in self._names(digest)
         ]  # fmt: skip
+
+    def _volumes(self) -> list[str]:
+        """What is asked for; and where nothing is for the state, as it is with a store, a volume without a name."""
+        given = self._settings.docker_volumes
+        return [*given, *([] if any(f":{_STATE}" in volume for volume in given) else [_STATE])]
 
     def _names(self, digest: str) -> list[str]:
         return [f"trimtab-{self._project}-{digest[:12]}-{n}" for n in range(1, self._settings.replicas + 1)]
@@ -171,14 +178,14 @@ class DockerTarget:
         self._wait_until_idle(going)
         done = []
         for container in going:
-            containers.take_away(container.name, stop_s=10)
+            containers.take_away(container.name, stop_s=_STOP_S)
             done.append(f"{container.name} of release {short(container.labels.get(RELEASE))} is gone")
         return done
 
     def _wait_until_idle(self, going: list[Container]) -> None:
-        """Until none of them has answered anybody for a while, or `drain_s` are over."""
+        """Until none of them has answered anybody for a while, or `docker_drain_s` are over."""
         now = time.monotonic()
-        deadline, quiet_since = now + self._settings.drain_s, now
+        deadline, quiet_since = now + self._settings.docker_drain_s, now
         while now < deadline and now - quiet_since < _QUIET_S:
             time.sleep(0.2)
             now = time.monotonic()

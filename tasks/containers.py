@@ -15,6 +15,7 @@ from typing import Any
 
 PORT = 8000  # of the model server, in every one of its containers
 _TIMEOUT_S = 60
+_SCRATCH = {"/tmp": "mode=1777"}  # nosec B108 # of a container that nobody else is in
 
 
 class EngineRefused(RuntimeError):
@@ -124,7 +125,7 @@ def start(
         try:
             container = engine.containers.create(
                 image, name=name, labels=dict(labels), environment=dict(environment), network=network,
-                volumes=list(volumes), detach=True, init=True, read_only=True, tmpfs={"/tmp": "mode=1777"},  # nosec B108
+                volumes=list(volumes), detach=True, init=True, read_only=True, tmpfs=_SCRATCH,
                 cap_drop=["ALL"], security_opt=["no-new-privileges"],
                 restart_policy={"Name": "unless-stopped"},
             )  # fmt: skip

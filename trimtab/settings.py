@@ -85,7 +85,9 @@ class Settings(SettingsWithSecrets):
     kube_container: str = Field("server", description="target kubernetes: its container")
     kube_config: Path | None = Field(None, description="target kubernetes: kubeconfig; default: the pod's own account")
     ready_s: float = Field(120, gt=0, description="time that a release's containers may take to be ready")
-    drain_s: float = Field(15, ge=0, description="time that the last requests of a container that goes may take")
+    docker_drain_s: float = Field(
+        15, ge=0, description="target docker: time for the last requests of a container that goes"
+    )
 
     trusted_types: tuple[str, ...] = Field(
         (), description="types of the project's own model.py that may be loaded, as a JSON list"

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from trimtab.secret_files import FOREIGN
+
 ROOT = Path(__file__).parents[2]
 MODULE = "import os, sys\nif __name__ == '__main__': print(os.environ['PREFECT_API_AUTH_STRING'], *sys.argv[1:])"
 
 
 def start(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     (folder / "shown.py").write_text(MODULE)
-    environ = {**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", **variables}
+    mine = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    environ = {**mine, "PYTHONPATH": f"{ROOT}:{folder}", **variables}
     command = [sys.executable, "-m", "deployments.contained", *arguments]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
 

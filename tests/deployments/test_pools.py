@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments.occasions import occasions, register
 from deployments.pools import IMAGE_CODE, WrongPool, ensure_pool, pool_of, run_environment
 from trimtab import params
+from trimtab.secret_files import FOREIGN
 from trimtab.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,9 @@ MARKED = "marked-4f1c"
 
 
 @pytest.fixture
-def here(prefect_api: str) -> Iterator[str]:
+def here(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name in FOREIGN:  # other tests' or the machine's own
+        monkeypatch.delenv(name, raising=False)
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield prefect_api
 

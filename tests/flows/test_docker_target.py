@@ -133,7 +133,7 @@ def world(images: None, tmp_path: Path) -> Iterator[World]:
     )
     settings = Settings(
         project=tmp_path, home=home, server_url=f"http://127.0.0.1:{port}", server_key=SecretStr("rule"),
-        target="docker", server_image=SERVER, docker_network=network, docker_front=front, ready_s=150, drain_s=5,
+        target="docker", server_image=SERVER, docker_network=network, docker_front=front, ready_s=150, docker_drain_s=5,
         docker_env=("TRIMTAB_LEDGER_URL_FILE=/run/secrets/ledger", "TRIMTAB_ADMIN_KEYS_FILE=/run/secrets/keys",
                     "TRIMTAB_PREDICT_KEYS_FILE=/run/secrets/ask"),
         docker_volumes=(f"{ROOT}:/srv/code:ro", f"{sysconfig.get_path('purelib')}:{PACKAGES}:ro",

@@ -172,7 +172,7 @@ def test_a_rolling_update_takes_no_pod_before_another_is_ready_and_lets_it_finis
     assert server["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
     pod = server["spec"]["template"]["spec"]
     drain = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= drain + 20, "and the server itself takes up to ten seconds"
+    assert pod["terminationGracePeriodSeconds"] >= drain + 45, "and the server answers and ships what it has"
     assert of(rendered, "PodDisruptionBudget")
 
 

@@ -34,7 +34,7 @@ def test_a_file_holds_several_keys_one_a_line(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "keys").write_text("old-key\nnew-key\n")
     monkeypatch.setenv("TRIMTAB_LEDGER_URL", LEDGER)
     monkeypatch.setenv("TRIMTAB_ADMIN_KEYS_FILE", str(tmp_path / "keys"))
-    assert [key.get_secret_value() for key in ServerSettings().admin_keys] == ["old-key", "new-key"]  # type: ignore[call-arg]
+    assert [key.get_secret_value() for key in ServerSettings().admin_keys] == ["old-key", "new-key"]
 
 
 def test_a_value_wins_over_a_file(secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
