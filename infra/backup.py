@@ -48,7 +48,7 @@ def save(folder: Path) -> None:
         with (folder / f"{database}.dump").open("wb") as file:
             compose("exec", "-T", "postgres", "pg_dump", *_SOCKET, "--format=custom", database, stdout=file)
     with (folder / _BUCKET).open("wb") as file:
-        compose("run", "--rm", "--no-deps", "-T", "accounts", "python", "/srv/buckets.py", "save", stdout=file)
+        compose("run", "--rm", "--no-deps", "-T", "accounts", "/srv/buckets.py", "save", stdout=file)
     names = [*(f"{database}.dump" for database in DATABASES), _BUCKET]
     index = {"started": started, "ended": time.time(), "files": {name: _described(folder / name) for name in names}}
     draft = folder / f"{_INDEX}.new"
@@ -70,7 +70,7 @@ def restore(folder: Path) -> None:
         with (folder / f"{database}.dump").open("rb") as file:
             compose("exec", "-T", "postgres", "pg_restore", *_SOCKET, *into, stdin=file)
         print(f"the database {database} is back")
-    run = ("run", "--rm", "--no-deps", "-T", "accounts", "python")
+    run = ("run", "--rm", "--no-deps", "-T", "accounts")
     compose(*run, "/srv/accounts.py", "bucket")
     with (folder / _BUCKET).open("rb") as file:
         compose(*run, "/srv/buckets.py", "load", stdin=file)
