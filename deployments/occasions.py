@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -12,15 +11,14 @@ from typing import Any
 
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments import deploy
 from prefect.events import DeploymentEventTrigger
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.schedules import Schedule
 
 from deployments.crash_detection import ensure_crash_automation
+from deployments.pools import RETRAIN_QUEUE, Pool, ensure_pool, pool_of
 from stores.ledger import Ledger
 from tasks.orchestrator import RESOURCE, TAG
 from trimtab import params
@@ -29,7 +27,6 @@ from trimtab.settings import Settings
 
 CODE = Path(__file__).resolve().parent.parent
 ALERTING = "trimtab-alerting"
-RETRAIN_QUEUE = "retrain"
 ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
 
@@ -95,16 +92,16 @@ def occasions(project: Params, settings: Settings) -> list[Occasion]:
 def register(settings: Settings) -> list[str]:
     """Tell Prefect about every occasion, and about no others; their titles. Safe to repeat.
 
-    Makes the ledger's tables, the work pool and the automation that finds lost runs as well.
+    Makes the ledger's tables, the work pool and the automation that finds lost runs as well. Raises WrongPool.
     """
-    project = params.load(settings.root)
+    project, pool = params.load(settings.root), pool_of(settings, os.environ)
     if settings.ledger_url is not None:
         Ledger(settings.ledger_url.get_secret_value()).create()
     listed = occasions(project, settings)
     with get_client(sync_client=True) as client:
-        _ensure_pool(client, settings.work_pool)
+        ensure_pool(client, settings.work_pool, pool)
     deploy(
-        *(_deployment(occasion, project, settings) for occasion in listed),
+        *(_deployment(occasion, project, settings, pool) for occasion in listed),
         work_pool_name=settings.work_pool, build=False, push=False, print_next_steps_message=False,
         ignore_warnings=True,
     )  # fmt: skip
@@ -114,22 +111,32 @@ def register(settings: Settings) -> list[str]:
     return [occasion.title for occasion in listed]
 
 
-def _deployment(occasion: Occasion, project: Params, settings: Settings) -> Any:
+def _deployment(occasion: Occasion, project: Params, settings: Settings, pool: Pool) -> Any:
     source = Flow.from_source(source=str(CODE), entrypoint=f"flows/{occasion.flow}.py:{occasion.flow}")
     schedules = [Schedule(cron=occasion.cron, timezone="UTC", active=occasion.is_scheduled, slug=occasion.name)]
-    return source.to_deployment(  # type: ignore[union-attr]
+    made: Any = source.to_deployment(  # type: ignore[union-attr]
         name=occasion.name,
         work_pool_name=settings.work_pool,
         work_queue_name=occasion.queue,
         description=occasion.about,
         tags=[TAG, occasion.title, *([ALERTING] if occasion.flow != "reconcile" else [])],
         parameters=dict(occasion.parameters),
-        job_variables={"command": f"{sys.executable} -m prefect.engine"},
+        job_variables={**pool.job_variables, **_labels(occasion, project, pool)},
         schedules=schedules if occasion.cron else [],
         triggers=_triggers(occasion, project),
         # After a pause the minutes that were missed all come at once; one of them does what is owed.
         concurrency_limit=ONE if occasion.one_is_enough else None,
     )
+    if pool.code is not None:
+        made.storage = pool.code
+    return made
+
+
+def _labels(occasion: Occasion, project: Params, pool: Pool) -> dict[str, Any]:
+    """What containers can be found by."""
+    if pool.kind == "process":
+        return {}
+    return {"labels": {"trimtab.project": project.project.name, "trimtab.occasion": occasion.title.replace("/", ".")}}
 
 
 def _triggers(occasion: Occasion, project: Params) -> list[Any]:
@@ -164,15 +171,6 @@ def _field(path: str) -> dict[str, Any]:
     """A field of the event's payload, with its type."""
     template = "{{ event.payload.%s | tojson }}" % path  # noqa: UP031  # braces are the template's
     return {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": template}}
-
-
-def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
-    try:
-        client.read_work_pool(name)
-    except ObjectNotFound:
-        client.create_work_pool(WorkPoolCreate(name=name, type="process"))
-    with suppress(ObjectAlreadyExists):
-        client.create_work_queue(RETRAIN_QUEUE, work_pool_name=name, concurrency_limit=1)  # one retrain at a time
 
 
 def _prune(client: SyncPrefectClient, keep: set[str]) -> None:

@@ -17,6 +17,7 @@ import pandas as pd
 from deployments.traffic import Traffic
 from stores.ledger import Decision, Ledger, Look
 from stores.shelf import Shelf
+from stores.telemetry import Where, where
 from tasks import orchestrator, sources
 from trimtab import params
 from trimtab.params import Params
@@ -68,6 +69,11 @@ class Replay:
     def shelf(self) -> Shelf:
         """Where releases are kept."""
         return Shelf.at(self.settings.releases, self.settings.store, self.settings.store_endpoint)
+
+    @cached_property
+    def telemetry(self) -> Where:
+        """Where predictions and labels are."""
+        return where(self.settings.telemetry, self.shelf.objects)
 
     def prepare(self, before: Period) -> None:
         """Bring in the periods before the walk, and have a first model."""
@@ -242,5 +248,5 @@ def told(step: Step) -> str:
 def open_replay(settings: Settings, ledger_url: str, echo: Callable[[str], None]) -> Replay:
     """A replay of the project against the running stack."""
     project = params.load(settings.root)
-    traffic = Traffic(settings.model_server, project.columns)
+    traffic = Traffic(settings.model_server, project.columns, key=settings.server_key)
     return Replay(settings, project, Ledger(ledger_url), traffic, echo)

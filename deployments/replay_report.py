@@ -27,7 +27,7 @@ def summarise(
     rollouts = replay_rollouts.of(replay.ledger)
     rows = [_period(replay, step, baselines[step.period], rollouts) for step in replay.steps]
     first, last = (replay.params.parse_period(replay.steps[i].period) for i in (0, -1))
-    recorded = telemetry.predictions(replay.settings.telemetry, first.start, last.shift(1).end, columns=[])
+    recorded = telemetry.predictions(replay.telemetry, first.start, last.shift(1).end, columns=[])
     retrains = [step for step in replay.steps if step.retrain]
     moves = [entry.move for entry in replay.ledger.history()]
     live = [row["metric"]["live"] for row in rows]
@@ -36,7 +36,7 @@ def summarise(
         "rollouts": rollouts,
         "totals": {
             "predictions": len(recorded),
-            "labels": len(telemetry.labels(replay.settings.telemetry)),
+            "labels": len(telemetry.labels(replay.telemetry)),
             "lost_predictions": len(replay.traffic.answered - set(recorded["prediction_id"])),
             "retrains": len(retrains),
             "promotions": sum(bool(row["promoted"]) for row in rows),
@@ -55,7 +55,7 @@ def _period(
     replay: Replay, step: Step, baseline: Mapping[str, float], rollouts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     period, decision = replay.params.parse_period(step.period), step.decision
-    seen = telemetry.joined(replay.settings.telemetry, period.start, period.end)
+    seen = telemetry.joined(replay.telemetry, period.start, period.end)
     known = seen[seen["label"].notna()]
     manifest = replay.shelf.open(step.release).manifest if step.release else None
     outcome = step.retrain or {}

@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 import orjson
 import pandas as pd
+from pydantic import SecretStr
 
+from tasks.modelserver import Server
 from trimtab.params import Columns
 
 ROWS_PER_REQUEST = 1000
@@ -29,12 +31,13 @@ class Traffic:
     columns: Columns
     answered: set[str] = field(default_factory=set)
     labelled: int = 0
+    key: SecretStr | None = None
     open: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"prediction_id": [], "time": [], "label": []}))
 
     def send(self, rows: pd.DataFrame) -> list[str]:
         """Ask for a prediction of every row, in order; the predictions' ids. Raises TrafficError."""
         ids: list[str] = []
-        with httpx.Client(base_url=self.server, timeout=60) as client:
+        with self._client() as client:
             for body in self._bodies(rows):
                 answer = _checked(client.post("/predict", content=body, headers={"content-type": "application/json"}))
                 ids += [prediction["id"] for prediction in answer["predictions"]]
@@ -49,7 +52,7 @@ class Traffic:
         """Deliver the labels of all answers with a time before *before*, where there is one; the predictions' ids."""
         due = self.open["time"] < before
         known = self.open[due & self.open["label"].notna()]
-        with httpx.Client(base_url=self.server, timeout=60) as client:
+        with self._client() as client:
             for start in range(0, len(known), LABELS_PER_REQUEST):
                 part = known.iloc[start : start + LABELS_PER_REQUEST]
                 labels = [
@@ -61,6 +64,9 @@ class Traffic:
         self.open = self.open[~due].reset_index(drop=True)
         self.labelled += len(known)
         return known["prediction_id"].tolist()
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.server, timeout=60, headers=Server(self.server, self.key).headers)
 
     def _bodies(self, rows: pd.DataFrame) -> Iterator[bytes]:
         names = [*self.columns.features, self.columns.time, self.columns.id]

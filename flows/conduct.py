@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from flows import targets
 from flows.door import Here, short
 from stores import bundles, evidence
 from stores.bundles import Bundle
@@ -78,8 +79,8 @@ def advance(place: Here, id: str) -> Outcome:
         return Outcome(at, Seen(), moved=False)
     if live is None or live.rollout != id:
         return _overtaken(place, row, at, live)
-    seen = evidence.look(place.settings.telemetry, row, steps)
-    if at.on_trial and (why := modelserver.refused(place.settings.model_server, row["release"])):
+    seen = evidence.look(place.telemetry, row, steps)
+    if at.on_trial and (why := modelserver.refused(place.server, row["release"])):
         seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {why}")})
     _keep_look(place, id, at, seen)
     move = rollout.follow(at, seen, Terms.model_validate(row["terms"]))
@@ -124,7 +125,8 @@ def take(place: Here, row: dict[str, Any], at: Standing, seen: Seen, move: Move,
         return Outcome(rollout.standing(place.ledger.rollout_steps(row["id"])), seen, moved=True)
     after = rollout.standing(place.ledger.rollout_steps(row["id"]))
     print(f"{short(row['release'])}: {after.words}: {reason}")
-    if not modelserver.wait_until_followed(place.settings.model_server, now.version):
+    targets.follow(place)
+    if not modelserver.wait_until_followed(place.server, now.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     tell(place, row, after, reason, now)
     return Outcome(after, seen, moved=True)
@@ -215,4 +217,4 @@ def page(place: Here, row: dict[str, Any]) -> str:
 
 def stamp(place: Here) -> tuple[Any, ...]:
     """Changes whenever there may be something new to see."""
-    return evidence.stamp(place.settings.telemetry)
+    return evidence.stamp(place.telemetry)

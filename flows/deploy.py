@@ -9,7 +9,7 @@ import time
 from prefect import flow, task
 from prefect.runtime import flow_run
 
-from flows import conduct, observe
+from flows import conduct, observe, targets
 from flows.door import Here, here, short
 from stores import bundles
 from stores.ledger import Live, Step
@@ -17,8 +17,6 @@ from tasks import alerts, modelserver, orchestrator, tracking
 from tasks.policy import OUTSIDE
 from trimtab import rollout as journey
 
-load_release = task(name="load-release", **OUTSIDE)(modelserver.load)
-probe_release = task(name="probe-release", **OUTSIDE)(modelserver.probe)
 wait_until_followed = task(name="wait-until-followed", **OUTSIDE)(modelserver.wait_until_followed)
 crown = task(name="crown", **OUTSIDE)(tracking.crown)
 
@@ -110,7 +108,8 @@ def begin(place: Here, digest: str, before: Live, cause: str) -> Live:
         before.champion, expected=before.version, move="shadow", reason=cause, actor=orchestrator.me(),
         rollout=rollout, challenger=digest, step=Step(rollout, 3, "shadow", {"reason": cause, "share": 0.0}),
     )  # fmt: skip
-    wait_until_followed(place.settings.model_server, now.version)
+    targets.follow(place)
+    wait_until_followed(place.server, now.version)
     orchestrator.tell(
         "trimtab.rollout.started", project=place.params.project.name, id=rollout,
         payload={"release": digest, "rollout": rollout, "version": now.version, "cause": cause},
@@ -139,14 +138,16 @@ def start(place: Here, digest: str, before: Live | None, cause: str, *, strategy
 
 
 def admit(place: Here, digest: str, rollout: str) -> None:
-    """Have the bundle checked, loaded and probed, in this order. Raises RolloutStopped; then nothing has changed."""
+    """Have the bundle checked, running where it will answer, and probed. Raises RolloutStopped; then nothing has
+    changed."""
+    target = targets.target_of(place)
     try:
         place.shelf.open(digest)  # also when the server has it in memory since long ago
-        load_release(place.settings.model_server, digest)
-        found = probe_release(place.settings.model_server, digest)
+        found = target.admit(digest, rollout)
     except bundles.UnreachableRelease:
         raise  # which says nothing against the release
-    except (bundles.ReleaseError, modelserver.ServerRefused) as refusal:
+    except (bundles.ReleaseError, targets.TargetRefused) as refusal:
+        target.dismiss(digest)
         stop(place, rollout, digest, str(refusal))
         raise RolloutStopped(f"{short(digest)} was not deployed, the champion goes on: {refusal}") from refusal
     place.ledger.step_rollout(rollout, 2, "probed", found)
@@ -189,8 +190,9 @@ def watch(place: Here, rollout: str, watch_s: int) -> str:
 
 
 def follow(place: Here, live: Live) -> None:
-    """Wait until the server follows the ledger, and let MLflow's alias do so too."""
-    if not wait_until_followed(place.settings.model_server, live.version):
+    """Wait until the target and the server follow the ledger, and let MLflow's alias do so too."""
+    targets.follow(place)
+    if not wait_until_followed(place.server, live.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     released = place.ledger.release(live.champion)
     if released is not None:

@@ -11,8 +11,10 @@ from pathlib import Path
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from stores.ledger import Ledger
-from stores.objects import Objects
+from stores.objects import Objects, ObjectsError
 from stores.shelf import Shelf
+from stores.telemetry import Where, where
+from tasks.modelserver import Server
 from trimtab import params
 from trimtab.params import Alert, Params
 from trimtab.schema import Schema
@@ -53,6 +55,31 @@ class Here:
         """The store behind the state folder, where there is one."""
         store = self.settings.store
         return Objects(store, endpoint=self.settings.store_endpoint) if store else None
+
+    @cached_property
+    def telemetry(self) -> Where:
+        """Where predictions, labels and pairs are."""
+        return where(self.settings.telemetry, self.objects)
+
+    def keep_report(self, name: str, page: str) -> str:
+        """Keep a page that people read, in the state folder and, where there is one, in the store; where it is. A store
+        that is away keeps no flow from going on: the page is in the folder then."""
+        path = self.settings.state / "reports" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page)
+        if self.objects is None:
+            return str(path)
+        try:
+            self.objects.put(f"reports/{name}", path)
+        except ObjectsError as error:
+            print(f"The report stays in {path}: {error}")
+            return str(path)
+        return f"{self.objects.url}/reports/{name}"
+
+    @property
+    def server(self) -> Server:
+        """The model server, with the key that opens it."""
+        return Server(self.settings.model_server, self.settings.server_key)
 
     @property
     def cache(self) -> Path:

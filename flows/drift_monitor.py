@@ -46,7 +46,7 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
         conduct.advance(place, row["id"])
     live = place.ledger.live() or live
     release = place.shelf.open(live.champion)
-    seen = telemetry.joined(place.settings.telemetry, wanted.start, wanted.end)
+    seen = telemetry.joined(place.telemetry, wanted.start, wanted.end)
     mine = seen[seen["release"] == release.digest].reset_index(drop=True)
     facts, page = measure(place, release, mine, wanted)
     judgement = judge(place, facts, wanted)

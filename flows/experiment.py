@@ -7,8 +7,9 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows import conduct, observe
-from flows.deploy import known_release, load_release, probe_release
+from flows.deploy import known_release
 from flows.door import Here, here, short
+from flows.targets import load_release, probe_release
 from stores import bundles
 from stores.ledger import Live, Step
 from tasks import modelserver, orchestrator
@@ -64,8 +65,8 @@ def admit(place: Here, plan: Plan) -> None:
     for arm, digest in (("A", plan.a), ("B", plan.b)):
         try:
             place.shelf.open(digest)
-            load_release(place.settings.model_server, digest)
-            probe_release(place.settings.model_server, digest)
+            load_release(place.server, digest)
+            probe_release(place.server, digest)
         except (bundles.ReleaseError, modelserver.ServerRefused) as refusal:
             raise NotStarted(f"{arm} ({short(digest)}) cannot answer users: {refusal}") from refusal
 

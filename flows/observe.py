@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from flows import targets
 from flows.door import Here, short
 from stores import bundles, telemetry
 from stores.ledger import Live, LostRace, Step
@@ -88,7 +89,7 @@ def _over(place: Here, row: dict[str, Any], steps: list[dict[str, Any]]) -> str 
     live, plan = place.ledger.live(), plan_of(steps)
     if live is None or live.rollout != row["id"]:
         return f"overtaken: {live.move} of {short(live.champion)}" if live else "nothing is live any more"
-    if why := modelserver.refused(place.settings.model_server, plan.b):
+    if why := modelserver.refused(place.server, plan.b):
         return f"guardrail: the model server will not have B: {why}"
     terms = Terms.model_validate(row["terms"])
     found = evidence.oriented(_pairs(place, row), plan.b, terms)
@@ -138,8 +139,9 @@ def _sound(place: Here, steps: list[dict[str, Any]]) -> str:
 
 
 def follow(place: Here, live: Live) -> None:
-    """Let the model server and MLflow's alias follow the ledger."""
-    if not modelserver.wait_until_followed(place.settings.model_server, live.version):
+    """Let target, model server and MLflow's alias follow the ledger."""
+    targets.follow(place)
+    if not modelserver.wait_until_followed(place.server, live.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     released = place.ledger.release(live.champion)
     if released is not None:
@@ -164,19 +166,19 @@ def report(place: Here, id: str) -> Report:
     columns = ["arm", "rollout", "propensity", "prediction"]
     columns += [*(["predicted_label", "probabilities"] if multi else []), *([key] if key else [])]
     first, last = _span(pairs)
-    answers = telemetry.predictions(place.settings.telemetry, first, last, columns=columns)
+    answers = telemetry.predictions(place.telemetry, first, last, columns=columns)
     answers = answers[answers["rollout"] == id].reset_index(drop=True)
     ended = steps[-1]["state"] == "ended"
     return findings.report(
         plan_of(steps), Terms.model_validate(row["terms"]), metric=place.params.gate.metric,
         state="ended" if ended else "running", reason=steps[-1]["evidence"]["reason"] if ended else "",
         pairs=pairs, answers=answers.rename(columns={key: "key"} if key else {}),
-        labels=telemetry.labels(place.settings.telemetry, first, last, since=_began(row)),
+        labels=telemetry.labels(place.telemetry, first, last, since=_began(row)),
     )  # fmt: skip
 
 
 def _pairs(place: Here, row: dict[str, Any]) -> pd.DataFrame:
-    return telemetry.pairs(place.settings.telemetry, rollout=row["id"], since=_began(row))
+    return telemetry.pairs(place.telemetry, rollout=row["id"], since=_began(row))
 
 
 def _span(pairs: pd.DataFrame) -> tuple[datetime, datetime]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows import conduct, observe
+from flows import conduct, observe, targets
 from flows.door import Here, here, short
 from flows.retrain import MAX_ATTEMPTS, next_attempt, work_of
 from tasks import alerts, orchestrator, tracking
@@ -25,7 +25,8 @@ def reconcile() -> list[str]:
     """Start what is owed, follow the ledger, tell of failures; what was done, in words."""
     place = here()
     done = [*owed_retrains(place), *owed_monitoring(place), *begun_rollouts(place), *running_rollouts(place),
-            *observe.settle(place), *untold_steps(place), *alias(place), *failures(place)]  # fmt: skip
+            *observe.settle(place), *targets.settle(place), *untold_steps(place), *alias(place),
+            *failures(place)]  # fmt: skip
     done += [f"alert {id} delivered" for id in alerts.deliver_waiting(place.ledger, place.listeners)]
     print("\n".join(done) or "Nothing is owed.")
     return done

@@ -58,7 +58,7 @@ def end_trial(place: Here, reason: str) -> int | None:
     if not (at.on_trial or at.in_court):
         return None
     place.shelf.open(row["champion_before"])
-    seen = evidence.look(place.settings.telemetry, row, steps)
+    seen = evidence.look(place.telemetry, row, steps)
     conduct.take(place, row, at, seen, Move("rolled back" if at.on_trial else "reverted", 0.0, reason), live)
     now = place.ledger.live()
     if now is None or now.challenger is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -89,17 +88,9 @@ def show(place: Here, check: BatchCheck, checked: Checked) -> None:
     if check.accepted:
         columns = place.params.columns
         page = summarise(checked.good, numbers=columns.number, categories=columns.category, period=check.period)
-        path = report_path(place, f"batch-{check.period}-{check.digest[:12]}.html", page)
-        lines += ["", f"Data summary: `{path}`"]
+        kept = place.keep_report(f"batch-{check.period}-{check.digest[:12]}.html", page)
+        lines += ["", f"Data summary: `{kept}`"]
     orchestrator.show_markdown("batch", "\n".join(lines), about=f"Batch of {check.period}")
-
-
-def report_path(place: Here, name: str, page: str) -> Path:
-    """Keep a report page in the state folder."""
-    path = place.settings.state / "reports" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page)
-    return path
 
 
 def announce(place: Here, check: BatchCheck) -> None:

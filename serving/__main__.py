@@ -10,6 +10,7 @@ import sys
 from pydantic import ValidationError
 
 from serving.settings import Refused, ServerSettings, check_exposure
+from trimtab.secret_files import UnreadableSecret
 from trimtab.settings import Settings
 
 
@@ -23,10 +24,11 @@ def main() -> int:
             name = "_".join(map(str, problem["loc"])).upper()
             print(f"The model server does not start: TRIMTAB_{name}: {problem['msg']}", file=sys.stderr)
         return 2
-    except Refused as error:
+    except (Refused, UnreadableSecret) as error:
         print(f"The model server does not start: {error}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it found the credentials
     # Threads serve requests beside one another; threads inside the model only fight with these for the cores (240 ms
     # instead of 28 for 10,000 rows on two busy cores). And rows are many small objects that die young.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,12 +37,17 @@ def main() -> int:
     import uvicorn
 
     from serving.app import ModelServer
+    from serving.preload import unpack
     from serving.wire import Protocol
     from stores.shelf import Shelf
+    from stores.telemetry import where
 
     sys.path.append(str(settings.root))  # a project's own model.py
-    shelf = Shelf.at(settings.releases, settings.store, settings.store_endpoint)
-    server = ModelServer(server_settings, shelf=shelf, telemetry=settings.telemetry)
+    if server_settings.baked is not None:
+        unpack(server_settings.baked, settings.releases)
+    # Few attempts: while a release is fetched nothing else that the ledger says is followed, and it is tried again.
+    shelf = Shelf.at(settings.releases, settings.store, settings.store_endpoint, attempts=3)
+    server = ModelServer(server_settings, shelf=shelf, telemetry=where(settings.telemetry, shelf.objects))
     uvicorn.run(
         server.app,
         host=settings.host,

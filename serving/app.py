@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -26,6 +25,7 @@ from serving.follower import Follower, Housekeeping, Judgements, Repeating
 from serving.front import Asked, Front
 from serving.keys import Keys
 from serving.metrics import Metrics
+from serving.preload import Preload
 from serving.progress import Progress
 from serving.roster import Loaded, Probe, Roster
 from serving.rounds import Rounds
@@ -35,7 +35,9 @@ from serving.verdicts import Verdicts
 from stores.bundles import ReleaseError
 from stores.ledger import Ledger
 from stores.shelf import Shelf
-from stores.telemetry import Recorder
+from stores.telemetry import Mirror, Recorder, Where
+from stores.telemetry.layout import oldest_waiting_s
+from stores.telemetry.mirror import folder_of
 from trimtab.release import SCHEMA
 
 T = TypeVar("T")
@@ -48,21 +50,29 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {code: {"model": bodies.ErrorAnswer}
 class ModelServer:
     """The parts of one server; `app` is what uvicorn runs."""
 
-    def __init__(self, settings: ServerSettings, *, shelf: Shelf, telemetry: Path) -> None:
+    def __init__(self, settings: ServerSettings, *, shelf: Shelf, telemetry: Where) -> None:
         self.settings = settings
+        self.ships = ships = isinstance(telemetry, Mirror)
+        folder = folder_of(telemetry)
         self.recorder = Recorder(
-            telemetry, roll_bytes=int(settings.segment_mb * 1024 * 1024), roll_after_s=settings.segment_s
+            folder,
+            roll_bytes=int(settings.segment_mb * 1024 * 1024),
+            roll_after_s=min(settings.segment_s, settings.ship_s) if ships else settings.segment_s,
         )
-        self.metrics = Metrics(telemetry, self.recorder)
-        self.life = Life(telemetry / "lives")
+        self.metrics = Metrics(folder, self.recorder, ships=ships)
+        self.life = Life(folder / "lives")
         self.roster = Roster(shelf, allow=settings.trusted_types, watch=self.life.loading)
         ledger = Ledger(settings.ledger_url.get_secret_value())
         self.follower = Follower(ledger, self.roster, self.metrics, self.life, release=settings.release)
-        self.housekeeping = Housekeeping(self.recorder, compact_s=settings.compact_s)
+        self.preload = Preload(settings.preload, self.roster, self.life)
+        self.housekeeping = Housekeeping(
+            self.recorder, telemetry, compact_s=settings.compact_s, drain_s=settings.drain_s
+        )
         self.verdicts = Verdicts(ledger, telemetry, lambda: self.follower.refused)
         self._threads = [
             Repeating("follower", self.follower.follow, every_s=settings.follow_s),
-            Repeating("telemetry", self.housekeeping.tend, every_s=1.0),
+            Repeating("preload", self.preload.tend, every_s=1.0),
+            Repeating("telemetry", self.housekeeping.tend, every_s=min(1.0, settings.ship_s / 4) if ships else 1.0),
             Repeating("rollouts", Progress(ledger, self.metrics.registry).tend, every_s=5.0),
             Repeating("decisions", Judgements(ledger, self.metrics).look, every_s=10.0),
         ]
@@ -96,10 +106,10 @@ class ModelServer:
         yield
         for thread in self._threads:
             await asyncio.to_thread(thread.stop)
-        self.housekeeping.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.verdicts.close()
         self.recorder.close()
+        await asyncio.to_thread(self.housekeeping.stop)
         self.life.close()
 
     async def predict(self, asked: Asked) -> tuple[bytes, bytes]:
@@ -149,7 +159,9 @@ class ModelServer:
     def unready(self) -> list[str]:
         """Why requests cannot be answered; empty when they can."""
         reasons = []
-        if self.roster.standing.champion is None:
+        if self.preload.trouble is not None:
+            reasons.append(self.preload.trouble)
+        if self.roster.standing.champion is None and not self.preload.done:  # whose first deploy waits for this server
             reasons.append(self.follower.release_trouble or self.follower.ledger_trouble or "no release is live yet")
         if self.recorder.failure is not None:
             reasons.append(f"telemetry cannot be written: {self.recorder.failure}")
@@ -194,16 +206,19 @@ def _routes(server: ModelServer) -> FastAPI:
         reasons = server.unready()
         ledger = server.follower.ledger_trouble or "ok"
         release = server.follower.release_trouble or "ok"
-        compaction = server.housekeeping.trouble or "ok"
         content = {"ready": not reasons, "reasons": reasons, "ledger": ledger, "release": release}
-        content["compaction"] = compaction
+        content["compaction"] = server.housekeeping.compaction_trouble or "ok"
+        if server.ships:
+            content["shipping"] = server.housekeeping.shipping_trouble or "ok"
+            content["shipping_lag_s"] = round(oldest_waiting_s(server.recorder.root, with_parts=True), 1)
         return as_json(content, 503 if reasons else 200)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """For Prometheus."""
         server.metrics.telemetry_up.set(server.recorder.failure is None)
-        server.metrics.compaction_up.set(server.housekeeping.trouble is None)
+        server.metrics.compaction_up.set(server.housekeeping.compaction_trouble is None)
+        server.metrics.shipping_up.set(server.housekeeping.shipping_trouble is None)
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/live")

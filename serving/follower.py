@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from serving.metrics import Metrics
@@ -15,8 +16,9 @@ from serving.survival import Life
 from stores.bundles import ReleaseError, UnreachableRelease
 from stores.ledger import Ledger
 from stores.ledger.records import Live
-from stores.telemetry import Recorder
-from stores.telemetry.compactor import Compactor
+from stores.telemetry import Compactor, Recorder, Where
+from stores.telemetry.layout import waiting_bytes
+from stores.telemetry.shipper import Shipper
 
 _RETRY_S = 2.0
 log = logging.getLogger("trimtab.serving")
@@ -182,25 +184,43 @@ class Judgements:
 
 
 class Housekeeping:
-    """Looks after telemetry: room after a failure, sync, finished segments."""
+    """Looks after telemetry: room after a failure, sync, finished segments. These are compacted by a process of its
+    own and, where there is a store, brought there; those of an earlier life at once."""
 
-    def __init__(self, recorder: Recorder, *, compact_s: float) -> None:
-        self._recorder = recorder
-        self._compactor = Compactor(recorder.root, every_s=compact_s)
+    def __init__(self, recorder: Recorder, place: Where, *, compact_s: float, drain_s: float) -> None:
+        self._recorder, self._drain_s = recorder, drain_s
+        self._compactor = Compactor(recorder.root, every_s=compact_s) if isinstance(place, Path) else None
+        self._shipper = None if isinstance(place, Path) else Shipper(place)
 
     @property
-    def trouble(self) -> str | None:
+    def compaction_trouble(self) -> str | None:
         """Why finished segments were not compacted last time."""
-        return self._compactor.failure
+        return self._compactor.failure if self._compactor else None
+
+    @property
+    def shipping_trouble(self) -> str | None:
+        """Why they could not be brought to the store last time."""
+        return self._shipper.failure if self._shipper else None
 
     def tend(self) -> None:
-        """One round. Finished segments are compacted by a process of its own, those of an earlier life at once."""
+        """One round."""
         self._recorder.maintain()
-        self._compactor.tend()
+        if self._compactor is not None:
+            self._compactor.tend()
+        if self._shipper is not None:
+            self._shipper.tend()
 
     def stop(self) -> None:
-        """End a compaction that is going on, which may be done at any moment."""
-        self._compactor.stop()
+        """End, when nothing more will be recorded: a compaction at once, which may be done at any moment; shipping when
+        everything is in the store, or time is up."""
+        if self._compactor is not None:
+            self._compactor.stop()
+        if self._shipper is not None and not self._shipper.stop(within_s=self._drain_s):
+            log.error(
+                "%d bytes of telemetry stay in %s, as they could not be brought to the store: %s. The next server with "
+                "this folder brings them.",
+                waiting_bytes(self._recorder.root, with_parts=True), self._recorder.root, self.shipping_trouble,
+            )  # fmt: skip
 
 
 def _slices(rollout: dict[str, Any] | None) -> tuple[str, ...]:

@@ -67,7 +67,14 @@ class Front:
         if door is None:
             await self._pass_on(scope, receive, send, started)
             return
-        status, headers, body = 200, _NONE, b""
+        self._metrics.requests.in_flight += 1
+        try:
+            await self._answer(scope, receive, send, door, started)
+        finally:
+            self._metrics.requests.in_flight -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, door: Answer, started: float) -> None:
+        status, headers, body, path = 200, _NONE, b"", scope["path"]
         try:
             if scope["method"] != "POST":
                 raise NotAllowed

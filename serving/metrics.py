@@ -27,7 +27,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384)
 class Metrics:
     """One server's metrics, in a registry of their own."""
 
-    def __init__(self, telemetry: Path, recorder: Recorder) -> None:
+    def __init__(self, telemetry: Path, recorder: Recorder, *, ships: bool = False) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = Requests(registry)
@@ -65,6 +65,19 @@ class Metrics:
         self._function(
             "telemetry_lag_seconds", "Age of the oldest row not compacted yet.", lambda: oldest_waiting_s(telemetry)
         )
+        self.shipping_up = Gauge(
+            "trimtab_shipping_up", "1 when telemetry could be brought to the store last time.",
+            registry=registry if ships else None,
+        )  # fmt: skip
+        if ships:
+            self._function(
+                "shipping_waiting_bytes", "Bytes that the store has not.",
+                lambda: waiting_bytes(telemetry, with_parts=True),
+            )  # fmt: skip
+            self._function(
+                "shipping_lag_seconds", "Age of the oldest row that the store has not.",
+                lambda: oldest_waiting_s(telemetry, with_parts=True),
+            )  # fmt: skip
         self._rows = lru_cache(maxsize=16)(self.rows.labels)
         self._calls = lru_cache(maxsize=16)(self.calls.labels)
 

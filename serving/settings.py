@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SecretStr
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
+from trimtab.secret_files import SettingsWithSecrets
 from trimtab.settings import Settings
 
 
 def _several(value: Any) -> Any:
-    """Keys as people write them into a variable: ``first, second`` or ``["first", "second"]``."""
+    """Keys as people write them: ``first, second`` or ``["first", "second"]``, and in a file one a line."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -22,13 +24,13 @@ def _several(value: Any) -> Any:
         except ValueError as error:  # whose text would hold the keys
             raise ValueError("looks like a JSON list but is none") from error
         return value
-    return [part.strip() for part in value.split(",") if part.strip()]
+    return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
 
 
 ApiKeys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_several)]
 
 
-class ServerSettings(BaseSettings):
+class ServerSettings(SettingsWithSecrets):
     """The model server's own settings. Limits keep one client from taking the memory or the time of all."""
 
     model_config = SettingsConfigDict(env_prefix="TRIMTAB_", extra="ignore", frozen=True)
@@ -40,6 +42,10 @@ class ServerSettings(BaseSettings):
     release: str | None = Field(
         None, pattern="^[0-9a-f]{8,64}$", description="answer with this release as far as it is champion or challenger"
     )
+    preload: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="be ready only when this release is loaded and answers as recorded"
+    )
+    baked: Path | None = Field(None, description="folder of releases that came with the image")
     max_rows: int = Field(50_000, ge=1, description="rows in one request")
     max_body_mb: float = Field(32, gt=0, description="size of one request")
     max_held_mb: float = Field(128, gt=0, description="size of all requests that are being read or answered")
@@ -48,6 +54,8 @@ class ServerSettings(BaseSettings):
     challenger_s: float = Field(0.1, gt=0, description="time that a challenger may take before the champion answers")
     trusted_types: tuple[str, ...] = Field((), description="types of the project's own model.py, as a JSON list")
     follow_s: float = Field(0.25, gt=0, description="how often the ledger is asked who is live")
+    ship_s: float = Field(2, gt=0, description="with a store, the age at which a telemetry segment goes there")
+    drain_s: float = Field(20, gt=0, description="with a store, time to bring telemetry there before the process ends")
     compact_s: float = Field(60, gt=0, description="how often finished telemetry segments are compacted")
     segment_mb: float = Field(8, gt=0, description="size at which a telemetry segment is finished")
     segment_s: float = Field(3600, gt=0, description="age at which a telemetry segment is finished")

@@ -7,18 +7,20 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 LATENCIES_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Requests:
-    """Requests by path and status, and how long answers took, by path."""
+    """Requests by path and status, and how long answers took, by path. *in_flight* of them are being answered now,
+    which says when more replicas are needed and when one is drained."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._counts: dict[tuple[str, int], int] = {}
         self._times: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
+        self.in_flight = 0
         registry.register(self)
 
     def note(self, path: str, status: int, seconds: float) -> None:
@@ -32,12 +34,13 @@ class Requests:
         self._times[path][bisect_left(LATENCIES_S, seconds)] += 1
         self._sums[path] += seconds
 
-    def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
         """For the registry."""
         counts = CounterMetricFamily("trimtab_requests", "Requests.", labels=["path", "status"])
         for (path, status), count in list(self._counts.items()):
             counts.add_metric([path, str(status)], count)
         yield counts
+        yield GaugeMetricFamily("trimtab_requests_in_flight", "Requests that are being answered.", self.in_flight)
         times = HistogramMetricFamily("trimtab_request_seconds", "Time to an answer.", labels=["path"])
         for path, taken in list(self._times.items()):
             total, buckets = 0, []

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -20,6 +19,7 @@ from pydantic import BaseModel, Field
 from serving.refusals import Busy
 from stores import evidence
 from stores.ledger import Ledger, LedgerUnavailable
+from stores.telemetry import Where
 from trimtab.rollout import OVER, Seen, Standing, Terms, follow, standing
 
 log = logging.getLogger("trimtab.serving")
@@ -90,7 +90,7 @@ class Verdicts:
     meanwhile get the same answer."""
 
     def __init__(
-        self, ledger: Ledger, telemetry: Path, refused: Callable[[], Mapping[str, str]], *, fresh_s: float = 1.0
+        self, ledger: Ledger, telemetry: Where, refused: Callable[[], Mapping[str, str]], *, fresh_s: float = 1.0
     ) -> None:
         self._ledger, self._telemetry, self._refused, self._fresh_s = ledger, telemetry, refused, fresh_s
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="verdict")

@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from stores import telemetry
+from stores.telemetry.mirror import Where
 from trimtab.rollout import Seen, Terms, standing
 
 _CLOCKS_APART = timedelta(minutes=10)  # the database's clock and a server's
 
 
-def look(root: Path, rollout: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Seen:
+def look(root: Where, rollout: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Seen:
     """What was seen of *rollout* (a row of the ledger, with its *steps*) in the telemetry below *root*."""
     from trimtab import evidence
 
@@ -32,15 +32,19 @@ def look(root: Path, rollout: Mapping[str, Any], steps: Sequence[Mapping[str, An
     )  # fmt: skip
 
 
-def stamp(root: Path) -> tuple[tuple[str, int], ...]:
-    """Changes whenever there may be more to see below *root* than before; costs a listing."""
+def stamp(root: Where) -> tuple[tuple[str, int], ...]:
+    """Changes whenever there may be more to see below *root* than before; costs a listing. Raises ObjectsError when
+    the store has to be asked and does not answer."""
     from stores.telemetry import layout
+    from stores.telemetry.mirror import Mirror, folder_of
 
     found = []
     for stream in (layout.PAIRS, layout.LABELS):
-        for name, path in layout.segments(root, stream).items():
+        for name, path in layout.segments(folder_of(root), stream).items():
             with suppress(FileNotFoundError):
                 found.append((name, path.stat().st_size))
+        if isinstance(root, Mirror):
+            found += [(part.path.name, part.size) for part in root.listed_lately(stream)]
     return tuple(found)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
+from mimetypes import guess_type
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,7 +43,7 @@ class Objects:
     """
 
     def __init__(self, url: str, *, endpoint: str | None = None, attempts: int = 6) -> None:
-        self.url = url.rstrip("/")
+        self.url, self.endpoint = url.rstrip("/"), endpoint
         self._bucket, self._prefix = address(url)
         self._requests = Requests(self._bucket, endpoint, attempts=attempts)
 
@@ -56,13 +57,14 @@ class Objects:
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         target = {"Bucket": self._bucket, "Key": self._prefix + key}
+        described = {"Metadata": mark, "ContentType": guess_type(key)[0] or "application/octet-stream"}
         with _opened(content) as file:
             if size > _PART_BYTES:
                 if if_absent and self._mark(key) is not None:
                     return False  # before all of it is sent in vain
-                written = self._put_parts(file, target, condition, mark)
+                written = self._put_parts(file, target, condition, described)
             else:
-                request = {**target, **condition, "Body": file.read(), "Metadata": mark}
+                request = {**target, **condition, "Body": file.read(), **described}
                 written = self._requests.send("put_object", **request) is not None
         # Another writer was first; or our own first attempt was, whose answer got lost on the way.
         return written or (self._mark(key) or {}).get(_WRITE) == mark[_WRITE]
@@ -112,10 +114,10 @@ class Objects:
                 raise Unreachable(f"s3://{self._bucket}/{error['Key']}", f"could not be removed: {error['Code']}")
 
     def _put_parts(
-        self, file: IO[bytes], target: dict[str, str], condition: dict[str, str], mark: dict[str, str]
+        self, file: IO[bytes], target: dict[str, str], condition: dict[str, str], described: dict[str, Any]
     ) -> bool:
         """A large object. What was sent of one that fails is taken back, as far as the server can be reached."""
-        upload = self._requests.need("create_multipart_upload", **target, Metadata=mark)["UploadId"]
+        upload = self._requests.need("create_multipart_upload", **target, **described)["UploadId"]
         try:
             parts: list[dict[str, Any]] = []
             while content := file.read(_PART_BYTES):

@@ -9,11 +9,12 @@ import random
 import re
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
-_CONNECT_S, _READ_S = 5, 20
+_CONNECT_S, _READ_S = 4, 20
 _LONGEST_PAUSE_S = 5.0
 _MISSING = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchUpload"})
 _THERE = frozenset({"PreconditionFailed", "412"})
@@ -29,7 +30,7 @@ _REASONS = {
 log = logging.getLogger("trimtab.stores")
 
 
-class ObjectsError(Exception):
+class ObjectsError(OSError):
     """Something is wrong with *place*, an object or a bucket."""
 
     def __init__(self, place: str, problem: str) -> None:
@@ -184,9 +185,12 @@ def client(endpoint: str | None = None) -> Any:
     """A client for S3 with the credentials of the environment, also from files that ``AWS_…_FILE`` name. Its requests
     are made once: repeating them is `Requests`' business."""
     import boto3
+    import botocore.session
     from botocore.config import Config
 
-    session = boto3.session.Session(**_from_files())
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _models())
+    session = boto3.session.Session(botocore_session=core, **_from_files())
     style = {"addressing_style": "path"} if endpoint else {}
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=_CONNECT_S, read_timeout=_READ_S,
@@ -194,6 +198,14 @@ def client(endpoint: str | None = None) -> Any:
     )  # fmt: skip
     region = session.region_name or "us-east-1"
     return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+
+@lru_cache(maxsize=1)
+def _models() -> Any:
+    """What botocore knows of S3, read once: it takes most of the time that making a client takes."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def _from_files() -> dict[str, str]:

@@ -33,9 +33,9 @@ class Shelf:
     objects: Objects | None = None
 
     @classmethod
-    def at(cls, folder: Path, store: str | None, endpoint: str | None) -> Shelf:
+    def at(cls, folder: Path, store: str | None, endpoint: str | None, *, attempts: int = 6) -> Shelf:
         """The shelf that these settings mean."""
-        return cls(folder, Objects(store, endpoint=endpoint) if store else None)
+        return cls(folder, Objects(store, endpoint=endpoint, attempts=attempts) if store else None)
 
     def open(self, digest: str) -> Bundle:
         """The bundle *digest*, every byte of it checked. What is not in the folder, or damaged there, is fetched.

@@ -2,15 +2,17 @@
 (`trimtab.params`); what changes the place lives here and comes from `TRIMTAB_*` variables.
 
 Only the doors (cli, flows, serving, deployments) call `Settings()`; everything below them takes
-plain arguments."""
+plain arguments. A secret may come from a file: `TRIMTAB_LEDGER_URL_FILE` for `TRIMTAB_LEDGER_URL`."""
 
 from pathlib import Path
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from trimtab.secret_files import SettingsWithSecrets
 
 
-class Settings(BaseSettings):
+class Settings(SettingsWithSecrets):
     """One place's addresses. An address left empty is served by the embedded stack."""
 
     model_config = SettingsConfigDict(env_prefix="TRIMTAB_", extra="ignore", frozen=True)
@@ -31,9 +33,12 @@ class Settings(BaseSettings):
     prefect_url: str | None = Field(None, description="own Prefect server: http://host:port/api")
     mlflow_url: str | None = Field(None, description="own MLflow server: http://host:port")
     server_url: str | None = Field(None, description="own model server: http://host:port")
+    server_key: SecretStr | None = Field(None, description="key of scope admin for a model server that asks for one")
 
     store: str | None = Field(
-        None, pattern="^s3://.+", description="releases, telemetry and reports are kept at s3://bucket/prefix as well"
+        None,
+        pattern="^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$",
+        description="releases, telemetry and reports are kept at s3://bucket/prefix as well",
     )
     store_endpoint: str | None = Field(None, pattern="^https?://.+", description="own S3 server: http://host:port")
 
@@ -41,6 +46,39 @@ class Settings(BaseSettings):
         "warm", pattern="^(warm|process)$", description="warm: fork flow runs from a loaded process (Linux)"
     )
     work_pool: str = "trimtab"
+    pool_type: str = Field(
+        "process", pattern="^(process|docker|kubernetes)$", description="where flow runs are carried out"
+    )
+    image: str | None = Field(None, description="image of flow runs in containers, with its tag or digest")
+    image_pull: str = Field("IfNotPresent", pattern="^(IfNotPresent|Always|Never)$")
+    code: str | None = Field(
+        None,
+        pattern=r"^git\+(https|http|ssh|file)://",
+        description="git+https://host/repository.git@branch-or-commit; default: the code that is in the image",
+    )
+    pool_networks: tuple[str, ...] = Field((), description="Docker networks of flow runs, as a JSON list")
+    pool_volumes: tuple[str, ...] = Field((), description="volumes of flow runs, as a JSON list: source:target[:ro]")
+    pool_template: Path | None = Field(None, description="base job template of the work pool, instead of ours (JSON)")
+
+    target: str = Field(
+        "server", pattern="^(server|docker|kubernetes)$", description="what deploy moves beside the ledger"
+    )
+    server_image: str | None = Field(None, description="target docker: image of the model server, without a release")
+    registry: str | None = Field(None, description="target docker: where images with a release are pushed: host/path")
+    docker_network: str = Field("trimtab", description="target docker: network of model servers and their front")
+    docker_front: str = Field("trimtab-front", description="target docker: name of the container that is the front")
+    docker_env: tuple[str, ...] = Field((), description="target docker: NAME=value for model servers, as a JSON list")
+    docker_volumes: tuple[str, ...] = Field((), description="target docker: volumes of model servers, as a JSON list")
+    replicas: int = Field(1, ge=1, le=20, description="target docker: containers of a release")
+    kube_namespace: str = Field("default", description="target kubernetes: namespace of the model server")
+    kube_deployment: str = Field("trimtab-server", description="target kubernetes: the model server's Deployment")
+    kube_container: str = Field("server", description="target kubernetes: its container")
+    kube_config: Path | None = Field(None, description="target kubernetes: kubeconfig; default: the pod's own account")
+    ready_s: float = Field(120, gt=0, description="time that a release's containers may take to be ready")
+    docker_drain_s: float = Field(
+        15, ge=0, description="target docker: time for the last requests of a container that goes"
+    )
+
     trusted_types: tuple[str, ...] = Field(
         (), description="types of the project's own model.py that may be loaded, as a JSON list"
     )

@@ -1,11 +1,12 @@
 """Predictions, the labels that arrive later, joined by prediction id, and, while a rollout runs, pairs: what champion
 and challenger said of the same rows. Every answered prediction is here exactly once, also after the server was killed.
 Written by `recorder` (through `journal`), kept small by `compaction`, read by `reading`; how it lies on disk is
-`layout`'s business. Why it is built like this: docs/telemetry.md."""
+`layout`'s business, what several machines share `mirror`'s. Why it is built like this: docs/telemetry.md."""
 
 from stores.telemetry.compaction import compact
 from stores.telemetry.compactor import Compactor
 from stores.telemetry.journal import Unwritable
+from stores.telemetry.mirror import Mirror, Where, where
 from stores.telemetry.reading import PAIR_COLUMNS, Tally, joined, labels, pairs, predictions, tally
 from stores.telemetry.recorder import Counters, LabelCounts, Recorder
 from stores.telemetry.retention import forget
@@ -15,9 +16,11 @@ __all__ = [
     "Compactor",
     "Counters",
     "LabelCounts",
+    "Mirror",
     "Recorder",
     "Tally",
     "Unwritable",
+    "Where",
     "compact",
     "forget",
     "joined",
@@ -25,4 +28,5 @@ __all__ = [
     "pairs",
     "predictions",
     "tally",
+    "where",
 ]

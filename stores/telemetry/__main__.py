@@ -1,13 +1,29 @@
-"""``python -m stores.telemetry ROOT`` compacts what is finished below ROOT, beside whoever writes there."""
+"""``python -m stores.telemetry ROOT`` compacts what is finished below ROOT, beside whoever writes there. With
+``--store s3://bucket/prefix`` it brings it there as well, until its standard input ends and nothing is left."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
-from stores.telemetry.compactor import main
+
+def _main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m stores.telemetry")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--store", help="s3://bucket/prefix")
+    parser.add_argument("--endpoint", help="address of an S3 server of one's own")
+    asked = parser.parse_args()
+    if asked.store is None:
+        from stores.telemetry import compactor
+
+        return compactor.main(asked.root)
+    from stores.objects import Objects
+    from stores.telemetry import shipper
+    from stores.telemetry.mirror import Mirror
+
+    return shipper.main(Mirror(asked.root, Objects(asked.store, endpoint=asked.endpoint, attempts=3)))
+
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("say the folder: python -m stores.telemetry ROOT")
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(_main())

@@ -39,15 +39,20 @@ def compact(root: Path) -> int:
 
     done = 0
     for stream in layout.STREAMS:
-        compacted = layout.Compacted(layout.parts(root, stream))
-        for folder in (layout.parts_folder(root, stream), layout.merged_folder(root, stream)):
-            _sweep(folder)
-        for segment, path in layout.segments(root, stream).items():
-            done += _compact(root, stream, segment, path, exists=segment in compacted)
+        done += compact_stream(root, stream)
         merge(root, stream)
     if done:
-        _give_back_memory()
+        give_back_memory()
     return done
+
+
+def compact_stream(root: Path, stream: str) -> int:
+    """Turn every finished segment of *stream* into a part; returns how many there were. Raises OSError."""
+    compacted = layout.Compacted(layout.parts(root, stream))
+    for folder in (layout.parts_folder(root, stream), layout.merged_folder(root, stream)):
+        sweep(folder)
+    found = layout.segments(root, stream).items()
+    return sum(_compact(root, stream, segment, path, exists=segment in compacted) for segment, path in found)
 
 
 def finished(path: Path) -> bool:
@@ -127,14 +132,14 @@ def _write_part(root: Path, stream: str, segment: str, path: Path, *, mtime: flo
     return records[-1].end != sum(r.end - r.start for r in records)
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Arrow keeps what it once needed; a server that compacts now and then has no use for it in between."""
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove what an interrupted compaction left; a fresh file may belong to one that is running. Parts are as old as
     their rows, so what counts is when the file was last touched."""
     if not folder.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -60,18 +60,21 @@ def _bytes(parts: list[layout.Part]) -> int:
 
 
 def _merge(root: Path, stream: str, parts: list[layout.Part]) -> None:
-    """One part at a time goes through memory. A column that some do not have is missing in their rows."""
+    newest = max(part.path.stat().st_mtime for part in parts)
+    with appearing(layout.merged_path(root, stream, parts), mtime=newest) as scratch:
+        write_together([part.path for part in parts], scratch)
+
+
+def write_together(paths: Sequence[Path], target: Path) -> None:
+    """Make one file of several, in their order. One at a time goes through memory. A column that some do not have is
+    missing in their rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.unify_schemas([pq.read_schema(part.path) for part in parts], promote_options="permissive")
-    newest = max(part.path.stat().st_mtime for part in parts)
-    with (
-        appearing(layout.merged_path(root, stream, parts), mtime=newest) as scratch,
-        pq.ParquetWriter(scratch, schema, compression="zstd") as writer,
-    ):
-        for part in parts:
-            with pq.ParquetFile(part.path) as file:
+    schema = pa.unify_schemas([pq.read_schema(path) for path in paths], promote_options="permissive")
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        for path in paths:
+            with pq.ParquetFile(path) as file:
                 writer.write_table(_fitted(file.read(use_threads=False), schema), row_group_size=ROW_GROUP)
 
 

@@ -1,16 +1,17 @@
-"""Reading telemetry, from any process, without asking a server: everything recorded so far is there. Times select by
-data time, *since* by the time of arrival, and what lies outside is not opened: so a period, or a running rollout, costs
-the same however much else is kept. How it is found is `stores.telemetry.selection`'s business."""
+"""Reading telemetry, from any process, without asking a server: everything recorded so far below *root* is there, and
+what was brought to the store behind it. Times select by data time, *since* by the time of arrival, and what lies
+outside is not opened: so a period, or a running rollout, costs the same however much else is kept. How it is found is
+`stores.telemetry.selection`'s business."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stores.telemetry import layout
+from stores.telemetry.mirror import Where
 from stores.telemetry.selection import EVER, Selection
 from stores.telemetry.tables import SLICE
 
@@ -41,7 +42,7 @@ class Tally:
 
 
 def predictions(
-    root: Path, start: When = None, end: When = None, *, columns: Sequence[str] | None = None
+    root: Where, start: When = None, end: When = None, *, columns: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Predictions with a data time in ``[start, end)``, ordered by time and id; every one exactly once.
 
@@ -57,7 +58,7 @@ def predictions(
     return _frame(_sorted(_with_propensity(table, wanted), "time"))
 
 
-def pairs(root: Path, *, rollout: str | None = None, since: datetime | None = None) -> pd.DataFrame:
+def pairs(root: Where, *, rollout: str | None = None, since: datetime | None = None) -> pd.DataFrame:
     """Rows that champion and challenger both scored, ordered by arrival and id; of *rollout*, if one is named.
 
     Columns: prediction_id, time, received_at (UTC), rollout, champion, challenger (digests; these three categorical,
@@ -77,7 +78,7 @@ def pairs(root: Path, *, rollout: str | None = None, since: datetime | None = No
     return _frame(_sorted(table.rename_columns([_plain_name(n) for n in table.column_names]), "received_at"))
 
 
-def labels(root: Path, start: When = None, end: When = None, *, since: datetime | None = None) -> pd.DataFrame:
+def labels(root: Where, start: When = None, end: When = None, *, since: datetime | None = None) -> pd.DataFrame:
     """Labels of predictions with a data time in ``[start, end)`` (to the second), that arrived *since* then:
     prediction_id, label, label_time (when it became known, if that was sent) and received_at. One row per prediction,
     the last to arrive counts."""
@@ -86,20 +87,20 @@ def labels(root: Path, start: When = None, end: When = None, *, since: datetime 
     return kept.sort_values("prediction_id", ignore_index=True)
 
 
-def joined(root: Path, start: When = None, end: When = None, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def joined(root: Where, start: When = None, end: When = None, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """`predictions` with the columns label and label_time; missing where no label has arrived."""
     known = labels(root, start, end)[["prediction_id", "label", "label_time"]]
     return predictions(root, start, end, columns=columns).merge(known, on="prediction_id", how="left", sort=False)
 
 
-def tally(root: Path, start: When = None, end: When = None) -> Tally:
+def tally(root: Where, start: When = None, end: When = None) -> Tally:
     """Counts of the labels that arrived, repeats and contradictions included."""
     arrived = _label_rows(root, start, end, None)
     values = arrived.assign(label=arrived["label"].astype(str)).groupby("prediction_id")["label"].nunique()
     return Tally(len(arrived), len(values), int((values > 1).sum()))
 
 
-def _label_rows(root: Path, start: When, end: When, since: datetime | None) -> pd.DataFrame:
+def _label_rows(root: Where, start: When, end: When, since: datetime | None) -> pd.DataFrame:
     """Every label that arrived, in the order of arrival. Ids know whole seconds, so both ends are widened to those."""
     first, last = _span(start, end)
     span = (first // _SECOND * _SECOND, -(-last // _SECOND) * _SECOND)

@@ -7,24 +7,49 @@ from pathlib import Path
 
 from stores.telemetry import layout
 from stores.telemetry.merging import alone
+from stores.telemetry.mirror import Where, folder_of
 
 
-def forget(root: Path, before: datetime) -> int:
-    """Remove the parts whose rows are all older than *before*, by their data time and by when they arrived; returns
-    how many. What is not compacted yet stays. Safe to interrupt: it goes on with the next call."""
+def forget(place: Where, before: datetime) -> int:
+    """Remove the parts whose rows are all older than *before*, by their data time and by when they arrived, from the
+    folder and from the store behind it; returns how many. What is not compacted yet stays. Safe to interrupt: it goes
+    on with the next call."""
     moment = before if before.tzinfo else before.replace(tzinfo=UTC)
-    before_s, gone = moment.timestamp(), 0
-    for stream in layout.STREAMS:
-        if not layout.parts_folder(root, stream).is_dir():
-            continue
-        with alone(root, stream, wait=True):
-            journal = layout.segments(root, stream)
-            # What an interrupted compaction left would count again without the part that stands for it: it goes first.
-            for part in [*layout.left_over(root, stream), *layout.parts(root, stream)]:
-                if part.last_us >= before_s * 1e6 or part.path.stat().st_mtime >= before_s:
-                    continue
-                for path in (path for name, path in journal.items() if part.stands_for(name)):
-                    path.unlink(missing_ok=True)
-                part.path.unlink()
-                gone += 1
-    return gone
+    before_s, root = moment.timestamp(), folder_of(place)
+    return sum(_forget_here(root, s, before_s) + _forget_in_store(place, s, before_s) for s in layout.STREAMS)
+
+
+def _forget_here(root: Path, stream: str, before_s: float) -> int:
+    if not layout.parts_folder(root, stream).is_dir():
+        return 0
+    with alone(root, stream, wait=True):
+        # What an interrupted compaction left would count again without the part that stands for it: it goes first.
+        old = [p for p in [*layout.left_over(root, stream), *layout.parts(root, stream)] if _is_old(p, before_s)]
+        for part in old:
+            _drop_segments(root, stream, part)
+            part.path.unlink()
+    return len(old)
+
+
+def _forget_in_store(place: Where, stream: str, before_s: float) -> int:
+    if isinstance(place, Path):
+        return 0
+    old = [part for part in place.listed(stream) if _is_old(part, before_s)]
+    counting = {part.path.name for part in layout.counting(old)}
+    for part in old:
+        _drop_segments(place.root, stream, part)
+    for some in ([p for p in old if p.path.name not in counting], [p for p in old if p.path.name in counting]):
+        place.objects.remove([part.key for part in some if part.key is not None])
+        for part in some:
+            part.path.unlink(missing_ok=True)
+    return len(old)
+
+
+def _is_old(part: layout.Part, before_s: float) -> bool:
+    return part.last_us < before_s * 1e6 and part.arrived_s < before_s
+
+
+def _drop_segments(root: Path, stream: str, part: layout.Part) -> None:
+    for name, path in layout.segments(root, stream).items():
+        if part.stands_for(name):
+            path.unlink(missing_ok=True)

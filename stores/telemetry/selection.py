@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stores.telemetry import layout
+from stores.objects import NoSuchObject
+from stores.telemetry import layout, mirror
 from stores.telemetry.ids import first_id
+from stores.telemetry.mirror import Where, folder_of
 from stores.telemetry.records import Record, scan
 from stores.telemetry.tables import label_table, pair_table, prediction_table
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 EVER = (-(2**62) // 1_000_000 * 1_000_000, 2**62 // 1_000_000 * 1_000_000)
+_MOST_GONE = 20  # listings, one after another, in each of which something was gone when it was fetched
 _CLOCK_SLACK_S = 2.0  # file systems stamp with a coarser clock than the one that rows are stamped with
 
 
@@ -26,7 +29,7 @@ class Selection:
     """Rows of *stream* with a data time in *span*, that arrived at *since_us* or later (wall time), and that are of
     *rollout*; of these, *columns*."""
 
-    root: Path
+    root: Where
     stream: str
     span: tuple[int, int] = EVER
     since_us: int | None = None
@@ -36,29 +39,38 @@ class Selection:
     def read(self) -> pa.Table | None:
         """All of them, by writer and segment; None when there are none.
 
-        Segments are listed before parts, so a segment that gets compacted meanwhile is either seen as a part or found
-        gone, and then it is looked for again.
+        Segments are listed before parts, and a folder's before the store's, so what turns into something else meanwhile
+        is either seen as that or found gone, and then it is looked for again. Raises ObjectsError when the store has
+        to be asked and does not answer, or has something damaged.
         """
+        gone = 0
         while True:
-            segments = layout.segments(self.root, self.stream)
-            parts = layout.parts(self.root, self.stream)
+            segments = layout.segments(folder_of(self.root), self.stream)
+            parts = mirror.parts(self.root, self.stream)
             compacted = layout.Compacted(parts)
             try:
+                wanted = [part for part in parts if part.overlaps(*self.span) and self._recent(part.arrived_s)]
+                mirror.bring(self.root, wanted)
                 tables = [
                     *((s, self._of_segment(path)) for s, path in segments.items() if s not in compacted),
-                    *((part.segment, self._of_part(part)) for part in parts if part.overlaps(*self.span)),
+                    *((part.segment, self._of_part(part)) for part in wanted),
                 ]
             except FileNotFoundError:
+                continue
+            except NoSuchObject:
+                gone += 1
+                if gone == _MOST_GONE:
+                    raise
                 continue
             found = [(name, table) for name, table in tables if table is not None and table.num_rows]
             return self._together([table for _, table in sorted(found, key=lambda item: item[0])])
 
-    def _recent(self, path: Path) -> bool:
-        """Whether anything that was written to *path* can have arrived since."""
-        return self.since_us is None or path.stat().st_mtime + _CLOCK_SLACK_S >= self.since_us / 1e6
+    def _recent(self, written_s: float) -> bool:
+        """Whether anything that was written until then can have arrived since."""
+        return self.since_us is None or written_s + _CLOCK_SLACK_S >= self.since_us / 1e6
 
     def _of_segment(self, path: Path) -> pa.Table | None:
-        if not self._recent(path):
+        if not self._recent(path.stat().st_mtime):
             return None
         with path.open("rb") as file:
             content = file.read()
@@ -74,8 +86,6 @@ class Selection:
     def _of_part(self, part: layout.Part) -> pa.Table | None:
         import pyarrow.parquet as pq
 
-        if not self._recent(part.path):
-            return None
         with pq.ParquetFile(part.path, memory_map=True) as file:
             present = file.schema_arrow.names
             columns = None

@@ -79,3 +79,11 @@ def test_drift_and_quality_of_the_last_period_are_shown(place: Place, server: Mo
     assert metric(server, "trimtab_quality", metric="roc_auc", kind="promised") == 0.75
     assert metric(server, "trimtab_drift_impact", period="2013-04") == pytest.approx(1.25)
     assert metric(server, "trimtab_quality", metric="roc_auc", kind="live") == 0.66
+
+
+def test_requests_in_flight_are_counted_while_they_are_and_no_longer(server: ModelServer) -> None:
+    assert metric(server, "trimtab_requests_in_flight") == 0
+    together(server, "/predict", [{"rows": [ROW]}, b"{", {"rows": [{"speed": 1}]}])
+    assert metric(server, "trimtab_requests_in_flight") == 0
+    server.metrics.requests.in_flight += 1
+    assert metric(server, "trimtab_requests_in_flight") == 1

@@ -20,6 +20,7 @@ import pytest
 from stores.objects import Objects
 
 KEY, SECRET = "trimtab-test", "not-a-secret-of-anyone"
+BUCKET = "tests"
 _GRPC = 10_000
 
 
@@ -44,15 +45,13 @@ class Seaweed:
             aws_secret_access_key=SECRET, config=Config(s3={"addressing_style": "path"}),
         )  # fmt: skip
 
-    def bucket(self) -> str:
-        """The URL of a new place."""
-        name = f"test-{uuid.uuid4().hex[:12]}"
-        self.client.create_bucket(Bucket=name)
-        return f"s3://{name}/some/place"
+    def place(self) -> str:
+        """The URL of a new place. All are in one bucket: each takes some volumes of a server that has few."""
+        return f"s3://{BUCKET}/some/{uuid.uuid4().hex[:12]}/place"
 
     def objects(self, url: str | None = None, **options: Any) -> Objects:
         """A new place, or that one."""
-        return Objects(url or self.bucket(), **{"endpoint": self.endpoint, **options})
+        return Objects(url or self.place(), **{"endpoint": self.endpoint, **options})
 
 
 def credentials() -> dict[str, str]:
@@ -69,7 +68,7 @@ def running(folder: Path) -> Iterator[Seaweed]:
     command = [
         str(Path(sys.executable).parent / "weed"), "-logtostderr=true", "mini", f"-dir={folder}", "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1", "-s3.port.iceberg=0", "-admin.ui=false", "-webdav=false", "-master.telemetry=false",
-        "-s3.autoCreateBucket=false", *(f"-{name}={port}" for name, port in ports.items()),
+        "-s3.autoCreateBucket=false", f"-bucket={BUCKET}", *(f"-{name}={port}" for name, port in ports.items()),
     ]  # fmt: skip
     with (folder.parent / f"{folder.name}.log").open("wb") as said:
         process = subprocess.Popen(
@@ -81,12 +80,8 @@ def running(folder: Path) -> Iterator[Seaweed]:
         _wait(found, process)
         yield found
     finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        os.killpg(process.pid, signal.SIGKILL)  # it would take five seconds to put everything in order
+        process.wait()
 
 
 def _wait(server: Seaweed, process: subprocess.Popen[bytes], *, patience_s: float = 60) -> None:
@@ -121,7 +116,7 @@ def _ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    """One server for all tests of a session, which keep apart by their buckets."""
+    """One server for all tests of a session, which keep apart by their places."""
     with pytest.MonkeyPatch.context() as patch, _started(tmp_path_factory.mktemp("seaweed"), patch) as server:
         yield server
 

@@ -1,0 +1,60 @@
+"""Releases in a Kubernetes cluster: the Deployment's pods are started for a release by its digest, and are ready only
+once it is loaded and answers as recorded. Until then those from before answer; all of them follow the ledger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.door import Here, short
+from flows.targets import TargetRefused, under_way, wanted
+from tasks import kubernetes, modelserver
+from tasks.kubernetes import ClusterRefused, NotRolledOut, Workload
+from tasks.modelserver import ServerRefused
+
+
+class KubernetesTarget:
+    """The Deployment of a project's model servers."""
+
+    def __init__(self, place: Here) -> None:
+        self._place, settings = place, place.settings
+        self._ready_s = settings.ready_s
+        self._workload = Workload(
+            settings.kube_namespace, settings.kube_deployment, settings.kube_container, settings.kube_config
+        )
+
+    def admit(self, digest: str, rollout: str) -> dict[str, Any]:
+        """Roll the release out to every pod, and probe it. Raises TargetRefused; `dismiss` takes it back."""
+        try:
+            seen = kubernetes.set_release(self._workload, digest, rollout=rollout)
+            kubernetes.wait_until_rolled_out(self._workload, seen.generation, within_s=self._ready_s)
+            found = modelserver.probe(self._place.server, digest)
+        except (ClusterRefused, NotRolledOut, ServerRefused) as error:
+            raise TargetRefused(str(error)) from error
+        return {**found, "generation": seen.generation}
+
+    def dismiss(self, digest: str) -> None:
+        """Start pods for the release that the ledger wants again. Users never left them: no pod from before goes before
+        a new one is ready."""
+        asked = wanted(self._place.ledger)
+        if asked is None or asked.digest == digest:
+            return
+        try:
+            if kubernetes.look(self._workload).release == digest:
+                kubernetes.set_release(self._workload, asked.digest, rollout="")
+        except ClusterRefused as error:
+            print(f"the Deployment still names {short(digest)}; reconcile tries again: {error}")
+
+    def settle(self) -> list[str]:
+        """Have the Deployment name the release that the ledger wants, so that new pods are started for that one; they
+        are not waited for. One whose rollout has just begun is another run's. Raises TargetRefused."""
+        asked = wanted(self._place.ledger)
+        if asked is None:
+            return []
+        try:
+            seen = kubernetes.look(self._workload)
+            if seen.release == asked.digest or under_way(self._place.ledger, seen.rollout):
+                return []
+            kubernetes.set_release(self._workload, asked.digest, rollout="")
+        except ClusterRefused as error:
+            raise TargetRefused(str(error)) from error
+        return [f"the Deployment {self._workload.name} starts pods for {short(asked.digest)}"]

@@ -1,0 +1,268 @@
+"""Docker, through its SDK: images with a release baked in, containers started, looked at and taken away. What is to run
+is `flows.targets`' business; a container's labels are the only record of what it is for."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+PORT = 8000  # of the model server, in every one of its containers
+_TIMEOUT_S = 60
+
+
+class EngineRefused(RuntimeError):
+    """Docker does not answer, or would not do what was asked; the message says what, and what it said."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container as it was when somebody looked. *address* is where its port 8000 is, on its first network."""
+
+    name: str
+    state: str
+    image: str
+    labels: Mapping[str, str]
+    address: str | None
+    started_at: datetime | None
+
+    @property
+    def runs(self) -> bool:
+        """Whether its process is there."""
+        return self.state == "running"
+
+
+def check() -> str:
+    """The engine's version. Raises EngineRefused when none answers."""
+    with _engine("be asked for its version") as engine:
+        return str(engine.version()["Version"])
+
+
+def find(labels: Mapping[str, str]) -> list[Container]:
+    """Containers that have all these labels, ended ones too, by name."""
+    with _engine("list containers") as engine:
+        found = engine.containers.list(all=True, filters={"label": _texts(labels)}, ignore_removed=True)
+        return sorted((_described(container) for container in found), key=lambda container: container.name)
+
+
+def has_image(reference: str) -> bool:
+    """Whether the engine has the image, or can get it from its registry."""
+    from docker.errors import APIError, ImageNotFound, NotFound
+
+    with _engine(f"look for the image {reference}") as engine:
+        try:
+            engine.images.get(reference)
+            return True
+        except ImageNotFound:
+            if "/" not in reference:  # of this engine only
+                return False
+        try:
+            engine.images.pull(reference)
+            return True
+        except (APIError, ImageNotFound, NotFound):
+            return False
+
+
+def bake(
+    folder: Path, target: str, *, base: str, reference: str, labels: Mapping[str, str], environment: Mapping[str, str]
+) -> None:
+    """Make the image *reference*: *base* with the files of *folder* at *target*, and variables. Safe to repeat."""
+    from docker.errors import BuildError
+
+    lines = [f"FROM {base}", *(f"ENV {name}={value}" for name, value in environment.items()), f"COPY bundle {target}"]
+    with _engine(f"build {reference} from {base}") as engine:
+        try:
+            engine.images.build(
+                fileobj=_context(folder, lines), custom_context=True, tag=reference, labels=dict(labels), rm=True,
+                forcerm=True,
+            )  # fmt: skip
+        except BuildError as error:
+            raise EngineRefused(f"{reference} cannot be built from {base}: {error.msg}") from error
+
+
+def push(reference: str) -> None:
+    """Put the image into its registry, with the credentials that the engine's user has logged in with."""
+    with _engine(f"push {reference}") as engine:
+        for line in engine.images.push(reference, stream=True, decode=True):
+            if "error" in line:
+                raise EngineRefused(f"{reference} cannot be pushed: {line['error']}")
+
+
+def remove_image(reference: str) -> None:
+    """Forget the image; none is fine. Its layers stay as long as another image or a container has them."""
+    from docker.errors import APIError, ImageNotFound
+
+    with _engine(f"remove {reference}") as engine:
+        try:
+            engine.images.remove(reference)
+        except ImageNotFound:
+            return
+        except APIError as error:
+            if error.status_code != 409:  # a container has it
+                raise
+
+
+def start(
+    name: str,
+    image: str,
+    *,
+    labels: Mapping[str, str],
+    environment: Mapping[str, str],
+    network: str,
+    volumes: Sequence[str],
+) -> Container:
+    """The container called *name*, running; the one that is there already, if it is of that image."""
+    from docker.errors import APIError
+
+    with _engine(f"start {name} from {image}") as engine:
+        try:
+            container = engine.containers.create(
+                image, name=name, labels=dict(labels), environment=dict(environment), network=network,
+                volumes=list(volumes), detach=True, init=True, read_only=True, tmpfs={"/tmp": "mode=1777"},  # nosec B108
+                cap_drop=["ALL"], security_opt=["no-new-privileges"],
+                restart_policy={"Name": "unless-stopped"},
+            )  # fmt: skip
+        except APIError as error:
+            if error.status_code != 409:
+                raise
+            container = engine.containers.get(name)  # another run was first, or this one before it was interrupted
+        container.start()
+        container.reload()
+        return _described(container)
+
+
+def look(name: str) -> Container | None:
+    """The container as it is now; None when there is none."""
+    from docker.errors import NotFound
+
+    with _engine(f"look at {name}") as engine:
+        try:
+            return _described(engine.containers.get(name))
+        except NotFound:
+            return None
+
+
+def last_words(name: str, lines: int = 15) -> str:
+    """The end of what a container wrote."""
+    from docker.errors import NotFound
+
+    with _engine(f"read what {name} wrote") as engine:
+        try:
+            return str(engine.containers.get(name).logs(tail=lines).decode(errors="replace").strip())
+        except NotFound:
+            return ""
+
+
+def take_away(name: str, *, stop_s: int = 0) -> int | None:
+    """Have no such container: stopped, with *stop_s* seconds to finish, and removed. What it ended with; None when
+    there was none."""
+    from docker.errors import APIError, NotFound
+
+    with _engine(f"take {name} away") as engine:
+        try:
+            container = engine.containers.get(name)
+            if stop_s:
+                container.stop(timeout=stop_s)
+                container.reload()
+            code = container.attrs["State"].get("ExitCode")
+            container.remove(force=True, v=True)  # nameless volumes only
+        except NotFound:
+            return None
+        except APIError as error:
+            if error.status_code != 409:  # another is removing it
+                raise
+            return None
+        return None if code is None else int(code)
+
+
+def take_away_ended(labels: Mapping[str, str], older_s: float) -> int:
+    """Remove containers that ended longer ago than that; how many."""
+    with _engine("remove ended containers") as engine:
+        filters = {"label": _texts(labels), "status": ["exited", "dead"]}
+        ended = engine.containers.list(all=True, filters=filters, ignore_removed=True)
+        old = [c.name for c in ended if _age_s(c.attrs["State"].get("FinishedAt")) > older_s]
+    return sum(take_away(name) is not None for name in old)
+
+
+def write_file(name: str, path: str, content: bytes, *, then_signal: str) -> None:
+    """Replace a file in a running container, and send its first process a signal."""
+    from docker.errors import NotFound
+
+    folder, _, file = path.rpartition("/")
+    with _engine(f"write {path} in {name}") as engine:
+        try:
+            container = engine.containers.get(name)
+        except NotFound as error:
+            raise EngineRefused(f"there is no container {name} to write {path} into") from error
+        if not container.put_archive(folder or "/", _archive({file: content})):
+            raise EngineRefused(f"{path} could not be written into {name}")
+        container.kill(signal=then_signal)
+
+
+@contextmanager
+def _engine(what: str) -> Iterator[Any]:
+    """A connection to the engine that DOCKER_HOST names. Raises EngineRefused for whatever it says no to."""
+    import docker
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    try:
+        engine = docker.from_env(timeout=_TIMEOUT_S)
+    except DockerException as error:
+        raise EngineRefused(f"no Docker engine answers, so it cannot {what}: {error}") from error
+    try:
+        yield engine
+    except (DockerException, RequestException) as error:
+        raise EngineRefused(f"Docker would not {what}: {error}") from error
+    finally:
+        engine.close()
+
+
+def _described(container: Any) -> Container:
+    attrs = container.attrs
+    networks = attrs.get("NetworkSettings", {}).get("Networks") or {}
+    addresses = [net["IPAddress"] for net in networks.values() if net.get("IPAddress")]
+    return Container(
+        name=container.name, state=attrs["State"]["Status"], image=attrs["Config"]["Image"],
+        labels=dict(attrs["Config"].get("Labels") or {}),
+        address=f"http://{addresses[0]}:{PORT}" if addresses else None,
+        started_at=_moment(attrs["State"].get("StartedAt")),
+    )  # fmt: skip
+
+
+def _texts(labels: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in labels.items()]
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Docker's time, which has nanoseconds; year 1 stands for never."""
+    if not text or text.startswith("0001"):
+        return None
+    return datetime.fromisoformat(text[:19]).replace(tzinfo=UTC)
+
+
+def _age_s(text: str | None) -> float:
+    moment = _moment(text)
+    return (datetime.now(UTC) - moment).total_seconds() if moment else 0.0
+
+
+def _context(folder: Path, lines: Sequence[str]) -> io.BytesIO:
+    files = {f"bundle/{p.relative_to(folder)}": p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return io.BytesIO(_archive({"Dockerfile": "\n".join(lines).encode(), **files}))
+
+
+def _archive(files: Mapping[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            entry.mtime = int(time.time()) if name != "Dockerfile" and not name.startswith("bundle/") else 0
+            archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()

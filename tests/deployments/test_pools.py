@@ -1,0 +1,127 @@
+"""Every occasion registered for processes, containers and Kubernetes, at a real Prefect server."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.occasions import occasions, register
+from deployments.pools import IMAGE_CODE, WrongPool, ensure_pool, pool_of, run_environment
+from trimtab import params
+from trimtab.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "trimtab-worker:1.0"
+MARKED = "marked-4f1c"
+
+
+@pytest.fixture
+def here(prefect_api: str) -> Iterator[str]:
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield prefect_api
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_every_occasion_is_registered_for_the_pool_that_one_setting_names(here: str, project: Path, kind: str) -> None:
+    settings = Settings(project=project, prefect_url=here, work_pool=f"pool-{kind}", pool_type=kind, image=IMAGE)
+    titles = register(settings)
+    with get_client(sync_client=True) as client:
+        pool = client.read_work_pool(settings.work_pool)
+        found = [client.read_deployment_by_name(title) for title in titles]
+    assert pool.type == kind
+    assert titles == [occasion.title for occasion in occasions(params.load(project), settings)]
+    for deployment in found:
+        assert deployment.work_pool_name == settings.work_pool
+        assert deployment.job_variables["image"] == IMAGE
+        assert deployment.job_variables["labels"]["trimtab.project"] == params.load(project).project.name
+        assert deployment.pull_steps == [{"prefect.deployments.steps.set_working_directory": {"directory": IMAGE_CODE}}]
+
+
+def test_a_pool_of_another_type_is_an_error_that_says_what_to_do(here: str, project: Path) -> None:
+    settings = Settings(project=project, prefect_url=here, work_pool="taken", pool_type="docker", image=IMAGE)
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="taken", type="process"))
+        with pytest.raises(WrongPool, match=r"of type process, not docker.*TRIMTAB_WORK_POOL"):
+            ensure_pool(client, "taken", pool_of(settings, {}))
+
+
+def test_a_run_writes_to_volumes_of_its_own_unless_others_are_given() -> None:
+    def volumes(*given: str) -> list[str]:
+        settings = Settings(pool_type="docker", image=IMAGE, pool_volumes=given)
+        return list(pool_of(settings, {}).job_variables["volumes"])
+
+    assert volumes() == ["/srv/trimtab/state", "/srv/trimtab/project"]
+    assert volumes("state:/srv/trimtab/state") == ["state:/srv/trimtab/state", "/srv/trimtab/project"]
+
+
+def test_containers_need_an_image() -> None:
+    with pytest.raises(WrongPool, match="TRIMTAB_IMAGE"):
+        pool_of(Settings(pool_type="docker"), {})
+
+
+def test_runs_get_addresses_as_they_are_and_secrets_as_names_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIMTAB_SERVER_URL", "http://front:8000")
+    settings = Settings(pool_type="docker", image=IMAGE, ledger_url=MARKED, mlflow_url="http://mlflow:5000")
+    environ = {
+        "TRIMTAB_LEDGER_URL_FILE": "/run/secrets/ledger",
+        "AWS_SECRET_ACCESS_KEY_FILE": "/run/secrets/s3",
+        "PREFECT_API_AUTH_STRING": MARKED,
+        "PREFECT_API_AUTH_STRING_FILE": "/run/secrets/prefect",
+        "AWS_REGION": "eu-central-1",
+        "HOME": "/root",
+    }
+    variables = run_environment(settings, environ)
+    assert variables["TRIMTAB_SERVER_URL"] == "http://front:8000"
+    assert variables["TRIMTAB_MLFLOW_URL"] == variables["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert variables["TRIMTAB_LEDGER_URL_FILE"] == "/run/secrets/ledger"
+    assert variables["AWS_SECRET_ACCESS_KEY_FILE"] == "/run/secrets/s3"
+    assert variables["PREFECT_API_AUTH_STRING_FILE"] == "/run/secrets/prefect"
+    assert variables["AWS_REGION"] == "eu-central-1"
+    assert "HOME" not in variables
+    assert variables["PREFECT_API_AUTH_STRING"] is None, "what Prefect's worker would write down is taken away"
+    assert MARKED not in str(pool_of(settings, environ))
+
+
+@pytest.mark.parametrize("name", ["TRIMTAB_LEDGER_URL", "TRIMTAB_SERVER_KEY", "AWS_SECRET_ACCESS_KEY"])
+def test_a_secret_by_value_is_refused_without_being_repeated(name: str) -> None:
+    with pytest.raises(WrongPool, match=f"{name}_FILE") as refused:
+        run_environment(Settings(), {name: MARKED})
+    assert MARKED not in str(refused.value)
+
+
+def test_code_may_come_from_git_instead_of_the_image() -> None:
+    settings = Settings(pool_type="docker", image=IMAGE, code="git+https://git.example/team/models.git@main")
+    pool = pool_of(settings, {})
+    assert pool.code is not None
+    assert pool.code.to_pull_step() == {
+        "prefect.deployments.steps.git_clone": {
+            "repository": "https://git.example/team/models.git", "branch": "main", "clone_directory_name": "code",
+        }
+    }  # fmt: skip
+    assert pool.job_variables["env"]["PYTHONPATH"] == pool.job_variables["env"]["TRIMTAB_PROJECT"] == "/tmp/code"
+
+
+def test_a_commit_is_told_from_a_branch() -> None:
+    settings = Settings(pool_type="docker", image=IMAGE, code=f"git+https://git.example/models.git@{'ab' * 20}")
+    step = pool_of(settings, {}).code
+    assert step is not None
+    assert step.to_pull_step()["prefect.deployments.steps.git_clone"]["commit_sha"] == "ab" * 20  # type: ignore[call-overload]
+
+
+def test_a_password_in_the_address_of_the_code_is_refused() -> None:
+    settings = Settings(pool_type="docker", image=IMAGE, code=f"git+https://me:{MARKED}@git.example/models.git")
+    with pytest.raises(WrongPool, match="password") as refused:
+        pool_of(settings, {})
+    assert MARKED not in str(refused.value)

@@ -1,0 +1,22 @@
+"""Whether a Docker engine runs here, for the tests that need one."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks import containers
+
+BASE = "python:3.11-slim-bookworm"
+
+
+def _why_not() -> str:
+    try:
+        containers.check()
+        if not containers.has_image(BASE):
+            return f"the engine has no {BASE}: .ci/engine makes it"
+    except containers.EngineRefused as error:
+        return str(error)
+    return ""
+
+
+needs_engine = pytest.mark.skipif(bool(_why_not()), reason=_why_not())

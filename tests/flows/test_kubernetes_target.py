@@ -1,0 +1,181 @@
+"""Releases in Kubernetes, against a small API server of our own with the troubles of the real one; no cluster."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.door import Here
+from flows.kubernetes_target import KubernetesTarget
+from flows.targets import TargetRefused, settle
+from stores.ledger import Ledger
+from tasks import kubernetes, modelserver
+from tasks.kubernetes import ClusterRefused, NotRolledOut, Workload
+from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
+from tests.trimtab import small
+from trimtab.settings import Settings
+
+OLD, NEW = "0" * 64, "1" * 64
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with running(Cluster()) as made:
+        yield made
+
+
+@pytest.fixture
+def workload(cluster: Cluster, tmp_path: Path) -> Workload:
+    return Workload(NAMESPACE, NAME, "server", cluster.kubeconfig(tmp_path))
+
+
+@pytest.fixture
+def place(cluster: Cluster, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """Version 1 is live there. What the servers answer is told by tests of their own."""
+    monkeypatch.setattr(modelserver, "probe", lambda _server, digest: {"ok": True, "release": digest})
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    ledger.create()
+    for digest in (OLD, NEW):
+        ledger.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
+    ledger.switch(OLD, expected=0, move="promote", reason="first", actor="test")
+    settings = Settings(
+        project=tmp_path, target="kubernetes", kube_namespace=NAMESPACE, kube_deployment=NAME,
+        kube_config=workload.config, ready_s=10,
+    )  # fmt: skip
+    made = Here(settings, small.params(), ledger)
+    assert KubernetesTarget(made).settle() != []
+    return made
+
+
+def preloaded(cluster: Cluster) -> str | None:
+    return cluster.env.get("TRIMTAB_PRELOAD")
+
+
+def test_a_release_is_set_by_its_digest_and_waited_for(cluster: Cluster, place: Here) -> None:
+    cluster.pod_s = 0.5
+    found = KubernetesTarget(place).admit(NEW, "r2")
+    assert found["release"] == NEW
+    assert cluster.annotations == {"trimtab.io/release": NEW, "trimtab.io/rollout": "r2"}
+    assert cluster.env == {"TRIMTAB_HOST": "0.0.0.0", "TRIMTAB_PRELOAD": NEW}, "and nothing of others is touched"
+    assert (cluster.status["updatedReplicas"], cluster.status["replicas"]) == (2, 2)
+    assert cluster.watches > 0
+
+
+def test_setting_it_again_starts_no_pod(cluster: Cluster, place: Here) -> None:
+    KubernetesTarget(place).admit(NEW, "r2")
+    generation, patches = cluster.generation, [r for r in cluster.requests if r[0] == "PATCH"]
+    KubernetesTarget(place).admit(NEW, "r2")
+    assert cluster.generation == generation
+    assert [r for r in cluster.requests if r[0] == "PATCH"] == patches
+
+
+def test_a_release_whose_pods_do_not_get_ready_is_taken_back(cluster: Cluster, place: Here) -> None:
+    cluster.broken.add(NEW)
+    target = KubernetesTarget(place)
+    with pytest.raises(TargetRefused, match="stuck: has timed out"):
+        target.admit(NEW, "r2")
+    target.dismiss(NEW)
+    assert preloaded(cluster) == OLD
+
+
+def test_pods_that_take_too_long_are_not_waited_for_for_ever(cluster: Cluster, workload: Workload) -> None:
+    cluster.broken.add(NEW)
+    cluster.deadline_s = 60
+    seen = kubernetes.set_release(workload, NEW, rollout="r")
+    with pytest.raises(NotRolledOut, match=r"not ready after 1 s: 1 of 2 pods are new"):
+        kubernetes.wait_until_rolled_out(workload, seen.generation, within_s=1)
+
+
+@pytest.mark.parametrize("trouble", [429, 500, 503, 504, "cut"])
+def test_troubles_that_pass_are_waited_for(cluster: Cluster, workload: Workload, trouble: int | str) -> None:
+    cluster.troubles += [trouble, trouble]
+    seen = kubernetes.set_release(workload, NEW, rollout="r")
+    cluster.troubles += [trouble]
+    kubernetes.wait_until_rolled_out(workload, seen.generation, within_s=10)
+    assert preloaded(cluster) == NEW
+
+
+def test_an_api_server_that_stays_away_is_told(cluster: Cluster, workload: Workload, monkeypatch: Any) -> None:
+    monkeypatch.setattr(kubernetes, "_TRIES", 2)
+    cluster.troubles += [503] * 10
+    with pytest.raises(ClusterRefused, match="did not answer 2 times: 503"):
+        kubernetes.look(workload)
+
+
+def test_a_deployment_that_changes_meanwhile_is_read_again(cluster: Cluster, workload: Workload) -> None:
+    cluster.before_apply += [cluster.touch, cluster.touch]
+    assert kubernetes.set_release(workload, NEW, rollout="r").release == NEW
+
+
+def test_of_two_that_set_a_release_at_once_both_come_through_and_the_later_stays(
+    cluster: Cluster, workload: Workload
+) -> None:
+    both = [
+        threading.Thread(target=kubernetes.set_release, args=(workload, d), kwargs={"rollout": d}) for d in (OLD, NEW)
+    ]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert cluster.annotations["trimtab.io/release"] == cluster.annotations["trimtab.io/rollout"] == preloaded(cluster)
+
+
+def test_a_field_that_somebody_else_holds_is_not_taken_from_them(cluster: Cluster, workload: Workload) -> None:
+    cluster.env["TRIMTAB_PRELOAD"] = OLD
+    cluster.owners["env.TRIMTAB_PRELOAD"] = "kubectl-edit"
+    with pytest.raises(ClusterRefused, match=r'somebody else holds .*conflict with "kubectl-edit".*TRIMTAB_PRELOAD'):
+        kubernetes.set_release(workload, NEW, rollout="r")
+    assert preloaded(cluster) == OLD
+
+
+@pytest.mark.parametrize(("status", "told"), [(403, "get, list, watch and patch"), (422, "would not change: 422")])
+def test_what_stays_wrong_is_told_at_once(cluster: Cluster, workload: Workload, status: int, told: str) -> None:
+    cluster.troubles += [status]
+    with pytest.raises(ClusterRefused, match=told):
+        kubernetes.look(workload)
+    assert len(cluster.requests) == 1
+
+
+def test_a_missing_deployment_is_told_with_the_settings_that_name_it(cluster: Cluster, workload: Workload) -> None:
+    other = Workload(NAMESPACE, "elsewhere", "server", workload.config)
+    with pytest.raises(ClusterRefused, match="TRIMTAB_KUBE_DEPLOYMENT"):
+        kubernetes.look(other)
+
+
+def test_without_a_cluster_the_error_says_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(ClusterRefused, match="TRIMTAB_KUBE_CONFIG"):
+        kubernetes.look(Workload("a", "b", "c", tmp_path / "none"))
+
+
+def test_watches_that_end_early_are_begun_again(cluster: Cluster, workload: Workload) -> None:
+    cluster.watch_ends = True
+    seen = kubernetes.set_release(workload, NEW, rollout="r")
+    kubernetes.wait_until_rolled_out(workload, seen.generation, within_s=10)
+
+
+def test_the_deployment_goes_after_the_ledger_but_not_after_a_rollout_that_has_just_begun(
+    cluster: Cluster, place: Here
+) -> None:
+    target, ledger = KubernetesTarget(place), place.ledger
+    ledger.start_rollout("r2", release=NEW, champion_before=OLD, strategy="rollout", cause="test")
+    ledger.step_rollout("r2", 1, "started")
+    target.admit(NEW, "r2")
+    assert target.settle() == [], "somebody is about to need these pods"
+    ledger.step_rollout("r2", 2, "rolled back")
+    assert target.settle() == [f"the Deployment {NAME} starts pods for {OLD[:12]}"]
+    assert preloaded(cluster) == OLD
+    assert target.settle() == []
+
+
+def test_a_cluster_that_is_away_keeps_nobody_from_moving_the_ledger(
+    cluster: Cluster, place: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes, "_TRIES", 1)
+    cluster.troubles += [503]
+    assert settle(place) == [
+        "the kubernetes target has not followed the ledger: the API server did not answer 1 times: 503: no: 503"
+    ]

@@ -1,0 +1,255 @@
+"""The Helm chart: what it renders is valid for the newest three versions of Kubernetes, keeps to our policies, and a
+wrong value is told. It never ran on a cluster."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+from prefect.client.schemas.objects import FlowRun
+from prefect.utilities.templating import apply_values
+
+from deployments.pools import pool_of
+from trimtab.settings import Settings
+
+HELM = Path(__file__).parents[2] / "infra" / "helm"
+CHART = HELM / "trimtab"
+SETS = ("laptop", "production", "external")
+NEWEST = list(dict.fromkeys(kubernetes_validate.utils.major_minor(v) for v in kubernetes_validate.utils.all_versions()))
+VERSIONS = NEWEST[-3:]
+Resource = dict[str, Any]
+
+
+def values(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((HELM / "values" / f"{name}.yaml").read_text()))
+
+
+def render(given: dict[str, Any]) -> list[Resource]:
+    with helm_python.Chart.load(CHART) as chart:
+        texts = chart.render(given, name="models", namespace="ml")
+    files = [text for path, text in texts.items() if path.endswith(".yaml")]
+    return [resource for text in files for resource in yaml.safe_load_all(text) if resource]
+
+
+@pytest.fixture(scope="module", params=SETS)
+def rendered(request: pytest.FixtureRequest) -> list[Resource]:
+    return render(values(request.param))
+
+
+def of(rendered: list[Resource], kind: str, name: str | None = None) -> list[Resource]:
+    return [r for r in rendered if r["kind"] == kind and name in (None, r["metadata"]["name"])]
+
+
+def job_template(rendered: list[Resource]) -> dict[str, Any]:
+    (config,) = of(rendered, "ConfigMap")
+    return dict(json.loads(config["data"]["base-job-template.json"]))
+
+
+def flow_job(rendered: list[Resource]) -> Resource:
+    """The job of a flow run, as Prefect's worker makes it from our template and what a deployment gives."""
+    from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
+
+    environ = {v["name"]: v["value"] for v in containers(of(rendered, "Job")[0])[0]["env"]}
+    settings = Settings(
+        pool_type="kubernetes", image=environ["TRIMTAB_IMAGE"], code=environ.get("TRIMTAB_CODE"),
+        store=environ["TRIMTAB_STORE"],
+    )  # fmt: skip
+    pool = pool_of(settings, environ)
+    assert pool.template, "the pool's own template is what the chart's takes the place of"
+    template = job_template(rendered)
+    properties = template["variables"]["properties"]
+    defaults = {name: told["default"] for name, told in properties.items() if "default" in told}
+    filled = apply_values(template["job_configuration"], {**defaults, **pool.job_variables})
+    made = KubernetesWorkerJobConfiguration(**filled)
+    made.prepare_for_flow_run(FlowRun(flow_id=uuid.uuid4(), name="reconcile"))
+    job = copy.deepcopy(made.job_manifest)
+    for name in ("parallelism", "completions"):  # Prefect wants them where Kubernetes does not
+        job["spec"]["template"]["spec"].pop(name)
+    return dict(job)
+
+
+def pods(rendered: list[Resource]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for resource in [*of(rendered, "Deployment"), *of(rendered, "Job"), flow_job(rendered)]:
+        yield resource["metadata"].get("name", "flow"), resource["spec"]["template"]["spec"]
+
+
+def containers(resource: Resource) -> list[dict[str, Any]]:
+    spec = resource["spec"]["template"]["spec"]
+    return [*spec["containers"], *spec.get("initContainers", [])]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_chart_has_nothing_that_lint_minds(name: str) -> None:
+    found = helm_python.lint(CHART, values(name), strict=True)
+    assert not found["errors"]
+    assert [m["error"] for m in found["messages"] if m["error"] != "icon is recommended"] == []
+
+
+@pytest.fixture(scope="module")
+def quick_schemas() -> Iterator[None]:
+    """Schemas are read once; they are megabytes."""
+    with pytest.MonkeyPatch.context() as patched:
+        read = functools.cache(kubernetes_validate.utils.schema_contents)
+        patched.setattr(kubernetes_validate.utils, "schema_contents", read)
+        yield
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.usefixtures("quick_schemas")
+def test_everything_is_strictly_valid_in_the_newest_three_versions_of_kubernetes(
+    rendered: list[Resource], version: str
+) -> None:
+    for resource in [*rendered, flow_job(rendered)]:
+        kubernetes_validate.validate(resource, version, strict=True)
+
+
+def test_nobody_is_root_or_can_write_to_the_image(rendered: list[Resource]) -> None:
+    for name, spec in pods(rendered):
+        pod = spec["securityContext"]
+        assert pod["runAsNonRoot"] is True, name
+        assert pod["runAsUser"] >= 10000, name
+        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False, name
+            assert own["readOnlyRootFilesystem"] is True, name
+            assert own["capabilities"] == {"drop": ["ALL"]}, name
+        assert not any("hostPath" in volume for volume in spec["volumes"]), name
+        assert not any(spec.get(host) for host in ("hostNetwork", "hostPID", "hostIPC")), name
+
+
+def test_everything_has_requests_and_limits(rendered: list[Resource]) -> None:
+    for name, spec in pods(rendered):
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            for kind in ("requests", "limits"):
+                assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][kind].keys(), name
+        for volume in spec["volumes"]:
+            assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"], name
+
+
+def test_every_image_says_which_it_is(rendered: list[Resource]) -> None:
+    for name, spec in pods(rendered):
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            reference = container["image"]
+            assert re.search(r"(:[^/:@]+|@sha256:[0-9a-f]{64})$", reference), name
+            assert not reference.endswith(":latest"), name
+
+
+def test_secrets_are_named_and_never_written(rendered: list[Resource]) -> None:
+    assert not of(rendered, "Secret")
+    holds_secrets = re.compile(r"(_KEYS?|_KEY_ID|SECRET|PASSWORD|TOKEN|LEDGER_URL|AUTH_STRING)$")
+    for name, spec in pods(rendered):
+        for container in spec["containers"]:
+            for variable in container["env"]:
+                assert not holds_secrets.search(variable["name"]), f"{name}: {variable['name']}"
+            mounts = [m for m in container["volumeMounts"] if m["name"] == "secrets"]
+            assert mounts == [{"name": "secrets", "mountPath": "/run/secrets/trimtab", "readOnly": True}], name
+    assert "postgresql" not in json.dumps(rendered)
+
+
+def test_what_runs_for_long_is_probed(rendered: list[Resource]) -> None:
+    for deployment in of(rendered, "Deployment"):
+        for container in containers(deployment):
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                assert container[probe]["httpGet"]["path"], deployment["metadata"]["name"]
+    (server,) = of(rendered, "Deployment", "models-server")
+    assert containers(server)[0]["readinessProbe"]["httpGet"]["path"] == "/ready"
+    assert containers(server)[0]["livenessProbe"]["httpGet"]["path"] == "/health", "a ledger that is away kills nobody"
+
+
+def test_a_rolling_update_takes_no_pod_before_another_is_ready_and_lets_it_finish(rendered: list[Resource]) -> None:
+    (server,) = of(rendered, "Deployment", "models-server")
+    assert server["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    pod = server["spec"]["template"]["spec"]
+    drain = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] >= drain + 45, "and the server answers and ships what it has"
+    assert of(rendered, "PodDisruptionBudget")
+
+
+def test_the_chart_leaves_to_deploy_what_is_deploys(rendered: list[Resource]) -> None:
+    """Or every upgrade would put the release back."""
+    (server,) = of(rendered, "Deployment", "models-server")
+    assert "TRIMTAB_PRELOAD" not in json.dumps(server)
+    assert "trimtab.io/release" not in json.dumps(server)
+    assert ("replicas" in server["spec"]) != bool(of(rendered, "HorizontalPodAutoscaler"))
+
+
+def test_accounts_may_do_only_what_they_must(rendered: list[Resource]) -> None:
+    assert not of(rendered, "ClusterRole")
+    assert not of(rendered, "ClusterRoleBinding")
+    rules = {role["metadata"]["name"]: role["rules"] for role in of(rendered, "Role")}
+    assert set(rules) == {"models-worker", "models-flow"}
+    assert rules["models-flow"] == [
+        {"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": ["models-server"],
+         "verbs": ["get", "list", "watch", "patch"]},
+    ]  # fmt: skip
+    told = json.dumps(rules)
+    assert "*" not in told
+    assert "secrets" not in told
+    (server,) = of(rendered, "Deployment", "models-server")
+    assert server["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+def test_every_pod_is_under_a_policy_and_nothing_reaches_the_worker_or_flows(rendered: list[Resource]) -> None:
+    policies = {p["metadata"]["name"]: p["spec"] for p in of(rendered, "NetworkPolicy")}
+    nothing = policies["models-nothing"]
+    assert nothing["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in nothing
+    assert "egress" not in nothing
+    for _, template in [(r["metadata"]["name"], r["spec"]["template"]) for r in of(rendered, "Deployment")]:
+        assert nothing["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    job = flow_job(rendered)["spec"]["template"]["metadata"]["labels"]
+    assert job["app.kubernetes.io/component"] == "flow"
+    assert "ingress" not in policies["models-worker"]
+    assert "ingress" not in policies["models-flow"]
+
+
+def test_a_flow_run_is_started_with_our_image_and_hands_its_eviction_to_prefect(rendered: list[Resource]) -> None:
+    container = containers(flow_job(rendered))[0]
+    assert container["command"] == ["python"]
+    assert container["args"] == ["-m", "deployments.contained", "prefect", "flow-run", "execute"]
+    variables = {v["name"]: v.get("value") for v in container["env"]}
+    assert variables["TRIMTAB_LEDGER_URL_FILE"] == "/run/secrets/trimtab/ledger-url"
+    assert variables["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"
+
+
+WRONG = {
+    "latest": ({"images": {"server": {"tag": "latest"}}}, "tag"),
+    "neither tag nor digest": ({"images": {"worker": {"tag": "", "digest": ""}}}, "worker"),
+    "an address without /api": ({"addresses": {"prefect": "http://prefect:4200"}}, "prefect"),
+    "no store": ({"addresses": {"store": ""}}, "store"),
+    "no name of a Secret": ({"secret": {"name": ""}}, "name"),
+    "a secret among the variables": ({"server": {"env": {"TRIMTAB_ADMIN_KEYS": "x"}}}, "ADMIN_KEYS"),
+    "a password in an address": ({"flows": {"code": "git+https://me:pw@git.example/x.git"}}, "code"),
+    "an unknown value": ({"server": {"replica": 3}}, "replica"),
+    "no limits": ({"server": {"resources": {"limits": None}}}, "limits"),
+    "a project with capitals": ({"project": "Flights"}, "project"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "named"), WRONG.values(), ids=WRONG)
+def test_a_wrong_value_is_a_clear_error(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(helm_python.HelmError, match=named):
+        render(merged(values("laptop"), wrong))
+
+
+def test_forgetting_the_values_is_a_clear_error_as_well() -> None:
+    with pytest.raises(helm_python.HelmError, match="project"):
+        render({})
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = dict(base)
+    for name, value in over.items():
+        both[name] = merged(both.get(name) or {}, value) if isinstance(value, dict) else value
+    return both

@@ -1,0 +1,265 @@
+"""Servers with folders of their own and a store between them: releases come from there, telemetry goes there."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stores import telemetry
+from stores.objects import Objects
+from stores.s3 import address
+from stores.shelf import Shelf
+from stores.telemetry import Mirror
+from tests.serving.conftest import Place, free_port
+from tests.serving.trials import RULES
+from tests.stores.proxy import Proxy, proxied
+from tests.stores.seaweed import Seaweed, seaweed
+from trimtab.rollout import Terms
+
+__all__ = ["seaweed"]
+ROW = {"scheduled": "2013-03-04T10:00:00Z", "distance": 900, "hour": 7, "carrier": "UA", "flight": "F1"}
+SOON_S, PATIENCE_S = 15.0, 90.0  # three seconds where there is nothing else to do
+pytestmark = pytest.mark.timeout(300)
+ENDED = (0, -signal.SIGTERM)
+
+
+class Servers:
+    """Model servers on one ledger and one store, each with a state folder of its own, all behind *proxy*."""
+
+    def __init__(self, folder: Path, seaweed: Seaweed, proxy: Proxy) -> None:
+        self.proxy, self.objects = proxy, seaweed.objects()
+        self.ledger = Place(folder / "ledger", 0)
+        self.ledger.home.mkdir()
+        self.places: list[Place] = []
+        self.folder = folder
+
+    def release(self, **options: Any) -> str:
+        """A release in the store and in the ledger, in no server's folder."""
+        made = self.ledger.release(**options)
+        content = {name: made.read(name) for name in made.manifest.files}
+        fields = made.manifest.model_dump(mode="json", exclude={"files"})
+        Shelf(self.folder / "maker", self.objects).write(manifest_fields=fields, files=content)
+        return made.digest
+
+    def start(self, *, ready: bool = True, **env: str) -> Place:
+        """One more."""
+        home = self.folder / f"server-{len(self.places)}"
+        home.mkdir()
+        place = Place(home, free_port(), {
+            "TRIMTAB_LEDGER_URL": f"sqlite:///{self.ledger.home}/ledger.db", "TRIMTAB_STORE": self.objects.url,
+            "TRIMTAB_STORE_ENDPOINT": self.proxy.endpoint, "TRIMTAB_SHIP_S": "1", **env,
+        })  # fmt: skip
+        self.places.append(place)
+        place.start(wait_for="")
+        if ready:
+            self.wait_until_ready(place)
+        return place
+
+    def started(self, count: int) -> list[Place]:
+        """As many at once."""
+        places = [self.start(ready=False) for _ in range(count)]
+        for place in places:
+            self.wait_until_ready(place)
+        return places
+
+    def wait_until_ready(self, place: Place) -> None:
+        place.wait(lambda: place.get("/ready")[0] == 200, "ready", timeout_s=PATIENCE_S)
+
+    @property
+    def reader(self) -> Mirror:
+        """A machine that has nothing yet."""
+        self.readers = getattr(self, "readers", 0) + 1
+        return Mirror(self.folder / f"reader-{self.readers}", self.objects)
+
+
+@pytest.fixture
+def servers(tmp_path: Path, seaweed: Seaweed) -> Iterator[Servers]:
+    with proxied(seaweed.port) as proxy:
+        found = Servers(tmp_path, seaweed, proxy)
+        yield found
+        for place in found.places:
+            if place.process is not None:
+                place.kill()
+
+
+class Users(threading.Thread):
+    """Ask a server all the time, and remember what was answered. A server that is away is asked again."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(daemon=True)
+        self._url = f"http://127.0.0.1:{place.port}/predict"
+        self._over = threading.Event()
+        self.answered: list[str] = []
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            request = urllib.request.Request(self._url, json.dumps({"rows": [ROW] * 3}).encode())
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    self.answered += [p["id"] for p in json.loads(answer.read())["predictions"]]
+            except (OSError, urllib.error.URLError, ValueError):
+                time.sleep(0.05)
+            time.sleep(0.01)
+
+    def stop(self) -> list[str]:
+        self._over.set()
+        self.join()
+        return self.answered
+
+
+def waited_s(condition: Any, what: str, *, timeout_s: float = PATIENCE_S) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < timeout_s, f"not within {timeout_s} s: {what}"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def metric(place: Place, name: str) -> float:
+    found = [line for line in place.get("/metrics")[1].splitlines() if line.startswith(f"{name} ")]
+    return float(found[0].split()[1])
+
+
+def test_every_answer_of_three_servers_is_in_the_store_once_also_when_one_is_killed_under_load(
+    servers: Servers,
+) -> None:
+    servers.ledger.go_live(servers.release())
+    places = servers.started(3)
+    users = [Users(place) for place in places]
+    time.sleep(2)
+    places[1].kill()
+    time.sleep(0.5)
+    places[1].start(wait_for="")
+    servers.wait_until_ready(places[1])
+    time.sleep(2)
+    answered = [id for some in users for id in some.stop()]
+    for place in places:
+        assert place.stop() in ENDED
+    counts = Counter(telemetry.predictions(servers.reader)["prediction_id"])
+    assert len(answered) > 100
+    assert not set(answered) - set(counts), "answered, but not recorded"
+    assert set(counts.values()) == {1}
+
+
+def test_answers_pairs_and_labels_of_all_are_seen_elsewhere_soon(servers: Servers) -> None:
+    champion, challenger = servers.release(), servers.release(version=2, seed=1)
+    terms = Terms(task="binary", **RULES).model_dump(mode="json")
+    ledger = servers.ledger.ledger
+    ledger.start_rollout(
+        "r1", release=challenger, champion_before=champion, strategy="rollout", cause="test", terms=terms
+    )
+    for number, state in enumerate(("started", "probed", "shadow"), start=1):
+        ledger.step_rollout("r1", number, state, {"share": 0.0})
+    servers.ledger.go_live(champion, challenger=challenger, share=0.5, rollout="r1")
+    places = servers.started(2)
+    ids = [p["id"] for place in places for p in place.post("/predict", {"rows": [ROW] * 2})[1]["predictions"]]
+    for place in places:
+        assert place.post("/labels", {"labels": [{"id": id, "label": 1} for id in ids]})[0] == 200
+    reader = servers.reader
+
+    def seen() -> bool:
+        pairs, known = telemetry.pairs(reader, rollout="r1"), telemetry.joined(reader)
+        return set(pairs["prediction_id"]) == set(ids) and known["label"].notna().sum() == len(ids)
+
+    assert waited_s(seen, "all of it is seen elsewhere") < SOON_S
+    assert telemetry.tally(reader).rows == 2 * len(ids)
+    word = places[0].get("/verdict/r1")
+    assert word[0] == 200 and word[1]["pairs"] == len(ids), "one server tells what all have seen"
+
+
+def test_a_server_that_stops_leaves_nothing_behind(servers: Servers) -> None:
+    servers.ledger.go_live(servers.release())
+    place = servers.start(TRIMTAB_SHIP_S="600")
+    ids = [p["id"] for p in place.post("/predict", {"rows": [ROW] * 5})[1]["predictions"]]
+    assert telemetry.predictions(servers.reader).empty
+    assert place.stop() in ENDED
+    assert sorted(telemetry.predictions(servers.reader)["prediction_id"]) == sorted(ids)
+
+
+def test_answers_go_on_while_the_store_is_away_and_all_is_there_afterwards(servers: Servers) -> None:
+    servers.ledger.go_live(servers.release())
+    place = servers.start()
+    users = Users(place)
+    place.wait(lambda: metric(place, "trimtab_shipping_up") == 1, "it ships", timeout_s=PATIENCE_S)
+    servers.proxy.leave()
+    place.wait(lambda: metric(place, "trimtab_shipping_up") == 0, "the trouble is told", timeout_s=PATIENCE_S)
+    before = len(users.answered)
+    place.wait(lambda: metric(place, "trimtab_shipping_lag_seconds") > 3, "the lag is told", timeout_s=PATIENCE_S)
+    assert metric(place, "trimtab_shipping_waiting_bytes") > 0
+    status, ready = place.get("/ready")
+    assert status == 200 and "s3://" in ready["shipping"] and ready["shipping_lag_s"] > 3
+    place.wait(lambda: len(users.answered) > before + 10, "answers go on")
+    servers.proxy.come_back()
+    place.wait(lambda: metric(place, "trimtab_shipping_lag_seconds") < 3, "it has caught up", timeout_s=PATIENCE_S)
+    place.wait(lambda: place.get("/ready")[1]["shipping"] == "ok", "all is well", timeout_s=PATIENCE_S)
+    answered = users.stop()
+    place.stop()
+    assert sorted(telemetry.predictions(servers.reader)["prediction_id"]) == sorted(answered)
+
+
+def test_a_server_with_an_empty_folder_fetches_who_is_live_and_what_it_is_told_to_load(servers: Servers) -> None:
+    first, second = servers.release(), servers.release(version=2, seed=1)
+    servers.ledger.go_live(first)
+    place = servers.start()
+    assert place.post("/predict", ROW)[1]["release"] == first
+    assert place.post(f"/releases/{second}/load")[0] == 200
+    assert place.post(f"/releases/{second}/probe")[1]["ok"]
+    assert place.post(f"/releases/{'0' * 64}/load")[0] == 404
+
+
+def test_a_release_that_is_damaged_in_the_store_is_named_and_not_loaded(servers: Servers, seaweed: Seaweed) -> None:
+    first, second = servers.release(), servers.release(version=2, seed=1)
+    bucket, prefix = address(servers.objects.url)
+    key = f"{prefix}releases/{second}/model.skops"
+    seaweed.client.put_object(Bucket=bucket, Key=key, Body=b"no model")
+    servers.ledger.go_live(first)
+    place = servers.start()
+    status, said = place.post(f"/releases/{second}/load")
+    assert status == 422 and key in said["error"]["problem"]
+    servers.ledger.go_live(first, challenger=second, share=0.5, rollout="r1")
+    place.wait(lambda: second in place.get("/live")[1]["refused"], "the challenger is refused", timeout_s=PATIENCE_S)
+    assert place.post("/predict", ROW)[1]["release"] == first
+
+
+def test_a_store_that_is_away_keeps_no_one_from_answering_and_speaks_against_no_challenger(servers: Servers) -> None:
+    first, second = servers.release(), servers.release(version=2, seed=1)
+    servers.ledger.go_live(first)
+    place = servers.start()
+    servers.proxy.leave()
+    assert place.post(f"/releases/{second}/load")[0] == 503
+    version = servers.ledger.go_live(first, challenger=second, share=0.5, rollout="r1")
+    place.wait(lambda: place.get("/live")[1]["ledger_version"] == version, "it follows", timeout_s=PATIENCE_S)
+    assert place.get("/live")[1]["refused"] == {}
+    assert place.post("/predict", ROW)[1]["release"] == first
+    servers.proxy.come_back()
+    place.wait(lambda: second in place.get("/live")[1]["loaded"], "the challenger is fetched", timeout_s=PATIENCE_S)
+
+
+def test_a_damaged_copy_is_replaced_when_the_server_starts(servers: Servers) -> None:
+    digest = servers.release()
+    servers.ledger.go_live(digest)
+    place = servers.start()
+    place.stop()
+    (place.home / "releases" / digest / "model.skops").write_bytes(b"no model")
+    place.start(wait_for="")
+    servers.wait_until_ready(place)
+    assert place.post("/predict", ROW)[1]["release"] == digest
+
+
+def test_objects_of_two_places_in_one_bucket_do_not_mix(seaweed: Seaweed, tmp_path: Path) -> None:
+    url = seaweed.place()
+    one, other = (Objects(f"{url}/{name}", endpoint=seaweed.endpoint) for name in ("one", "other"))
+    one.put("a", b"1")
+    assert not list(other.list())
+    assert [found.key for found in one.list()] == ["a"]

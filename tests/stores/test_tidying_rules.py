@@ -1,0 +1,98 @@
+"""Whatever several who tidy do to the parts of a writer, one after another or in each other's way, with listings that
+are long out of date: those that count have every segment exactly once. No store is needed to see that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from unittest.mock import patch
+
+import pytest
+
+from stores.telemetry import layout, mirror, tidying
+from stores.telemetry.layout import Part
+from stores.telemetry.mirror import key_of
+
+WRITER = "w"
+Store = dict[str, Part]
+
+
+def part(name: str) -> Part:
+    found = layout.part_named(name, Path())
+    assert found is not None
+    return replace(found, key=key_of("s", found), size=1, written_s=0.0)
+
+
+def single(number: int) -> Part:
+    return part(f"{WRITER}-{number:06d}.{number}.{number}.parquet")
+
+
+def put(store: Store, one: Part) -> None:
+    assert one.key is not None
+    store.setdefault(one.key, one)
+
+
+def tidying_up(store: Store, *, is_gone: bool) -> Iterator[None]:
+    """One who tidies: after every step something else may happen."""
+    for level in range(1, 4):
+        listed = list(store.values())
+        yield
+        counting = layout.counting(listed)
+        for other in listed:
+            if other not in counting:
+                store.pop(str(other.key), None)
+                yield
+        for block in list(tidying._blocks(counting, level, {WRITER}, {WRITER} if is_gone else set())):
+            yield
+            put(store, part(layout.merged_name(block)))
+            yield
+            for member in block:
+                store.pop(str(member.key), None)
+                yield
+
+
+def life(random: Random, store: Store, steps: int) -> Iterator[tuple[list[int], set[int]]]:
+    """What may happen to a writer's parts, step by step: what was shipped so far, and the gaps."""
+    gaps, shipped, tidiers = set(random.sample(range(30), random.randint(0, 3))), list[int](), list[Iterator[None]]()
+    for _ in range(steps):
+        what = random.choice(["ship", "ship again", "begin", "step", "step", "step"])
+        if what == "ship":
+            number = next(n for n in range(shipped[-1] + 1 if shipped else 0, 1000) if n not in gaps)
+            put(store, single(number))
+            shipped.append(number)
+        elif what == "ship again" and shipped:
+            put(store, single(random.choice(shipped)))
+        elif what == "begin" and len(tidiers) < 3:
+            tidiers.append(tidying_up(store, is_gone=random.random() < 0.5))
+        elif what == "step" and tidiers:
+            one = random.choice(tidiers)
+            if next(one, "over") == "over":
+                tidiers.remove(one)
+        yield shipped, gaps
+
+
+@pytest.mark.parametrize("fan", [2, 3])
+def test_every_segment_counts_exactly_once_at_every_moment(fan: int) -> None:
+    """A thousand lives; without the rule on where the parts of a writer end that is gone, some of them go wrong."""
+    with patch.object(mirror, "FAN", fan), patch.object(tidying, "FAN", fan):
+        for seed in range(1000):
+            store: Store = {}
+            for shipped, gaps in life(Random(seed), store, steps=60):
+                counted = [n for p in layout.counting(store.values()) for n in range(p.number, p.last_number + 1)]
+                assert len(counted) == len(set(counted)), f"life {seed}: twice"
+                assert sorted(set(counted) - gaps) == shipped, f"life {seed}: lost"
+
+
+def test_when_all_have_finished_few_are_left() -> None:
+    store: Store = {}
+    with patch.object(mirror, "FAN", 4), patch.object(tidying, "FAN", 4):
+        for number in range(100):
+            put(store, single(number))
+            for _ in tidying_up(store, is_gone=False):
+                pass
+        assert len(store) == 1 + 2 + 1  # 0 to 63, 64 to 79 and 80 to 95, 96 to 99
+        for _ in tidying_up(store, is_gone=True):
+            pass
+        assert len(store) <= 3

@@ -1,0 +1,46 @@
+"""How flows speak with a real model server that asks for keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from tasks import modelserver
+from tasks.modelserver import Server, ServerRefused
+from tests.serving.conftest import Place, free_port
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder: Path = tmp_path_factory.mktemp("guarded")
+    found = Place(folder, free_port())
+    found.go_live(found.release().digest)
+    (folder / "keys").write_text("rule-one\nrule-two\n")
+    found.start(TRIMTAB_ADMIN_KEYS_FILE=str(folder / "keys"), TRIMTAB_PREDICT_KEYS="ask")
+    yield found
+    found.stop()
+
+
+def address(place: Place) -> str:
+    return f"http://127.0.0.1:{place.port}"
+
+
+@pytest.mark.parametrize("key", ["rule-one", "rule-two"], ids=["the old key", "the new key"])
+def test_with_a_key_of_the_servers_file_releases_are_loaded_and_probed(place: Place, key: str) -> None:
+    server = Server(address(place), SecretStr(key))
+    digest = modelserver.live(server)["champion"]
+    modelserver.load(server, digest)
+    assert modelserver.probe(server, digest)["ok"]
+    assert modelserver.wait_until_followed(server, 1, within_s=5)
+    assert modelserver.ready(server, within_s=5)
+
+
+@pytest.mark.parametrize("key", [None, SecretStr("ask"), SecretStr("marked-wrong")], ids=["none", "another", "wrong"])
+def test_without_it_the_refusal_says_which_setting_is_missing(place: Place, key: SecretStr | None) -> None:
+    server = Server(address(place), key)
+    with pytest.raises(ServerRefused, match="TRIMTAB_SERVER_KEY") as refused:
+        modelserver.load(server, "0" * 64)
+    assert "marked-wrong" not in f"{refused.value} {server}"
