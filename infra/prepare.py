@@ -26,19 +26,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--pager", default="", help="webhook for alerts that somebody has to see now")
     parser.add_argument("--tickets", default="", help="webhook for alerts that can wait until morning")
     given = parser.parse_args(arguments)
-    made = [*environment(HERE / ".env"), *keep(given.secrets, {"pager.url": given.pager, "tickets.url": given.tickets})]
+    made = [*environment(HERE / ".env", given.secrets.resolve()), *keep(given.secrets, {"pager.url": given.pager, "tickets.url": given.tickets})]
     print(f"made: {', '.join(made)}" if made else "everything was there already")
     return 0
 
 
-def environment(file: Path) -> list[str]:
-    """Copy .env.example to *file* with the engine's group filled in, unless it is there; what was made."""
-    if file.exists():
-        return []
+def environment(file: Path, folder: Path) -> list[str]:
+    """Have *file*: .env.example, with the secrets' folder and the engine's group where nothing is filled in; what was made."""
     socket = Path(os.environ.get("DOCKER_SOCKET", "/var/run/docker.sock"))
-    group = socket.stat().st_gid if socket.exists() else 0
-    text = (HERE / ".env.example").read_text().replace("DOCKER_GID=\n", f"DOCKER_GID={group}\n")
-    file.write_text(text.replace("/var/run/docker.sock", str(socket)))
+    found = {"TRIMTAB_SECRETS": str(folder), "DOCKER_GID": str(socket.stat().st_gid if socket.exists() else 0)}
+    before = file.read_text() if file.exists() else None
+    text = (HERE / ".env.example").read_text() if before is None else before
+    for name, value in found.items():
+        text = text.replace(f"\n{name}=\n", f"\n{name}={value}\n")
+    if text == before:
+        return []
+    file.write_text(text)
     return [file.name]
 
 
