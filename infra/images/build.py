@@ -2,8 +2,9 @@
 
     python3 infra/images/build.py [--only NAME,NAME] [--tag TAG] [--into FOLDER]
 
-FOLDER (default: build/images) gets NAME.cdx.json, the bill of materials of each of our two images, and images.json: names, digests and
-sizes. TRIMTAB_DOCKER names another docker than the first in PATH. Needs nothing but Python and Docker."""
+FOLDER (default: build/images) gets NAME.cdx.json, the bill of materials of each of our two images, and images.json:
+names, digests and sizes. TRIMTAB_DOCKER names another docker than the first in PATH. Needs nothing but Python and
+Docker."""
 
 from __future__ import annotations
 
@@ -52,11 +53,16 @@ def main(arguments: list[str]) -> int:
             size = _size(tag)
             facts[name] = {"tag": tag, "id": _inspect(tag, "{{.Id}}"), "bytes": size, "bytes_above_base": size - base}
             took = time.monotonic() - started
-            print(f"{tag}: {size / 1e6:.0f} MB, {(size - base) / 1e6:.0f} above its base, built in {took:.0f} s", flush=True)
+            print(
+                f"{tag}: {size / 1e6:.0f} MB, {(size - base) / 1e6:.0f} above its base, built in {took:.0f} s",
+                flush=True,
+            )
     except Failed as error:
         print(f"not built: {error}", file=sys.stderr)
         return 1
-    (given.into / "images.json").write_text(json.dumps({"commit": commit, "base": base, "images": facts}, indent=1) + "\n")
+    (given.into / "images.json").write_text(
+        json.dumps({"commit": commit, "base": base, "images": facts}, indent=1) + "\n"
+    )
     return 0
 
 
@@ -98,7 +104,9 @@ def _size(image: str) -> int:
 
 
 def _inspect(image: str, what: str) -> str:
-    said = subprocess.run([_DOCKER, "image", "inspect", "--format", what, image], capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [_DOCKER, "image", "inspect", "--format", what, image], capture_output=True, text=True, check=False
+    )
     return said.stdout.strip()
 
 

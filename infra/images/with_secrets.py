@@ -1,7 +1,8 @@
 """Start a program with secrets from files: `python with_secrets.py PROGRAM ARGUMENT...`.
 
-For others' programs, which read a secret from a variable only (ours read the files): for each variable NAME_FILE whose NAME is in `READ`, NAME becomes the
-file's content, then this process becomes the program. Nothing is printed but the names of files that are missing."""
+For others' programs, which read a secret from a variable only (ours read the files): for each variable NAME_FILE whose
+NAME is in `READ`, NAME becomes the file's content, then this process becomes the program. Nothing is printed but the
+names of files that are missing."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> int:
     except Missing as error:
         print(f"{arguments[0]} does not start: {error}", file=sys.stderr)
         return 2
-    os.execvpe(arguments[0], arguments, environment)
+    return os.execvpe(arguments[0], arguments, environment)
 
 
 def with_contents(environment: Mapping[str, str]) -> dict[str, str]:

@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from stores.shelf import Shelf
 from stores.ledger import Ledger
+from stores.shelf import Shelf
 from tests.serving.tiny import tiny_bundle
 from trimtab.settings import Settings
 
@@ -19,7 +19,9 @@ def main(version: int) -> None:
     manifest = made.manifest
     fields = {name: value for name, value in manifest.model_dump().items() if name != "files"}
     files = {name: Path("/tmp/made") / made.digest / name for name in manifest.files}
-    kept = Shelf.at(settings.releases, settings.store, settings.store_endpoint).write(manifest_fields=fields, files=files)
+    kept = Shelf.at(settings.releases, settings.store, settings.store_endpoint).write(
+        manifest_fields=fields, files=files
+    )
     assert kept.digest == made.digest
     assert settings.ledger_url is not None
     ledger = Ledger(settings.ledger_url.get_secret_value())
