@@ -3,8 +3,9 @@
     python3 infra/backup.py save FOLDER       while everything runs
     python3 infra/backup.py restore FOLDER    into new, empty volumes; then `docker compose up -d --wait`
 
-Databases are saved first and the bucket after them: what a row speaks of was written before the row, so it is in the copy.
-FOLDER/backup.json is written last; without it the rest is no backup. Secrets are not in it: keep their folder by itself."""
+Databases are saved first and the bucket after them: what a row speaks of was written before the row, so it is in the
+copy. FOLDER/backup.json is written last; without it the rest is no backup. Secrets are not in it: keep their folder by
+itself."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ def save(folder: Path) -> None:
         with (folder / f"{database}.dump").open("wb") as file:
             compose("exec", "-T", "postgres", "pg_dump", *_SOCKET, "--format=custom", database, stdout=file)
     with (folder / _BUCKET).open("wb") as file:
-        compose("run", "--rm", "--no-deps", "-T", "accounts", "python", "/srv/buckets.py", "save", stdout=file)
+        compose("run", "--rm", "--no-deps", "-T", "accounts", "/srv/buckets.py", "save", stdout=file)
     names = [*(f"{database}.dump" for database in DATABASES), _BUCKET]
     index = {"started": started, "ended": time.time(), "files": {name: _described(folder / name) for name in names}}
     draft = folder / f"{_INDEX}.new"
@@ -58,19 +59,22 @@ def save(folder: Path) -> None:
 
 
 def restore(folder: Path) -> None:
-    """Bring the backup in *folder* back. Raises Failed when it is damaged, or something is there that it would overwrite."""
+    """Bring the backup in *folder* back. Raises Failed when it is damaged, or something is there that it would
+    overwrite."""
     check(folder)
     compose("up", "--detach", "--wait", "--no-build", "postgres", "objects")
     for database in DATABASES:
         query = ("psql", *_SOCKET, "--dbname", database, "--tuples-only", "--no-align", "--command", _TABLES)
         if int(compose("exec", "-T", "postgres", *query)):
-            raise Failed(f"the database {database} is not empty: restore into new volumes (docker compose down --volumes)")
+            raise Failed(
+                f"the database {database} is not empty: restore into new volumes (docker compose down --volumes)"
+            )
     for database, owner in DATABASES.items():
         into = ("--dbname", database, "--no-owner", f"--role={owner}", "--exit-on-error", "--single-transaction")
         with (folder / f"{database}.dump").open("rb") as file:
             compose("exec", "-T", "postgres", "pg_restore", *_SOCKET, *into, stdin=file)
         print(f"the database {database} is back")
-    run = ("run", "--rm", "--no-deps", "-T", "accounts", "python")
+    run = ("run", "--rm", "--no-deps", "-T", "accounts")
     compose(*run, "/srv/accounts.py", "bucket")
     with (folder / _BUCKET).open("rb") as file:
         compose(*run, "/srv/buckets.py", "load", stdin=file)

@@ -1,5 +1,5 @@
-"""How the programs in infra/ speak to Compose. Needs nothing but Python; TRIMTAB_DOCKER names another docker than the first in PATH,
-and COMPOSE_PROJECT_NAME another place than `trimtab`, as for Compose itself."""
+"""How the programs in infra/ speak to Compose. Needs nothing but Python; TRIMTAB_DOCKER names another docker than the
+first in PATH, and COMPOSE_PROJECT_NAME another place than `trimtab`, as for Compose itself."""
 
 from __future__ import annotations
 

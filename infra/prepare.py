@@ -2,9 +2,9 @@
 
     python3 infra/prepare.py [--secrets FOLDER] [--pager URL] [--tickets URL]
 
-What is there stays as it is, so this can be run again at any time; delete a file to get a new secret (docs/compose.md says how
-to change each without downtime). The folder can be entered by its owner only; the files in it can be read by containers, which
-run as other users, and by nobody else."""
+What is there stays as it is, so this can be run again at any time; delete a file to get a new secret (docs/compose.md
+says how to change each without downtime). The folder can be entered by its owner only; the files in it can be read by
+containers, which run as other users, and by nobody else."""
 
 from __future__ import annotations
 
@@ -26,19 +26,26 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--pager", default="", help="webhook for alerts that somebody has to see now")
     parser.add_argument("--tickets", default="", help="webhook for alerts that can wait until morning")
     given = parser.parse_args(arguments)
-    made = [*environment(HERE / ".env"), *keep(given.secrets, {"pager.url": given.pager, "tickets.url": given.tickets})]
+    made = [
+        *environment(HERE / ".env", given.secrets.resolve()),
+        *keep(given.secrets, {"pager.url": given.pager, "tickets.url": given.tickets}),
+    ]
     print(f"made: {', '.join(made)}" if made else "everything was there already")
     return 0
 
 
-def environment(file: Path) -> list[str]:
-    """Copy .env.example to *file* with the engine's group filled in, unless it is there; what was made."""
-    if file.exists():
-        return []
+def environment(file: Path, folder: Path) -> list[str]:
+    """Have *file*: .env.example, with the secrets' folder and the engine's group where nothing is filled in; what was
+    made."""
     socket = Path(os.environ.get("DOCKER_SOCKET", "/var/run/docker.sock"))
-    group = socket.stat().st_gid if socket.exists() else 0
-    text = (HERE / ".env.example").read_text().replace("DOCKER_GID=\n", f"DOCKER_GID={group}\n")
-    file.write_text(text.replace("/var/run/docker.sock", str(socket)))
+    found = {"TRIMTAB_SECRETS": str(folder), "DOCKER_GID": str(socket.stat().st_gid if socket.exists() else 0)}
+    before = file.read_text() if file.exists() else None
+    text = (HERE / ".env.example").read_text() if before is None else before
+    for name, value in found.items():
+        text = text.replace(f"\n{name}=\n", f"\n{name}={value}\n")
+    if text == before:
+        return []
+    file.write_text(text)
     return [file.name]
 
 

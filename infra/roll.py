@@ -1,7 +1,8 @@
 """Replace the model servers one after the other without losing a request: `python3 infra/roll.py [SERVICE...]`.
 
-Each is drained in the proxy (it gets nothing new, and has answered what it had), made anew from the image and the settings that
-Compose has now, and taken in again when it is ready. The first that does not get ready ends it: the others go on as they were."""
+Each is drained in the proxy (it gets nothing new, and has answered what it had), made anew from the image and the
+settings that Compose has now, and taken in again when it is ready. The first that does not get ready ends it: the
+others go on as they were."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Make what the flows need before they run: their account in MLflow and the bucket of the store. A job that ends; safe to
-repeat, and a password that was changed in its file is changed in MLflow.
+"""Make what the flows need before they run: their account in MLflow and the bucket of the store. A job that ends; safe
+to repeat, and a password that was changed in its file is changed in MLflow.
 
     MLFLOW_TRACKING_URI, MLFLOW_AUTH_ADMIN_PASSWORD_FILE, MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD_FILE
     TRIMTAB_STORE, TRIMTAB_STORE_ENDPOINT and boto3's usual credentials, of an account that may make buckets"""
@@ -61,7 +61,7 @@ def _ask(url: str, method: str, admin: str, body: dict[str, str]) -> tuple[int, 
     headers = {"Authorization": f"Basic {key}", "Content-Type": "application/json"}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own address
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")

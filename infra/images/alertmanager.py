@@ -1,5 +1,5 @@
-"""Become Alertmanager. Debian's reads no address from a file, so the addresses in the files that its configuration names (url_file)
-are written into a copy in memory; a receiver whose file is empty gets nothing, and the log says so."""
+"""Become Alertmanager. Debian's reads no address from a file, so the addresses in the files that its configuration
+names (url_file) are written into a copy in memory; a receiver whose file is empty gets nothing, and the log says so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-_GIVEN, _MADE = Path("/etc/trimtab/alertmanager.yaml"), Path("/tmp/alertmanager.yaml")  # noqa: S108 - in memory
+_GIVEN, _MADE = Path("/etc/trimtab/alertmanager.yaml"), Path("/tmp/alertmanager.yaml")
 _WEBHOOK = re.compile(r"webhook_configs: \[\{url_file: (?P<file>[\w.-]+), (?P<rest>[^}]*)\}\]")
 
 
@@ -25,7 +25,7 @@ def main() -> int:
         file.write(text)
     command = ("prometheus-alertmanager", f"--config.file={_MADE}", "--storage.path=/var/lib/trimtab/data",
                "--web.listen-address=0.0.0.0:9093", "--cluster.listen-address=")  # fmt: skip
-    os.execvp(command[0], command)
+    return os.execvp(command[0], command)
 
 
 def _webhook(file: Path, rest: str) -> str:

@@ -1,9 +1,10 @@
-"""Write down what an image holds, as CycloneDX: Python's packages (found by cyclonedx-py) and Debian's (from dpkg's list).
+"""Write down what an image holds, as CycloneDX: Python's packages (found by cyclonedx-py) and Debian's (from dpkg's
+list).
 
     python bill.py NAME ROOT FOLDER
 
-ROOT is where the image's files are; its environment /opt/trimtab, if it has one, is asked by its own Python. The bill, which is
-the same whenever the contents are, becomes FOLDER/NAME.cdx.json; it is checked against the format's schema."""
+ROOT is where the image's files are; its environment /opt/trimtab, if it has one, is asked by its own Python. The bill,
+which is the same whenever the contents are, becomes FOLDER/NAME.cdx.json; it is checked against the format's schema."""
 
 from __future__ import annotations
 

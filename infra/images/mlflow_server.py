@@ -3,8 +3,9 @@
     MLFLOW_DATABASE_URL_FILE, MLFLOW_ACCOUNTS_DATABASE_URL_FILE, MLFLOW_AUTH_ADMIN_PASSWORD_FILE,
     MLFLOW_FLASK_SERVER_SECRET_KEY_FILE
 
-and MLFLOW_ARTIFACTS says where artifacts go (s3://…). The accounts' settings are a file that MLflow reads; it is made anew
-at every start, in memory. The private variables are how `mlflow server` hands its options to the application (MLflow 3.17)."""
+and MLFLOW_ARTIFACTS says where artifacts go (s3://…). The accounts' settings are a file that MLflow reads; it is made
+anew at every start, in memory. The private variables are how `mlflow server` hands its options to the application
+(MLflow 3.17)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from with_secrets import Missing, content
 
-_SETTINGS = Path("/tmp/accounts.ini")  # noqa: S108 - a file system of its own, in memory
+_SETTINGS = Path("/tmp/accounts.ini")  # nosec B108 # a file system of its own, in memory
 
 
 def main() -> int:
@@ -50,9 +51,9 @@ def main() -> int:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    listen = ("--host", "0.0.0.0", "--port", "5000", "--log-level", "warning", "--timeout-graceful-shutdown", "5")  # noqa: S104
+    listen = ("--host", "0.0.0.0", "--port", "5000", "--log-level", "warning", "--timeout-graceful-shutdown", "5")
     command = ["python", "-P", "-m", "uvicorn", *listen, "--factory", "mlflow.server.auth:create_app"]
-    os.execvpe(command[0], command, environment)
+    return os.execvpe(command[0], command, environment)
 
 
 def _secret(name: str) -> str:

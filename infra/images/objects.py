@@ -1,4 +1,5 @@
-"""Become the object store: SeaweedFS, which speaks S3. Its accounts come from files in the form of AWS's own credentials:
+"""Become the object store: SeaweedFS, which speaks S3. Its accounts come from files in the form of AWS's own
+credentials:
 
     OBJECTS_ACCOUNTS  NAME=FILE=RIGHTS;… with RIGHTS as SeaweedFS names them, e.g. Read:bucket,Write:bucket/folder
 
@@ -15,7 +16,7 @@ from typing import Any
 
 from with_secrets import Missing, content
 
-_ACCOUNTS = Path("/tmp/accounts.json")  # noqa: S108 - a file system of its own, in memory
+_ACCOUNTS = Path("/tmp/accounts.json")
 
 
 def main() -> int:
@@ -33,7 +34,7 @@ def main() -> int:
     outside = ("-s3", "-s3.port=8333", "-s3.ip.bind=0.0.0.0", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false",
                f"-s3.config={_ACCOUNTS}")  # fmt: skip
     command = ("weed", "-logtostderr=true", "server", f"-dir={data}", *inside, "-filer", *outside)
-    os.execvp(command[0], command)
+    return os.execvp(command[0], command)
 
 
 def account(name: str, file: str, rights: str) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Become PostgreSQL with our databases. The first start makes them, each with an owner of its own who can enter no other; every
-start gives these the passwords that are in the files then.
+"""Become PostgreSQL with our databases. The first start makes them, each with an owner of its own who can enter no
+other; every start gives these the passwords that are in the files then.
 
     POSTGRES_DATA      the folder on the volume (default /var/lib/trimtab/data)
     POSTGRES_ACCOUNTS  user:database,database;user:database …
@@ -46,7 +46,7 @@ def main() -> int:
     _single(data, [f"ALTER ROLE {user} PASSWORD '{verifier(password)}';" for user, password in passwords.items()])
     command = ("postgres", "-D", str(data), "-c", "listen_addresses=*", "-c", "unix_socket_directories=/tmp",
                "-c", "max_connections=200")  # fmt: skip
-    os.execvp(command[0], command)
+    return os.execvp(command[0], command)
 
 
 def _initialize(data: Path, accounts: Mapping[str, Sequence[str]]) -> None:
@@ -70,8 +70,8 @@ def _initialize(data: Path, accounts: Mapping[str, Sequence[str]]) -> None:
 
 
 def _single(data: Path, statements: Sequence[str]) -> None:
-    """Run SQL without a server; its output has errors, and would have statements with verifiers, so only the first word of
-    those is kept."""
+    """Run SQL without a server; its output has errors, and would have statements with verifiers, so only the first word
+    of those is kept."""
     done = subprocess.run(
         ["postgres", "--single", "-D", data, "-c", "log_min_error_statement=panic", "postgres"],
         input="\n".join(statements) + "\n", capture_output=True, text=True, check=False,

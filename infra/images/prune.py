@@ -3,9 +3,10 @@ parts of libraries that speak to systems we never ask. Runs while an image is bu
 
     python prune.py SITE_PACKAGES RULES...
 
-RULES are files of lines, with patterns as in a shell, relative to SITE_PACKAGES. The last of `drop PATTERN` and `keep PATTERN`
-that fits a path decides; `unlink LIBRARY` takes out a shared library that others name as needed though they use nothing of it,
-which is proved before. What goes is left out of each package's RECORD as well, so that scanners find what they read of."""
+RULES are files of lines, with patterns as in a shell, relative to SITE_PACKAGES. The last of `drop PATTERN` and `keep
+PATTERN` that fits a path decides; `unlink LIBRARY` takes out a shared library that others name as needed though they
+use nothing of it, which is proved before. What goes is left out of each package's RECORD as well, so that scanners find
+what they read of."""
 
 from __future__ import annotations
 
@@ -92,7 +93,7 @@ def unlink(library: Path) -> None:
     offered = _symbols(library, "--defined-only") - elsewhere
     for path in beside:
         if used := _symbols(path, "--undefined-only") & offered:
-            raise SystemExit(f"{library} has to stay: {path.name} uses {sorted(used)[0]}, {len(used)} symbols in all")
+            raise SystemExit(f"{library} has to stay: {path.name} uses {min(used)}, {len(used)} symbols in all")
     subprocess.run(["patchelf", "--remove-needed", library.name, *beside], check=True)
     library.unlink()
 
@@ -122,8 +123,8 @@ def share(site: Path) -> None:
 
 
 def strip(site: Path) -> None:
-    """Take symbols for debuggers out of compiled modules. Libraries that were repacked beside a package (`*.libs`) stay as
-    they are: their layout was changed after they were linked, which strip does not always survive."""
+    """Take symbols for debuggers out of compiled modules. Libraries that were repacked beside a package (`*.libs`) stay
+    as they are: their layout was changed after they were linked, which strip does not always survive."""
     if own := [path for path in _compiled(site) if not path.relative_to(site).parts[0].endswith(".libs")]:
         subprocess.run(["strip", "--strip-unneeded", *own], check=True)
 

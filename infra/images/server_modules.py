@@ -1,5 +1,6 @@
-"""Import what the model server imports, at its start and later: as it loads a release, answers, records, keeps its ledger and
-its store. `compile_imported.py` runs this; what it forgets works all the same, only slower the first time."""
+"""Import what the model server imports, at its start and later: as it loads a release, answers, records, keeps its
+ledger and its store. `compile_imported.py` runs this; what it forgets works all the same, only slower the first
+time."""
 
 import importlib
 

@@ -1,7 +1,8 @@
-"""Tell the proxy which replicas get requests: `python steer.py drain NAME`, `python steer.py ready NAME`, `python steer.py show`.
+"""Tell the proxy which replicas get requests: `python steer.py drain NAME`, `python steer.py ready NAME`, `python
+steer.py show`.
 
-`drain` waits until the replica has answered all that it was asked (at most half a minute), so that it can be stopped then;
-`ready` waits until the proxy's own check has found it ready."""
+`drain` waits until the replica has answered all that it was asked (at most half a minute), so that it can be stopped
+then; `ready` waits until the proxy's own check has found it ready."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import socket
 import sys
 import time
 
-_SOCKET, _BACKEND = "/tmp/haproxy.sock", "models"  # noqa: S108 - a file system of its own, in memory
+_SOCKET, _BACKEND = "/tmp/haproxy.sock", "models"
 _WITHIN_S = 60.0
 
 

@@ -1,7 +1,8 @@
 """Start a program with secrets from files: `python with_secrets.py PROGRAM ARGUMENT...`.
 
-For programs that read a secret from a variable only: for each variable NAME_FILE whose NAME is in `READ`, NAME becomes the
-file's content, then this process becomes the program. Nothing is printed but the names of files that are missing."""
+For others' programs, which read a secret from a variable only (ours read the files): for each variable NAME_FILE whose
+NAME is in `READ`, NAME becomes the file's content, then this process becomes the program. Nothing is printed but the
+names of files that are missing."""
 
 from __future__ import annotations
 
@@ -13,8 +14,6 @@ from pathlib import Path
 READ = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_FLASK_SERVER_SECRET_KEY", "MLFLOW_TRACKING_PASSWORD",
     "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_SERVER_DATABASE_CONNECTION_URL",
-    "TRIMTAB_ADMIN_KEYS", "TRIMTAB_LABELS_KEYS", "TRIMTAB_LEDGER_URL", "TRIMTAB_POSTGRES_URL", "TRIMTAB_PREDICT_KEYS",
-    "TRIMTAB_SERVER_KEY", "TRIMTAB_WEBHOOK_URL",
 )  # fmt: skip
 
 
@@ -29,14 +28,14 @@ def main(arguments: list[str]) -> int:
     except Missing as error:
         print(f"{arguments[0]} does not start: {error}", file=sys.stderr)
         return 2
-    os.execvpe(arguments[0], arguments, environment)
+    return os.execvpe(arguments[0], arguments, environment)
 
 
 def with_contents(environment: Mapping[str, str]) -> dict[str, str]:
     """*environment* with the contents of the files that it names; raises Missing. A variable that is set wins."""
     filled = dict(environment)
     for name in READ:
-        file = filled.pop(f"{name}_FILE", "")
+        file = filled.get(f"{name}_FILE", "")
         if file and not filled.get(name):
             filled[name] = content(f"{name}_FILE", Path(file))
     return filled
