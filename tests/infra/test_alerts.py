@@ -58,8 +58,12 @@ def test_every_rule_has_a_severity_and_says_what_is_wrong_and_what_to_do() -> No
         assert rule["labels"]["severity"] in {"page", "ticket"}, rule["alert"]
 
 
-def test_every_alert_is_in_the_readme() -> None:
-    named = set(re.findall(r"`(Trimtab\w+)`", (INFRA / "README.md").read_text()))
+def test_every_alert_and_every_metric_is_on_its_page() -> None:
+    page = (ROOT / "docs" / "watching.md").read_text()
+    code = "".join(path.read_text() for path in (ROOT / "deployments" / "exporter").glob("*.py"))
+    told = set(re.findall(r"(?:gauge|one)\(\s*\"(\w+)\"", code))
+    assert not [name for name in told if f"`trimtab_loop_{name}" not in page and f"`_{name}" not in page]
+    named = set(re.findall(r"`(Trimtab\w+)`", page.split("| about | alerts |")[1]))
     assert named == {rule["alert"] for rule in _alerts()}
 
 
