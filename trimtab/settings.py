@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(5000, ge=1, le=65535)
     server_port: int = Field(8000, ge=1, le=65535, description="the model server's port")
     exporter_port: int = Field(9464, ge=1, le=65535, description="where the loop's metrics are, for Prometheus")
+    exporter: bool = Field(False, description="run the exporter of these metrics as a part of the stack")
 
     postgres_url: SecretStr | None = Field(
         None, description="own PostgreSQL: postgresql://user:password@host:port/database"
