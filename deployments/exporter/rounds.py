@@ -91,7 +91,7 @@ class Rounds:
     def _go_on(self, source: Source) -> None:
         while not self._stopping.is_set():
             source.tend()
-            self._stopping.wait(source.every_s)
+            self._stopping.wait(source.every_s if source.is_up else min(source.every_s, EVERY_S))
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """For the registry."""
