@@ -49,6 +49,8 @@ def test_a_retrain_is_owed_until_it_has_an_outcome_or_a_later_one_has_trained(le
     assert survey.owed_retrains(ledger).count == 1
     ledger.record_outcome(work_of("run:1"), "blocked", owner="o")
     assert survey.owed_retrains(ledger).count == 1
+    ledger.record_outcome(work_of("run:2"), "rejected", owner="o")
+    assert survey.owed_retrains(ledger).count == 0
 
 
 def test_accepted_batches_are_owed_a_look(ledger: Ledger) -> None:
