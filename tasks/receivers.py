@@ -75,7 +75,7 @@ class _Carrier:
                 _resting[self.name] = time.monotonic() + REST_S
         if self.trouble is not None:
             kind, id = self.listener.kind, self.body["id"]
-            log.error("the alert %s could not be delivered to the %s: %s", id, kind, self.trouble)
+            log.error("the alert %s could not be delivered (%s): %s", id, kind, self.trouble)
         return self.trouble is None
 
     def _carry(self) -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,11 @@ def _commands(page: Path) -> list[str]:
     return [line for line in lines if line]
 
 
+@cache
+def _help() -> str:
+    return subprocess.run([sys.executable, "-m", "cli", "--help"], capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text())
@@ -38,7 +44,7 @@ def test_every_make_target_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_trimtab_command_exists(page: Path) -> None:
-    known = subprocess.run([sys.executable, "-m", "cli", "--help"], capture_output=True, text=True, check=True).stdout
+    known = _help()
     commands = set(re.findall(r"^\W*([a-z]+) {2,}", known, re.MULTILINE))
     named = set(re.findall(r"`trimtab ([a-z]+)", page.read_text()))
     named |= {line.split()[1] for line in _commands(page) if line.startswith("trimtab ")}

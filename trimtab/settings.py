@@ -28,6 +28,7 @@ class Settings(SettingsWithSecrets):
     s3: bool = Field(False, description="keep data, models and telemetry on an S3 server that the stack starts")
     s3_port: int = Field(8333, ge=1, le=65526, description="the first of ten ports for that S3 server and its parts")
     exporter_port: int = Field(9464, ge=1, le=65535, description="where the loop's metrics are, for Prometheus")
+    exporter: bool = Field(False, description="run the exporter of these metrics as a part of the stack")
 
     postgres_url: SecretStr | None = Field(
         None, description="own PostgreSQL: postgresql://user:password@host:port/database"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
 import sys
 import threading
-from functools import partial
+from collections.abc import Sequence
+from types import ModuleType
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
 from deployments import stack
 from deployments.exporter import machine, records
-from deployments.exporter.rounds import Rounds, Source
+from deployments.exporter.rounds import EVERY_S, Rounds, Source
 from stores.ledger import Ledger
 from trimtab.settings import Settings
 
@@ -21,26 +23,36 @@ from trimtab.settings import Settings
 OURS = {"PREFECT_CLIENT_MAX_RETRIES": "0", "PREFECT_LOGGING_LEVEL": "WARNING"}
 
 
-def sources(settings: Settings) -> list[Source]:
-    """What is read in the place that *settings* name."""
-    from deployments.exporter import runs
-
+def sources(settings: Settings, every_s: float) -> list[Source]:
+    """What is read in the place that *settings* name, most of it every *every_s*."""
     ledger = Ledger(stack.ledger_url(settings))
     project = records.Project(settings.root)
     return [
-        Source("ledger", lambda: records.of(ledger)),
-        Source("data", lambda: records.freshness(ledger, project, records.utc_now)),
-        Source("prefect", lambda: runs.of(settings.work_pool, records.utc_now)),
-        Source("machine", partial(machine.of, settings.state)),
+        Source("ledger", lambda: records.of(ledger), every_s=every_s),
+        Source("data", lambda: records.freshness(ledger, project, records.utc_now), every_s=every_s),
+        Source("prefect", lambda: _runs().of(settings.work_pool, records.utc_now), every_s=every_s),
+        Source("schedules", lambda: _runs().schedules_of(), every_s=4 * every_s),
+        Source("machine", lambda: machine.of(settings.state), every_s=every_s),
     ]
 
 
-def main() -> int:
+def _runs() -> ModuleType:
+    """Loaded by the threads that read: Prefect takes seconds, and the port should answer before."""
+    from deployments.exporter import runs
+
+    return runs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; 1 when the port is taken."""
+    parser = argparse.ArgumentParser(prog="deployments.exporter", description="The loop's metrics, for Prometheus.")
+    parser.add_argument("--every", type=float, default=EVERY_S, help="seconds between readings of a source")
+    every_s = max(parser.parse_args(arguments).every, 0.5)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = Settings()
     os.environ.update({**OURS, **stack.environment(settings), **os.environ})  # before Prefect is imported
-    rounds = Rounds(sources(settings))
+    rounds = Rounds(sources(settings, every_s))
     registry = CollectorRegistry()
     registry.register(rounds)
     ProcessCollector(registry=registry)

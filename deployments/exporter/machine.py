@@ -20,30 +20,22 @@ def of(state: Path) -> Iterator[GaugeMetricFamily]:
     room = shutil.disk_usage(state)
     yield one("disk_free_bytes", "Free where the state folder is.", room.free)
     yield one("disk_size_bytes", "Size of the disk where the state folder is.", room.total)
-    found = report.recorded(state)
-    parts = report.components(found, weigh=False)
+    parts = report.components(report.recorded(state), weigh=True)
     yield gauge(
         "part_up", "1 for each part of the stack that works.", ["part"], [((p.name,), p.healthy) for p in parts]
     )
     yield gauge("part_restarts", "How often a part was restarted.", ["part"], [((p.name,), p.restarts) for p in parts])
-    families = {p.name: processes.family(psutil.Process(p.pid)) for p in parts if p.pid and psutil.pid_exists(p.pid)}
-    taken = {name: _taken(members) for name, members in families.items()}
-    yield gauge(
-        "part_memory_bytes", "Memory of a part and of what it started.", ["part"],
-        [((name,), memory) for name, (memory, _) in taken.items()],
-    )  # fmt: skip
-    yield gauge(
-        "part_cpu_seconds", "Processor time of a part and of what it started.", ["part"],
-        [((name,), cpu) for name, (_, cpu) in taken.items()],
-    )  # fmt: skip
+    weights = [((part.name,), part.rss_mb * 2**20) for part in parts if part.rss_mb is not None]
+    yield gauge("part_memory_bytes", "Memory of a part and of what it started.", ["part"], weights)
+    spent = [((part.name,), _cpu_s(part.pid)) for part in parts if part.pid is not None]
+    yield gauge("part_cpu_seconds", "Processor time of a part and of what it started.", ["part"], spent)
 
 
-def _taken(members: list[psutil.Process]) -> tuple[float, float]:
-    """Memory and processor time. Pages that forks share are counted once for each; who has ended counts with whoever
-    waited for it."""
-    memory, cpu = 0.0, 0.0
-    for member in members:
-        with suppress(psutil.Error):
-            memory += member.memory_info().rss
-            cpu += sum(member.cpu_times()[:4])
-    return memory, cpu
+def _cpu_s(pid: int) -> float:
+    """Of a process and its descendants; who has ended counts with whoever waited for it."""
+    spent = 0.0
+    with suppress(psutil.Error):
+        for member in processes.family(psutil.Process(pid)):
+            with suppress(psutil.Error):
+                spent += sum(member.cpu_times()[:4])
+    return spent

@@ -13,8 +13,8 @@ from prometheus_client.core import GaugeMetricFamily
 log = logging.getLogger("trimtab.exporter")
 
 EVERY_S = 15.0
-FORGET_S = 60.0
-"""A source that has not been read for that long is down, even if its last reading went well and the next one hangs."""
+ROUNDS_MISSED = 4
+"""A source that has missed so many rounds is down, though its last reading went well: the next one hangs."""
 
 Read = Callable[[], Iterable[GaugeMetricFamily]]
 Sample = tuple[Sequence[str], float]
@@ -34,11 +34,11 @@ def one(name: str, about: str, number: float | None) -> GaugeMetricFamily:
 
 
 class Source:
-    """One source and what was read of it last. *read* may raise whatever its driver raises: then what was known stays,
-    and `trimtab_loop_up` is 0."""
+    """One source, read every *every_s*, and what was read of it last. *read* may raise whatever its driver raises: then
+    what was known stays, and `trimtab_loop_up` is 0."""
 
-    def __init__(self, name: str, read: Read) -> None:
-        self.name = name
+    def __init__(self, name: str, read: Read, *, every_s: float = EVERY_S) -> None:
+        self.name, self.every_s = name, every_s
         self.known: tuple[GaugeMetricFamily, ...] = ()
         self.took_s: float | None = None
         self.read_at: float | None = None  # monotonic
@@ -54,7 +54,7 @@ class Source:
     def is_up(self) -> bool:
         """Whether the last reading went well, and not too long ago."""
         age = self.age_s
-        return bool(self._is_well) and age is not None and age < FORGET_S
+        return bool(self._is_well) and age is not None and age < ROUNDS_MISSED * self.every_s
 
     def tend(self) -> None:
         """Read once. What cannot be read is logged once, by the kind of error only: its text may hold an address."""
@@ -73,11 +73,10 @@ class Source:
 
 
 class Rounds:
-    """The sources, read every *every_s* between `start` and `stop`. A collector for a registry."""
+    """The sources, read over and over between `start` and `stop`. A collector for a registry."""
 
-    def __init__(self, sources: Sequence[Source], *, every_s: float = EVERY_S) -> None:
+    def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
-        self._every_s = every_s
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -92,7 +91,7 @@ class Rounds:
     def _go_on(self, source: Source) -> None:
         while not self._stopping.is_set():
             source.tend()
-            self._stopping.wait(self._every_s)
+            self._stopping.wait(source.every_s if source.is_up else min(source.every_s, EVERY_S))
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """For the registry."""

@@ -30,6 +30,7 @@ def plan(settings: Settings, *, only: Collection[str] | None = None) -> Plan:
         model_server(settings) if settings.server_url is None else None,
         registration(settings),
         worker(settings),
+        exporter(settings) if settings.exporter else None,
     ]
     present = [part for part in parts if part is not None and (only is None or part.name in only)]
     return Plan(settings.state, tuple(present))
@@ -58,6 +59,8 @@ def ports(settings: Settings) -> list[Port]:
     if addresses.settled(settings).s3:
         numbers = objects.numbered(settings).values()
         table += [Port("objects", objects.HOST, number, "TRIMTAB_S3_PORT") for number in numbers]
+    if settings.exporter:
+        table.append(Port("exporter", settings.host, settings.exporter_port, "TRIMTAB_EXPORTER_PORT"))
     return [port for port in table if port.component not in external(settings)]
 
 
@@ -193,6 +196,19 @@ def worker(settings: Settings) -> Component:
         needs=(*_prefect(settings), *_objects(settings)),
         stop_timeout_s=20.0,
         kill_children=False,
+    )
+
+
+def exporter(settings: Settings) -> Component:
+    """What tells Prometheus of the loop. It needs nobody: what it cannot read it says to be away."""
+    url = f"http://{settings.host}:{settings.exporter_port}"
+    return Component(
+        name="exporter",
+        command=(*_PYTHON, "deployments.exporter"),
+        probe=Probe("http", f"{url}/metrics"),
+        env=_ours(settings),
+        cwd=str(settings.root),
+        url=url,
     )
 
 

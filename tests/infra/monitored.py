@@ -82,11 +82,11 @@ def wait(condition: Callable[[], object], what: str, *, timeout_s: float = 20) -
 
 
 @contextmanager
-def watching(folder: Path, ports: Sequence[int], server_port: int) -> Iterator[Watched]:
-    """Watch the model server at *server_port*, every second; alerts come after one second instead of minutes."""
+def watching(folder: Path, ports: Sequence[int], server_port: int, exporter_port: int) -> Iterator[Watched]:
+    """Watch a model server and an exporter every second; alerts come after one second instead of minutes."""
     prometheus_port, alertmanager_port, receiver_port = ports
     programs = needed("prometheus"), needed("prometheus-alertmanager")
-    _configure(folder, ports, server_port)
+    _configure(folder, ports, server_port, exporter_port)
     watched = Watched(f"http://127.0.0.1:{prometheus_port}", f"http://127.0.0.1:{alertmanager_port}")
     receiver = _receiver(receiver_port, watched.arrived)
     commands = [
@@ -115,14 +115,15 @@ def watching(folder: Path, ports: Sequence[int], server_port: int) -> Iterator[W
         receiver.server_close()
 
 
-def _configure(folder: Path, ports: Sequence[int], server_port: int) -> None:
+def _configure(folder: Path, ports: Sequence[int], server_port: int, exporter_port: int) -> None:
     """What infra ships, with other ports and shorter times. Debian's Alertmanager reads no address from a file yet."""
-    rules = (INFRA / "prometheus" / "alerts.yaml").read_text()
-    (folder / "alerts.yaml").write_text(re.sub(r"for: \d+m", "for: 1s", rules))
+    for name in ("alerts.yaml", "loop.yaml"):
+        rules = (INFRA / "prometheus" / name).read_text()
+        (folder / name).write_text(re.sub(r"for: \d+[mh]", "for: 1s", rules))
     config = (INFRA / "prometheus" / "prometheus.yaml").read_text()
-    config = config.replace("127.0.0.1:9093", f"127.0.0.1:{ports[1]}").replace(
-        "127.0.0.1:8000", f"127.0.0.1:{server_port}"
-    )
+    for shipped, ours in ((9093, ports[1]), (8000, server_port), (9464, exporter_port)):
+        assert f"127.0.0.1:{shipped}" in config
+        config = config.replace(f"127.0.0.1:{shipped}", f"127.0.0.1:{ours}")
     (folder / "prometheus.yaml").write_text(re.sub(r"interval: \d+s", "interval: 1s", config))
     routes = (INFRA / "alertmanager" / "alertmanager.yaml").read_text()
     routes = re.sub(r"url_file: (\w+)\.url", rf"url: 'http://127.0.0.1:{ports[2]}/\1'", routes)

@@ -248,12 +248,12 @@ def test_receivers_that_never_come_to_an_end_hold_nobody_up(
 def test_a_round_of_delivery_ends_in_time_however_much_waits(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = free_ports(1)
     closed = listener("webhook", url=f"http://127.0.0.1:{port}/")
-    for number in range(30):
+    for number in range(8):
         say(ledger, closed, id=f"batch:{number}")
     monkeypatch.setattr(alerts, "ROUND_S", 0.0)
     assert alerts.deliver_waiting(ledger, [listener("log")]) == []
     monkeypatch.setattr(alerts, "ROUND_S", 20.0)
-    assert len(alerts.deliver_waiting(ledger, [listener("log")])) == 30
+    assert len(alerts.deliver_waiting(ledger, [listener("log")])) == 8
 
 
 def test_a_long_message_is_cut_and_says_where_the_rest_is(ledger: Ledger, service: Service) -> None:

@@ -26,6 +26,12 @@ def test_a_part_with_an_address_of_its_own_is_not_run_and_needs_no_port(name: st
     assert all(name not in part.needs for part in plan.components)
 
 
+def test_the_exporter_is_a_part_where_somebody_asks_for_it(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, exporter=True)
+    assert "exporter" in components.plan(settings).names
+    assert "exporter" in {port.component for port in components.ports(settings)}
+
+
 def test_no_secret_is_in_a_command_or_in_an_address_that_people_see(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, **OWN["postgres"], webhook_url="https://chat.example/hush-hush")
     plan = components.plan(settings)
