@@ -15,7 +15,7 @@ from pathlib import Path
 
 from with_secrets import Missing, content
 
-_SETTINGS = Path("/tmp/accounts.ini")  # nosec B108 # a file system of its own, in memory
+_SETTINGS = Path("/run/scratch/accounts.ini")
 
 
 def main() -> int:

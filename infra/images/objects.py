@@ -16,7 +16,7 @@ from typing import Any
 
 from with_secrets import Missing, content
 
-_ACCOUNTS = Path("/tmp/accounts.json")  # nosec B108 # in memory
+_ACCOUNTS = Path("/run/scratch/accounts.json")
 
 
 def main() -> int:

@@ -128,7 +128,7 @@ def test_its_health_is_found_by_the_engine(place: Place) -> None:
 
 
 def test_it_says_what_is_missing_and_ends_with_2(facts: dict[str, Any]) -> None:
-    with running(facts["tag"], *HARDENED, env={"TRIMTAB_LEDGER_URL": "sqlite:////tmp/x.db"}) as name:
+    with running(facts["tag"], *HARDENED, env={"TRIMTAB_LEDGER_URL": "sqlite:////dev/shm/x.db"}) as name:
         assert docker("wait", name).strip() == "2"
         assert "TRIMTAB_ADMIN_KEYS" in docker("logs", name)
 
