@@ -82,9 +82,10 @@ RUN ["python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"
 # The root project; another one is mounted over it.
 COPY --chown=10001 params.yaml schema.yaml dvc.yaml dvc.lock data.dvc /srv/trimtab/project/
 COPY --chown=10001 .dvc/config /srv/trimtab/project/.dvc/
+COPY --chown=10001 infra/images/project.dvcconfig /srv/trimtab/project/.dvc/config.local
 COPY --chown=10001 sources /srv/trimtab/project/sources
 ENV PYTHONPATH=/srv/code TRIMTAB_PROJECT=/srv/trimtab/project TRIMTAB_HOME=/srv/trimtab/state \
-    DVC_SITE_CACHE_DIR=/tmp/dvc-site DVC_NO_ANALYTICS=1
+    DVC_SITE_CACHE_DIR=/srv/trimtab/state/dvc-site DVC_NO_ANALYTICS=1
 WORKDIR /srv/trimtab/project
 USER 10001
 # Prefect knows whether a worker is alive: it polls.

@@ -21,7 +21,7 @@ from compose_command import Failed, compose
 # Database and owner, as POSTGRES_ACCOUNTS in compose.yaml has them.
 DATABASES = {"prefect": "prefect", "mlflow": "mlflow", "mlflow_accounts": "mlflow", "ledger": "ledger"}
 _BUCKET, _INDEX = "bucket.tar", "backup.json"
-_SOCKET = ("--host", "/tmp")  # where only the administrator inside the container gets in
+_SOCKET = ("--host", "/tmp")  # nosec B108 # where only the administrator inside the container gets in
 _TABLES = "select count(*) from information_schema.tables where table_schema = 'public'"
 
 

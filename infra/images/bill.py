@@ -41,13 +41,21 @@ def main(arguments: list[str]) -> int:
 def python_packages(interpreter: Path) -> dict[str, Any]:
     """The bill of an environment; an empty one where there is none."""
     here = Path(sys.executable).parent
-    command = [here / "cyclonedx-py", "environment", "--output-reproducible", "--spec-version", "1.6", "--of", "JSON"]
+    command = [
+        str(here / "cyclonedx-py"),
+        "environment",
+        "--output-reproducible",
+        "--spec-version",
+        "1.6",
+        "--of",
+        "JSON",
+    ]
     if not interpreter.exists():
         empty = here.parent / "empty.txt"
         empty.touch()
-        command[1:2] = ["requirements", empty]
+        command[1:2] = ["requirements", str(empty)]
     else:
-        command.append(interpreter)
+        command.append(str(interpreter))
     written = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     bill: dict[str, Any] = json.loads(written)
     return bill

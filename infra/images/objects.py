@@ -16,7 +16,7 @@ from typing import Any
 
 from with_secrets import Missing, content
 
-_ACCOUNTS = Path("/tmp/accounts.json")
+_ACCOUNTS = Path("/run/scratch/accounts.json")
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     outside = ("-s3", "-s3.port=8333", "-s3.ip.bind=0.0.0.0", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false",
                f"-s3.config={_ACCOUNTS}")  # fmt: skip
     command = ("weed", "-logtostderr=true", "server", f"-dir={data}", *inside, "-filer", *outside)
-    return os.execvp(command[0], command)
+    return os.execvp(command[0], command)  # nosec B606
 
 
 def account(name: str, file: str, rights: str) -> dict[str, Any]:

@@ -94,12 +94,12 @@ def unlink(library: Path) -> None:
     for path in beside:
         if used := _symbols(path, "--undefined-only") & offered:
             raise SystemExit(f"{library} has to stay: {path.name} uses {min(used)}, {len(used)} symbols in all")
-    subprocess.run(["patchelf", "--remove-needed", library.name, *beside], check=True)
+    subprocess.run(["patchelf", "--remove-needed", library.name, *map(str, beside)], check=True)
     library.unlink()
 
 
 def _symbols(library: Path, which: str) -> set[str]:
-    command = ["nm", "--dynamic", "--format=just-symbols", which, library]
+    command = ["nm", "--dynamic", "--format=just-symbols", which, str(library)]
     return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
 
 
@@ -126,7 +126,7 @@ def strip(site: Path) -> None:
     """Take symbols for debuggers out of compiled modules. Libraries that were repacked beside a package (`*.libs`) stay
     as they are: their layout was changed after they were linked, which strip does not always survive."""
     if own := [path for path in _compiled(site) if not path.relative_to(site).parts[0].endswith(".libs")]:
-        subprocess.run(["strip", "--strip-unneeded", *own], check=True)
+        subprocess.run(["strip", "--strip-unneeded", *map(str, own)], check=True)
 
 
 def _compiled(folder: Path) -> list[Path]:

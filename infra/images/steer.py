@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 
-_SOCKET, _BACKEND = "/tmp/haproxy.sock", "models"
+_SOCKET, _BACKEND = "/run/scratch/haproxy.sock", "models"
 _WITHIN_S = 60.0
 
 
@@ -44,13 +44,14 @@ def steer(wanted: str, name: str) -> None:
     if refused := say(f"set server {_BACKEND}/{name} state {wanted}").strip():
         raise Unable(refused)
     end = time.monotonic() + _WITHIN_S
+    state = states()[name]
     while time.monotonic() < end:
-        state = states()[name]
         if wanted == "drain" and state["scur"] == "0":
             return
         if wanted == "ready" and state["status"] == "UP":
             return
         time.sleep(0.1)
+        state = states()[name]
     raise Unable(f"after {_WITHIN_S:g} s it is {state['status']}, with {state['scur']} requests")
 
 

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     except Missing as error:
         print(f"{arguments[0]} does not start: {error}", file=sys.stderr)
         return 2
-    return os.execvpe(arguments[0], arguments, environment)
+    return os.execvpe(arguments[0], arguments, environment)  # nosec B606
 
 
 def with_contents(environment: Mapping[str, str]) -> dict[str, str]:

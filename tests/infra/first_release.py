@@ -15,10 +15,10 @@ from trimtab.settings import Settings
 def main(version: int) -> None:
     """Another *version* is another release."""
     settings = Settings()
-    made = tiny_bundle(Path("/tmp/made"), version=version, seed=version)
+    made = tiny_bundle(Path("made").absolute(), version=version, seed=version)
     manifest = made.manifest
     fields = {name: value for name, value in manifest.model_dump().items() if name != "files"}
-    files = {name: Path("/tmp/made") / made.digest / name for name in manifest.files}
+    files = {name: Path("made").absolute() / made.digest / name for name in manifest.files}
     kept = Shelf.at(settings.releases, settings.store, settings.store_endpoint).write(
         manifest_fields=fields, files=files
     )
