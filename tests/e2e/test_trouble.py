@@ -247,10 +247,11 @@ def test_with_mlflow_and_postgres_killed_in_the_middle_a_retrain_still_gets_ther
     def another_model(params: dict[str, Any]) -> None:
         params["train"]["seed"] = int(time.time())
         params["gate"] |= {"min": 0.0, "max_regression": 0.9, "slices": {}}
+        params["rollout"]["slices"] = {}
 
     with same_champion(stack) as before, changed_params(stack, another_model):
         run = _asked_from_a_shell(stack, "retrain/nightly")
-        eventually(lambda: _running_candidates(stack), within_s=110, what="a candidate in the making")
+        eventually(lambda: _running_candidates(stack), within_s=90, what="a candidate in the making")
         for part in parts:
             os.kill(before_it[part]["pid"], signal.SIGKILL)
         over = ended(stack, run, within_s=120)
