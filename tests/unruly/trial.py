@@ -45,7 +45,8 @@ class Seat:
         thread.start()
         try:
             yield self
-            self._wait_for_the_last()
+            if live := self.ledger.live():
+                self._wait_for(live.version)
         finally:
             self._over.set()
             thread.join(timeout=10)
@@ -60,13 +61,14 @@ class Seat:
                     pass  # it is away; when it is back it will say where it stands
                 time.sleep(0.03)
 
-    def _wait_for_the_last(self) -> None:
-        live, deadline = self.ledger.live(), time.monotonic() + SEEN_WITHIN_S
-        while live and max(self.first, default=0) < live.version and time.monotonic() < deadline:
+    def _wait_for(self, version: int) -> None:
+        deadline = time.monotonic() + SEEN_WITHIN_S
+        while not self._over.is_set() and max(self.first, default=0) < version and time.monotonic() < deadline:
             time.sleep(0.03)
 
     def lag_s(self, moved: Live) -> float:
-        """How long after the ledger the server stood there, or at a later version."""
+        """How long after the ledger the server stood there, or at a later version; waited for while it is watched."""
+        self._wait_for(moved.version)
         seen = [at for version, at in self.first.items() if version >= moved.version]
         return (min(seen) - moved.recorded_at).total_seconds() if seen else float("inf")
 
