@@ -166,6 +166,8 @@ def test_prometheus_sees_where_rollouts_stand(running: Place) -> None:
     line = re.compile(rf'trimtab_rollout_since_seconds{{release="{trial.challenger.digest}",rollout="in-metrics",'
                       r'state="shadow"} 1\.\d+e\+09')  # fmt: skip
     running.wait(lambda: line.search(trial.get("/metrics")[1]), "the metric")
+    shown = [said for said in trial.get("/metrics")[1].splitlines() if 'rollout="in-metrics",state=' in said]
+    assert len(shown) == 1, "a rollout stands in one place"
 
 
 # -- what is told of a rollout in each of its states

@@ -140,6 +140,7 @@ def test_a_stack_whose_state_folder_is_deleted_stops(running: Running) -> None:
     for path in sorted(running.state.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     eventually(lambda: not any(alive(process) for process in everything[1:]), within_s=15)
+    assert len(everything) > 1, "there was something to stop"
 
 
 def test_the_supervisor_is_small(running: Running) -> None:
