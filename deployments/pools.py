@@ -108,6 +108,7 @@ def run_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str,
     hidden: dict[str, str | None] = {"PREFECT_API_AUTH_STRING": None, "PREFECT_API_KEY": None}
     cloned = {"PYTHONPATH": _CLONED, "TRIMTAB_PROJECT": _CLONED} if settings.code else {}
     ours = {
+        "HOME": SCRATCH,
         "PREFECT_HOME": f"{STATE}/prefect",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_TRACKING_URI": settings.tracking_uri,

@@ -93,8 +93,9 @@ class Here:
 
     @property
     def server(self) -> Server:
-        """The model server, with the key that opens it."""
-        return Server(self.settings.model_server, self.settings.server_key)
+        """The model server, or all of its replicas, with the key that opens it."""
+        url = self.settings.server_replicas
+        return Server(url or self.settings.model_server, self.settings.server_key, is_many=url is not None)
 
     @property
     def cache(self) -> Path:

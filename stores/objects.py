@@ -18,6 +18,9 @@ from typing import IO, Any
 from stores.s3 import Damaged, NoSuchObject, ObjectsError, Refused, Requests, Unreachable, address
 
 _PART_BYTES = 16 * 1024 * 1024
+# SeaweedFS (4.48) looks whether an object is there before it puts the parts together, not as it does: of four writers
+# at once it told three that they were first. One request holds what it promises.
+_CONDITIONAL_BYTES = 64 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 _LISTED_AT_ONCE = _DELETED_AT_ONCE = 1000
 _SHA256, _WRITE = "sha256", "write"
@@ -51,7 +54,7 @@ class Objects:
         """Write an object, in parts when it is large; it appears when all of it has arrived.
 
         With *if_absent* an object that is there stays as it is, and the answer is False. Of several writers at once
-        exactly one is told True, also when its request had to be repeated.
+        exactly one is told True, also when its request had to be repeated; above 64 MB on Amazon's S3 only.
         """
         mark = {_SHA256: _sha256(content), _WRITE: uuid.uuid4().hex}
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
@@ -59,7 +62,7 @@ class Objects:
         target = {"Bucket": self._bucket, "Key": self._prefix + key}
         described = {"Metadata": mark, "ContentType": guess_type(key)[0] or "application/octet-stream"}
         with _opened(content) as file:
-            if size > _PART_BYTES:
+            if size > (_CONDITIONAL_BYTES if if_absent else _PART_BYTES):
                 if if_absent and self._mark(key) is not None:
                     return False  # before all of it is sent in vain
                 written = self._put_parts(file, target, condition, described)

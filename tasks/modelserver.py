@@ -1,13 +1,20 @@
-"""The model server, over HTTP: load a release beside the live one, probe it, see who answers."""
+"""The model server, over HTTP: load a release beside the live one, probe it, see who answers. Where it has several
+replicas, what flows ask is asked of each of them: a load balancer in between would pick one."""
 
 from __future__ import annotations
 
+import socket
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
+
+Answer = TypeVar("Answer")
 
 
 class ServerRefused(RuntimeError):
@@ -16,20 +23,47 @@ class ServerRefused(RuntimeError):
 
 @dataclass(frozen=True)
 class Server:
-    """A model server's address, and the key of scope admin if it asks for one. Its text does not show the key."""
+    """A model server's address, and the key of scope admin if it asks for one. Its text does not show the key.
+
+    With *is_many*, every address that the URL's name stands for is a replica (several A records, as Compose gives an
+    alias and Kubernetes a headless service).
+    """
 
     url: str
     key: SecretStr | None = None
+    is_many: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
         """What opens the server."""
         return {"X-API-Key": self.key.get_secret_value()} if self.key else {}
 
+    def replicas(self) -> list[Server]:
+        """Each replica by its own address; itself where it is one. Raises ServerRefused when the name is unknown."""
+        if not self.is_many:
+            return [self]
+        parts = urlsplit(self.url)
+        port = parts.port or 80
+        try:
+            found = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)}
+        except OSError as error:
+            raise ServerRefused(f"{self.url} has no replica: its name stands for no address ({error})") from error
+        hosts = [f"[{address}]" if ":" in address else address for address in sorted(found)]
+        return [replace(self, url=f"{parts.scheme}://{host}:{port}", is_many=False) for host in hosts]
+
+
+def _each(server: Server, ask: Callable[[Server], Answer]) -> list[Answer]:
+    """What every replica answers, asked at the same time; the first error is raised when all have answered."""
+    replicas = server.replicas()
+    if len(replicas) == 1:
+        return [ask(replicas[0])]
+    with ThreadPoolExecutor(len(replicas)) as pool:
+        return list(pool.map(ask, replicas))
+
 
 def load(server: Server, digest: str, *, timeout_s: float = 30.0) -> None:
-    """Have the release loaded beside the live one. Raises ServerRefused."""
-    _post(server, f"/releases/{digest}/load", timeout_s)
+    """Have the release loaded beside the live one, in every replica. Raises ServerRefused."""
+    _each(server, lambda one: _post(one, f"/releases/{digest}/load", timeout_s))
 
 
 def ready(server: Server, *, within_s: float, path: str = "/ready") -> bool:
@@ -65,14 +99,16 @@ def in_flight(server: Server) -> float:
 
 
 def probe(server: Server, digest: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
-    """Health, and the release's own samples through the whole path against the recorded predictions.
+    """Health, and the release's own samples through the whole path against the recorded predictions, in every replica;
+    what was found, with the number of replicas.
 
     Raises ServerRefused when the answers differ.
     """
-    found = _post(server, f"/releases/{digest}/probe", timeout_s)
-    if not found["ok"]:
-        raise ServerRefused(f"the release does not answer as recorded: {found['reason']}")
-    return found
+    found = _each(server, lambda one: _post(one, f"/releases/{digest}/probe", timeout_s))
+    for one in found:
+        if not one["ok"]:
+            raise ServerRefused(f"the release does not answer as recorded: {one['reason']}")
+    return {**found[0], "replicas": len(found)}
 
 
 def live(server: Server) -> dict[str, Any]:
@@ -86,8 +122,15 @@ def live(server: Server) -> dict[str, Any]:
 
 
 def wait_until_followed(server: Server, version: int, *, within_s: float = 10.0) -> bool:
-    """Whether the server stands at the ledger's *version*, or a newer one, within that time. It follows by itself;
-    one that does not answer will find out when it is back."""
+    """Whether every replica stands at the ledger's *version*, or a newer one, within that time. They follow by
+    themselves; one that does not answer will find out when it is back."""
+    try:
+        return all(_each(server, lambda one: _has_followed(one, version, within_s)))
+    except ServerRefused:
+        return False
+
+
+def _has_followed(server: Server, version: int, within_s: float) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:
@@ -100,7 +143,15 @@ def wait_until_followed(server: Server, version: int, *, within_s: float = 10.0)
 
 
 def refused(server: Server, digest: str) -> str | None:
-    """Why the server will not have a release, as after one that killed it; None when it does, or does not answer."""
+    """Why a replica will not have a release, as after one that killed it; None when all do, or do not answer."""
+    try:
+        reasons = _each(server, lambda one: _refused(one, digest))
+    except ServerRefused:
+        return None
+    return next(filter(None, reasons), None)
+
+
+def _refused(server: Server, digest: str) -> str | None:
     try:
         reason = (live(server).get("refused") or {}).get(digest)
     except ServerRefused:

@@ -37,6 +37,12 @@ class Settings(SettingsWithSecrets):
     prefect_url: str | None = Field(None, description="own Prefect server: http://host:port/api")
     mlflow_url: str | None = Field(None, description="own MLflow server: http://host:port")
     server_url: str | None = Field(None, description="own model server: http://host:port")
+    server_replicas: str | None = Field(
+        None,
+        pattern="^http://.+",
+        description="http://name:port where each address of the name is a replica, which flows load and probe; "
+        "default: server_url, as the only one",
+    )
     server_key: SecretStr | None = Field(None, description="key of scope admin for a model server that asks for one")
 
     store: str | None = Field(

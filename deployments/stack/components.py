@@ -22,6 +22,8 @@ _STOCK_WORKER = {
 def plan(settings: Settings, *, only: Collection[str] | None = None) -> Plan:
     """The components that are ours to run, or those in *only*; a part that has an address of its own is left out."""
     settings = addresses.settled(settings)
+    if is_elsewhere(settings):
+        return Plan(settings.state, ())
     parts = [
         postgres.component(settings) if settings.postgres_url is None else None,
         objects.component(settings) if settings.s3 else None,
@@ -34,6 +36,12 @@ def plan(settings: Settings, *, only: Collection[str] | None = None) -> Plan:
     ]
     present = [part for part in parts if part is not None and (only is None or part.name in only)]
     return Plan(settings.state, tuple(present))
+
+
+def is_elsewhere(settings: Settings) -> bool:
+    """Whether nothing here is ours to run: every server has an address, and flows run in somebody's containers."""
+    given = (settings.ledger_url, settings.prefect_url, settings.mlflow_url, settings.server_url)
+    return None not in given and settings.pool_type != "process"
 
 
 def external(settings: Settings) -> dict[str, str]:
@@ -169,29 +177,22 @@ def _own_scratch() -> str:
 
 
 def worker(settings: Settings) -> Component:
-    """What runs the flows: the warm worker, or Prefect's own.
+    """What runs the flows: the warm worker or Prefect's own, or the one that starts containers.
 
     It is started when Prefect answers: a worker that finds nobody tries again only after half a minute, and
     never gets back the event stream by which runs are cancelled.
     """
-    warm = settings.worker == "warm"
-    stock = (
-        "prefect",
-        "worker",
-        "start",
-        "--pool",
-        settings.work_pool,
-        "--type",
-        "process",
-    )
+    is_warm = settings.worker == "warm" and settings.pool_type == "process"
+    pool = ("--pool", settings.work_pool)
+    if is_warm or settings.pool_type == "docker":
+        program: tuple[str, ...] = (f"deployments.{'warm' if is_warm else 'docker'}_worker", *pool)
+    else:
+        program = ("prefect", "worker", "start", *pool, "--type", settings.pool_type)
     return Component(
         name="worker",
-        command=(
-            *_PYTHON,
-            *(("deployments.warm_worker", "--pool", settings.work_pool) if warm else stock),
-        ),
+        command=(*_PYTHON, *program),
         probe=Probe("worker", settings.prefect_api, pool=settings.work_pool),
-        env={**_ours(settings), "TMPDIR": _own_scratch(), **({} if warm else _STOCK_WORKER)},
+        env={**_ours(settings), "TMPDIR": _own_scratch(), **({} if is_warm else _STOCK_WORKER)},
         cwd=str(settings.root),
         needs=(*_prefect(settings), *_objects(settings)),
         stop_timeout_s=20.0,

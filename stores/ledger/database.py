@@ -92,9 +92,16 @@ class Database:
         return True
 
     def rows(self, query: Any) -> Sequence[Row[Any]]:
-        """What *query* finds."""
-        with self.transaction() as db:
-            return db.execute(query).all()
+        """What *query* finds; asked again when the server goes away in the middle."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                with self.transaction() as db:
+                    return db.execute(query).all()
+            except LedgerUnavailable:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.2)
 
 
 def _add_missing_columns(db: Connection) -> None:

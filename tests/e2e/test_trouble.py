@@ -82,7 +82,8 @@ def test_wrong_params_are_named_with_their_line(
 def test_a_parameter_that_a_flow_does_not_have_is_named_beside_those_that_it_has(stack: Stack) -> None:
     done = stack.trimtab("run", "ingest", "-p", "peroid=2013-03", check=False)
     assert done.returncode == 1
-    assert done.stderr.strip() == ("trimtab: ingest has no parameter peroid: its parameters are period, and_validate")
+    told = "trimtab: ingest has no parameter peroid: its parameters are period, and_validate, changed"
+    assert done.stderr.strip() == told
 
 
 def test_up_a_second_time_changes_nothing(stack: Stack) -> None:

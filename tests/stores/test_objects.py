@@ -58,7 +58,7 @@ def test_a_listing_and_a_removal_go_on_after_their_first_page(
     assert not list(objects.list())
 
 
-@pytest.mark.parametrize("content", [b"small", LARGE], ids=["at once", "in parts"])
+@pytest.mark.parametrize("content", [b"small", LARGE], ids=["small", "larger than a part"])
 def test_of_writers_at_once_exactly_one_is_told_that_it_wrote(seaweed: Seaweed, content: bytes) -> None:
     url, writers = seaweed.place(), 4
     together = threading.Barrier(writers)
@@ -74,11 +74,15 @@ def test_of_writers_at_once_exactly_one_is_told_that_it_wrote(seaweed: Seaweed, 
     assert seaweed.objects(url).read("one")[-1] == told.index(True)
 
 
-def test_a_large_file_goes_in_parts_and_comes_back_whole(seaweed: Seaweed, tmp_path: Path) -> None:
+def test_a_large_file_goes_in_parts_and_comes_back_whole(
+    seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "large").write_bytes(LARGE)
     objects = seaweed.objects()
     assert objects.put("large", tmp_path / "large")
     assert not objects.put("large", b"something else", if_absent=True)
+    monkeypatch.setattr("stores.objects._CONDITIONAL_BYTES", 1000)
+    assert not objects.put("large", LARGE[::-1], if_absent=True), "the parts are not even sent"
     etag = objects.fetch("large", tmp_path / "back")
     assert etag.endswith("-2")
     assert (tmp_path / "back").read_bytes() == LARGE
