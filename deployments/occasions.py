@@ -17,7 +17,7 @@ from prefect.deployments import deploy
 from prefect.events import DeploymentEventTrigger
 from prefect.schedules import Schedule
 
-from deployments.crash_detection import ensure_crash_automation
+from deployments.crash_detection import ensure_crash_automations
 from deployments.pools import RETRAIN_QUEUE, Pool, ensure_pool, pool_of
 from stores.ledger import Ledger
 from tasks.orchestrator import RESOURCE, TAG
@@ -28,6 +28,7 @@ from trimtab.settings import Settings
 
 CODE = Path(__file__).resolve().parent.parent
 ALERTING = "trimtab-alerting"
+CONTAINERS_MAY_TAKE_S, NODES_MAY_TAKE_S = 300, 900  # until a run begins: images are pulled, nodes are added
 ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
 
@@ -96,7 +97,7 @@ def occasions(project: Params, settings: Settings) -> list[Occasion]:
 def register(settings: Settings) -> list[str]:
     """Tell Prefect about every occasion, and about no others; their titles. Safe to repeat.
 
-    Makes the ledger's tables, the work pool and the automation that finds lost runs as well. Raises WrongPool.
+    Makes the ledger's tables, the work pool and the automations that find lost runs as well. Raises WrongPool.
     """
     project, pool = params.load(settings.root), pool_of(settings, os.environ)
     if settings.ledger_url is not None:
@@ -111,7 +112,7 @@ def register(settings: Settings) -> list[str]:
     )  # fmt: skip
     with get_client(sync_client=True) as client:
         _prune(client, {occasion.title for occasion in listed})
-    ensure_crash_automation()
+    ensure_crash_automations(start_s=NODES_MAY_TAKE_S if pool.kind == "kubernetes" else CONTAINERS_MAY_TAKE_S)
     return [occasion.title for occasion in listed]
 
 

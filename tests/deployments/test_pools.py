@@ -92,7 +92,7 @@ def test_runs_get_addresses_as_they_are_and_secrets_as_names_of_files(monkeypatc
     assert variables["AWS_SECRET_ACCESS_KEY_FILE"] == "/run/secrets/s3"
     assert variables["PREFECT_API_AUTH_STRING_FILE"] == "/run/secrets/prefect"
     assert variables["AWS_REGION"] == "eu-central-1"
-    assert "HOME" not in variables
+    assert variables["HOME"] == "/tmp", "not the home of whoever registered"
     assert variables["PREFECT_API_AUTH_STRING"] is None, "what Prefect's worker would write down is taken away"
     assert MARKED not in str(pool_of(settings, environ))
 
