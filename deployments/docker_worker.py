@@ -50,12 +50,12 @@ async def tidy(pool: str) -> None:
         await asyncio.sleep(TIDY_EVERY_S)
 
 
-async def serve(pool: str, name: str | None, *, with_healthcheck: bool) -> None:
-    """Work until told to stop. Runs that are under way go on by themselves."""
+async def serve(pool: str, name: str | None, *, limit: int, with_healthcheck: bool) -> None:
+    """Work until told to stop, with *limit* runs at once. Runs that are under way go on by themselves."""
     for number in (signal.SIGTERM, signal.SIGINT):
         # Threads that wait for containers to end would keep the process until these have ended.
         asyncio.get_running_loop().add_signal_handler(number, os._exit, 0)
-    given: dict[str, Any] = {"work_pool_name": pool} | ({"name": name} if name else {})
+    given: dict[str, Any] = {"work_pool_name": pool, "limit": limit} | ({"name": name} if name else {})
     tidying = asyncio.create_task(tidy(pool))
     try:
         await TidyDockerWorker(**given).start(with_healthcheck=with_healthcheck)
@@ -68,10 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="deployments.docker_worker", description=(__doc__ or "").split(":")[0])
     parser.add_argument("--pool", required=True, help="work pool of type docker")
     parser.add_argument("--name", help="the worker's name in the UI")
+    parser.add_argument("--limit", type=int, default=max(4, os.cpu_count() or 4), help="runs at once on this machine")
     parser.add_argument("--with-healthcheck", action="store_true", help="answer /health, as Prefect's worker does")
     options = parser.parse_args(arguments)
     containers.check()
-    asyncio.run(serve(options.pool, options.name, with_healthcheck=options.with_healthcheck))
+    asyncio.run(serve(options.pool, options.name, limit=options.limit, with_healthcheck=options.with_healthcheck))
     return 0
 
 

@@ -118,7 +118,7 @@ def run_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str,
 
 def _own_folders(volumes: Sequence[str]) -> list[str]:
     """What a run writes to, as volumes of its own that begin as the image has them and go with the container."""
-    mounted = {volume.split(":")[1] for volume in volumes if ":" in volume}
+    mounted = {volume.split(":")[min(1, volume.count(":"))] for volume in volumes}
     return [folder for folder in (STATE, PROJECT) if folder not in mounted]
 
 

@@ -15,7 +15,7 @@ from trimtab.secret_files import SettingsWithSecrets
 class Settings(SettingsWithSecrets):
     """One place's addresses. An address left empty is served by the embedded stack."""
 
-    model_config = SettingsConfigDict(env_prefix="TRIMTAB_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="TRIMTAB_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     project: Path = Field(Path(), description="folder with params.yaml")
     home: Path | None = Field(None, description="state folder; default: .trimtab in the project")
