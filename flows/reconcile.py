@@ -48,6 +48,8 @@ def owed_retrains(place: Here) -> list[str]:
         if decision.action != "retrain" or work in outcomes or not _is_due(decision.recorded_at):
             continue
         attempt = next_attempt(place, work)
+        if attempt is not None and orchestrator.is_asked_for(RETRAIN, {"decision": decision.id}):
+            continue  # the event's run waits for a worker, or for its container
         if attempt is not None:
             run = orchestrator.start(RETRAIN, key=f"{work}#{attempt}", parameters={"decision": decision.id})
             started.append(f"retrain for {decision.id}: run {run}")
@@ -67,7 +69,8 @@ def owed_monitoring(place: Here) -> list[str]:
         work = f"monitor:{check.period}:{check.digest}"
         if check.accepted and work not in outcomes and _is_due(check.recorded_at):
             parameters = {"period": check.period, "batch": check.digest}
-            started += try_again(place, MONITOR, work, parameters)
+            if not orchestrator.is_asked_for(MONITOR, parameters):
+                started += try_again(place, MONITOR, work, parameters)
     return started
 
 

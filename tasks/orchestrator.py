@@ -66,6 +66,22 @@ def run_state(id: str) -> str | None:
     return run.state_type.value if run.state_type else None
 
 
+ALIVE = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING)
+
+
+def is_asked_for(deployment: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a run of *deployment* with these *parameters* goes on or waits for a worker, whoever asked for it."""
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*ALIVE])),
+                tags=FlowRunFilterTags(all_=[deployment]),
+            ),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        )
+    return any(all(run.parameters.get(name) == value for name, value in parameters.items()) for run in runs)
+
+
 @dataclass(frozen=True)
 class LostRun:
     """A flow run that did not end well."""

@@ -4,6 +4,7 @@ own and everything on S3, with a worker killed, a batch that comes late, and a d
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import httpx
 import pytest
@@ -92,6 +93,21 @@ def test_each_run_had_a_container_of_its_own_and_nothing_is_left_of_them(team: T
     parents = [run for run in played.runs if run["parent_task_run_id"] is None and run["start_time"]]
     assert len(played.containers) >= 0.8 * len(parents), "looked at every second"
     wait(lambda: not team.containers_of_runs(), "the last container is gone", within_s=60)
+
+
+def test_both_workers_had_runs_and_runs_of_all_kinds_went_on_at_the_same_time(team: Team, played: Week) -> None:
+    for number in (1, 2):
+        assert docker("logs", team.container("worker", number)).count("submitting flow run") >= 3
+    ended = [run for run in played.runs if occasion(run) and run["end_time"]]
+    times = [(occasion(run), run["start_time"], run["end_time"]) for run in ended]
+    together = {frozenset((a, c)) for a, b, e in times for c, d, f in times if a != c and b < f and d < e}
+    assert frozenset(("retrain", "ingest")) in together
+    assert frozenset(("deploy", "retrain")) in together or frozenset(("deploy", "ingest")) in together
+
+
+def occasion(run: dict[str, Any]) -> str:
+    """The flow of an occasion's run; nothing for one that is part of another."""
+    return next((tag.partition("/")[0] for tag in run["tags"] if "/" in tag), "")
 
 
 def test_every_answer_and_its_label_are_in_the_store(team: Team, played: Week) -> None:
