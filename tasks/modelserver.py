@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -15,10 +16,15 @@ import httpx
 from pydantic import SecretStr
 
 Answer = TypeVar("Answer")
+AWAY_S = 10.0  # how long a replica that nobody hears from is asked again
 
 
 class ServerRefused(RuntimeError):
     """The model server would not take a release; *problem* says why."""
+
+
+class Away(ServerRefused):
+    """Nobody listens there: the replica is starting, ending, or dead."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,30 @@ class Server:
 
 
 def _each(server: Server, ask: Callable[[Server], Answer]) -> list[Answer]:
-    """What every replica answers, asked at the same time; the first error is raised when all have answered."""
+    """What every replica answers, asked at the same time; the first error is raised when all have answered. Raises
+    ServerRefused when none is left."""
+    if not server.is_many:
+        return [ask(server)]
     replicas = server.replicas()
-    if len(replicas) == 1:
-        return [ask(replicas[0])]
     with ThreadPoolExecutor(len(replicas)) as pool:
-        return list(pool.map(ask, replicas))
+        answers = [answer for found in pool.map(partial(_while_there, server, ask), replicas) for answer in found]
+    if not answers:
+        raise Away(f"{server.url} has no replica left: all that it had are gone")
+    return answers
+
+
+def _while_there(server: Server, ask: Callable[[Server], Answer], one: Server) -> list[Answer]:
+    """The replica's answer; nothing when the name has ceased to stand for it, as it does when replicas are rolled."""
+    deadline = time.monotonic() + AWAY_S
+    while True:
+        try:
+            return [ask(one)]
+        except Away:
+            if one not in server.replicas():
+                return []
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.5)
 
 
 def load(server: Server, digest: str, *, timeout_s: float = 30.0) -> None:
@@ -164,7 +188,9 @@ def _post(server: Server, path: str, timeout_s: float) -> dict[str, Any]:
     try:
         answer = httpx.post(url, headers=server.headers, timeout=timeout_s)
     except httpx.HTTPError as error:
-        raise ServerRefused(f"{url} does not answer: {type(error).__name__}: {error}") from error
+        is_gone = isinstance(error, httpx.NetworkError | httpx.ConnectTimeout | httpx.RemoteProtocolError)
+        told = f"{url} does not answer: {type(error).__name__}: {error}"
+        raise (Away(told) if is_gone else ServerRefused(told)) from error
     if answer.status_code >= 400:
         raise ServerRefused(_refusal(answer))
     return dict(answer.json())
