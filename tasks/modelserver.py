@@ -16,7 +16,7 @@ import httpx
 from pydantic import SecretStr
 
 Answer = TypeVar("Answer")
-AWAY_S = 10.0  # how long a replica that nobody hears from is asked again
+AWAY_S = 10.0  # how long to wait for a replica that nobody hears from, or for a first one: names in DNS lag behind
 
 
 class ServerRefused(RuntimeError):
@@ -45,7 +45,7 @@ class Server:
         return {"X-API-Key": self.key.get_secret_value()} if self.key else {}
 
     def replicas(self) -> list[Server]:
-        """Each replica by its own address; itself where it is one. Raises ServerRefused when the name is unknown."""
+        """Each replica by its own address; itself where it is one. Raises Away when the name is unknown."""
         if not self.is_many:
             return [self]
         parts = urlsplit(self.url)
@@ -53,33 +53,44 @@ class Server:
         try:
             found = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)}
         except OSError as error:
-            raise ServerRefused(f"{self.url} has no replica: its name stands for no address ({error})") from error
+            raise Away(f"{self.url} has no replica: its name stands for no address ({error})") from error
         hosts = [f"[{address}]" if ":" in address else address for address in sorted(found)]
         return [replace(self, url=f"{parts.scheme}://{host}:{port}", is_many=False) for host in hosts]
 
 
-def _each(server: Server, ask: Callable[[Server], Answer]) -> list[Answer]:
+def _each(server: Server, ask: Callable[[Server], Answer], *, away_s: float = 0.0) -> list[Answer]:
     """What every replica answers, asked at the same time; the first error is raised when all have answered. Raises
-    ServerRefused when none is left."""
+    Away when there is none, or nobody hears from one for *away_s*."""
     if not server.is_many:
         return [ask(server)]
-    replicas = server.replicas()
+    deadline = time.monotonic() + away_s
+    replicas = _patiently(server.replicas, deadline)
     with ThreadPoolExecutor(len(replicas)) as pool:
-        answers = [answer for found in pool.map(partial(_while_there, server, ask), replicas) for answer in found]
+        answers = [a for found in pool.map(partial(_while_there, server, ask, deadline), replicas) for a in found]
     if not answers:
         raise Away(f"{server.url} has no replica left: all that it had are gone")
     return answers
 
 
-def _while_there(server: Server, ask: Callable[[Server], Answer], one: Server) -> list[Answer]:
+def _while_there(server: Server, ask: Callable[[Server], Answer], deadline: float, one: Server) -> list[Answer]:
     """The replica's answer; nothing when the name has ceased to stand for it, as it does when replicas are rolled."""
-    deadline = time.monotonic() + AWAY_S
-    while True:
+
+    def asked() -> list[Answer]:
         try:
             return [ask(one)]
         except Away:
             if one not in server.replicas():
                 return []
+            raise
+
+    return _patiently(asked, deadline)
+
+
+def _patiently(ask: Callable[[], Answer], deadline: float) -> Answer:
+    while True:
+        try:
+            return ask()
+        except Away:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.5)
@@ -87,7 +98,7 @@ def _while_there(server: Server, ask: Callable[[Server], Answer], one: Server) -
 
 def load(server: Server, digest: str, *, timeout_s: float = 30.0) -> None:
     """Have the release loaded beside the live one, in every replica. Raises ServerRefused."""
-    _each(server, lambda one: _post(one, f"/releases/{digest}/load", timeout_s))
+    _each(server, lambda one: _post(one, f"/releases/{digest}/load", timeout_s), away_s=AWAY_S)
 
 
 def ready(server: Server, *, within_s: float, path: str = "/ready") -> bool:
@@ -128,7 +139,7 @@ def probe(server: Server, digest: str, *, timeout_s: float = 30.0) -> dict[str, 
 
     Raises ServerRefused when the answers differ.
     """
-    found = _each(server, lambda one: _post(one, f"/releases/{digest}/probe", timeout_s))
+    found = _each(server, lambda one: _post(one, f"/releases/{digest}/probe", timeout_s), away_s=AWAY_S)
     for one in found:
         if not one["ok"]:
             raise ServerRefused(f"the release does not answer as recorded: {one['reason']}")

@@ -159,6 +159,17 @@ def test_a_name_that_stands_for_nothing_is_told(pair: Pair, servers: Server, nam
     assert modelserver.refused(servers, "0" * 64) is None
 
 
+def test_a_name_that_is_not_known_yet_is_waited_for(
+    pair: Pair, servers: Server, name: Name, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS says for some seconds that there is nobody when the first pods have just become ready."""
+    monkeypatch.setattr(modelserver, "AWAY_S", 30)
+    name.addresses.clear()
+    soon = threading.Timer(0.7, name.addresses.extend, ([FIRST, SECOND],))
+    soon.start()
+    assert modelserver.probe(servers, pair.release(13).digest)["replicas"] == 2
+
+
 def test_following_means_every_replica(pair: Pair, servers: Server, name: Name) -> None:
     version = pair.first.go_live(pair.release(9).digest)
     assert modelserver.wait_until_followed(servers, version, within_s=10)
