@@ -9,6 +9,7 @@ containers, which run as other users, and by nobody else."""
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import secrets
 import stat
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+LISTS = ("server-admin", "server-predict", "server-labels")
+FLOWS_KEY = "flows-admin"  # the one of server-admin that flows send: the first
 
 
 def main(arguments: list[str]) -> int:
@@ -80,8 +83,22 @@ def _write(file: Path, text: str) -> None:
     draft.rename(file)
 
 
-def _key() -> str:
+def new_key() -> str:
+    """A long random text."""
     return secrets.token_urlsafe(32)
+
+
+def keys_of(text: str) -> list[str]:
+    """The keys of a list as the servers read it: one a line, with commas, or as a JSON list."""
+    if text.lstrip().startswith("["):
+        return [str(key) for key in json.loads(text)]
+    return [key.strip() for key in text.replace("\n", ",").split(",") if key.strip()]
+
+
+def _first(name: str, text: str) -> str:
+    if not (keys := keys_of(text)):
+        raise SystemExit(f"{name} holds no key: write one into it, or delete it to get a new one")
+    return keys[0]
 
 
 def _pair() -> str:
@@ -95,25 +112,24 @@ def _database(user: str, driver: str, database: str) -> Callable[[Callable[[str]
 
 
 _MADE: dict[str, Callable[[], str]] = {
-    "postgres-prefect": _key,
-    "postgres-mlflow": _key,
-    "postgres-ledger": _key,
-    "prefect-auth": lambda: f"trimtab:{_key()}",
-    "mlflow-admin": _key,
-    "mlflow-flows": _key,
-    "mlflow-flask": _key,
+    "postgres-prefect": new_key,
+    "postgres-mlflow": new_key,
+    "postgres-ledger": new_key,
+    "prefect-auth": lambda: f"trimtab:{new_key()}",
+    "mlflow-admin": new_key,
+    "mlflow-flows": new_key,
+    "mlflow-flask": new_key,
     "store-admin": _pair,
     "store-credentials": _pair,
     "store-mlflow": _pair,
-    "server-admin": _key,
-    "server-predict": _key,
-    "server-labels": _key,
+    **dict.fromkeys(LISTS, new_key),
 }
-_FOLLOWING = {
+_FOLLOWING: dict[str, Callable[[Callable[[str], str]], str]] = {
     "prefect-database": _database("prefect", "asyncpg", "prefect"),
     "mlflow-database": _database("mlflow", "psycopg", "mlflow"),
     "mlflow-accounts-database": _database("mlflow", "psycopg", "mlflow_accounts"),
     "ledger-url": _database("ledger", "psycopg", "ledger"),
+    FLOWS_KEY: lambda read: _first(LISTS[0], read(LISTS[0])),
 }
 
 if __name__ == "__main__":

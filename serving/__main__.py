@@ -9,7 +9,7 @@ import sys
 
 from pydantic import ValidationError
 
-from serving.settings import Refused, ServerSettings, check_exposure
+from serving.settings import Refused, ServerSettings, check_exposure, key_files
 from trimtab.secret_files import UnreadableSecret
 from trimtab.settings import Settings
 
@@ -47,7 +47,8 @@ def main() -> int:
         unpack(server_settings.baked, settings.releases)
     # Few attempts: while a release is fetched nothing else that the ledger says is followed, and it is tried again.
     shelf = Shelf.at(settings.releases, settings.store, settings.store_endpoint, attempts=3)
-    server = ModelServer(server_settings, shelf=shelf, telemetry=where(settings.telemetry, shelf.objects))
+    telemetry, files = where(settings.telemetry, shelf.objects), key_files(os.environ)
+    server = ModelServer(server_settings, shelf=shelf, telemetry=telemetry, files=files)
     uvicorn.run(
         server.app,
         host=settings.host,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -23,13 +23,14 @@ from serving.desk import Desk
 from serving.edge import as_json, install
 from serving.follower import Follower, Housekeeping, Judgements, Repeating
 from serving.front import Asked, Front
+from serving.key_files import KeyFiles
 from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.preload import Preload
 from serving.progress import Progress
 from serving.roster import Loaded, Probe, Roster
 from serving.rounds import Rounds
-from serving.settings import ServerSettings
+from serving.settings import KeyFile, ServerSettings
 from serving.survival import Life
 from serving.verdicts import Verdicts
 from stores.bundles import ReleaseError
@@ -50,7 +51,9 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {code: {"model": bodies.ErrorAnswer}
 class ModelServer:
     """The parts of one server; `app` is what uvicorn runs."""
 
-    def __init__(self, settings: ServerSettings, *, shelf: Shelf, telemetry: Where) -> None:
+    def __init__(
+        self, settings: ServerSettings, *, shelf: Shelf, telemetry: Where, files: Mapping[str, KeyFile] | None = None
+    ) -> None:
         self.settings = settings
         self.ships = ships = isinstance(telemetry, Mirror)
         folder = folder_of(telemetry)
@@ -69,7 +72,11 @@ class ModelServer:
             self.recorder, telemetry, compact_s=settings.compact_s, drain_s=settings.drain_s
         )
         self.verdicts = Verdicts(ledger, telemetry, lambda: self.follower.refused)
+        keys = Keys(predict=settings.predict_keys, labels=settings.labels_keys, admin=settings.admin_keys)
+        self.metrics.know(keys)
+        self.key_files = KeyFiles(keys, files or {})
         self._threads = [
+            Repeating("keys", self.key_files.look, every_s=settings.keys_s),
             Repeating("follower", self.follower.follow, every_s=settings.follow_s),
             Repeating("preload", self.preload.tend, every_s=1.0),
             Repeating("telemetry", self.housekeeping.tend, every_s=min(1.0, settings.ship_s / 4) if ships else 1.0),
@@ -87,7 +94,6 @@ class ModelServer:
             answer_s=settings.answer_s,
             challenger_s=settings.challenger_s,
         )
-        keys = Keys(predict=settings.predict_keys, labels=settings.labels_keys, admin=settings.admin_keys)
         self.app = Front(
             _routes(self),
             {"/predict": self.predict, "/labels": self.labels},
@@ -207,6 +213,7 @@ def _routes(server: ModelServer) -> FastAPI:
         ledger = server.follower.ledger_trouble or "ok"
         release = server.follower.release_trouble or "ok"
         content = {"ready": not reasons, "reasons": reasons, "ledger": ledger, "release": release}
+        content["keys"] = server.key_files.trouble or "ok"
         content["compaction"] = server.housekeeping.compaction_trouble or "ok"
         if server.ships:
             content["shipping"] = server.housekeeping.shipping_trouble or "ok"

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from serving.keys import SCOPES
 from serving.tally import Requests
 from stores.telemetry.layout import oldest_waiting_s, waiting_bytes
 
 if TYPE_CHECKING:
     from serving.arms import Outcome
+    from serving.keys import Keys
     from serving.roster import Standing
     from serving.rounds import Round
     from stores.telemetry import Recorder
@@ -78,6 +80,7 @@ class Metrics:
                 "shipping_lag_seconds", "Age of the oldest row that the store has not.",
                 lambda: oldest_waiting_s(telemetry, with_parts=True),
             )  # fmt: skip
+        self._held = gauge("keys", "Keys that open the server, by scope.", "scope")
         self._rows = lru_cache(maxsize=16)(self.rows.labels)
         self._calls = lru_cache(maxsize=16)(self.calls.labels)
 
@@ -86,6 +89,11 @@ class Metrics:
 
     def _answered(self) -> float:
         return self.ledger_answered_at
+
+    def know(self, keys: Keys) -> None:
+        """Show how many keys there are: that is how one sees that every replica has read a file again."""
+        for scope in SCOPES:
+            self._held.labels(scope).set_function(partial(keys.count, scope))
 
     def answered(self, release: str, arm: str, rows: int) -> None:
         """Rows were recorded and will be answered."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, TypeAdapter
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from trimtab.secret_files import SettingsWithSecrets
+from serving.keys import SCOPES
+from trimtab.secret_files import SUFFIX, SettingsWithSecrets
 from trimtab.settings import Settings
 
 
@@ -28,6 +30,29 @@ def _several(value: Any) -> Any:
 
 
 ApiKeys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_several)]
+_KEYS: TypeAdapter[tuple[SecretStr, ...]] = TypeAdapter(Annotated[tuple[SecretStr, ...], BeforeValidator(_several)])
+
+
+def parse_keys(text: str) -> tuple[SecretStr, ...]:
+    """Keys as people write them. Raises ValidationError, whose text must not be shown."""
+    return _KEYS.validate_python(text)
+
+
+class KeyFile(NamedTuple):
+    """A file with the keys of a scope, and the variable that names it."""
+
+    variable: str
+    path: Path
+
+
+def key_files(environ: Mapping[str, str]) -> dict[str, KeyFile]:
+    """The files that the keys of each scope come from; a scope whose keys are in a variable has none."""
+    variables = {scope: f"TRIMTAB_{scope.upper()}_KEYS" for scope in SCOPES}
+    return {
+        scope: KeyFile(variable + SUFFIX, Path(environ[variable + SUFFIX]))
+        for scope, variable in variables.items()
+        if environ.get(variable + SUFFIX) and variable not in environ
+    }
 
 
 class ServerSettings(SettingsWithSecrets):
@@ -53,6 +78,7 @@ class ServerSettings(SettingsWithSecrets):
     answer_s: float = Field(10, gt=0, description="time that an answer may take before 503 is answered")
     challenger_s: float = Field(0.1, gt=0, description="time that a challenger may take before the champion answers")
     trusted_types: tuple[str, ...] = Field((), description="types of the project's own model.py, as a JSON list")
+    keys_s: float = Field(1, gt=0, description="how often files with keys are read again")
     follow_s: float = Field(0.25, gt=0, description="how often the ledger is asked who is live")
     ship_s: float = Field(2, gt=0, description="with a store, the age at which a telemetry segment goes there")
     drain_s: float = Field(20, gt=0, description="with a store, time to bring telemetry there before the process ends")

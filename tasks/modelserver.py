@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -15,10 +16,15 @@ import httpx
 from pydantic import SecretStr
 
 Answer = TypeVar("Answer")
+AWAY_S = 10.0  # how long to wait for a replica that nobody hears from, or for a first one: names in DNS lag behind
 
 
 class ServerRefused(RuntimeError):
     """The model server would not take a release; *problem* says why."""
+
+
+class Away(ServerRefused):
+    """Nobody listens there: the replica is starting, ending, or dead."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Server:
         return {"X-API-Key": self.key.get_secret_value()} if self.key else {}
 
     def replicas(self) -> list[Server]:
-        """Each replica by its own address; itself where it is one. Raises ServerRefused when the name is unknown."""
+        """Each replica by its own address; itself where it is one. Raises Away when the name is unknown."""
         if not self.is_many:
             return [self]
         parts = urlsplit(self.url)
@@ -47,23 +53,52 @@ class Server:
         try:
             found = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)}
         except OSError as error:
-            raise ServerRefused(f"{self.url} has no replica: its name stands for no address ({error})") from error
+            raise Away(f"{self.url} has no replica: its name stands for no address ({error})") from error
         hosts = [f"[{address}]" if ":" in address else address for address in sorted(found)]
         return [replace(self, url=f"{parts.scheme}://{host}:{port}", is_many=False) for host in hosts]
 
 
-def _each(server: Server, ask: Callable[[Server], Answer]) -> list[Answer]:
-    """What every replica answers, asked at the same time; the first error is raised when all have answered."""
-    replicas = server.replicas()
-    if len(replicas) == 1:
-        return [ask(replicas[0])]
+def _each(server: Server, ask: Callable[[Server], Answer], *, away_s: float = 0.0) -> list[Answer]:
+    """What every replica answers, asked at the same time; the first error is raised when all have answered. Raises
+    Away when there is none, or nobody hears from one for *away_s*."""
+    if not server.is_many:
+        return [ask(server)]
+    deadline = time.monotonic() + away_s
+    replicas = _patiently(server.replicas, deadline)
     with ThreadPoolExecutor(len(replicas)) as pool:
-        return list(pool.map(ask, replicas))
+        answers = [a for found in pool.map(partial(_while_there, server, ask, deadline), replicas) for a in found]
+    if not answers:
+        raise Away(f"{server.url} has no replica left: all that it had are gone")
+    return answers
+
+
+def _while_there(server: Server, ask: Callable[[Server], Answer], deadline: float, one: Server) -> list[Answer]:
+    """The replica's answer; nothing when the name has ceased to stand for it, as it does when replicas are rolled."""
+
+    def asked() -> list[Answer]:
+        try:
+            return [ask(one)]
+        except Away:
+            if one not in server.replicas():
+                return []
+            raise
+
+    return _patiently(asked, deadline)
+
+
+def _patiently(ask: Callable[[], Answer], deadline: float) -> Answer:
+    while True:
+        try:
+            return ask()
+        except Away:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.5)
 
 
 def load(server: Server, digest: str, *, timeout_s: float = 30.0) -> None:
     """Have the release loaded beside the live one, in every replica. Raises ServerRefused."""
-    _each(server, lambda one: _post(one, f"/releases/{digest}/load", timeout_s))
+    _each(server, lambda one: _post(one, f"/releases/{digest}/load", timeout_s), away_s=AWAY_S)
 
 
 def ready(server: Server, *, within_s: float, path: str = "/ready") -> bool:
@@ -104,7 +139,7 @@ def probe(server: Server, digest: str, *, timeout_s: float = 30.0) -> dict[str, 
 
     Raises ServerRefused when the answers differ.
     """
-    found = _each(server, lambda one: _post(one, f"/releases/{digest}/probe", timeout_s))
+    found = _each(server, lambda one: _post(one, f"/releases/{digest}/probe", timeout_s), away_s=AWAY_S)
     for one in found:
         if not one["ok"]:
             raise ServerRefused(f"the release does not answer as recorded: {one['reason']}")
@@ -164,7 +199,9 @@ def _post(server: Server, path: str, timeout_s: float) -> dict[str, Any]:
     try:
         answer = httpx.post(url, headers=server.headers, timeout=timeout_s)
     except httpx.HTTPError as error:
-        raise ServerRefused(f"{url} does not answer: {type(error).__name__}: {error}") from error
+        is_gone = isinstance(error, httpx.NetworkError | httpx.ConnectTimeout | httpx.RemoteProtocolError)
+        told = f"{url} does not answer: {type(error).__name__}: {error}"
+        raise (Away(told) if is_gone else ServerRefused(told)) from error
     if answer.status_code >= 400:
         raise ServerRefused(_refusal(answer))
     return dict(answer.json())

@@ -19,6 +19,11 @@ _STOCK_WORKER = {
 }
 
 
+# A model server that is told to stop answers what it has been asked (10 s at the most), and with a store it brings
+# there what waits (TRIMTAB_DRAIN_S, 20 s); normally both take a moment.
+_ANSWERED_S, _DRAINED_S = 12.0, 35.0
+
+
 def plan(settings: Settings, *, only: Collection[str] | None = None) -> Plan:
     """The components that are ours to run, or those in *only*; a part that has an address of its own is left out."""
     settings = addresses.settled(settings)
@@ -154,6 +159,7 @@ def model_server(settings: Settings) -> Component:
         url=f"http://{settings.host}:{settings.server_port}",
         needs=(*_database(settings), *_objects(settings)),
         stop_wave=1,
+        stop_timeout_s=_DRAINED_S if settings.store else _ANSWERED_S,
     )
 
 

@@ -19,7 +19,7 @@ from deployments.stack.report import ComponentStatus
 Echo = Callable[[str], None]
 _READY_WITHIN_S = 180.0
 _ATTEMPTS = 3
-_STOP_WITHIN_S = 60.0
+STOP_WITHIN_S = 120.0  # longer than all waves of all parts at their slowest
 _TAIL_LINES = 12
 
 
@@ -109,7 +109,7 @@ def stop(state: Path) -> bool:
     pid = report.supervisor_pid(report.recorded(state))
     if pid is not None:
         with suppress(psutil.NoSuchProcess):
-            processes.end([psutil.Process(pid)], grace_s=_STOP_WITHIN_S)
+            processes.end([psutil.Process(pid)], grace_s=STOP_WITHIN_S)
         if report.supervisor_pid(report.recorded(state)) is not None:
             raise StackError(f"the stack of {state} does not stop; its supervisor is process {pid}, of another user?")
     return clear(state) or pid is not None

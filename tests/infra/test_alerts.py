@@ -30,7 +30,7 @@ ROOT = INFRA.parent
 
 def test_the_rules_name_metrics_that_the_server_has(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
-    metrics = Metrics(tmp_path, recorder)
+    metrics = Metrics(tmp_path, recorder, ships=True)
     Progress(Ledger(f"sqlite:///{tmp_path}/ledger.db"), metrics.registry)
     text = metrics.text().decode()
     recorder.close()

@@ -60,10 +60,8 @@ def flow_job(rendered: list[Resource]) -> Resource:
     from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
     environ = {v["name"]: v["value"] for v in containers(of(rendered, "Job")[0])[0]["env"]}
-    settings = Settings(
-        pool_type="kubernetes", image=environ["TRIMTAB_IMAGE"], code=environ.get("TRIMTAB_CODE"),
-        store=environ["TRIMTAB_STORE"],
-    )  # fmt: skip
+    given = {name: environ.get(f"TRIMTAB_{name.upper()}") for name in Settings.model_fields if name != "pool_template"}
+    settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
     pool = pool_of(settings, environ)
     assert pool.template, "the pool's own template is what the chart's takes the place of"
     template = job_template(rendered)
@@ -214,6 +212,73 @@ def test_every_pod_is_under_a_policy_and_nothing_reaches_the_worker_or_flows(ren
     assert "ingress" not in policies["models-flow"]
 
 
+def addressed(policy: dict[str, Any], direction: str, component: str) -> list[Any]:
+    """The ports at which pods of *component* are let through."""
+    side = "from" if direction == "ingress" else "to"
+    return [
+        port["port"]
+        for rule in policy[direction]
+        for peer in rule.get(side, [])
+        if peer.get("podSelector", {}).get("matchLabels", {}).get("app.kubernetes.io/component") == component
+        for port in rule["ports"]
+    ]
+
+
+def test_flows_find_every_pod_that_answers_users_by_one_name_and_may_ask_it(rendered: list[Resource]) -> None:
+    """Starting and ending pods have no address there: they answer nobody, and deploy would take that for a refusal."""
+    variables = {v["name"]: v.get("value") for v in containers(flow_job(rendered))[0]["env"]}
+    assert variables["TRIMTAB_SERVER_REPLICAS"] == "http://models-server-pods.ml.svc:8000"
+    (each,) = of(rendered, "Service", "models-server-pods")
+    (one,) = of(rendered, "Service", "models-server")
+    assert each["spec"]["clusterIP"] == "None"
+    assert each["spec"]["selector"] == one["spec"]["selector"]
+    assert not each["spec"].get("publishNotReadyAddresses")
+    assert "annotations" not in each["metadata"], "pods are scraped once"
+    (server,) = of(rendered, "Deployment", "models-server")
+    ports = {port["name"]: port["containerPort"] for port in containers(server)[0]["ports"]}
+    assert ports["http"] == each["spec"]["ports"][0]["port"], "the port of the pods themselves"
+    assert each["spec"]["selector"].items() <= server["spec"]["template"]["metadata"]["labels"].items()
+    policies = {p["metadata"]["name"]: p["spec"] for p in of(rendered, "NetworkPolicy")}
+    assert addressed(policies["models-flow"], "egress", "server") == [ports["http"]]
+    assert addressed(policies["models-server"], "ingress", "flow") == ["http"]
+
+
+def test_prometheus_alone_reaches_the_exporter_which_has_few_secrets_and_no_account(rendered: list[Resource]) -> None:
+    (exporter,) = of(rendered, "Deployment", "models-exporter")
+    pod = exporter["spec"]["template"]["spec"]
+    (service,) = of(rendered, "Service", "models-exporter")
+    assert service["metadata"]["annotations"]["prometheus.io/port"] == "9464"
+    assert service["spec"]["selector"].items() <= exporter["spec"]["template"]["metadata"]["labels"].items()
+    assert containers(exporter)[0]["ports"] == [{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["serviceAccountName"] in {account["metadata"]["name"] for account in of(rendered, "ServiceAccount")}
+    assert pod["serviceAccountName"] not in {b["subjects"][0]["name"] for b in of(rendered, "RoleBinding")}
+    (secrets,) = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "secrets"]
+    assert {item["path"] for item in secrets["items"]} <= {"ledger-url", "prefect-auth"}
+    named = [v["value"] for v in containers(exporter)[0]["env"] if v["name"].endswith("_FILE")]
+    assert sorted(named) == sorted(f"/run/secrets/trimtab/{item['path']}" for item in secrets["items"])
+    (policy,) = [p["spec"] for p in of(rendered, "NetworkPolicy", "models-exporter")]
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert policy["ingress"] == [{"from": [monitoring], "ports": [{"port": "metrics", "protocol": "TCP"}]}]
+    assert policy["podSelector"]["matchLabels"].items() <= exporter["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_without_an_exporter_nothing_is_left_of_it() -> None:
+    without = render(merged(values("laptop"), {"exporter": {"enabled": False}}))
+    assert not [r for r in without if r["metadata"]["name"] == "models-exporter" and r["kind"] != "ServiceAccount"]
+
+
+def test_servers_read_lists_of_keys_and_flows_send_a_key_of_their_own(rendered: list[Resource]) -> None:
+    """A Secret's files are replaced under a running server, as long as the folder is mounted and not single files."""
+    (server,) = of(rendered, "Deployment", "models-server")
+    held = {v["name"]: v["value"] for v in containers(server)[0]["env"]}
+    sent = {v["name"]: v.get("value") for v in containers(flow_job(rendered))[0]["env"]}
+    assert held["TRIMTAB_ADMIN_KEYS_FILE"] == "/run/secrets/trimtab/admin-keys"
+    assert sent["TRIMTAB_SERVER_KEY_FILE"] == "/run/secrets/trimtab/server-key"
+    assert "TRIMTAB_ADMIN_KEYS_FILE" not in sent
+    assert not [mount for mount in containers(server)[0]["volumeMounts"] if "subPath" in mount]
+
+
 def test_a_flow_run_is_started_with_our_image_and_hands_its_eviction_to_prefect(rendered: list[Resource]) -> None:
     container = containers(flow_job(rendered))[0]
     assert container["command"] == ["python"]
@@ -233,6 +298,7 @@ WRONG = {
     "a password in an address": ({"flows": {"code": "git+https://me:pw@git.example/x.git"}}, "code"),
     "an unknown value": ({"server": {"replica": 3}}, "replica"),
     "no limits": ({"server": {"resources": {"limits": None}}}, "limits"),
+    "an exporter without limits": ({"exporter": {"resources": {"limits": None}}}, "limits"),
     "a project with capitals": ({"project": "Flights"}, "project"),
 }
 

@@ -1,11 +1,13 @@
 """The embedded S3 server, really run."""
 
+import io
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import pandas as pd
 import psutil
 import pytest
 from botocore.exceptions import ClientError
@@ -13,7 +15,10 @@ from botocore.exceptions import ClientError
 from deployments import stack
 from deployments.stack import StackError, components, objects
 from deployments.stack.ports import require_free
-from tests.deployments.stack.conftest import make_settings
+from stores.ledger import Ledger
+from tests.deployments.stack.conftest import eventually, make_settings
+from tests.serving.conftest import Place
+from tests.serving.tiny import tiny_bundle
 from trimtab.settings import Settings
 
 
@@ -94,6 +99,39 @@ def test_mlflow_keeps_its_artifacts_in_the_store_and_stops_before_it(settings: S
     users = [part for part in components.plan(on_s3).components if "objects" in part.needs]
     assert {part.name for part in users} == {"mlflow", "server", "worker"}
     assert max(part.stop_wave for part in users) < objects.component(on_s3).stop_wave
+
+
+def test_what_a_model_server_had_not_shipped_is_in_the_store_after_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is shipped for an hour here, so all of it is brought there while the stack stops."""
+    monkeypatch.setenv("TRIMTAB_SHIP_S", "3600")
+    settings = make_settings(tmp_path, s3=True)
+    try:
+        stack.up(settings, echo=print, only=["postgres", "objects", "server"])
+        place = Place(settings.state, settings.server_port)
+        bundle = tiny_bundle(settings.releases)
+        ledger = Ledger(stack.ledger_url(stack.settled(settings)))
+        ledger.create()
+        ledger.record_release(bundle.digest, model_name="tiny", model_version=1, run_id="r", manifest={})
+        ledger.switch(bundle.digest, expected=0, move="promote", reason="test", actor="test")
+        eventually(lambda: place.get("/ready")[0] == 200, within_s=30)
+        answered = place.post("/predict", {"rows": [{"distance": 900, "hour": 7, "carrier": "UA"}] * 3})[1]
+        assert not parts(settings)
+        stack.down(settings, echo=print)
+        stack.up(settings, echo=print, only=["objects"])
+        kept = pd.concat(parts(settings))
+        assert set(kept["prediction_id"]) == {prediction["id"] for prediction in answered["predictions"]}
+    finally:
+        stack.down(settings, echo=print)
+
+
+def parts(settings: Settings) -> list[pd.DataFrame]:
+    """What the store has of predictions."""
+    listed = client(settings).list_objects_v2(Bucket=objects.BUCKET, Prefix="telemetry/predictions/")
+    keys = [found["Key"] for found in listed.get("Contents", []) if found["Key"].endswith(".parquet")]
+    bodies = [client(settings).get_object(Bucket=objects.BUCKET, Key=key)["Body"].read() for key in keys]
+    return [pd.read_parquet(io.BytesIO(body)) for body in bodies]
 
 
 def test_a_stack_without_s3_has_nothing_of_it(settings: Settings) -> None:

@@ -1,11 +1,14 @@
 """Which parts there are for which settings, and what decides whether deployments are registered again."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from deployments.stack import components, registration
+from deployments.stack import components, handover, registration
 from deployments.stack.plan import Plan
+from serving.settings import ServerSettings
 from tests.deployments.stack.conftest import make_settings
 
 OWN = {
@@ -51,6 +54,18 @@ def test_every_part_is_stopped_before_what_it_needs(tmp_path: Path) -> None:
     plan: Plan = components.plan(make_settings(tmp_path))
     wave = {part.name: part.stop_wave for part in plan.components}
     assert all(wave[part.name] < wave[needed] for part in plan.components for needed in part.needs)
+
+
+@pytest.mark.parametrize("place", [{"s3": True}, {"store": "s3://mine/here"}, {}], ids=["own S3", "a store", "none"])
+def test_everything_has_the_time_that_it_needs_to_stop(place: dict[str, Any], tmp_path: Path) -> None:
+    """The model server answers what it has been asked, and brings telemetry to the store; the store goes after it."""
+    parts = components.plan(make_settings(tmp_path, exporter=True, **place)).components
+    server = next(part for part in parts if part.name == "server")
+    drain_s = ServerSettings(ledger_url=SecretStr("sqlite://")).drain_s if place else 0.0
+    assert server.stop_timeout_s > 10 + drain_s
+    waves = {wave: [part.stop_timeout_s for part in parts if part.stop_wave == wave] for wave in range(4)}
+    assert sum(max(times, default=0.0) for times in waves.values()) < handover.STOP_WITHIN_S
+    assert [part.stop_wave > server.stop_wave for part in parts if part.name == "objects"] in ([True], [])
 
 
 def test_servers_do_not_inherit_the_addresses_of_other_servers(tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ app.kubernetes.io/component: {{ .component }}
 {{- .Values.addresses.server | default (printf "http://%s-server.%s.svc:8000" .Release.Name .Release.Namespace) }}
 {{- end }}
 
+{{/* Each address of this name is a pod that answers users; what flows ask is asked of every one. */}}
+{{- define "trimtab.serverPods" -}}
+http://{{ .Release.Name }}-server-pods.{{ .Release.Namespace }}.svc:8000
+{{- end }}
+
 {{- define "trimtab.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
@@ -61,6 +66,7 @@ AWS_SECRET_ACCESS_KEY_FILE: {{ $at }}/{{ . }}
 TRIMTAB_PREFECT_URL: {{ .Values.addresses.prefect | quote }}
 TRIMTAB_MLFLOW_URL: {{ .Values.addresses.mlflow | quote }}
 TRIMTAB_SERVER_URL: {{ include "trimtab.serverUrl" . | quote }}
+TRIMTAB_SERVER_REPLICAS: {{ include "trimtab.serverPods" . | quote }}
 TRIMTAB_TARGET: kubernetes
 TRIMTAB_KUBE_NAMESPACE: {{ .Release.Namespace }}
 TRIMTAB_KUBE_DEPLOYMENT: {{ .Release.Name }}-server
