@@ -28,8 +28,18 @@ SHARED: Final = {
 }
 """Fixtures that start servers for long, and the group of tests that share them; of two the first counts."""
 
-FIRST: Final = (*dict.fromkeys(SHARED.values()), "tests/serving", "tests/deployments", "tests/e2e", "tests/infra")
-"""What begins first, as it takes longest; short modules fill what is left at the end."""
+FIRST: Final = (
+    "stack",
+    "seaweed",
+    "tests/serving",
+    "prefect",
+    "ledger",
+    "tests/deployments",
+    "tests/infra",
+    "tests/tasks",
+)
+"""What begins first, as it takes longest; short modules fill what is left at the end. A server that its tests have done
+with is there until the process ends, and Prefect's is busy with itself: so it is not the first one."""
 
 _TOLD = pytest.StashKey[Path]()
 
