@@ -33,7 +33,7 @@ demo: $(RUNTIME) ## a year of flights through the loop; the stack stays up for a
 	$(BIN)/trimtab demo $(ARGS)
 
 test: $(DEV) ## every test that needs no browser and no Docker
-	$(BIN)/python -m pytest --durations=10 $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder --durations=10 $(ARGS)
 
 browser: $(DEV) ## the tests that look at the UIs in a headless Chromium
 	$(BIN)/python -m pytest -m browser $(ARGS)

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,8 +22,10 @@ from hypothesis import settings as hypothesis_settings
 
 from stores.ledger import Ledger
 from tests import unruly
+from tests.ports import free_ports
 from trimtab.settings import Settings
 
+pytest_plugins = ("tests.parallel",)
 CODE = Path(__file__).resolve().parent.parent
 LAST = "2013-05"
 SOURCE = '''
@@ -118,17 +119,6 @@ def run(
             f"{' '.join(command[:6])} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         )
     return done
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    open_ = [socket.socket() for _ in range(count)]
-    for one in open_:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in open_]
-    for one in open_:
-        one.close()
-    return ports
 
 
 def small_project(folder: Path) -> None:

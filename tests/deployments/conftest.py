@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from deployments import stack
-from tests.conftest import free_ports
+from tests.ports import free_ports
 from trimtab.settings import Settings
 
 

@@ -21,8 +21,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments import stack
 from deployments.occasions import register
 from tasks import containers
-from tests.conftest import free_ports
 from tests.engine import BASE, needs_engine
+from tests.ports import free_ports
 from trimtab.secret_files import FOREIGN
 from trimtab.settings import Settings
 

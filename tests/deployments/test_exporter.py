@@ -29,7 +29,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from deployments.exporter import records, runs
 from deployments.exporter.rounds import Rounds, Source, one
 from stores.ledger import BatchCheck, Decision, Ledger
-from tests.conftest import free_ports
+from tests.ports import free_ports
 from trimtab.periods import Every, Period
 from trimtab.release import Task
 from trimtab.rollout import Terms

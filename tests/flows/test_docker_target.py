@@ -21,8 +21,8 @@ from flows.door import Here
 from flows.targets import TargetRefused, wanted
 from stores.bundles import Bundle
 from tasks import containers
-from tests.conftest import free_ports
 from tests.engine import BASE, needs_engine
+from tests.ports import free_ports
 from tests.serving.conftest import Place
 from tests.trimtab import small
 from trimtab.settings import Settings

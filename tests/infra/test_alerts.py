@@ -18,8 +18,8 @@ from serving.metrics import Metrics
 from serving.progress import Progress
 from stores.ledger import BatchCheck, Ledger
 from stores.telemetry import Recorder
-from tests.conftest import free_ports
 from tests.infra.monitored import INFRA, Watched, needed, wait, watching
+from tests.ports import free_ports
 from tests.serving.conftest import Place
 
 PROMETHEUS, ALERTMANAGER = INFRA / "prometheus", INFRA / "alertmanager"

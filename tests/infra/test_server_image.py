@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from tests.conftest import free_ports
 from tests.infra.containers import HARDENED, build, docker, engine, running, wait
+from tests.ports import free_ports
 from tests.serving.conftest import Place
 from tests.serving.tiny import flights
 from tests.trimtab import small

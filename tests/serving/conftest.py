@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 
 from stores.bundles import Bundle
 from stores.ledger import Ledger
+from tests.ports import free_port
 from tests.serving.tiny import tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,12 +126,6 @@ class Place:
         code = self.process.wait(timeout=15)
         self.process = None
         return code
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 
 from serving.app import ModelServer
 from stores.telemetry import predictions
+from tests.ports import free_port
 from tests.serving.asgi import server_of, together
-from tests.serving.conftest import Place, free_port
+from tests.serving.conftest import Place
 from tests.serving.tiny import flights
 from trimtab.assignment import bucket
 from trimtab.release import Task

@@ -11,8 +11,9 @@ import pytest
 
 from serving.app import ModelServer
 from stores.telemetry import pairs, predictions
+from tests.ports import free_port
 from tests.serving.asgi import ask, metric, server_of, together
-from tests.serving.conftest import Place, free_port
+from tests.serving.conftest import Place
 from tests.serving.wild import TRIGGER, TYPE, wild_release
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}

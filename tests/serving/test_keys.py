@@ -10,8 +10,9 @@ from pydantic import SecretStr, ValidationError
 
 from serving.app import ModelServer
 from serving.settings import Refused, ServerSettings, check_exposure
+from tests.ports import free_port
 from tests.serving.asgi import server_of, together
-from tests.serving.conftest import Place, free_port
+from tests.serving.conftest import Place
 from trimtab.settings import Settings
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA"}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.conftest import Place, free_port
+from tests.ports import free_port
+from tests.serving.conftest import Place
 
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.serving.conftest import Place, free_port
+from tests.ports import free_port
+from tests.serving.conftest import Place
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA"}
 WITHIN_S = 2.0

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from stores.telemetry import pairs, predictions
-from tests.serving.conftest import Place, free_port
+from tests.ports import free_port
+from tests.serving.conftest import Place
 from tests.serving.wild import SAYS, TRIGGER, trusting, wild_release
 from trimtab.assignment import bucket
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from stores.telemetry import joined, predictions
-from tests.serving.conftest import ROOT, Place, free_port
+from tests.ports import free_port
+from tests.serving.conftest import ROOT, Place
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z", "flight": "F1", "tail": "N1"}
 

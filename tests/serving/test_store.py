@@ -20,7 +20,8 @@ from stores.objects import Objects
 from stores.s3 import address
 from stores.shelf import Shelf
 from stores.telemetry import Mirror
-from tests.serving.conftest import Place, free_port
+from tests.ports import free_port
+from tests.serving.conftest import Place
 from tests.serving.trials import RULES
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import Seaweed, seaweed

@@ -16,7 +16,8 @@ import yaml
 
 from serving.gates import HOOKS
 from serving.verdicts import concluded
-from tests.serving.conftest import ROOT, Place, free_port
+from tests.ports import free_port
+from tests.serving.conftest import ROOT, Place
 from tests.serving.trials import Trial, again, begin
 from trimtab.rollout import Seen, Standing, State, Terms
 

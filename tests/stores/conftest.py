@@ -1,6 +1,5 @@
 """A ledger of its own for every test, on SQLite and on a real PostgreSQL."""
 
-import socket
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,17 +9,12 @@ import sqlalchemy as sa
 
 from deployments import stack
 from stores.ledger import Ledger
+from tests.ports import free_port
 from tests.stores.seaweed import seaweed
 from trimtab.settings import Settings
 
 __all__ = ["seaweed"]
 MakeUrl = Callable[[Path], str]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,10 +17,11 @@ from typing import Any
 import pytest
 
 from stores.objects import Objects
+from tests.ports import free_ports
 
 KEY, SECRET = "trimtab-test", "not-a-secret-of-anyone"
 BUCKET = "tests"
-_GRPC = 10_000
+_GRPC = 10_000  # so much higher is the second port that each part of it takes
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,13 @@ def credentials() -> dict[str, str]:
 def running(folder: Path) -> Iterator[Seaweed]:
     """A server while this lasts; what it keeps is in *folder*."""
     names = ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")
-    ports = dict(zip(names, _ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names), beside=_GRPC), strict=True))
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         str(Path(sys.executable).parent / "weed"), "-logtostderr=true", "mini", f"-dir={folder}", "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1", "-s3.port.iceberg=0", "-admin.ui=false", "-webdav=false", "-master.telemetry=false",
-        "-s3.autoCreateBucket=false", f"-bucket={BUCKET}", *(f"-{name}={port}" for name, port in ports.items()),
+        "-ip.bind=127.0.0.1", "-s3.port.iceberg=0", "-s3.port.lance=0", "-admin.ui=false", "-webdav=false",
+        "-master.telemetry=false", "-s3.autoCreateBucket=false", f"-bucket={BUCKET}",
+        *(f"-{name}={port}" for name, port in ports.items()),
     ]  # fmt: skip
     with (folder.parent / f"{folder.name}.log").open("wb") as said:
         process = subprocess.Popen(
@@ -95,23 +96,6 @@ def _wait(server: Seaweed, process: subprocess.Popen[bytes], *, patience_s: floa
             if process.poll() is not None or time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
-
-
-def _ports(count: int) -> list[int]:
-    """Free ports whose neighbours for gRPC are free as well."""
-    found: list[int] = []
-    while len(found) < count:
-        with socket.socket() as low, socket.socket() as high:
-            low.bind(("127.0.0.1", 0))
-            port = int(low.getsockname()[1]) - _GRPC
-            if port <= 1024 or port in found:
-                continue
-            try:
-                high.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            found.append(port)
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from aiosmtpd.controller import Controller
 
 from stores.ledger import Ledger
 from tasks import alerts, receivers
-from tests.conftest import free_ports
+from tests.ports import free_ports
 from trimtab.params import Alert
 
 TOKENS = ("TSECRET11", "ASECRET22", "s3cretTIiajkdnlazkcOXrI")

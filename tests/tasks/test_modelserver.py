@@ -10,7 +10,8 @@ from pydantic import SecretStr
 
 from tasks import modelserver
 from tasks.modelserver import Server, ServerRefused
-from tests.serving.conftest import Place, free_port
+from tests.ports import free_port
+from tests.serving.conftest import Place
 
 
 @pytest.fixture(scope="module")

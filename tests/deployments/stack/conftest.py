@@ -1,8 +1,6 @@
 """Stacks of fake parts, and settings whose ports are free."""
 
 import os
-import random
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,22 +14,8 @@ from deployments import stack
 from deployments.stack import handover, report
 from deployments.stack.objects import PARTS
 from deployments.stack.plan import Component, Plan, Probe
-from deployments.stack.ports import unavailable
+from tests.ports import free_block, free_port
 from trimtab.settings import Settings
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def free_block(count: int) -> int:
-    """The first of *count* ports in a row that nobody listens on, outside the range that the system deals out."""
-    while True:
-        first = random.randrange(20_000, 32_000 - count)
-        if not any(unavailable("127.0.0.1", number) for number in range(first, first + count)):
-            return first
 
 
 def eventually(condition: Callable[[], object], *, within_s: float = 10.0) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from deployments.stack import StackError
 from deployments.stack.ports import Port, require_free, unavailable
-from tests.deployments.stack.conftest import free_port
+from tests.ports import free_port
 
 
 def test_free_ports_pass() -> None:
