@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from tests.conftest import free_ports
 from tests.infra.containers import DOCKER, ROOT, docker
+from tests.ports import free_ports
 from trimtab.params import Columns
 
 _PORTS = ("PROXY_PORT", "PREFECT_PORT", "MLFLOW_PORT", "OBJECTS_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT")

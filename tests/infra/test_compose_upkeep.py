@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import free_ports
 from tests.infra import week
 from tests.infra.containers import DOCKER, docker
 from tests.infra.played import live, wait
 from tests.infra.team import Team
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 DATASETS = """

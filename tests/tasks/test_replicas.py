@@ -17,7 +17,8 @@ import pytest
 from stores.bundles import Bundle
 from tasks import modelserver
 from tasks.modelserver import Away, Server, ServerRefused
-from tests.serving.conftest import Place, free_port
+from tests.ports import free_port
+from tests.serving.conftest import Place
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address only")
 FIRST, SECOND, NOBODY = "127.0.0.1", "127.0.0.2", "127.0.0.3"
