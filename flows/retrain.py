@@ -17,6 +17,7 @@ from flows.register import register
 from flows.train import newest_period, train
 from stores.ledger import Decision
 from tasks import orchestrator
+from trimtab import rollout
 
 MAX_ATTEMPTS = 3
 ALIVE = {"SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"}
@@ -27,20 +28,25 @@ def _name() -> str:
 
 
 @flow(flow_run_name=_name)
-def retrain(decision: str | None = None, as_of: str | None = None, despite_block: bool = False) -> str:
+def retrain(
+    decision: str | None = None, as_of: str | None = None, despite_block: bool = False, overtake: bool = True
+) -> str:
     """A new model on trial if it passes the gate: `rolling out` (`promoted` when nothing was live) or `rejected`;
     `done before` when another run has seen to it, `blocked` when a scheduled run would learn from data that monitoring
-    called broken.
+    called broken, `waits` when it would overtake a release that is on trial.
 
     Args:
         decision: id of the decision that asks; empty: a scheduled run
         as_of: newest period to use, like 2013-03; empty: the newest there is
         despite_block: learn from data that monitoring called broken
+        overtake: end the trial of a release that is on trial; nights do not, as no trial longer than one would ever end
     """
     place = here()
     work = work_of(decision) if decision else f"retrain:run:{orchestrator.me()}"
     if decision is None and not despite_block and (broken := blocked(place)):
         return finish(place, work, "blocked", period=broken.period, reason=broken.cause)
+    if not overtake and (trial := on_trial(place)):
+        return finish(place, work, "waits", rollout=trial)
     if decision and not claimed(place, decision):
         print(f"{decision} is seen to by another run.")
         return "done before"
@@ -63,6 +69,14 @@ def blocked(place: Here) -> Decision | None:
     newest = max(decisions, key=lambda d: d.period, default=None)
     about = [d for d in decisions if newest and d.period == newest.period]
     return about[-1] if about and about[-1].action == "block" else None
+
+
+def on_trial(place: Here) -> str | None:
+    """The rollout that is still open; None when there is none."""
+    live = place.ledger.live()
+    if live is None or live.rollout is None or live.challenger is None:
+        return None
+    return live.rollout if rollout.standing(place.ledger.rollout_steps(live.rollout)).on_trial else None
 
 
 def work_of(decision: str) -> str:

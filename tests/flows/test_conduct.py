@@ -15,6 +15,7 @@ import pytest
 
 from flows import conduct
 from flows.door import Here
+from flows.retrain import on_trial
 from stores.ledger import Ledger, Step
 from stores.telemetry import Recorder
 from tests.trimtab import small
@@ -103,6 +104,12 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
     made = Trial(tmp_path)
     yield made
     made.recorder.close()
+
+
+def test_a_night_leaves_the_one_on_trial_alone_and_no_other(trial: Trial) -> None:
+    assert on_trial(trial.place) == ID
+    trial.place.ledger.switch(NEW, expected=2, move="promote", reason="by hand", actor="a")
+    assert on_trial(trial.place) is None
 
 
 def test_a_better_release_goes_all_the_way_one_step_at_a_look(trial: Trial, told: list[str]) -> None:

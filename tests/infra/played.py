@@ -100,8 +100,9 @@ def watch_containers(team: Team, seen: Week, until: threading.Event) -> None:
 
 
 def settled(team: Team) -> bool:
-    """Whether nothing is under way and nothing is owed."""
-    if [run for run in team.runs() if run["state_type"] not in ENDED and "reconcile" not in run["name"]]:
+    """Whether nothing is under way, but for looking at a trial that goes on, and nothing is owed."""
+    ends_soon = [run for run in team.runs() if not {"reconcile/every-minute", "deploy/on-rollout"} & set(run["tags"])]
+    if [run for run in ends_soon if run["state_type"] not in ENDED]:
         return False
     ledger = team.ledger()
     outcomes = {row["work"] for row in ledger["outcomes"]}

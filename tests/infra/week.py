@@ -30,7 +30,7 @@ PARAMS: dict[str, Any] = {
     "train": {"window": "all", "holdout": "1d", "params": {"max_iter": 20, "min_samples_leaf": 50}},
     "gate": {"metric": "roc_auc", "min": 0.1, "max_regression": 0.5},
     "monitor": {
-        "sample": 2000, "persist": "1 of 1", "cooldown": 0,
+        "sample": 2000, "persist": "1 of 1", "cooldown": 2,
         "drift": {"threshold": 0.3, "impact": 0.2, "prediction": 1.0}, "quality": {"max_drop": 0.4, "min_labels": 200},
     },
     "rollout": {
