@@ -155,5 +155,4 @@ def place(folder: Path, **env: str) -> Iterator[Team]:
     try:
         yield team
     finally:
-        if not os.environ.get("TEAM_KEEP"):
-            team.down()
+        team.down()
