@@ -36,8 +36,8 @@ ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrateg
 class Occasion:
     """A deployment: *flow* run as *name*, by a schedule, by events, or when somebody asks.
 
-    *given* hands fields of the event's payload to the flow's parameters; *nightly* are those of scheduled runs alone.
-    With *one_is_enough*, a run that would overlap another is cancelled.
+    *given* hands fields of the event's payload to the flow's parameters. With *one_is_enough*, a run that would
+    overlap another is cancelled.
     """
 
     flow: str
@@ -48,7 +48,6 @@ class Occasion:
     events: tuple[str, ...] = ()
     given: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    nightly: Mapping[str, Any] = field(default_factory=dict)
     queue: str | None = None
     after_lost_runs: bool = False
     one_is_enough: bool = False
@@ -87,7 +86,7 @@ def occasions(project: Params, settings: Settings) -> list[Occasion]:
                  events=("trimtab.rollout.started",),
                  given={"release": "release", "cause": "cause", "rollout": "rollout"}),
         Occasion("retrain", "nightly", "A new model every night, if it is better",
-                 cron=project.schedule.retrain, nightly={"overtake": False}, queue=RETRAIN_QUEUE),
+                 cron=project.schedule.retrain, queue=RETRAIN_QUEUE),
         Occasion("reconcile", "every-minute", "Start what the ledger still lacks", cron="* * * * *",
                  one_is_enough=True),
         Occasion("reconcile", "on-lost-run", "A run failed or crashed: tell, and start again", after_lost_runs=True),
@@ -119,12 +118,7 @@ def register(settings: Settings) -> list[str]:
 
 def _deployment(occasion: Occasion, project: Params, settings: Settings, pool: Pool) -> Any:
     source = Flow.from_source(source=str(CODE), entrypoint=f"flows/{occasion.flow}.py:{occasion.flow}")
-    schedules = [
-        Schedule(
-            cron=occasion.cron, timezone="UTC", active=occasion.is_scheduled, slug=occasion.name,
-            parameters=dict(occasion.nightly),
-        )
-    ]  # fmt: skip
+    schedules = [Schedule(cron=occasion.cron, timezone="UTC", active=occasion.is_scheduled, slug=occasion.name)]
     made: Any = source.to_deployment(  # type: ignore[union-attr]
         name=occasion.name,
         work_pool_name=settings.work_pool,

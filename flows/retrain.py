@@ -20,6 +20,7 @@ from tasks import orchestrator
 from trimtab import rollout
 
 MAX_ATTEMPTS = 3
+BY_SCHEDULE = "auto-scheduled"  # Prefect's tag: parameters of a schedule are lost when it is paused and resumed in the UI
 ALIVE = {"SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"}
 
 
@@ -29,7 +30,7 @@ def _name() -> str:
 
 @flow(flow_run_name=_name)
 def retrain(
-    decision: str | None = None, as_of: str | None = None, despite_block: bool = False, overtake: bool = True
+    decision: str | None = None, as_of: str | None = None, despite_block: bool = False, overtake: bool | None = None
 ) -> str:
     """A new model on trial if it passes the gate: `rolling out` (`promoted` when nothing was live) or `rejected`;
     `done before` when another run has seen to it, `blocked` when a scheduled run would learn from data that monitoring
@@ -39,13 +40,15 @@ def retrain(
         decision: id of the decision that asks; empty: a scheduled run
         as_of: newest period to use, like 2013-03; empty: the newest there is
         despite_block: learn from data that monitoring called broken
-        overtake: end the trial of a release that is on trial; nights do not, as no trial longer than one would ever end
+        overtake: end the trial of a release that is on trial; empty: unless a schedule asked, as with new rows every
+            night no trial that is longer would ever come to its end
     """
     place = here()
     work = work_of(decision) if decision else f"retrain:run:{orchestrator.me()}"
     if decision is None and not despite_block and (broken := blocked(place)):
         return finish(place, work, "blocked", period=broken.period, reason=broken.cause)
-    if not overtake and (trial := on_trial(place)):
+    patient = BY_SCHEDULE in flow_run.tags if overtake is None else not overtake
+    if patient and (trial := on_trial(place)):
         return finish(place, work, "waits", rollout=trial)
     if decision and not claimed(place, decision):
         print(f"{decision} is seen to by another run.")
@@ -56,6 +59,8 @@ def retrain(
         if not evaluate(run_id):
             gate = place.ledger.gate(run_id)
             return finish(place, work, "rejected", run_id=run_id, reason=gate.reason if gate else "")
+        if patient and (trial := on_trial(place)):  # which began while this run was training
+            return finish(place, work, "waits", run_id=run_id, rollout=trial)
         release = register(run_id)
         state = deploy(release, cause, watch_s=0)
     live = place.ledger.live()
