@@ -20,7 +20,8 @@ from tasks import orchestrator
 from trimtab import rollout
 
 MAX_ATTEMPTS = 3
-BY_SCHEDULE = "auto-scheduled"  # Prefect's tag: parameters of a schedule are lost when it is paused and resumed in the UI
+# Prefect's tag. A schedule's own parameters are lost when somebody pauses and resumes it in the UI.
+BY_SCHEDULE = "auto-scheduled"
 ALIVE = {"SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"}
 
 
