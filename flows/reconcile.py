@@ -142,9 +142,10 @@ def alias(place: Here) -> list[str]:
 
 
 def failures(place: Here) -> list[str]:
-    """Flow runs that failed or crashed and that nobody was told of."""
-    told = []
-    for run in orchestrator.failed_runs():
+    """Flow runs that failed or crashed and that nobody was told of; what was a part of them has ended too."""
+    lost = orchestrator.failed_runs()
+    told = [f"{name} ended with its parent" for name in orchestrator.end_orphans([run.id for run in lost])]
+    for run in lost:
         message = f"{place.params.project.name}: {run.deployment} {run.state.lower()}: {run.message}"
         evidence = {"flow_run": run.id, "state": run.state, "name": run.name}
         is_new = alerts.raise_alert(

@@ -20,6 +20,7 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
@@ -30,6 +31,7 @@ from prefect.deployments import run_deployment
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
+from prefect.states import Crashed
 
 RESOURCE = "trimtab.project"
 TAG = "trimtab"
@@ -112,6 +114,22 @@ def failed_runs(*, limit: int = 100) -> list[LostRun]:
         )
         for run in runs
     ]  # fmt: skip
+
+
+def end_orphans(parents: Sequence[str]) -> list[str]:
+    """Mark the runs as crashed that went on within *parents*, which are lost: nobody else will. Their names."""
+    if not parents:
+        return []
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(parent) for parent in parents]),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])),
+            )
+        )
+        for run in runs:
+            client.set_flow_run_state(run.id, Crashed(message="the run that it was a part of was lost"), force=True)
+    return [run.name for run in runs]
 
 
 def run_times(id: str) -> tuple[datetime | None, datetime | None]:

@@ -234,6 +234,8 @@ def test_a_retrain_whose_process_was_killed_is_told_and_done_by_another(stack: S
         stack.python(RECONCILE_NOW)
         (alert,) = [a for a in stack.ledger.alerts() if a["id"] == f"run:{run}"]
         assert "crashed" in alert["message"]
+        parts = stack.prefect("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}})
+        assert [part["state_type"] for part in parts] == ["CRASHED"], "training was a part of it"
         outcome = eventually(lambda: stack.ledger.outcomes().get(work), within_s=120, what="the retrain")
     assert outcome["result"] in ("rolling out", "rejected")
     assert [claim.attempt for claim in stack.ledger.claims(work)] == [1, 2]
