@@ -71,7 +71,8 @@ class Team:
 
     def inside(self, code: str) -> str:
         """What a Python inside prints, with the addresses and secrets that flows have."""
-        command = (DOCKER, "compose", "--file", "infra/compose.yaml", "exec", "-T", "exporter", "python", "-")
+        compose = (DOCKER, "compose", "--file", "infra/compose.yaml", "exec", "-T", "exporter")
+        command = (*compose, "python", "/srv/with_secrets.py", "python", "-")
         return self.run(command, input=code).stdout
 
     def ledger(self) -> dict[str, list[dict[str, Any]]]:
@@ -120,10 +121,12 @@ class Team:
         """The name of a service's container."""
         return f"{self.name}-{service}-{number}"
 
-    def containers_of_runs(self) -> list[str]:
-        """Names of the containers that flow runs have now."""
-        return docker("ps", "--quiet", "--filter", f"network={self.name}_default", "--filter",
-                      "label=io.prefect.flow-run-id").split()  # fmt: skip
+    def containers_of_runs(self) -> dict[str, str]:
+        """The containers that flow runs have now, and the runs' ids."""
+        shown = '{{.ID}} {{.Label "io.prefect.flow-run-id"}}'
+        found = docker("ps", "--all", "--format", shown, "--filter", f"network={self.name}_default", "--filter",
+                       "label=io.prefect.flow-run-id")  # fmt: skip
+        return dict(line.split() for line in found.splitlines())
 
     def named(self, name: str) -> Team:
         """Another place with the same secrets and ports, as after moving to another machine."""

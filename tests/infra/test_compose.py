@@ -12,7 +12,7 @@ import pytest
 from stores.objects import Objects
 from tests.infra import week
 from tests.infra.containers import docker
-from tests.infra.played import LATE, NIGHTS, Week, expected_work, live, wait
+from tests.infra.played import ENDED, LATE, NIGHTS, Week, expected_work, live, wait
 from tests.infra.team import Team
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
@@ -92,7 +92,12 @@ def test_what_was_killed_was_told_and_done_again(played: Week) -> None:
 def test_each_run_had_a_container_of_its_own_and_nothing_is_left_of_them(team: Team, played: Week) -> None:
     parents = [run for run in played.runs if run["parent_task_run_id"] is None and run["start_time"]]
     assert len(played.containers) >= 0.8 * len(parents), "looked at every second"
-    wait(lambda: not team.containers_of_runs(), "the last container is gone", within_s=60)
+
+    def left() -> list[str]:
+        states = {run["id"]: run["state_type"] for run in team.runs()}
+        return [run for run in team.containers_of_runs().values() if states.get(run) in ENDED]
+
+    wait(lambda: not left(), "no container is left of a run that has ended", within_s=60)
 
 
 def test_both_workers_had_runs_and_runs_of_all_kinds_went_on_at_the_same_time(team: Team, played: Week) -> None:
