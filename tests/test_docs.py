@@ -63,7 +63,7 @@ def test_every_key_of_params_is_in_its_page() -> None:
 @pytest.mark.e2e
 def test_what_the_readme_says_to_run_runs(stack: Stack) -> None:
     """The commands of README's part on use, in their order, on a running stack."""
-    use = (ROOT / "README.md").read_text().split("## Use it")[1].split("## The map")[0]
+    use = (ROOT / "README.md").read_text().split("## Use it")[1].split("## For a team")[0]
     commands = [
         line.split("#")[0].strip() for block in BLOCK.findall(use) for line in block.splitlines() if line.strip()
     ]
