@@ -13,7 +13,7 @@ from tests.infra import week
 from tests.infra.containers import docker
 from tests.infra.team import Team
 
-NIGHTS, NIGHT_S, LATE = 7, 60.0, 3
+NIGHTS, NIGHT_S, LATE = 7, 60.0, 2
 SETTLED_S = 240.0
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
