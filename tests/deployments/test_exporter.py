@@ -30,6 +30,7 @@ from deployments.exporter import records, runs
 from deployments.exporter.rounds import Rounds, Source, one
 from stores.ledger import BatchCheck, Decision, Ledger
 from tests.ports import free_ports
+from tests.waiting import eventually
 from trimtab.periods import Every, Period
 from trimtab.release import Task
 from trimtab.rollout import Terms
@@ -140,17 +141,17 @@ def test_a_source_that_is_away_or_hangs_costs_a_scrape_nothing_and_is_told(caplo
     registry.register(rounds)
     rounds.start()
     try:
-        _until(lambda: told(*sources)['trimtab_loop_up{source="moody"}'] == 1)
+        eventually(lambda: told(*sources)['trimtab_loop_up{source="moody"}'] == 1, "it is well")
         began = time.monotonic()
         for _ in range(20):
             generate_latest(registry)
         assert (time.monotonic() - began) / 20 < 0.1
         assert told(*sources)['trimtab_loop_up{source="stuck"}'] == 0
         fails.set()
-        _until(lambda: told(*sources)['trimtab_loop_up{source="moody"}'] == 0)
+        eventually(lambda: told(*sources)['trimtab_loop_up{source="moody"}'] == 0, "its trouble")
         assert told(*sources)["trimtab_loop_known"] == 7  # what was known stays
         fails.clear()
-        _until(lambda: told(*sources)['trimtab_loop_up{source="moody"}'] == 1)
+        eventually(lambda: told(*sources)['trimtab_loop_up{source="moody"}'] == 1, "it is well")
     finally:
         hangs.set()
         rounds.stop()
@@ -163,7 +164,7 @@ def test_a_reading_that_hangs_after_a_good_one_counts_as_down() -> None:
     source = Source("once", list, every_s=0.01)
     source.tend()
     assert source.is_up
-    _until(lambda: not source.is_up)
+    eventually(lambda: not source.is_up, "its trouble")
 
 
 @flow
@@ -265,8 +266,8 @@ def test_the_process_serves_stops_and_says_that_its_port_is_taken(tmp_path: Path
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
     try:
-        _until(lambda: 'up{source="machine"} 1.0' in _scrape(port), within_s=60)
-        _until(lambda: "cannot be read" in (tmp_path / "log").read_text())
+        eventually(lambda: 'up{source="machine"} 1.0' in _scrape(port), "what it exports", within_s=60)
+        eventually(lambda: "cannot be read" in (tmp_path / "log").read_text(), "its line in the log")
         text = _scrape(port)
         for source in ("ledger", "data", "prefect", "schedules"):
             assert f'trimtab_loop_up{{source="{source}"}} 0.0' in text
@@ -286,15 +287,3 @@ def test_the_process_serves_stops_and_says_that_its_port_is_taken(tmp_path: Path
 def _scrape(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
         return str(answer.read().decode())
-
-
-def _until(condition: Callable[[], object], *, within_s: float = 15) -> None:
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        try:
-            if condition():
-                return
-        except OSError:
-            time.sleep(0.1)
-        time.sleep(0.01)
-    raise AssertionError(f"it did not happen within {within_s} s")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.conftest import Stack
+from tests.waiting import eventually
 
-T = TypeVar("T")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -26,28 +25,12 @@ def started(stack: Stack, deployment: str, **parameters: Any) -> str:
 
 def ended(stack: Stack, run: str, *, within_s: float = 120) -> dict[str, Any]:
     """The run, once it is over; it may take an outage of Prefect to get there."""
-    return eventually(lambda: _over(stack, run), within_s=within_s, what=f"the end of run {run}")
+    return eventually(lambda: _over(stack, run), f"the end of run {run}", within_s=within_s)
 
 
 def _over(stack: Stack, run: str) -> dict[str, Any] | None:
     found: dict[str, Any] = stack.prefect(f"/flow_runs/{run}")
     return found if found["state_type"] in ENDED else None
-
-
-def eventually(look: Callable[[], T | None], *, within_s: float, what: str) -> T:
-    """What *look* finds, asked until it finds something; servers that are away meanwhile are asked again."""
-    import httpx
-
-    deadline = time.monotonic() + within_s
-    trouble: Exception | None = None
-    while time.monotonic() < deadline:
-        try:
-            if found := look():
-                return found
-        except httpx.HTTPError as error:
-            trouble = error
-        time.sleep(0.2)
-    pytest.fail(f"{what} did not come within {within_s:.0f} s ({trouble})")
 
 
 @contextmanager
@@ -100,7 +83,7 @@ def same_data(stack: Stack) -> Iterator[None]:
         yield
     finally:
         stack.fault()
-        eventually(lambda: _all_monitored(stack), within_s=90, what="monitoring of every accepted batch")
+        eventually(lambda: _all_monitored(stack), "monitoring of every accepted batch", within_s=90)
         shutil.rmtree(root / "data")
         aside.rename(root / "data")
         (root / "data.dvc").write_text(pointer)

@@ -16,7 +16,8 @@ import pytest
 
 from tasks import dataset
 from tests.conftest import Stack
-from tests.e2e.conftest import ended, eventually, started
+from tests.e2e.conftest import ended, started
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("same_data")]
 
@@ -87,7 +88,7 @@ def test_bad_batches_are_quarantined_whole_and_pass_once_they_are_mended(stack: 
     assert any(f.startswith("landed/2013-09") and f not in seen for f in files(stack)), "the bad one is kept as well"
     eventually(
         lambda: f"monitor:2013-09:{stack.ledger.checks('2013-09')[1].digest}" in stack.ledger.outcomes(),
-        within_s=60, what="monitoring of the mended batch",
+        "monitoring of the mended batch", within_s=60,
     )  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def test_a_source_that_fails_half_way_leaves_nothing_half_done(stack: Stack) -> 
     assert (files(stack), stack.ledger.checks(), stack.ledger.datasets()) == (before, checks, versions)
     alert = eventually(
         lambda: next((a for a in stack.ledger.alerts() if a["id"] == f"run:{run['id']}"), None),
-        within_s=90, what="an alert about the failed run",
+        "an alert about the failed run", within_s=90,
     )  # fmt: skip
     assert "small:load failed for 2013-11" in alert["message"]
     assert ended(stack, started(stack, "ingest/on-request", period="2013-11"))["state_type"] == "COMPLETED"

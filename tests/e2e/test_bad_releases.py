@@ -18,10 +18,11 @@ import pytest
 from stores.bundles import Bundle
 from tasks import sources
 from tests.conftest import Stack
-from tests.e2e.conftest import changed_params, ended, eventually, same_champion, started
+from tests.e2e.conftest import changed_params, ended, same_champion, started
 from tests.unruly import releases
 from tests.unruly.releases import Maker, unruly
 from tests.unruly.trial import Account, Trial
+from tests.waiting import eventually
 from trimtab import params
 from trimtab.periods import span
 
@@ -112,9 +113,7 @@ def sent_out(stack: Stack, maker: Maker, release: Bundle) -> Trial:
 
 def assert_the_server_says(stack: Stack, **expected: str | None) -> None:
     """Within 2 s of the ledger, that is at most 2 s from now."""
-    eventually(
-        lambda: {who: live(stack)[who] for who in expected} == expected, within_s=2, what=f"a server with {expected}"
-    )
+    eventually(lambda: {who: live(stack)[who] for who in expected} == expected, f"a server with {expected}", within_s=2)
 
 
 def assert_the_champion_answers(stack: Stack, maker: Maker, account: Account) -> None:
@@ -135,7 +134,7 @@ def assert_every_answer_is_there(account: Account) -> None:
 
 def assert_it_was_told(account: Account) -> None:
     # Whoever took the step tells of it after the server has followed; another run may have ended by then.
-    alerts, line = eventually(lambda: found if (found := account.told())[0] else None, within_s=20, what="the alert")
+    alerts, line = eventually(lambda: found if (found := account.told())[0] else None, "the alert", within_s=20)
     assert len(alerts) == 1
     assert account.reason[:40] in alerts[0]
     if account.moves:

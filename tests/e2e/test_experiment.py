@@ -11,7 +11,8 @@ import pytest
 
 from stores import telemetry
 from tests.conftest import Stack
-from tests.e2e.conftest import ended, eventually, same_champion, started
+from tests.e2e.conftest import ended, same_champion, started
+from tests.waiting import eventually
 from trimtab import params
 
 pytestmark = pytest.mark.e2e
@@ -42,7 +43,7 @@ def test_two_releases_answer_side_by_side_until_the_time_is_over(stack: Stack) -
         assert live(stack) == (other, champion, 0.4, "experiment")
 
         rows = int(stack.python(USERS).stdout)
-        eventually(lambda: reconciled(stack), within_s=80, what="the experiment's end")
+        eventually(lambda: reconciled(stack), "the experiment's end", within_s=80)
         report = json.loads(stack.trimtab("experiment", "report", "--json").stdout)
 
         assert (report["state"], report["reason"]) == ("ended", "1d of data went by")

@@ -22,7 +22,8 @@ import pytest
 
 from stores.ledger import Decision
 from tests.conftest import Stack
-from tests.e2e.conftest import changed_params, ended, eventually, same_champion, started
+from tests.e2e.conftest import changed_params, ended, same_champion, started
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("same_data")]
 
@@ -229,14 +230,14 @@ def test_a_retrain_whose_process_was_killed_is_told_and_done_by_another(stack: S
         run = started(stack, "retrain/on-drift", decision=decision.id)
         work = f"retrain:{decision.id}"
         inside = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}}
-        eventually(lambda: stack.prefect("/flow_runs/filter", inside), within_s=60, what="training, a part of it")
+        eventually(lambda: stack.prefect("/flow_runs/filter", inside), "training, a part of it", within_s=60)
         os.kill(int(stack.prefect(f"/flow_runs/{run}")["infrastructure_pid"]), signal.SIGKILL)
         assert ended(stack, run, within_s=30)["state_type"] == "CRASHED"
         stack.python(RECONCILE_NOW)
         (alert,) = [a for a in stack.ledger.alerts() if a["id"] == f"run:{run}"]
         assert "crashed" in alert["message"]
         assert {part["state_type"] for part in stack.prefect("/flow_runs/filter", inside)} <= {"CRASHED", "COMPLETED"}
-        outcome = eventually(lambda: stack.ledger.outcomes().get(work), within_s=120, what="the retrain")
+        outcome = eventually(lambda: stack.ledger.outcomes().get(work), "the retrain", within_s=120)
     assert outcome["result"] in ("rolling out", "rejected")
     assert [claim.attempt for claim in stack.ledger.claims(work)] == [1, 2]
     assert outcome["owner"] == stack.ledger.claims(work)[1].owner != run
@@ -254,7 +255,7 @@ def test_with_mlflow_and_postgres_killed_in_the_middle_a_retrain_still_gets_ther
 
     with same_champion(stack) as before, changed_params(stack, another_model):
         run = _asked_from_a_shell(stack, "retrain/nightly")
-        eventually(lambda: _running_candidates(stack), within_s=90, what="a candidate in the making")
+        eventually(lambda: _running_candidates(stack), "a candidate in the making", within_s=90)
         for part in parts:
             os.kill(before_it[part]["pid"], signal.SIGKILL)
         over = ended(stack, run, within_s=120)
@@ -335,7 +336,7 @@ def _interrupted(stack: Stack, *args: str, when: Callable[[int, Path], object], 
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            eventually(lambda: when(process.pid, said), within_s=60, what="the middle of it")
+            eventually(lambda: when(process.pid, said), "the middle of it", within_s=60)
             began = time.monotonic()
             os.killpg(process.pid, signal.SIGINT)
             code = process.wait(timeout=30)

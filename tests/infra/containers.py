@@ -7,9 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,16 +60,3 @@ def running(image: str, *options: str, env: Mapping[str, str], command: Sequence
         yield name
     finally:
         docker("rm", "--force", "--volumes", name, check=False)
-
-
-def wait(condition: Callable[[], object], what: str, *, timeout_s: float = 90, log_of: str | None = None) -> None:
-    """Until it is so."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        try:
-            if condition():
-                return
-        except OSError:
-            time.sleep(0.05)
-        time.sleep(0.1)
-    raise AssertionError(f"not within {timeout_s} s: {what}\n{docker('logs', log_of, check=False) if log_of else ''}")

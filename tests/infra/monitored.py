@@ -9,9 +9,8 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.waiting import eventually
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 PACKAGES = {
@@ -68,19 +69,6 @@ class Watched:
             assert answer.status == 200
 
 
-def wait(condition: Callable[[], object], what: str, *, timeout_s: float = 20) -> None:
-    """Until it is so."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        try:
-            if condition():
-                return
-        except OSError:
-            time.sleep(0.05)
-        time.sleep(0.05)
-    raise AssertionError(f"not within {timeout_s} s: {what}")
-
-
 @contextmanager
 def watching(folder: Path, ports: Sequence[int], server_port: int, exporter_port: int) -> Iterator[Watched]:
     """Watch a model server and an exporter every second; alerts come after one second instead of minutes."""
@@ -104,8 +92,8 @@ def watching(folder: Path, ports: Sequence[int], server_port: int, exporter_port
         for command in commands:
             log = (folder / f"{Path(command[0]).name}.log").open("wb")
             started.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
-        wait(lambda: _answers(f"{watched.prometheus}/-/ready"), "Prometheus")
-        wait(lambda: _answers(f"{watched.alertmanager}/-/ready"), "Alertmanager")
+        eventually(lambda: _answers(f"{watched.prometheus}/-/ready"), "Prometheus")
+        eventually(lambda: _answers(f"{watched.alertmanager}/-/ready"), "Alertmanager")
         yield watched
     finally:
         for process in started:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from stores.objects import Objects
 from tests.infra import week
 from tests.infra.containers import docker
 from tests.infra.team import Team
+from tests.waiting import eventually
 
 NIGHTS, NIGHT_S, LATE = 7, 60.0, 2
 SETTLED_S = 240.0
@@ -52,7 +52,7 @@ def play(team: Team, store: Objects) -> Week:
                 seen.killed |= kill_retrain(team, within_s=NIGHT_S - 10)
             time.sleep(max(0.0, began + number * NIGHT_S - time.monotonic()))
         schedule(team, None)
-        wait(lambda: settled(team), "everything has ended", within_s=SETTLED_S)
+        eventually(lambda: settled(team), "everything has ended", within_s=SETTLED_S, every_s=1)
     finally:
         watching.set()
         watcher.join()
@@ -128,14 +128,6 @@ def done(team: Team, run: str, *, within_s: float = 180) -> dict[str, Any]:
         found.update(team.prefect("GET", f"/flow_runs/{run}"))
         return found["state_type"] in ENDED
 
-    wait(ended, f"flow run {run} ends", within_s=within_s)
+    eventually(ended, f"flow run {run} ends", within_s=within_s, every_s=1)
     assert found["state_type"] == "COMPLETED", found["state"]["message"]
     return found
-
-
-def wait(condition: Callable[[], object], what: str, *, within_s: float) -> None:
-    """Until it is so."""
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {within_s} s: {what}"
-        time.sleep(1)

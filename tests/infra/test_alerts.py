@@ -18,9 +18,10 @@ from serving.metrics import Metrics
 from serving.progress import Progress
 from stores.ledger import BatchCheck, Ledger
 from stores.telemetry import Recorder
-from tests.infra.monitored import INFRA, Watched, needed, wait, watching
+from tests.infra.monitored import INFRA, Watched, needed, watching
 from tests.ports import free_ports
 from tests.serving.conftest import Place
+from tests.waiting import eventually
 
 PROMETHEUS, ALERTMANAGER = INFRA / "prometheus", INFRA / "alertmanager"
 OWN = re.compile(r"\btrimtab_\w+")
@@ -113,7 +114,7 @@ def _exporter(place: Place, port: int) -> subprocess.Popen[bytes]:
 
 def test_a_server_without_a_champion_pages_somebody_until_it_has_one(watched: tuple[Watched, Place]) -> None:
     pair, place = watched
-    wait(lambda: "TrimtabNobodyIsLive" in pair.alerts("pager", "firing"), "the page")
+    eventually(lambda: "TrimtabNobodyIsLive" in pair.alerts("pager", "firing"), "the page")
     (alert,) = [
         alert
         for message in pair.arrived["pager"][:9]
@@ -123,14 +124,14 @@ def test_a_server_without_a_champion_pages_somebody_until_it_has_one(watched: tu
     assert alert["labels"]["instance"] == f"127.0.0.1:{place.port}"
     assert "/ready says why" in alert["annotations"]["action"]
     place.go_live(place.release().digest)
-    wait(lambda: "TrimtabNobodyIsLive" in pair.alerts("pager", "resolved"), "all is well again", timeout_s=30)
+    eventually(lambda: "TrimtabNobodyIsLive" in pair.alerts("pager", "resolved"), "all is well again", within_s=30)
 
 
 def test_a_refused_batch_is_a_ticket_until_one_of_that_period_is_accepted(watched: tuple[Watched, Place]) -> None:
     """From the ledger through the exporter, the rules and Alertmanager to a webhook."""
     pair, place = watched
     place.ledger.record_check(BatchCheck("2013-03", "refused", "s", False, "it is empty", 0, 0))
-    wait(lambda: "TrimtabBatchQuarantined" in pair.alerts("tickets", "firing"), "the ticket", timeout_s=60)
+    eventually(lambda: "TrimtabBatchQuarantined" in pair.alerts("tickets", "firing"), "the ticket", within_s=60)
     alert = next(
         alert
         for message in [*pair.arrived["tickets"]]
@@ -141,20 +142,20 @@ def test_a_refused_batch_is_a_ticket_until_one_of_that_period_is_accepted(watche
     assert "1 new periods" in alert["annotations"]["summary"]
     assert (ROOT / alert["annotations"]["runbook"]).exists()
     place.ledger.record_check(BatchCheck("2013-03", "mended", "s", True, "", 1, 0))
-    wait(lambda: "TrimtabBatchQuarantined" in pair.alerts("tickets", "resolved"), "the all-clear", timeout_s=60)
-    wait(lambda: "TrimtabLoopBlind" in pair.alerts("tickets", "firing"), "that Prefect is away", timeout_s=60)
+    eventually(lambda: "TrimtabBatchQuarantined" in pair.alerts("tickets", "resolved"), "the all-clear", within_s=60)
+    eventually(lambda: "TrimtabLoopBlind" in pair.alerts("tickets", "firing"), "that Prefect is away", within_s=60)
 
 
 def test_a_server_that_is_down_is_one_alert_and_not_many(watched: tuple[Watched, Place]) -> None:
     pair, _ = watched
     there, elsewhere = {"job": "trimtab", "instance": "a:1"}, {"job": "trimtab", "instance": "b:1"}
     pair.raise_by_hand({"alertname": "TrimtabServerDown", "severity": "page", **there})
-    wait(lambda: "TrimtabServerDown" in pair.alerts("pager", "firing"), "the page")
+    eventually(lambda: "TrimtabServerDown" in pair.alerts("pager", "firing"), "the page")
     pair.raise_by_hand(
         {"alertname": "TrimtabSlow", "severity": "ticket", **there},
         {"alertname": "TrimtabMemoryGrows", "severity": "ticket", **elsewhere},
     )
-    wait(lambda: "TrimtabMemoryGrows" in pair.alerts("tickets", "firing"), "the ticket")
+    eventually(lambda: "TrimtabMemoryGrows" in pair.alerts("tickets", "firing"), "the ticket")
     assert pair.raised()["TrimtabSlow"] == "suppressed"
     assert "TrimtabSlow" not in pair.alerts("tickets", "firing")
     assert "TrimtabServerDown" not in pair.alerts("tickets", "firing")

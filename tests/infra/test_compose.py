@@ -12,8 +12,9 @@ import pytest
 from stores.objects import Objects
 from tests.infra import week
 from tests.infra.containers import docker
-from tests.infra.played import ENDED, LATE, NIGHTS, Week, expected_work, live, wait
+from tests.infra.played import ENDED, LATE, NIGHTS, Week, expected_work, live
 from tests.infra.team import Team
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
 
@@ -98,7 +99,7 @@ def test_each_run_had_a_container_of_its_own_and_nothing_is_left_of_them(team: T
         return [run for run in team.containers_of_runs().values() if states.get(run) in ENDED]
 
     # Those of the worker that was killed are taken away ten minutes later; it had three at once.
-    wait(lambda: len(left()) <= 3, "no container is left of a run that has ended", within_s=60)
+    eventually(lambda: len(left()) <= 3, "no container is left of a run that has ended", within_s=60, every_s=1)
 
 
 def test_both_workers_had_runs_and_runs_of_all_kinds_went_on_at_the_same_time(team: Team, played: Week) -> None:
@@ -121,16 +122,17 @@ def test_every_answer_and_its_label_are_in_the_store(team: Team, played: Week) -
         "from stores import telemetry; from flows.door import here; t = here().telemetry;"
         "print(len(set(telemetry.predictions(t)['prediction_id'])))"
     )
-    wait(lambda: int(team.inside(code).split()[-1]) >= len(played.answered), "telemetry is whole", within_s=30)
+    eventually(lambda: int(team.inside(code).split()[-1]) >= len(played.answered), "telemetry is whole", within_s=30)
     assert int(team.inside(code).split()[-1]) == len(played.answered)
 
 
 def test_prometheus_watches_servers_and_loop(team: Team) -> None:
-    def up() -> set[str]:
+    def up() -> Counter[str]:
         answer = httpx.get(f"{team.url('PROMETHEUS_PORT')}/api/v1/query", params={"query": "up == 1"}).json()
-        return {f"{r['metric']['job']} {r['metric']['instance']}" for r in answer["data"]["result"]}
+        return Counter(found["metric"]["job"] for found in answer["data"]["result"])
 
-    wait(lambda: len(up()) >= 4, f"three servers and the exporter are scraped, not {up()}", within_s=60)
+    eventually(lambda: up().total() >= 5, "all of them are scraped", within_s=60, every_s=1, said=lambda: str(up()))
+    assert up() == {"trimtab": 3, "trimtab-loop": 1, "proxy": 1}
 
 
 def test_the_command_tells_who_is_live(team: Team, first_model: str) -> None:

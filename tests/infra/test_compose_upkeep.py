@@ -17,9 +17,10 @@ import pytest
 
 from tests.infra import week
 from tests.infra.containers import DOCKER, docker
-from tests.infra.played import live, wait
+from tests.infra.played import live
 from tests.infra.team import Team
 from tests.ports import free_ports
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 DATASETS = """
@@ -114,11 +115,11 @@ def test_a_key_is_changed_without_anybody_being_refused(team: Team, first_model:
     with users.asking():
         team.program("change_key.py", "add", "server-predict", "--secrets", str(team.secrets))
         new = team.secret("server-predict").replace("\n", ",").split(",")[0]
-        wait(lambda: let_in(team, new) == 3, "every replica knows the new key", within_s=30)
+        eventually(lambda: let_in(team, new) == 3, "every replica knows the new key", within_s=30)
         users.key = new
         time.sleep(1)
         team.program("change_key.py", "drop", "server-predict", "--secrets", str(team.secrets))
-        wait(lambda: let_in(team, old) == 0, "no replica knows the old key", within_s=30)
+        eventually(lambda: let_in(team, old) == 0, "no replica knows the old key", within_s=30)
     assert not users.failed and set(users.statuses) == {200} and len(users.statuses) > 50
 
 

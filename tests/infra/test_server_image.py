@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from tests.infra.containers import HARDENED, build, docker, engine, running, wait
+from tests.infra.containers import HARDENED, build, docker, engine, running
 from tests.ports import free_ports
 from tests.serving.conftest import Place
 from tests.serving.tiny import flights
 from tests.trimtab import small
+from tests.waiting import eventually
 from trimtab import training
 from trimtab.features import describe
 
@@ -58,7 +59,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, facts: dict[str, Any]) -> It
     started = time.monotonic()
     with running(facts["tag"], *options, env=env) as name:
         there.container = name  # type: ignore[attr-defined]
-        wait(lambda: there.get("/ready")[0] == 200, "the server is ready", log_of=name)
+        eventually(
+            lambda: there.get("/ready")[0] == 200, "the server is ready", within_s=90, said=lambda: docker("logs", name)
+        )
         there.started_s = time.monotonic() - started  # type: ignore[attr-defined]
         yield there
 
@@ -113,7 +116,7 @@ def test_it_answers_by_each_way_to_ask_a_model(place: Place, way: str) -> None:
 
 
 def test_telemetry_is_compacted(place: Place) -> None:
-    place.wait(lambda: list(place.telemetry.rglob("*.parquet")), "a part", timeout_s=30)
+    place.wait(lambda: list(place.telemetry.rglob("*.parquet")), "a part", within_s=30)
     assert place.get("/ready", {"X-API-Key": KEY})[1]["compaction"] == "ok"
 
 
@@ -124,7 +127,12 @@ def test_without_a_key_nothing_but_health_is_told(place: Place) -> None:
 
 def test_its_health_is_found_by_the_engine(place: Place) -> None:
     name = place.container  # type: ignore[attr-defined]
-    wait(lambda: docker("inspect", "--format", "{{.State.Health.Status}}", name).strip() == "healthy", "healthy")
+
+    def health() -> str:
+        return docker("inspect", "--format", "{{.State.Health.Status}}", name).strip()
+
+    eventually(lambda: health() != "starting", "its first check", within_s=90)
+    assert health() == "healthy"
 
 
 def test_it_says_what_is_missing_and_ends_with_2(facts: dict[str, Any]) -> None:

@@ -7,10 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from stores.bundles import Bundle
 from stores.ledger import Ledger
 from tests.ports import free_port
 from tests.serving.tiny import tiny_bundle
+from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,18 +85,15 @@ class Place:
         if wait_for:
             self.wait(lambda: self.get(wait_for)[0] == 200, f"{wait_for} is 200")
 
-    def wait(self, condition: Any, what: str, *, timeout_s: float = 20) -> None:
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            try:
-                if condition():
-                    return
-            except OSError:
-                pass
-            if self.process is not None and self.process.poll() is not None:
-                break
-            time.sleep(0.05)
-        raise AssertionError(f"not within {timeout_s} s: {what}\n{(self.home / 'server.log').read_text()[-3000:]}")
+    def wait(self, look: Callable[[], object], what: str, *, within_s: float = 20) -> None:
+        """Until it is so; fails with the end of the log, at once when the process has ended."""
+        eventually(look, what, within_s=within_s, every_s=0.05, said=self.log_end, lost=self.has_ended)
+
+    def log_end(self) -> str:
+        return (self.home / "server.log").read_text()[-3000:]
+
+    def has_ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
         return self._send(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers or {}))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -24,8 +25,7 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Place]]:
     try:
         for place in places:
             place.start(wait_for="")
-        for place in places:
-            place.wait(lambda place=place: place.get("/ready")[0] == 200, "ready")
+        each(places, lambda place: place.get("/ready")[0] == 200, "ready")
         yield places
     finally:
         for place in places:
@@ -33,11 +33,16 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Place]]:
                 place.kill()
 
 
+def each(places: list[Place], look: Callable[[Place], object], what: str) -> None:
+    """Wait for it at one after the other."""
+    for place in places:
+        place.wait(partial(look, place), what)
+
+
 def followed_s(replicas: list[Place], digest: str) -> float:
     """Seconds until every replica answers by *digest*."""
     started = time.monotonic()
-    for place in replicas:
-        place.wait(lambda place=place: place.post("/predict", ROW)[1]["release"] == digest, f"{digest} answers")
+    each(replicas, lambda place: place.post("/predict", ROW)[1]["release"] == digest, f"{digest} answers")
     return time.monotonic() - started
 
 
@@ -54,8 +59,8 @@ def test_all_go_on_without_the_ledger_and_follow_when_it_is_back(replicas: list[
     followed_s(replicas, before.digest)
     database, aside = replicas[0].home / "ledger.db", replicas[0].home / "aside.db"
     database.rename(aside)
+    each(replicas, lambda place: place.get("/ready")[1]["ledger"] != "ok", "the trouble is told")
     for place in replicas:
-        place.wait(lambda place=place: place.get("/ready")[1]["ledger"] != "ok", "the trouble is told")
         assert place.post("/predict", ROW)[1]["release"] == before.digest
         assert "trimtab_ledger_up 0.0" in place.get("/metrics")[1]
     time.sleep(1.0)

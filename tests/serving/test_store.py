@@ -25,6 +25,7 @@ from tests.serving.conftest import Place
 from tests.serving.trials import RULES
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import Seaweed, seaweed
+from tests.waiting import eventually
 from trimtab.rollout import Terms
 
 __all__ = ["seaweed"]
@@ -74,7 +75,7 @@ class Servers:
         return places
 
     def wait_until_ready(self, place: Place) -> None:
-        place.wait(lambda: place.get("/ready")[0] == 200, "ready", timeout_s=PATIENCE_S)
+        place.wait(lambda: place.get("/ready")[0] == 200, "ready", within_s=PATIENCE_S)
 
     @property
     def reader(self) -> Mirror:
@@ -117,14 +118,6 @@ class Users(threading.Thread):
         self._over.set()
         self.join()
         return self.answered
-
-
-def waited_s(condition: Any, what: str, *, timeout_s: float = PATIENCE_S) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < timeout_s, f"not within {timeout_s} s: {what}"
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 def metric(place: Place, name: str) -> float:
@@ -173,7 +166,7 @@ def test_answers_pairs_and_labels_of_all_are_seen_elsewhere_soon(servers: Server
         pairs, known = telemetry.pairs(reader, rollout="r1"), telemetry.joined(reader)
         return set(pairs["prediction_id"]) == set(ids) and known["label"].notna().sum() == len(ids)
 
-    assert waited_s(seen, "all of it is seen elsewhere") < SOON_S
+    eventually(seen, "all of it is seen elsewhere", within_s=SOON_S)
     assert telemetry.tally(reader).rows == 2 * len(ids)
     word = places[0].get("/verdict/r1")
     assert word[0] == 200 and word[1]["pairs"] == len(ids), "one server tells what all have seen"
@@ -192,18 +185,18 @@ def test_answers_go_on_while_the_store_is_away_and_all_is_there_afterwards(serve
     servers.ledger.go_live(servers.release())
     place = servers.start()
     users = Users(place)
-    place.wait(lambda: metric(place, "trimtab_shipping_up") == 1, "it ships", timeout_s=PATIENCE_S)
+    place.wait(lambda: metric(place, "trimtab_shipping_up") == 1, "it ships", within_s=PATIENCE_S)
     servers.proxy.leave()
-    place.wait(lambda: metric(place, "trimtab_shipping_up") == 0, "the trouble is told", timeout_s=PATIENCE_S)
+    place.wait(lambda: metric(place, "trimtab_shipping_up") == 0, "the trouble is told", within_s=PATIENCE_S)
     before = len(users.answered)
-    place.wait(lambda: metric(place, "trimtab_shipping_lag_seconds") > 3, "the lag is told", timeout_s=PATIENCE_S)
+    place.wait(lambda: metric(place, "trimtab_shipping_lag_seconds") > 3, "the lag is told", within_s=PATIENCE_S)
     assert metric(place, "trimtab_shipping_waiting_bytes") > 0
     status, ready = place.get("/ready")
     assert status == 200 and "s3://" in ready["shipping"] and ready["shipping_lag_s"] > 0
     place.wait(lambda: len(users.answered) > before + 10, "answers go on")
     servers.proxy.come_back()
-    place.wait(lambda: metric(place, "trimtab_shipping_lag_seconds") < 3, "it has caught up", timeout_s=PATIENCE_S)
-    place.wait(lambda: place.get("/ready")[1]["shipping"] == "ok", "all is well", timeout_s=PATIENCE_S)
+    place.wait(lambda: metric(place, "trimtab_shipping_lag_seconds") < 3, "it has caught up", within_s=PATIENCE_S)
+    place.wait(lambda: place.get("/ready")[1]["shipping"] == "ok", "all is well", within_s=PATIENCE_S)
     answered = users.stop()
     place.stop()
     assert sorted(telemetry.predictions(servers.reader)["prediction_id"]) == sorted(answered)
@@ -229,7 +222,7 @@ def test_a_release_that_is_damaged_in_the_store_is_named_and_not_loaded(servers:
     status, said = place.post(f"/releases/{second}/load")
     assert status == 422 and key in said["error"]["problem"]
     servers.ledger.go_live(first, challenger=second, share=0.5, rollout="r1")
-    place.wait(lambda: second in place.get("/live")[1]["refused"], "the challenger is refused", timeout_s=PATIENCE_S)
+    place.wait(lambda: second in place.get("/live")[1]["refused"], "the challenger is refused", within_s=PATIENCE_S)
     assert place.post("/predict", ROW)[1]["release"] == first
 
 
@@ -240,11 +233,11 @@ def test_a_store_that_is_away_keeps_no_one_from_answering_and_speaks_against_no_
     servers.proxy.leave()
     assert place.post(f"/releases/{second}/load")[0] == 503
     version = servers.ledger.go_live(first, challenger=second, share=0.5, rollout="r1")
-    place.wait(lambda: place.get("/live")[1]["ledger_version"] == version, "it follows", timeout_s=PATIENCE_S)
+    place.wait(lambda: place.get("/live")[1]["ledger_version"] == version, "it follows", within_s=PATIENCE_S)
     assert place.get("/live")[1]["refused"] == {}
     assert place.post("/predict", ROW)[1]["release"] == first
     servers.proxy.come_back()
-    place.wait(lambda: second in place.get("/live")[1]["loaded"], "the challenger is fetched", timeout_s=PATIENCE_S)
+    place.wait(lambda: second in place.get("/live")[1]["loaded"], "the challenger is fetched", within_s=PATIENCE_S)
 
 
 def test_a_damaged_copy_is_replaced_when_the_server_starts(servers: Servers) -> None:

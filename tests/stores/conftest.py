@@ -1,4 +1,4 @@
-"""A ledger of its own for every test, on SQLite and on a real PostgreSQL."""
+"""A ledger of its own for every test, on SQLite and on a real PostgreSQL; machines with a store between them."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -9,8 +9,11 @@ import sqlalchemy as sa
 
 from deployments import stack
 from stores.ledger import Ledger
+from stores.objects import Objects
+from stores.telemetry import Mirror
 from tests.ports import free_port
-from tests.stores.seaweed import seaweed
+from tests.stores.proxy import Proxy, proxied
+from tests.stores.seaweed import Seaweed, seaweed
 from trimtab.settings import Settings
 
 __all__ = ["seaweed"]
@@ -50,3 +53,26 @@ def ledger(ledger_url: str) -> Ledger:
     made = Ledger(ledger_url)
     made.create()
     return made
+
+
+@pytest.fixture
+def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
+    with proxied(seaweed.port) as one:
+        yield one
+
+
+@pytest.fixture
+def objects(seaweed: Seaweed) -> Objects:
+    return seaweed.objects()
+
+
+@pytest.fixture
+def here(tmp_path: Path, objects: Objects) -> Mirror:
+    """The machine that records."""
+    return Mirror(tmp_path / "here", objects)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, objects: Objects) -> Mirror:
+    """Another machine."""
+    return Mirror(tmp_path / "elsewhere", objects)

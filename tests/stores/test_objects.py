@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,16 +12,10 @@ import pytest
 
 from stores.objects import Damaged, NoSuchObject, Objects, Refused, Unreachable
 from stores.s3 import address
-from tests.stores.proxy import Proxy, proxied
+from tests.stores.proxy import Proxy
 from tests.stores.seaweed import SECRET, Seaweed
 
 LARGE = os.urandom(1024 * 1024) * 17
-
-
-@pytest.fixture
-def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
-    with proxied(seaweed.port) as one:
-        yield one
 
 
 def names(folder: Path) -> list[str]:

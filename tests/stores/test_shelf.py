@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from stores.objects import Objects
 from stores.s3 import address
 from stores.shelf import Shelf
 from tests.serving.tiny import tiny_bundle
-from tests.stores.proxy import Proxy, proxied
+from tests.stores.proxy import Proxy
 from tests.stores.seaweed import Seaweed
 from trimtab.release import MODEL
 
@@ -24,12 +23,6 @@ from trimtab.release import MODEL
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return tiny_bundle(tmp_path_factory.mktemp("releases"))
-
-
-@pytest.fixture
-def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
-    with proxied(seaweed.port) as one:
-        yield one
 
 
 def content_of(bundle: Bundle) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from stores.telemetry import Compactor, Recorder, compact, forget, layout, mergi
 from stores.telemetry.compactor import start
 from tests.stores.test_telemetry import APRIL, MARCH, MAY, label, send
 from tests.stores.test_telemetry_pairs import backdate, pair
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -194,14 +194,6 @@ def test_nothing_forgotten_comes_back_when_what_made_parts_of_it_had_died(
     assert telemetry.pairs(recorder.root).empty
 
 
-def until(true: Callable[[], bool], timeout_s: float = 30) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
-
-
 def test_a_compactor_works_beside_the_writer_and_leaves_no_process_behind(recorder: Recorder) -> None:
     ids = segments_of(recorder, 2)
     open_ids = send(recorder, MAY)
@@ -214,7 +206,7 @@ def test_a_compactor_works_beside_the_writer_and_leaves_no_process_behind(record
     compactor.tend()
     first = compactor.pid
     assert first is not None
-    until(tended)
+    eventually(tended, "it has ended")
     assert compactor.failure is None
     assert len(layout.segments(recorder.root, layout.PREDICTIONS)) == 1  # the one that is being written
     compactor.tend()
@@ -238,7 +230,7 @@ def test_one_compaction_at_a_time_and_its_failure_is_seen(recorder: Recorder) ->
         compactor.tend()
         return compactor.failure is not None
 
-    until(failed)
+    eventually(failed, "its failure")
     assert "parts" in str(compactor.failure)
 
 

@@ -19,7 +19,8 @@ from deployments.traffic import Traffic, TrafficError
 from stores import telemetry
 from stores.ledger import Ledger, Live
 from tests.conftest import Stack
-from tests.e2e.conftest import ended, eventually, started
+from tests.e2e.conftest import ended, started
+from tests.waiting import eventually
 from trimtab.params import Columns
 from trimtab.rollout import Standing, standing
 
@@ -101,9 +102,9 @@ class Trial:
         self.run = started(self.stack, "deploy/on-request", release=self.release, cause="a test sends it out")
         self.rollout = eventually(
             lambda: next((r["id"] for r in self.ledger.rollouts() if r["id"] not in before), None),
-            within_s=30, what="the rollout",
+            "the rollout", within_s=30,
         )  # fmt: skip
-        eventually(lambda: self.at.state not in ("started", "probed"), within_s=30, what="the shadow")
+        eventually(lambda: self.at.state not in ("started", "probed"), "the shadow", within_s=30)
 
     @property
     def at(self) -> Standing:
@@ -139,7 +140,7 @@ class Trial:
             self.traffic.send(rows)
         except (httpx.HTTPError, TrafficError):
             self.unanswered += len(rows)
-            eventually(self._ready, within_s=60, what="the model server")
+            eventually(self._ready, "the model server", within_s=60)
 
     def _ready(self) -> bool:
         return httpx.get(f"{self.stack.settings.model_server}/ready", timeout=5).status_code == httpx.codes.OK

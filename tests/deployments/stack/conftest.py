@@ -2,8 +2,7 @@
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ from deployments.stack.objects import PARTS
 from deployments.stack.plan import Component, Plan, Probe
 from tests.ports import free_block, free_port
 from trimtab.settings import Settings
-
-
-def eventually(condition: Callable[[], object], *, within_s: float = 10.0) -> None:
-    """Wait until *condition* is true; fail after *within_s*."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def web(name: str, **changes: Any) -> Component:

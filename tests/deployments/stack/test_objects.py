@@ -16,9 +16,10 @@ from deployments import stack
 from deployments.stack import StackError, components, objects
 from deployments.stack.ports import require_free
 from stores.ledger import Ledger
-from tests.deployments.stack.conftest import eventually, make_settings
+from tests.deployments.stack.conftest import make_settings
 from tests.serving.conftest import Place
 from tests.serving.tiny import tiny_bundle
+from tests.waiting import eventually
 from trimtab.settings import Settings
 
 
@@ -115,7 +116,7 @@ def test_what_a_model_server_had_not_shipped_is_in_the_store_after_down(
         ledger.create()
         ledger.record_release(bundle.digest, model_name="tiny", model_version=1, run_id="r", manifest={})
         ledger.switch(bundle.digest, expected=0, move="promote", reason="test", actor="test")
-        eventually(lambda: place.get("/ready")[0] == 200, within_s=30)
+        eventually(lambda: place.get("/ready")[0] == 200, "the server is ready")
         answered = place.post("/predict", {"rows": [{"distance": 900, "hour": 7, "carrier": "UA"}] * 3})[1]
         assert not parts(settings)
         stack.down(settings, echo=print)

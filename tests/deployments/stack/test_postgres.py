@@ -22,7 +22,8 @@ from deployments.stack import postgres as embedded
 from deployments.stack.addresses import database_url
 from deployments.stack.plan import CODE
 from deployments.stack.processes import alive
-from tests.deployments.stack.conftest import eventually, make_settings
+from tests.deployments.stack.conftest import make_settings
+from tests.waiting import eventually
 from trimtab.settings import Settings
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -99,8 +100,8 @@ def test_what_was_committed_survives_kill_9(postgres: Settings) -> None:
     before = stack.status(postgres)["postgres"]
     assert before.pid is not None
     os.kill(before.pid, signal.SIGKILL)
-    eventually(lambda: stack.status(postgres)["postgres"].restarts == before.restarts + 1)
-    eventually(lambda: stack.status(postgres)["postgres"].state == "running")
+    eventually(lambda: stack.status(postgres)["postgres"].restarts == before.restarts + 1, "it is started again")
+    eventually(lambda: stack.status(postgres)["postgres"].state == "running", "it runs")
     assert ask(postgres, "select x from kept limit 1") == 42
 
 

@@ -17,7 +17,8 @@ from deployments.stack.child import Child
 from deployments.stack.plan import Component, Plan, Probe
 from deployments.stack.processes import alive
 from deployments.stack.supervisor import rotate
-from tests.deployments.stack.conftest import Running, eventually, script, web
+from tests.deployments.stack.conftest import Running, script, web
+from tests.waiting import eventually
 
 NEVER = Probe("http", "http://127.0.0.1:9/")
 JOB = Probe("exit")
@@ -36,7 +37,7 @@ def test_a_part_that_dies_is_restarted_and_that_can_be_seen(running: Running) ->
     before = running.part("web").pid
     assert before is not None
     os.kill(before, signal.SIGKILL)
-    eventually(lambda: running.part("web").state == "running" and running.part("web").restarts == 1)
+    eventually(lambda: running.part("web").state == "running" and running.part("web").restarts == 1, "it runs again")
     after = running.part("web")
     assert after.pid != before
     assert after.last_error == "killed by SIGKILL"
@@ -52,7 +53,7 @@ def test_stopping_leaves_no_process_even_of_those_that_have_left_the_family(runn
     part = script("runaway", runaway, Probe("command", command=("true",)))
     running.start(part, web("web"))
     mark = report.recorded(running.state)["supervisor"]["mark"]
-    eventually(lambda: len(processes.marked(mark)) >= 5)
+    eventually(lambda: len(processes.marked(mark)) >= 5, "all five processes")
     everything = [*running.processes(), *processes.marked(mark)]
     assert handover.stop(running.state)
     assert [process for process in everything if alive(process)] == []
@@ -65,7 +66,7 @@ def test_a_killed_supervisor_takes_its_parts_along_and_can_be_followed_by_anothe
     everything = running.processes()
     running.supervisor.kill()
     handover.stop(running.state)
-    eventually(lambda: not any(alive(process) for process in everything[1:]))
+    eventually(lambda: not any(alive(process) for process in everything[1:]), "nothing of it is left")
     running.start(web("web"))
     assert running.part("web").state == "running"
 
@@ -75,7 +76,7 @@ def test_a_part_that_will_not_go_is_killed(running: Running) -> None:
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(300)"
     )
     running.start(script("deaf", deaf, Probe("command", command=("true",)), stop_timeout_s=0.3))
-    eventually(lambda: "deaf" in (running.state / "logs" / "deaf.log").read_text())
+    eventually(lambda: "deaf" in (running.state / "logs" / "deaf.log").read_text(), "it has begun")
     process = psutil.Process(running.part("deaf").pid)
     handover.stop(running.state)
     assert not alive(process)
@@ -128,7 +129,7 @@ def test_a_pid_that_belongs_to_somebody_else_by_now_is_left_alone(tmp_path: Path
 def test_secrets_reach_the_part_and_nothing_else(running: Running) -> None:
     text = "import os, time; print(len(os.environ['KEY']), flush=True); time.sleep(300)"
     running.start(script("safe", text, Probe("command", command=("true",)), env={"KEY": "hush-hush"}))
-    eventually(lambda: (running.state / "logs" / "safe.log").read_text() == "9\n")
+    eventually(lambda: (running.state / "logs" / "safe.log").read_text() == "9\n", "its end")
     files = [path.read_text() for path in running.state.rglob("*") if path.is_file()]
     arguments = [" ".join(process.cmdline()) for process in running.processes()]
     assert not any("hush-hush" in text for text in [*files, *arguments])
@@ -139,7 +140,7 @@ def test_a_stack_whose_state_folder_is_deleted_stops(running: Running) -> None:
     everything = running.processes()
     for path in sorted(running.state.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    eventually(lambda: not any(alive(process) for process in everything[1:]), within_s=15)
+    eventually(lambda: not any(alive(process) for process in everything[1:]), "nothing of it is left")
     assert len(everything) > 1, "there was something to stop"
 
 

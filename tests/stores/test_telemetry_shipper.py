@@ -1,0 +1,102 @@
+"""The process beside the servers that ships their telemetry: one of several, cut off, stopped, left alone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from stores import telemetry
+from stores.objects import Objects
+from stores.telemetry import Mirror, Recorder
+from stores.telemetry.shipper import Shipper
+from tests.stores.machines import expected, record, seen
+from tests.stores.proxy import Proxy
+from tests.waiting import eventually
+
+
+def test_of_two_processes_one_ships_while_servers_live_and_the_rest_when_they_end(
+    here: Mirror, elsewhere: Mirror
+) -> None:
+    process, beside, recorder = Shipper(here), Shipper(here), Recorder(here.root)
+    process.tend()
+    beside.tend()
+    ids = record(here, 1, recorder=recorder)
+    eventually(lambda: seen(elsewhere) == expected(ids), "it is shipped")
+    process.tend()
+    assert process.failure is None
+    ids += record(here, 1, recorder=recorder)
+    assert beside.stop() and process.stop()
+    assert seen(elsewhere) == expected(ids)
+
+
+def test_the_process_says_what_the_trouble_is_and_goes_on_when_it_is_over(
+    proxy: Proxy, objects: Objects, tmp_path: Path, elsewhere: Mirror
+) -> None:
+    place = Mirror(tmp_path / "cut-off", Objects(objects.url, endpoint=proxy.endpoint))
+    proxy.leave()
+    process = Shipper(place)
+    ids = record(place, 1)
+
+    def told() -> str | None:
+        process.tend()
+        return process.failure
+
+    eventually(lambda: told() is not None and "s3://" in str(process.failure), "the trouble is told")
+    proxy.come_back()
+    eventually(lambda: told() is None, "it is over")
+    assert process.stop()
+    assert seen(elsewhere) == expected(ids)
+
+
+def test_a_process_that_cannot_ship_is_stopped_in_time_and_the_next_one_ships(
+    proxy: Proxy, objects: Objects, tmp_path: Path, elsewhere: Mirror
+) -> None:
+    place = Mirror(tmp_path / "cut-off", Objects(objects.url, endpoint=proxy.endpoint))
+    proxy.leave()
+    process = Shipper(place)
+    ids = record(place, 1)
+    process.tend()
+    began = time.monotonic()
+    assert not process.stop(within_s=1)
+    assert time.monotonic() - began < 5
+    proxy.come_back()
+    process.tend()
+    assert process.stop()
+    assert seen(elsewhere) == expected(ids)
+
+
+def test_the_process_ships_what_a_killed_server_left_and_ends(here: Mirror, elsewhere: Mirror) -> None:
+    code = (
+        "import os, sys, time\nfrom datetime import datetime\nfrom pathlib import Path\n"
+        "from stores.telemetry import Mirror, Recorder\nfrom stores.telemetry.shipper import Shipper\n"
+        "from stores.objects import Objects\n"
+        "from tests.stores.test_telemetry import send\n"
+        "place = Mirror(Path(sys.argv[1]), Objects(sys.argv[2], endpoint=sys.argv[3]))\n"
+        "shipper = Shipper(place)\nshipper.tend()\nids = send(Recorder(place.root), datetime(2013, 3, 1))\n"
+        "print(shipper.pid, *ids, flush=True)\ntime.sleep(60)\n"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, str(here.root), here.objects.url, str(here.objects.endpoint)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert server.stdout is not None
+    pid, *ids = server.stdout.readline().split()
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+    server.stdout.close()
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), "the process ends")
+    assert telemetry.predictions(elsewhere)["prediction_id"].tolist() == ids
+
+
+def test_it_can_be_run_by_hand(here: Mirror, elsewhere: Mirror) -> None:
+    ids = record(here, 1)
+    command = [sys.executable, "-m", "stores.telemetry", str(here.root), "--store", here.objects.url]
+    done = subprocess.run(
+        [*command, "--endpoint", str(here.objects.endpoint)], stdin=subprocess.DEVNULL, check=True, timeout=60,
+        capture_output=True,
+    )  # fmt: skip
+    assert b'"trouble": null' in done.stdout
+    assert seen(elsewhere) == expected(ids)

@@ -1,0 +1,157 @@
+"""Many small objects of telemetry become few: whoever dies or reads meanwhile, each row is seen once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from stores import telemetry
+from stores.objects import Found, Objects
+from stores.telemetry import Mirror, Recorder, layout, mirror, tidying
+from stores.telemetry.shipping import Shipping
+from stores.telemetry.tidying import tidy
+from tests.stores.machines import die_at, expected, keys, record, seen, writers
+from tests.stores.test_telemetry import MARCH, send
+
+GONE = -60.0  # seconds: every writer has been quiet for longer
+
+
+@pytest.fixture
+def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of a level become one of the next."""
+    for module in (mirror, tidying):
+        monkeypatch.setattr(module, "FAN", 3)
+
+
+@pytest.mark.usefixtures("fewer")
+def test_many_objects_become_few_and_nothing_that_a_reader_sees_changes(here: Mirror, elsewhere: Mirror) -> None:
+    ids = record(here, 13)
+    Shipping(here).ship()
+    before = telemetry.joined(elsewhere)
+    for stream in layout.STREAMS:
+        tidy(here, stream, own=writers(here), is_all=False)
+    found = [layout.part_named(key.rsplit("/", 1)[1], Path()) for key in keys(here.objects)]
+    assert [part and (part.number, part.last_number) for part in found] == [(9, 11), (0, 8), (12, 12)]
+    pd.testing.assert_frame_equal(telemetry.joined(elsewhere), before)
+    assert seen(here) == seen(elsewhere) == expected(ids)
+    assert len(telemetry.predictions(elsewhere, MARCH, MARCH + timedelta(hours=1))) == 1
+
+
+@pytest.mark.usefixtures("fewer")
+def test_of_a_writer_that_is_gone_the_rest_is_merged_and_what_comes_late_still_counts(
+    here: Mirror, elsewhere: Mirror
+) -> None:
+    recorder = Recorder(here.root)
+    ids = record(here, 8, recorder=recorder)
+    Shipping(here).ship()
+    assert tidy(elsewhere, layout.PREDICTIONS) == 0, "it has just written something"
+    tidy(elsewhere, layout.PREDICTIONS, quiet_s=GONE)
+    assert len(keys(here.objects)) == 2
+    ids += record(here, 3, recorder=recorder)
+    Shipping(here).ship()
+    assert sorted(telemetry.predictions(elsewhere)["prediction_id"]) == sorted(ids)
+    tidy(elsewhere, layout.PREDICTIONS, quiet_s=GONE)
+    assert len(keys(here.objects)) == 2
+    assert sorted(telemetry.predictions(here)["prediction_id"]) == sorted(ids)
+
+
+@pytest.mark.usefixtures("fewer")
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["put", "rename", "remove"])
+def test_tidying_that_dies_loses_and_doubles_nothing(
+    here: Mirror, elsewhere: Mirror, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+) -> None:
+    ids = record(here, 3)
+    Shipping(here).ship()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        die_at(patch, step, when)
+        tidy(here, layout.PREDICTIONS, quiet_s=GONE)
+    assert seen(here) == seen(elsewhere) == expected(ids)
+    tidy(elsewhere, layout.PREDICTIONS, quiet_s=GONE)
+    assert len(keys(here.objects)) == 1
+    assert seen(here) == seen(elsewhere) == expected(ids)
+
+
+@pytest.mark.usefixtures("fewer")
+def test_a_part_that_is_shipped_again_after_it_was_merged_counts_once(here: Mirror, elsewhere: Mirror) -> None:
+    """A process that died between the upload and its note of it, and was away while others tidied."""
+    ids = record(here, 3)
+    Shipping(here).ship()
+    tidy(elsewhere, layout.PREDICTIONS, quiet_s=GONE)
+    again = layout.fetched_folder(here.root, layout.PREDICTIONS)
+    for path in list(again.iterdir()):
+        path.replace(layout.parts_folder(here.root, layout.PREDICTIONS) / path.name)
+    Shipping(here).ship()
+    assert len(keys(here.objects)) == 4
+    assert seen(here) == seen(elsewhere) == expected(ids)
+    tidy(elsewhere, layout.PREDICTIONS, quiet_s=GONE)
+    assert len(keys(here.objects)) == 1
+    assert seen(here) == seen(elsewhere) == expected(ids)
+
+
+@pytest.mark.usefixtures("fewer")
+def test_whoever_lists_while_objects_are_merged_away_sees_each_row_once(
+    here: Mirror, elsewhere: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After every single object that a listing gives, somebody else merges all that there is."""
+    ids = record(here, 9)
+    Shipping(here).ship()
+    tidier, really = Mirror(elsewhere.root.with_name("tidier"), here.objects), Objects.list
+    steps = iter([3, 9])
+
+    def listing(objects: Objects, prefix: str = "", **options: Any) -> Iterator[Found]:
+        for found in really(objects, prefix, **options):
+            yield found
+            if objects is reader.objects and (upto := next(steps, None)) is not None:
+                level = 1 if upto == 3 else 2
+                parts = tidying._tidied(tidier, layout.PREDICTIONS)
+                for block in list(tidying._blocks(parts, level, {parts[0].writer}, set())):
+                    tidying._merge(tidier, layout.PREDICTIONS, block)
+
+    reader = Mirror(elsewhere.root, Objects(here.objects.url, endpoint=here.objects.endpoint))
+    monkeypatch.setattr(Objects, "list", listing)
+    assert sorted(telemetry.predictions(reader)["prediction_id"]) == sorted(ids)
+    assert next(steps, None) is None
+    assert len(keys(here.objects)) == 1
+
+
+@pytest.mark.usefixtures("fewer")
+def test_readers_beside_several_that_ship_and_tidy_see_each_row_once(
+    tmp_path: Path, here: Mirror, elsewhere: Mirror
+) -> None:
+    recorder, over, known = Recorder(here.root), threading.Event(), list[str]()
+    troubles: list[str] = []
+
+    def read(number: int) -> None:
+        place = Mirror(tmp_path / f"reader-{number}", here.objects)
+        while not over.is_set():
+            before = set(known)
+            found = telemetry.predictions(place)["prediction_id"].tolist()
+            if not before <= set(found) or len(set(found)) != len(found):
+                troubles.append(f"{len(before - set(found))} missing, {len(found) - len(set(found))} twice")
+
+    def tidy_up(number: int) -> None:
+        place = Mirror(tmp_path / f"tidier-{number}", here.objects)
+        while not over.is_set():
+            tidy(place, layout.PREDICTIONS, own=writers(place), is_all=False)
+
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(work, number) for number in range(2) for work in (read, tidy_up)]
+        shipping = Shipping(here)
+        for hour in range(20):
+            fresh = send(recorder, MARCH + timedelta(hours=hour))
+            recorder.roll()
+            shipping.ship()
+            known += fresh
+        over.set()
+        for other in others:
+            other.result()
+    assert not troubles
+    assert sorted(telemetry.predictions(elsewhere)["prediction_id"]) == sorted(known)
