@@ -152,9 +152,11 @@ def test_without_a_cluster_the_error_says_what_to_set(tmp_path: Path) -> None:
 
 
 def test_watches_that_end_early_are_begun_again(cluster: Cluster, workload: Workload) -> None:
-    cluster.watch_ends = True
+    cluster.watch_ends, cluster.pod_s = True, 0.4
     seen = kubernetes.set_release(workload, NEW, rollout="r")
     kubernetes.wait_until_rolled_out(workload, seen.generation, within_s=10)
+    assert cluster.watches > 1
+    assert kubernetes.look(workload).progress is None
 
 
 def test_the_deployment_goes_after_the_ledger_but_not_after_a_rollout_that_has_just_begun(

@@ -107,8 +107,16 @@ def quick_schemas() -> Iterator[None]:
 def test_everything_is_strictly_valid_in_the_newest_three_versions_of_kubernetes(
     rendered: list[Resource], version: str
 ) -> None:
-    for resource in [*rendered, flow_job(rendered)]:
+    assert [trouble for each in [*rendered, flow_job(rendered)] if (trouble := invalid(each, version))] == []
+
+
+def invalid(resource: Resource, version: str) -> str:
+    """What the schemas of *version* mind; nothing if it is valid."""
+    try:
         kubernetes_validate.validate(resource, version, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return f"{resource['kind']} {resource['metadata'].get('name')}: {error}"
+    return ""
 
 
 def test_nobody_is_root_or_can_write_to_the_image(rendered: list[Resource]) -> None:

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from stores.ledger import Ledger
 from tasks import dataset
 from tasks.pipeline.__main__ import main
 from tasks.pipeline.stable import stable
+from tests.flows.tiny import plainly, project, rows
 from trimtab import params as settings
 from trimtab import training
 from trimtab.candidate import PAPER, Paper
@@ -156,7 +156,6 @@ def test_the_ingest_and_validate_flows_lay_out_the_same_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The flows' own bodies with a real ledger and DVC; only Prefect's server and Evidently's pages are left out."""
-    ingest, validate, versions = (import_module(f"flows.{name}") for name in ("ingest", "validate", "versions"))
     for name in ("params.yaml", "schema.yaml"):
         shutil.copy2(CHECKOUT / name, tmp_path / name)
     git(tmp_path, "init", "--quiet")
@@ -164,46 +163,17 @@ def test_the_ingest_and_validate_flows_lay_out_the_same_dataset(
     Ledger(address).create()
     monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
     monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path))
-    monkeypatch.setattr(ingest, "fetch", ingest.fetch.fn)
-    monkeypatch.setattr(versions, "next_version", versions.next_version.fn)
-    monkeypatch.setattr(validate, "show", lambda *_: None)
-    monkeypatch.setattr(validate, "announce", lambda *_: None)
+    ingest, validate, _ = plainly(monkeypatch.setattr)
     for period in ("2013-01", "2013-02"):
         digest = ingest.ingest.fn(period, and_validate=False)
         assert validate.validate.fn(period, digest)
     assert dataset.current(tmp_path).hash == yaml.safe_load((CHECKOUT / "data.dvc").read_text())["outs"][0]["md5"]
 
 
-PARAMS: dict[str, Any] = {
-    "project": {"name": "tiny", "task": "binary"},
-    "source": {"target": "rows/{period}.csv"},
-    "columns": {"target": "late", "time": "at", "id": "id", "number": ["x"]},
-    "period": {"every": "month", "start": "2013-01", "first_train": "2013-02"},
-    "train": {"holdout": "7d", "params": {"max_iter": 5}},
-    "gate": {"metric": "roc_auc", "min": 0.5},
-}
-
-
-def rows(period: str, *, x: Mapping[int, float] | None = None) -> pd.DataFrame:
-    """A month with a row every three hours; *x* replaces values by row."""
-    x = x or {}
-    at = pd.date_range(f"{period}-01", periods=8 * 28, freq="3h")
-    value = np.random.default_rng(0).normal(size=len(at))
-    shown: list[Any] = [x.get(i, v) for i, v in enumerate(value)]
-    late = (value > 0).astype(float)
-    return pd.DataFrame({"id": [f"{period}-{i}" for i in range(len(at))], "at": at, "x": shown, "late": late})
-
-
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A small project of another source, with rows for three months, of which two make the first dataset."""
-    (tmp_path / "rows").mkdir()
-    for period in ("2013-01", "2013-02", "2013-03"):
-        rows(period).to_csv(tmp_path / "rows" / f"{period}.csv", index=False)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    rules = {"id": {"kind": "id"}, "at": {"kind": "time"}, "late": {"kind": "number", "min": 0, "max": 1},
-             "x": {"kind": "number", "min": -10, "max": 10}}  # fmt: skip
-    (tmp_path / "schema.yaml").write_text(Schema.model_validate({"columns": rules}).dumps())
+    project(tmp_path, "2013-01", "2013-02", "2013-03")
     git(tmp_path, "init", "--quiet")
     return tmp_path
 
