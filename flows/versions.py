@@ -31,8 +31,8 @@ def newest(place: Here) -> Head | None:
     the first."""
     if place.ledger.head() is None:
         _take_first(place)
-    elif (theirs := dataset.by_hand(place.workspace)) is not None:
-        _take_in(place, theirs)
+    while (head := place.ledger.head()) is not None and (theirs := dataset.by_hand(place.workspace)) is not None:
+        _take_in(place, head, theirs)
     return place.ledger.head()
 
 
@@ -72,15 +72,15 @@ def _take_first(place: Here) -> None:
     if not dataset.publish(place.workspace, found, remote=place.remote):
         print(f"data.dvc names {found.hash}, which is in no cache or remote: the dataset begins anew.")
         return
-    _move(place, found, expected=0, cause="found")
+    if _move(place, found, expected=0, cause="found") and home == place.workspace:
+        dataset.take_for_ours(place.workspace, found)
 
 
-def _take_in(place: Here, theirs: DatasetVersion) -> None:
+def _take_in(place: Here, head: Head, theirs: DatasetVersion) -> None:
     """Somebody changed `data.dvc`: what differs from what we wrote there last is theirs and joins the newest version.
     Where many share a store, going back to an older version is nobody's wish for all: it is written over."""
-    head, written = place.ledger.head(), dataset.last_written(place.workspace)
-    if head is None or written is None:
-        return
+    written = dataset.last_written(place.workspace)
+    assert written is not None  # there is nothing by hand without it
     is_old = place.remote is not None and theirs.hash in {known.hash for known in place.ledger.heads()}
     if is_old:
         print(f"data.dvc names the older version {theirs.hash}; the newest, {head.hash}, counts.")
@@ -89,17 +89,19 @@ def _take_in(place: Here, theirs: DatasetVersion) -> None:
         base = DatasetVersion(head.hash, head.pointer)
         made = next_version(place.workspace, base, changes, remote=place.remote)
         print(f"data.dvc was changed by hand: {', '.join(sorted(changes)) or 'nothing'} taken in as {made.hash}.")
-        if made.hash != head.hash:
-            _move(place, made, expected=head.version, cause="by hand")
-    dataset.take_for_ours(place.workspace)
+        if made.hash != head.hash and not _move(place, made, expected=head.version, cause="by hand"):
+            return  # somebody was faster: once more, from theirs
+    dataset.take_for_ours(place.workspace, theirs)
 
 
-def _move(place: Here, made: DatasetVersion, *, expected: int, cause: str) -> None:
+def _move(place: Here, made: DatasetVersion, *, expected: int, cause: str) -> bool:
+    """Make it the newest version; False when another has become that meanwhile."""
     try:
         place.ledger.move_head(made.hash, pointer=made.pointer, expected=expected, period="", cause=cause)
     except LostRace:
-        return  # whoever was faster saw the same file, or we see what is left of it at the next look
+        return False
     place.ledger.record_dataset(made.hash, pointer=made.pointer, period="", cause=cause)
+    return True
 
 
 def _point(place: Here, made: DatasetVersion, message: str) -> str | None:

@@ -122,10 +122,10 @@ def sync_pointer(project: Path, newest: Callable[[], DatasetVersion]) -> Dataset
     return version
 
 
-def take_for_ours(project: Path) -> None:
-    """What `data.dvc` names now has been taken in."""
+def take_for_ours(project: Path, taken: DatasetVersion) -> None:
+    """*taken*, which `data.dvc` named, has been taken in; whatever it names by now has not."""
     with _alone(project):
-        _write(project / _OURS, f"{current(project).hash}\n")
+        _write(project / _OURS, f"{taken.hash}\n")
 
 
 @contextmanager

@@ -116,6 +116,40 @@ def test_what_somebody_adds_by_hand_joins_the_next_version(place: Here) -> None:
     assert "up to date" in dvc(place.root, "status")
 
 
+def test_what_somebody_adds_before_anything_was_written_here_joins_too(place: Here) -> None:
+    """A ledger that begins with a dataset from elsewhere."""
+    ingest("2013-01")
+    fresh = Here(place.settings, place.params, Ledger(f"sqlite:///{place.root}/fresh.db"))
+    fresh.ledger.create()
+    (place.root / ".dvc" / "tmp" / "trimtab-wrote").unlink()
+    assert versions.current(fresh).hash == dataset.current(place.root).hash
+    tiny.rows("2013-01", seed=7).to_parquet(place.root / "data" / "accepted" / "2013-01.parquet")
+    dvc(place.root, "add", "data")
+    assert versions.current(fresh).hash == dataset.current(place.root).hash
+    assert [head.cause for head in fresh.ledger.heads()] == ["found", "by hand"]
+
+
+def test_a_change_by_hand_that_loses_a_race_is_taken_in_after_the_winner(
+    place: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest("2013-01")
+    mended = tiny.rows("2013-01", seed=7)
+    mended.to_parquet(place.root / "data" / "accepted" / "2013-01.parquet")
+    dvc(place.root, "add", "data")
+    really, base = Ledger.move_head, place.ledger.heads()[0]
+
+    def move(ledger: Ledger, hash: str, **facts: Any) -> Any:
+        """Somebody else is faster, once."""
+        monkeypatch.setattr(Ledger, "move_head", really)
+        really(ledger, base.hash, pointer=base.pointer, expected=facts["expected"], period="", cause="elsewhere")
+        return really(ledger, hash, **facts)
+
+    monkeypatch.setattr(Ledger, "move_head", move)
+    newest = versions.current(place)
+    assert [head.cause for head in place.ledger.heads()][2:] == ["elsewhere", "by hand"]
+    pd.testing.assert_frame_equal(dataset.read(place.root, newest.hash, last="2013-01"), mended)
+
+
 def test_what_somebody_takes_away_by_hand_is_gone_from_the_next_version(place: Here) -> None:
     ingest("2013-01", "2013-02")
     (place.root / "data" / "accepted" / "2013-01.parquet").unlink()
