@@ -14,6 +14,7 @@ from flows.door import Here, short
 from stores import bundles, evidence
 from stores.bundles import Bundle
 from stores.ledger import Live, Look, LostRace, Step
+from stores.objects import ObjectsError
 from tasks import alerts, modelserver, orchestrator, tracking
 from trimtab import losses, rollout
 from trimtab.rollout import Move, Seen, Standing, Terms
@@ -81,8 +82,14 @@ def advance(place: Here, id: str) -> Outcome:
         return Outcome(at, Seen(), moved=False)
     if live is None or live.rollout != id:
         return _overtaken(place, row, at, live)
-    seen = evidence.look(place.telemetry, row, steps)
-    if at.on_trial and (why := modelserver.refused(place.server, row["release"])):
+    why = modelserver.refused(place.server, row["release"]) if at.on_trial else None
+    try:
+        seen = evidence.look(place.telemetry, row, steps)
+    except ObjectsError:
+        if why is None:
+            raise
+        seen = Seen(exposed=at.exposed_before)  # the store is away; what the servers refuse goes without it
+    if why is not None:
         seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {why}")})
     _keep_look(place, id, at, seen)
     move = rollout.follow(at, seen, Terms.model_validate(row["terms"]))

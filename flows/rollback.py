@@ -9,10 +9,12 @@ from flows import conduct, observe
 from flows.deploy import follow, known_release
 from flows.door import Here, here
 from stores import evidence
+from stores.bundles import UnreachableRelease
 from stores.ledger import LostRace
+from stores.objects import ObjectsError
 from tasks import alerts, orchestrator
 from trimtab import rollout
-from trimtab.rollout import Move
+from trimtab.rollout import Move, Seen
 
 
 class NothingBefore(RuntimeError):
@@ -57,8 +59,12 @@ def end_trial(place: Here, reason: str) -> int | None:
     at = rollout.standing(steps)
     if not (at.on_trial or at.in_court):
         return None
-    place.shelf.open(row["champion_before"])
-    seen = evidence.look(place.telemetry, row, steps)
+    seen = Seen(exposed=at.exposed_before)
+    try:
+        place.shelf.open(row["champion_before"])
+        seen = evidence.look(place.telemetry, row, steps)
+    except (UnreachableRelease, ObjectsError) as error:  # the servers have both models loaded, and users need it now
+        reason += f" (the store is away, so the answers are those until the last step: {error})"
     conduct.take(place, row, at, seen, Move("rolled back" if at.on_trial else "reverted", 0.0, reason), live)
     now = place.ledger.live()
     if now is None or now.challenger is not None:

@@ -16,8 +16,13 @@ import pytest
 from flows import conduct
 from flows.door import Here
 from flows.retrain import on_trial
+from flows.rollback import end_trial
+from stores import evidence
+from stores.bundles import UnreachableRelease
 from stores.ledger import Ledger, Step
+from stores.objects import Unreachable
 from stores.telemetry import Recorder
+from tasks import modelserver
 from tests.trimtab import small
 from trimtab.rollout import Terms, standing
 from trimtab.settings import Settings
@@ -227,3 +232,37 @@ def test_a_bundle_that_was_damaged_on_disk_meanwhile_is_never_promoted(
         trial.advance()
     assert trial.state == "rolled back"
     assert "no bundle" in trial.place.ledger.history()[-1].reason
+
+
+class Away:
+    """A store and its telemetry that do not answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(evidence, "look", self)
+        monkeypatch.setattr(Here, "shelf", self)
+
+    def __call__(self, *_: object) -> None:
+        raise Unreachable("s3://store/telemetry", "no answer")
+
+    def open(self, digest: str) -> None:
+        raise UnreachableRelease(digest, "no answer")
+
+
+def test_without_the_store_a_release_that_the_servers_refuse_goes_and_others_wait(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Away(monkeypatch)
+    with pytest.raises(Unreachable):
+        trial.advance()
+    assert trial.state == "shadow"
+    monkeypatch.setattr(modelserver, "refused", lambda _server, _digest: "it ended two processes")
+    assert trial.advance() == "rolled back"
+
+
+def test_without_the_store_a_person_can_take_a_release_back(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    Away(monkeypatch)
+    assert end_trial(trial.place, "it is bad") is not None
+    live = trial.place.ledger.live()
+    assert live is not None
+    assert (live.champion, live.challenger) == (OLD, None)
+    assert "it is bad (the store is away" in live.reason
