@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from stores import telemetry
 from stores.objects import Objects
 from stores.telemetry import Mirror, Recorder
@@ -15,6 +17,13 @@ from stores.telemetry.shipper import Shipper
 from tests.stores.machines import expected, record, seen
 from tests.stores.proxy import Proxy
 from tests.waiting import eventually
+
+
+@pytest.fixture
+def cut_off(tmp_path: Path, objects: Objects, proxy: Proxy) -> Mirror:
+    """A machine whose store is away."""
+    proxy.leave()
+    return Mirror(tmp_path / "cut-off", Objects(objects.url, endpoint=proxy.endpoint))
 
 
 def test_of_two_processes_one_ships_while_servers_live_and_the_rest_when_they_end(
@@ -33,12 +42,9 @@ def test_of_two_processes_one_ships_while_servers_live_and_the_rest_when_they_en
 
 
 def test_the_process_says_what_the_trouble_is_and_goes_on_when_it_is_over(
-    proxy: Proxy, objects: Objects, tmp_path: Path, elsewhere: Mirror
+    proxy: Proxy, cut_off: Mirror, elsewhere: Mirror
 ) -> None:
-    place = Mirror(tmp_path / "cut-off", Objects(objects.url, endpoint=proxy.endpoint))
-    proxy.leave()
-    process = Shipper(place)
-    ids = record(place, 1)
+    process, ids = Shipper(cut_off), record(cut_off, 1)
 
     def told() -> str | None:
         process.tend()
@@ -52,12 +58,9 @@ def test_the_process_says_what_the_trouble_is_and_goes_on_when_it_is_over(
 
 
 def test_a_process_that_cannot_ship_is_stopped_in_time_and_the_next_one_ships(
-    proxy: Proxy, objects: Objects, tmp_path: Path, elsewhere: Mirror
+    proxy: Proxy, cut_off: Mirror, elsewhere: Mirror
 ) -> None:
-    place = Mirror(tmp_path / "cut-off", Objects(objects.url, endpoint=proxy.endpoint))
-    proxy.leave()
-    process = Shipper(place)
-    ids = record(place, 1)
+    process, ids = Shipper(cut_off), record(cut_off, 1)
     process.tend()
     began = time.monotonic()
     assert not process.stop(within_s=1)
