@@ -15,7 +15,7 @@ from stores import batches
 from tasks import buckets, dataset, sources
 from tasks.buckets import SourceObject
 from tasks.policy import OUTSIDE
-from tasks.sources import Access
+from tasks.sources import Access, SourceError
 from trimtab.periods import Period
 
 fetch = task(**OUTSIDE)(sources.fetch)
@@ -47,7 +47,15 @@ def ingest(period: str | None = None, and_validate: bool = True, changed: bool =
         print("No period is complete that has not been ingested: nothing to do.")
         return ""
     dataset.init(place.workspace)
-    return " ".join(filter(None, [land(place, each, and_validate=and_validate) for each in wanted]))
+    digests, troubles = [], []
+    for each in wanted:
+        try:
+            digests.append(land(place, each, and_validate=and_validate))
+        except SourceError as error:  # of this period; the others' rows need not wait for its objects to be mended
+            troubles.append(error)
+    if troubles:
+        raise SourceError("; ".join(map(str, troubles))) from troubles[0]
+    return " ".join(filter(None, digests))
 
 
 def land(place: Here, wanted: Period, *, and_validate: bool) -> str:
@@ -72,6 +80,10 @@ def land(place: Here, wanted: Period, *, and_validate: bool) -> str:
     if and_validate:
         with one_heartbeat():
             validate(period, digest)
+            # Whoever landed newer rows meanwhile may have validated them before these: the newest come last.
+            while (newest := place.ledger.landing(period)) is not None and newest.digest != digest:
+                digest = newest.digest
+                validate(period, digest)
     return digest
 
 

@@ -11,33 +11,59 @@ from prefect import flow
 from flows import conduct, observe, targets
 from flows.door import Here, here, short
 from flows.retrain import MAX_ATTEMPTS, next_attempt, work_of
+from flows.validate import work_of as work_of_landing
 from tasks import alerts, orchestrator, tracking
 from trimtab import rollout
 from trimtab.experiment import STRATEGY
 
 LOST = {"FAILED", "CRASHED", "CANCELLED"}
 GRACE = timedelta(seconds=20)
-RETRAIN, MONITOR, DEPLOY = "retrain/on-drift", "drift-monitor/on-batch", "deploy/on-request"
+INGEST_GRACE = timedelta(minutes=5)  # it validates what it has landed by itself
+VALIDATE, RETRAIN, MONITOR, DEPLOY = (
+    "validate/on-request", "retrain/on-drift", "drift-monitor/on-batch", "deploy/on-request",
+)  # fmt: skip
+
+
+class Unfinished(RuntimeError):
+    """Some of what is owed could not be looked at; a minute later it is tried again."""
 
 
 @flow(flow_run_name="reconcile")
 def reconcile() -> list[str]:
-    """Start what is owed, follow the ledger, tell of failures; what was done, in words."""
-    place = here()
-    done = [*owed_retrains(place), *owed_monitoring(place), *begun_rollouts(place), *running_rollouts(place),
-            *observe.settle(place), *targets.settle(place), *untold_steps(place), *alias(place),
-            *failures(place)]  # fmt: skip
-    done += [f"alert {id} delivered" for id in alerts.deliver_waiting(place.ledger, place.listeners)]
+    """Start what is owed, follow the ledger, tell of failures; what was done, in words. What fails keeps nothing else
+    from being done: it is raised at the end, as Unfinished."""
+    place, done, troubles = here(), list[str](), list[Exception]()
+    parts = (owed_validation, owed_retrains, owed_monitoring, begun_rollouts, running_rollouts, observe.settle,
+             targets.settle, untold_steps, alias, failures, waiting_alerts)  # fmt: skip
+    for part in parts:
+        try:
+            done += part(place)
+        except Exception as error:  # noqa: BLE001 - raised below: a store that is away must not keep alerts from people
+            troubles.append(error)
     print("\n".join(done) or "Nothing is owed.")
+    if troubles:
+        raise Unfinished("; ".join(f"{type(error).__name__}: {error}" for error in troubles)) from troubles[0]
     return done
 
 
-def _is_due(recorded_at: datetime | None) -> bool:
+def _is_due(recorded_at: datetime | None, grace: timedelta = GRACE) -> bool:
     """Whether the fast path had its chance."""
     if recorded_at is None:
         return True
     known = recorded_at if recorded_at.tzinfo else recorded_at.replace(tzinfo=UTC)
-    return datetime.now(UTC) - known > GRACE
+    return datetime.now(UTC) - known > grace
+
+
+def owed_validation(place: Here) -> list[str]:
+    """The last landing of each period, when whoever landed it did not get to validate it."""
+    outcomes, started = place.ledger.outcomes(), []
+    for period, landing in place.ledger.landings().items():
+        work = work_of_landing(landing)
+        if work not in outcomes and _is_due(landing.recorded_at, INGEST_GRACE):
+            parameters = {"period": period, "batch": landing.digest}
+            if not orchestrator.is_asked_for(VALIDATE, parameters):
+                started += try_again(place, VALIDATE, work, parameters)
+    return started
 
 
 def owed_retrains(place: Here) -> list[str]:
@@ -154,3 +180,8 @@ def failures(place: Here) -> list[str]:
         )  # fmt: skip
         told += [message] if is_new else []
     return told
+
+
+def waiting_alerts(place: Here) -> list[str]:
+    """Deliver what has not reached everybody."""
+    return [f"alert {id} delivered" for id in alerts.deliver_waiting(place.ledger, place.listeners)]

@@ -9,13 +9,17 @@ import pandas as pd
 from prefect import flow, task
 
 from flows import versions
-from flows.door import Here, here
+from flows.door import Here, NotSetUp, here
 from stores import batches
-from stores.ledger import BatchCheck
+from stores.ledger import BatchCheck, Landing
 from tasks import alerts, dataset, orchestrator, reports
 from trimtab import schema
 from trimtab.schema import Checked, Schema
 
+BRING_SCHEMA = (
+    "run ingest once where the project is worked on, review the schema.yaml that it infers, and bring it here with the "
+    "project (commit it, into the image or the folder that is mounted)"
+)
 summarise = task(name="summarise")(reports.summary)
 
 
@@ -33,6 +37,7 @@ def validate(period: str, batch: str | None = None) -> bool:
     """
     place = here()
     wanted = place.params.parse_period(period)
+    last = place.ledger.landing(period)
     landed = landed_batch(place, period, batch)
     rows = pd.read_parquet(landed.path)
     rules = rules_of(place, rows)
@@ -46,8 +51,17 @@ def validate(period: str, batch: str | None = None) -> bool:
     )  # fmt: skip
     check = record(place, period, landed.digest, rules, checked, version.hash)
     announce(place, check)  # before the pages are drawn: what follows need not wait for them
+    if last is not None and last.digest == landed.digest:
+        place.ledger.record_outcome(
+            work_of(last), "accepted" if is_accepted else "quarantined", owner=orchestrator.me()
+        )
     show(place, check, checked)
     return is_accepted
+
+
+def work_of(landing: Landing) -> str:
+    """What is owed for a landing, by the number of it: the same rows may land again after others."""
+    return f"validate:{landing.period}:{landing.number}"
 
 
 def landed_batch(place: Here, period: str, digest: str | None) -> batches.Landed:
@@ -82,11 +96,18 @@ def laid_out(place: Here, period: str, digest: str, checked: Checked) -> dict[st
 
 
 def rules_of(place: Here, rows: pd.DataFrame) -> Schema:
-    """The project's schema; inferred from *rows* and written down when there is none yet."""
+    """The project's schema; inferred from *rows* and written down when there is none yet. Raises NotSetUp where it
+    could not stay: a schema that each run infers for itself refuses nothing."""
     path = place.root / "schema.yaml"
-    if not path.exists():
+    if path.exists():
+        return place.schema
+    if place.ledger.checks():
+        raise NotSetUp(f"{path} is missing, by which earlier batches were judged: {BRING_SCHEMA}")
+    try:
         path.write_text(schema.infer(rows, place.params).dumps())
-        print(f"Inferred {path.name} from {len(rows)} rows: review it and commit it.")
+    except OSError as error:
+        raise NotSetUp(f"{path} is missing and cannot be written ({error.strerror}): {BRING_SCHEMA}") from error
+    print(f"Inferred {path.name} from {len(rows)} rows: review it and commit it.")
     return place.schema
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from deployments.occasions import occasions
-from flows.door import Here, here
+from flows import versions
+from flows.door import Here, NotSetUp, here
 from stores.ledger import Ledger
+from tasks import dataset
 from tasks.sources import SourceError, SourceRefused
 from tests.flows import tiny
 from tests.stores.proxy import proxied
@@ -22,6 +25,10 @@ from trimtab import params
 from trimtab.settings import Settings
 
 __all__ = ["seaweed"]
+
+
+def die(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
 
 @dataclass
@@ -143,9 +150,6 @@ def test_where_nothing_has_come_yet_nothing_lands(source: Source) -> None:
 def test_a_run_that_dies_before_its_landing_is_recorded_is_made_good_by_the_next(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
     source.put("2013-01", tiny.rows("2013-01"))
     with monkeypatch.context() as dying:
         dying.setattr(Ledger, "record_landing", die)
@@ -153,6 +157,80 @@ def test_a_run_that_dies_before_its_landing_is_recorded_is_made_good_by_the_next
             source.changes()
     assert len(source.changes()) == 1
     assert [head.cause for head in source.place.ledger.heads()] == ["landed", "accepted"]
+
+
+def test_what_landed_and_was_not_validated_is_owed_until_it_is(source: Source) -> None:
+    reconcile = import_module("flows.reconcile")
+    asked: list[tuple[str, str, Any]] = []
+
+    def start(name: str, *, key: str, parameters: Any) -> str:
+        asked.append((name, key, parameters))
+        return "its run"
+
+    prefect = SimpleNamespace(is_asked_for=lambda *_: False, run_state=lambda _: "PENDING", start=start)
+    source.patch.setattr(reconcile, "orchestrator", prefect)
+    for seed in (0, 1):
+        source.put("2013-01", tiny.rows("2013-01", seed=seed))
+        source.changes()
+    source.put("2013-01", tiny.rows("2013-01", seed=0))  # the rows of the first
+    with source.patch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(source.ingest, "validate", die)
+        source.changes()
+    assert source.changes() == []
+    assert reconcile.owed_validation(source.place) == [], "whoever landed it may be at it"
+    source.patch.setattr(reconcile, "INGEST_GRACE", timedelta(seconds=-1))
+    landing = source.place.ledger.landing("2013-01")
+    assert landing is not None
+    assert len(reconcile.owed_validation(source.place)) == 1
+    assert asked == [("validate/on-request", "validate:2013-01:3#1", {"period": "2013-01", "batch": landing.digest})]
+    import_module("flows.validate").validate.fn("2013-01", landing.digest)
+    assert reconcile.owed_validation(source.place) == []
+
+
+def test_of_two_ingests_of_a_period_the_rows_that_landed_last_are_the_accepted_ones(source: Source) -> None:
+    source.put("2013-01", tiny.rows("2013-01"))
+    really = source.ingest.validate
+
+    def validate(period: str, digest: str) -> bool:
+        """Another run lands and validates newer rows before this one gets to it."""
+        source.patch.setattr(source.ingest, "validate", really)
+        source.put("2013-01-late", tiny.rows("2013-01", seed=2).assign(id=lambda r: "late-" + r["id"]))
+        source.ingest.ingest.fn("2013-01")
+        return bool(really(period, digest))
+
+    source.patch.setattr(source.ingest, "validate", validate)
+    source.ingest.ingest.fn("2013-01")
+    newest = dataset.read(source.place.workspace, versions.current(source.place).hash)
+    assert newest["id"].str.startswith("late-").sum() == len(tiny.rows("2013-01"))
+
+
+def test_a_period_that_cannot_be_read_keeps_no_other_from_landing(source: Source) -> None:
+    source.client.put_object(Bucket=BUCKET, Key=f"{source.folder}/2013-01.csv", Body=b'id,at\n"1')
+    source.put("2013-02", tiny.rows("2013-02"))
+    with pytest.raises(SourceError, match=r"2013-01\.csv cannot be read"):
+        source.changes()
+    assert list(source.place.ledger.landings()) == ["2013-02"]
+
+
+def test_a_schema_that_is_gone_is_not_inferred_from_the_batch_that_it_would_judge(source: Source) -> None:
+    for period in ("2013-01", "2013-02"):
+        source.put(period, tiny.rows(period))
+    schema = source.place.root / "schema.yaml"
+    schema.unlink()
+    source.ingest.ingest.fn("2013-01")
+    schema.unlink()
+    with pytest.raises(NotSetUp, match=r"schema\.yaml is missing, by which earlier batches were judged"):
+        source.ingest.ingest.fn("2013-02")
+    assert not schema.exists()
+
+
+def test_where_a_schema_cannot_be_kept_none_is_inferred(source: Source) -> None:
+    source.put("2013-01", tiny.rows("2013-01"))
+    (source.place.root / "schema.yaml").unlink()
+    (source.place.root / "schema.yaml").symlink_to("nowhere/schema.yaml")
+    with pytest.raises(NotSetUp, match=r"cannot be written .*commit it"):
+        source.ingest.ingest.fn("2013-01")
+    assert source.place.ledger.checks() == []
 
 
 @pytest.mark.parametrize("trouble", ["away", "denied", "half a file"])
