@@ -167,7 +167,8 @@ class ModelServer:
         reasons = []
         if self.preload.trouble is not None:
             reasons.append(self.preload.trouble)
-        if self.roster.standing.champion is None and not self.preload.done:  # whose first deploy waits for this server
+        first_deploy = self.preload.done and self.follower.vacant  # which waits for this server before anybody is live
+        if self.roster.standing.champion is None and not first_deploy:
             reasons.append(self.follower.release_trouble or self.follower.ledger_trouble or "no release is live yet")
         if self.recorder.failure is not None:
             reasons.append(f"telemetry cannot be written: {self.recorder.failure}")

@@ -52,7 +52,8 @@ class Repeating:
 
 
 class Follower:
-    """Makes the roster what the ledger says. *trouble* is why it is not, or None."""
+    """Makes the roster what the ledger says. The troubles are why it is not, or None; *vacant* is whether the ledger
+    was asked last with success and names nobody, so that nobody is missing here."""
 
     def __init__(
         self, ledger: Ledger, roster: Roster, metrics: Metrics, life: Life, *, release: str | None = None
@@ -61,6 +62,7 @@ class Follower:
         self._release = release
         self.ledger_trouble: str | None = "not asked yet"
         self.release_trouble: str | None = None
+        self.vacant = False
         self._retry: tuple[int, float] = (0, 0.0)
         self._awaited: str | None = None
 
@@ -68,6 +70,7 @@ class Follower:
         """Ask once. An unreachable ledger or an unusable release leaves the present champion answering."""
         try:
             live = self._ledger.live()
+            self.vacant = live is None
             standing = self._roster.standing
             if live is None or (live.version == standing.version and not self._incomplete(standing)):
                 self._note_ledger(None)
@@ -77,11 +80,14 @@ class Follower:
                 return
             row = self._ledger.rollout(live.rollout) if live.rollout and live.challenger else None
         except Exception as error:  # noqa: BLE001 - whatever a database driver raises means the same here
+            self.vacant = False  # somebody may have become live meanwhile
             self._note_ledger(f"{type(error).__name__}: {error}")
             return
         self._note_ledger(None)
         self._retry = (live.version, time.monotonic() + _RETRY_S)
         first = standing.champion is None
+        if first and self.release_trouble is None:
+            self.release_trouble = f"release {live.champion[:12]} is live and not loaded yet"
         try:
             found = self._standing(live, row)
         except ReleaseError as error:

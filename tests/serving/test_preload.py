@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
+import pytest
+
 from serving.preload import unpack
+from stores.bundles import Bundle
+from stores.shelf import Shelf
+from tests.serving.asgi import server_of
 from tests.serving.conftest import Place
+from tests.serving.test_under_trouble import ROW
 from tests.serving.tiny import tiny_bundle
+from tests.waiting import eventually
 
 
 def test_a_server_is_ready_only_once_the_release_that_it_is_started_for_answers_as_recorded(place: Place) -> None:
@@ -28,6 +36,69 @@ def test_a_server_is_ready_only_once_the_release_that_it_is_started_for_answers_
 def test_a_server_of_the_first_release_is_ready_before_the_ledger_names_a_champion(place: Place) -> None:
     place.start(TRIMTAB_PRELOAD=place.release().digest)
     assert place.get("/ready")[0] == 200
+
+
+def test_a_server_that_cannot_have_the_champion_is_not_ready_whatever_it_has_preloaded(place: Place) -> None:
+    champion, other = place.release(), place.release(version=2)
+    place.go_live(champion.digest)
+    away = place.home / "away"
+    shutil.move(champion.path, away)
+    place.start(wait_for="/health", TRIMTAB_PRELOAD=other.digest)
+    place.wait(lambda: "answers as recorded" in place.log_end(), "the release is preloaded")
+    place.wait(lambda: champion.digest[:12] in place.get("/ready")[1]["release"], "the champion was looked for")
+    status, told = place.get("/ready")
+    assert (status, len(told["reasons"])) == (503, 1)
+    assert champion.digest[:12] in told["reasons"][0]
+    shutil.move(away, champion.path)
+    place.wait(lambda: place.get("/ready")[0] == 200, "ready with the champion")
+    assert place.post("/predict", ROW)[0] == 200, "who is ready answers"
+
+
+def test_a_server_is_not_ready_while_the_champion_is_on_its_way(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    champion, other = place.release(), place.release(version=2)
+    server = server_of(place, preload=other.digest)
+    server.preload.tend()
+    assert server.unready() == []
+    really, arrives = Shelf.open, threading.Event()
+
+    def slowly(shelf: Shelf, digest: str) -> Bundle:
+        assert arrives.wait(20)
+        return really(shelf, digest)
+
+    monkeypatch.setattr(Shelf, "open", slowly)
+    place.go_live(champion.digest)
+    following = threading.Thread(target=server.follower.follow)
+    following.start()
+    reason = f"release {champion.digest[:12]} is live and not loaded yet"
+    eventually(lambda: server.unready() == [reason], "the look at the ledger", within_s=10)
+    arrives.set()
+    following.join()
+    assert server.unready() == []
+
+
+def test_a_server_is_not_ready_before_it_knows_from_the_ledger_that_nobody_is_live(place: Place) -> None:
+    """Somebody may be, and others that know the champion would lose their users to this one."""
+    server = server_of(place, preload=tiny_bundle(place.home / "releases").digest)  # no ledger is there yet
+    server.preload.tend()
+    assert server.preload.done
+    assert server.unready() == [server.follower.ledger_trouble]
+    place.ledger.create()
+    server.follower.follow()
+    assert server.unready() == []
+    (place.home / "ledger.db").rename(place.home / "away.db")
+    server.follower.follow()
+    assert server.unready() == [server.follower.ledger_trouble], "what it knew is old"
+
+
+def test_a_server_of_the_first_release_answers_with_it_once_it_is_live(place: Place) -> None:
+    first = place.release()
+    server = server_of(place, preload=first.digest)
+    server.preload.tend()
+    assert server.unready() == []
+    place.go_live(first.digest)
+    server.follower.follow()
+    assert server.unready() == []
+    assert server.described()["champion"] == first.digest
 
 
 def test_a_release_that_came_with_the_image_is_put_where_releases_are(place: Place, tmp_path: Path) -> None:
