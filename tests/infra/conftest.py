@@ -11,6 +11,9 @@ from tests.infra import week
 from tests.infra.containers import build, engine
 from tests.infra.played import Week, done, live, play
 from tests.infra.team import Team, place
+from tests.stores.seaweed import seaweed
+
+__all__ = ["seaweed"]
 
 
 @pytest.fixture(scope="session")
