@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import ipaddress
 import json
 import re
 import uuid
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import helm_python
 import kubernetes_validate
 import pytest
@@ -204,6 +206,44 @@ def test_accounts_may_do_only_what_they_must(rendered: list[Resource]) -> None:
     assert "secrets" not in told
     (server,) = of(rendered, "Deployment", "models-server")
     assert server["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+def test_on_amazon_servers_and_flows_have_a_role_and_find_their_region_and_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rendered = render(values("production"))
+    (server,) = of(rendered, "Deployment", "models-server")
+    variables = [{v["name"]: v.get("value") for v in containers(pod)[0]["env"]} for pod in (server, flow_job(rendered))]
+    for held in variables:
+        assert "AWS_ACCESS_KEY_ID_FILE" not in held
+        for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        for name in held.keys() & {"AWS_REGION", "AWS_DEFAULT_REGION"}:
+            monkeypatch.setenv(name, held[name])
+        assert boto3.Session().region_name == "eu-central-1"
+    roles = {r["metadata"]["name"]: r["metadata"].get("annotations", {}) for r in of(rendered, "ServiceAccount")}
+    assert [name for name, given in roles.items() if "eks.amazonaws.com/role-arn" in given] == [
+        "models-server", "models-flow",
+    ]  # fmt: skip
+    for name in ("models-server", "models-flow"):
+        (policy,) = [p["spec"] for p in of(rendered, "NetworkPolicy", name)]
+        assert lets_out(policy, "52.219.170.1", 443), f"S3 in Frankfurt, for {name}"
+        assert lets_out(policy, "3.5.134.1", 443), f"S3 in Frankfurt by another range, for {name}"
+        assert not lets_out(policy, "3.5.134.1", 5432)
+    assert not lets_out(of(rendered, "NetworkPolicy", "models-server")[0]["spec"], "10.1.2.3", 443)
+
+
+def lets_out(policy: dict[str, Any], address: str, port: int) -> bool:
+    """Whether a rule about blocks of addresses lets pods ask there."""
+    asked = ipaddress.ip_address(address)
+    return any(
+        asked in ipaddress.ip_network(block["cidr"])
+        and not any(asked in ipaddress.ip_network(other) for other in block.get("except", []))
+        for rule in policy["egress"]
+        if port in [one["port"] for one in rule["ports"]]
+        for peer in rule.get("to", [])
+        if (block := peer.get("ipBlock"))
+    )
 
 
 def test_every_pod_is_under_a_policy_and_nothing_reaches_the_worker_or_flows(rendered: list[Resource]) -> None:

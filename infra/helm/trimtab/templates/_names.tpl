@@ -49,7 +49,7 @@ TRIMTAB_STORE: {{ .Values.addresses.store | quote }}
 {{- with .Values.addresses.storeEndpoint }}
 TRIMTAB_STORE_ENDPOINT: {{ . | quote }}
 {{- end }}
-AWS_REGION: {{ .Values.addresses.region | quote }}
+AWS_DEFAULT_REGION: {{ .Values.addresses.region | quote }}
 {{- with $keys.storeKeyId }}
 AWS_ACCESS_KEY_ID_FILE: {{ $at }}/{{ . }}
 {{- end }}
