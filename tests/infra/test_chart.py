@@ -192,6 +192,13 @@ def test_the_chart_leaves_to_deploy_what_is_deploys(rendered: list[Resource]) ->
     assert ("replicas" in server["spec"]) != bool(of(rendered, "HorizontalPodAutoscaler"))
 
 
+def test_prefect_is_told_after_a_rollback_too(rendered: list[Resource]) -> None:
+    """Image and variables of flow runs are kept by Prefect: they would stay those of the newer revision."""
+    (job,) = of(rendered, "Job")
+    hooks = job["metadata"]["annotations"]["helm.sh/hook"].split(",")
+    assert hooks == ["post-install", "post-upgrade", "post-rollback"]
+
+
 def test_accounts_may_do_only_what_they_must(rendered: list[Resource]) -> None:
     assert not of(rendered, "ClusterRole")
     assert not of(rendered, "ClusterRoleBinding")
