@@ -298,6 +298,15 @@ def test_flows_find_every_pod_that_answers_users_by_one_name_and_may_ask_it(rend
     assert addressed(policies["models-server"], "ingress", "flow") == ["http"]
 
 
+@pytest.mark.parametrize("nobody", ["users", "metrics"])
+def test_a_list_of_peers_may_be_empty_and_flows_still_reach_the_server(nobody: str) -> None:
+    (policy,) = of(render(merged(values("laptop"), {"network": {nobody: []}})), "NetworkPolicy", "models-server")
+    assert addressed(policy["spec"], "ingress", "flow") == ["http"]
+    (peers,) = [rule["from"] for rule in policy["spec"]["ingress"]]
+    assert len(peers) == 2
+    assert invalid(policy, VERSIONS[-1]) == ""
+
+
 def test_prometheus_alone_reaches_the_exporter_which_has_few_secrets_and_no_account(rendered: list[Resource]) -> None:
     (exporter,) = of(rendered, "Deployment", "models-exporter")
     pod = exporter["spec"]["template"]["spec"]
