@@ -42,11 +42,18 @@ class TidyDockerWorker(DockerWorker):  # type: ignore[misc]
 
 
 async def tidy(pool: str) -> None:
-    """Take away, again and again, containers whose worker was lost before they ended."""
+    """Take away, again and again, containers whose worker was lost before they ended. An engine that refuses is asked
+    again the next time."""
     while True:
-        gone = await asyncio.to_thread(containers.take_away_ended, {"io.prefect.work-pool-name": pool}, LOST_AFTER_S)
-        if gone:
-            print(f"took away {gone} containers of runs that ended without their worker")
+        try:
+            gone = await asyncio.to_thread(
+                containers.take_away_ended, {"io.prefect.work-pool-name": pool}, LOST_AFTER_S
+            )
+        except containers.EngineRefused as error:
+            print(f"containers of runs that ended without their worker stay for now: {error}")
+        else:
+            if gone:
+                print(f"took away {gone} containers of runs that ended without their worker")
         await asyncio.sleep(TIDY_EVERY_S)
 
 

@@ -1,0 +1,34 @@
+"""What the Docker worker does beside its runs, without an engine."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from deployments import docker_worker
+from tasks import containers
+
+
+class Enough(Exception):
+    """Ends what would go on for ever."""
+
+
+def test_an_engine_that_refuses_once_does_not_end_the_tidying(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([containers.EngineRefused("Docker would not remove ended containers: timed out"), 3, Enough()])
+
+    def take_away_ended(labels: dict[str, str], older_s: float) -> int:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(containers, "take_away_ended", take_away_ended)
+    monkeypatch.setattr(docker_worker, "TIDY_EVERY_S", 0.01)
+    with pytest.raises(Enough):
+        asyncio.run(asyncio.wait_for(docker_worker.tidy("runs"), 10))
+    refused, gone = capsys.readouterr().out.splitlines()
+    assert "timed out" in refused
+    assert gone == "took away 3 containers of runs that ended without their worker"
