@@ -22,7 +22,7 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runner.storage import GitRepository, LocalStorage, RunnerStorage
 
-from trimtab.secret_files import FOREIGN, SUFFIX, secret_fields
+from trimtab.secret_files import FOREIGN, SUFFIX, holds_secret, secret_fields
 from trimtab.settings import Settings
 
 RETRAIN_QUEUE = "retrain"
@@ -39,6 +39,7 @@ _OF_THE_PLACE = {
     "work_pool", "pool_type", "pool_networks", "pool_volumes", "pool_template", "image_pull", "code",
 }  # fmt: skip
 _FOREIGN_PREFIXES = ("AWS_", "DVC_", "MLFLOW_")
+_PASSWORD_IN_URL = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 class WrongPool(RuntimeError):
@@ -85,7 +86,8 @@ def pool_of(settings: Settings, environ: Mapping[str, str]) -> Pool:
 def run_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str | None]:
     """The variables of a run in a container. None takes away what Prefect's worker would hand on of its own.
 
-    Raises WrongPool where a secret is given as a value.
+    Other programs' variables come along unless they hold a secret, by their name or in an address. Raises WrongPool
+    where a secret that runs need is given as a value.
     """
     secrets = {f"TRIMTAB_{name.upper()}" for name in secret_fields(Settings) if name not in _OF_THE_PLACE}
     by_value = [
@@ -103,7 +105,9 @@ def run_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str,
     }
     references = {name + SUFFIX: environ[name + SUFFIX] for name in (*secrets, *FOREIGN) if environ.get(name + SUFFIX)}
     foreign = {
-        name: value for name, value in environ.items() if name.startswith(_FOREIGN_PREFIXES) and name not in FOREIGN
+        name: value
+        for name, value in environ.items()
+        if name.startswith(_FOREIGN_PREFIXES) and not holds_secret(name) and not _PASSWORD_IN_URL.search(value)
     }
     hidden: dict[str, str | None] = {"PREFECT_API_AUTH_STRING": None, "PREFECT_API_KEY": None}
     cloned = {"PYTHONPATH": _CLONED, "TRIMTAB_PROJECT": _CLONED} if settings.code else {}
@@ -133,8 +137,10 @@ def _storage(settings: Settings) -> RunnerStorage:
     if settings.code is None:
         return LocalStorage(IMAGE_CODE)
     parts = urlsplit(settings.code.removeprefix("git+"))
-    if parts.password:
-        raise WrongPool("TRIMTAB_CODE holds a password: give git its credentials in the image or by a mounted file")
+    if parts.password or (parts.username and parts.scheme in ("http", "https")):  # where a token stands for the user
+        raise WrongPool(
+            "TRIMTAB_CODE holds a password or a token: give git its credentials in the image or by a mounted file"
+        )
     path, _, ref = parts.path.partition("@")
     is_commit = re.fullmatch("[0-9a-f]{40}", ref) is not None
     return GitRepository(

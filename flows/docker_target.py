@@ -16,11 +16,10 @@ from tasks import containers, modelserver
 from tasks.containers import Container, EngineRefused
 from tasks.front import Front, FrontRefused
 from tasks.modelserver import Server, ServerRefused
-from trimtab.secret_files import FOREIGN, SUFFIX
+from trimtab.secret_files import SUFFIX, holds_secret
 
 PROJECT, RELEASE, ROLLOUT = "trimtab.project", "trimtab.release", "trimtab.rollout"
 BAKED = "/srv/baked"
-_SECRETS = ("_KEYS", "_KEY", "TRIMTAB_LEDGER_URL", "_PASSWORD", "_SECRET", "_TOKEN")
 _STOP_S = 60  # a server answers its last requests and brings its telemetry to the store before it ends
 _STATE = "/srv/trimtab/state"
 _QUIET_S = 2.0  # a request that the front has read is on its way for less
@@ -33,7 +32,7 @@ def server_environment(pairs: Sequence[str]) -> dict[str, str]:
         name, sign, value = pair.partition("=")
         if not sign:
             raise TargetRefused(f"TRIMTAB_DOCKER_ENV: {pair!r} is not NAME=value")
-        if name in FOREIGN or name.endswith(_SECRETS):
+        if holds_secret(name):
             raise TargetRefused(
                 f"TRIMTAB_DOCKER_ENV holds {name}, which Docker would show to everybody: give {name}{SUFFIX}, and "
                 "mount the file with TRIMTAB_DOCKER_VOLUMES"

@@ -23,6 +23,12 @@ FOREIGN = (
     "PREFECT_API_KEY",
 )
 """Variables of other programs that hold secrets."""
+_ENDINGS = ("_KEYS", "_KEY", "TRIMTAB_LEDGER_URL", "_PASSWORD", "_SECRET", "_TOKEN")
+
+
+def holds_secret(variable: str) -> bool:
+    """Whether a variable of that name holds a secret, as far as its name tells. A file's name is none."""
+    return variable in FOREIGN or variable.endswith(_ENDINGS)
 
 
 class UnreadableSecret(ValueError):

@@ -104,6 +104,30 @@ def test_a_secret_by_value_is_refused_without_being_repeated(name: str) -> None:
     assert MARKED not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["DVC_STUDIO_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN", "MLFLOW_FLASK_SERVER_SECRET_KEY",
+     "MLFLOW_AUTH_ADMIN_PASSWORD"],
+)  # fmt: skip
+def test_secrets_of_other_programs_do_not_become_job_variables(name: str) -> None:
+    assert MARKED not in str(run_environment(Settings(), {name: MARKED}))
+
+
+def test_an_address_with_a_password_does_not_become_a_job_variable() -> None:
+    found = run_environment(Settings(), {
+        "MLFLOW_BACKEND_STORE_URI": f"postgresql://mlflow:{MARKED}@db:5432/mlflow",
+        "MLFLOW_S3_ENDPOINT_URL": "http://objects:8333",
+    })  # fmt: skip
+    assert MARKED not in str(found)
+    assert found["MLFLOW_S3_ENDPOINT_URL"] == "http://objects:8333"
+
+
+def test_the_name_of_a_file_with_a_token_is_no_secret() -> None:
+    """By it roles of accounts work on Kubernetes."""
+    found = run_environment(Settings(), {"AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token"})
+    assert found["AWS_WEB_IDENTITY_TOKEN_FILE"] == "/var/run/token"
+
+
 def test_code_may_come_from_git_instead_of_the_image() -> None:
     settings = Settings(pool_type="docker", image=IMAGE, code="git+https://git.example/team/models.git@main")
     pool = pool_of(settings, {})
@@ -123,8 +147,17 @@ def test_a_commit_is_told_from_a_branch() -> None:
     assert step.to_pull_step()["prefect.deployments.steps.git_clone"]["commit_sha"] == "ab" * 20  # type: ignore[call-overload]
 
 
-def test_a_password_in_the_address_of_the_code_is_refused() -> None:
-    settings = Settings(pool_type="docker", image=IMAGE, code=f"git+https://me:{MARKED}@git.example/models.git")
-    with pytest.raises(WrongPool, match="password") as refused:
+@pytest.mark.parametrize("who", [f"me:{MARKED}", MARKED, f"{MARKED}:x-oauth-basic"], ids=["password", "token", "both"])
+def test_credentials_in_the_address_of_the_code_are_refused(who: str) -> None:
+    settings = Settings(pool_type="docker", image=IMAGE, code=f"git+https://{who}@git.example/models.git@main")
+    with pytest.raises(WrongPool, match="password or a token") as refused:
         pool_of(settings, {})
     assert MARKED not in str(refused.value)
+
+
+def test_git_over_ssh_has_its_user() -> None:
+    settings = Settings(pool_type="docker", image=IMAGE, code="git+ssh://git@git.example/models.git@main")
+    code = pool_of(settings, {}).code
+    assert code is not None
+    step = code.to_pull_step()["prefect.deployments.steps.git_clone"]
+    assert step["repository"] == "ssh://git@git.example/models.git"  # type: ignore[call-overload]
