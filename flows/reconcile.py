@@ -18,6 +18,7 @@ from trimtab.experiment import STRATEGY
 
 LOST = {"FAILED", "CRASHED", "CANCELLED"}
 GRACE = timedelta(seconds=20)
+"""How long what was recorded is left to the fast path: the event, or the flow that tells of it."""
 INGEST_GRACE = timedelta(minutes=5)  # it validates what it has landed by itself
 VALIDATE, RETRAIN, MONITOR, DEPLOY = (
     "validate/on-request", "retrain/on-drift", "drift-monitor/on-batch", "deploy/on-request",
@@ -184,4 +185,4 @@ def failures(place: Here) -> list[str]:
 
 def waiting_alerts(place: Here) -> list[str]:
     """Deliver what has not reached everybody."""
-    return [f"alert {id} delivered" for id in alerts.deliver_waiting(place.ledger, place.listeners)]
+    return [f"alert {id} delivered" for id in alerts.deliver_waiting(place.ledger, place.listeners, grace=GRACE)]

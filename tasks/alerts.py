@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from stores.ledger import Ledger
+from stores.ledger.survey import moment
 from tasks import receivers
 from trimtab.params import Alert
 
@@ -28,29 +30,43 @@ def raise_alert(
     return True
 
 
-def deliver_waiting(ledger: Ledger, listeners: Sequence[Alert]) -> list[str]:
-    """Deliver the alerts that have not reached everybody, to those who miss them; the ids of those that did now."""
-    delivered = ledger.outcomes()
-    waiting = [alert for alert in ledger.alerts() if f"alert:{alert['id']}" not in delivered]
-    bodies = [{key: alert[key] for key in ("id", "kind", "message", "evidence")} for alert in waiting]
-    end = time.monotonic() + ROUND_S
-    return [
-        body["id"] for body in bodies if time.monotonic() < end and _deliver(ledger, listeners, body, reached=delivered)
+def deliver_waiting(ledger: Ledger, listeners: Sequence[Alert], *, grace: timedelta) -> list[str]:
+    """Deliver the alerts that have not reached everybody, to those who miss them; the ids of those that did now.
+
+    One that was recorded within *grace* is left to whoever raised it, who may be delivering it. The newest come first,
+    and who refused once is left alone for the rest of the round: a listener that is gone for good holds up nothing that
+    others miss.
+    """
+    known, raised_before = ledger.outcomes(), datetime.now(UTC) - grace
+    waiting = [
+        alert
+        for alert in reversed(ledger.alerts())
+        if f"alert:{alert['id']}" not in known and moment(alert["recorded_at"]) <= raised_before
     ]
+    end, delivered, refused = time.monotonic() + ROUND_S, [], set[str]()
+    for alert in waiting:
+        if time.monotonic() >= end:
+            break
+        body = {key: alert[key] for key in ("id", "kind", "message", "evidence")}
+        unaware = _deliver(ledger, listeners, body, reached=known, left_alone=refused)
+        refused |= unaware
+        delivered += [] if unaware else [body["id"]]
+    return delivered
 
 
 def _deliver(
-    ledger: Ledger, listeners: Sequence[Alert], body: Mapping[str, Any], *, reached: Container[str] = frozenset()
-) -> bool:
-    """Tell the listeners whom *reached* does not hold; whether all know now. A repeat spares those who know."""
+    ledger: Ledger, listeners: Sequence[Alert], body: Mapping[str, Any], *, reached: Container[str] = frozenset(),
+    left_alone: Container[str] = frozenset(),
+) -> set[str]:  # fmt: skip
+    """Tell the listeners whom *reached* does not hold, but none whose name is in *left_alone*; the names of those who
+    do not know now. A repeat spares those who know."""
     work = f"alert:{body['id']}"
-    missing = {f"{work}:{receivers.name_of(listener)}": listener for listener in listeners}
-    missing = {name: listener for name, listener in missing.items() if name not in reached}
-    told = receivers.tell([*missing.values()], body)
-    if all(told):
-        ledger.record_outcome(work, "delivered", owner="alerts")
-        return True
-    for name, knows in zip(missing, told, strict=True):
-        if knows:
-            ledger.record_outcome(name, "delivered", owner="alerts")
-    return False
+    named = {receivers.name_of(listener): listener for listener in listeners}
+    missing = [name for name in named if f"{work}:{name}" not in reached]
+    asked = [name for name in missing if name not in left_alone]
+    told = receivers.tell([named[name] for name in asked], body)
+    knowing = [name for name, knows in zip(asked, told, strict=True) if knows]
+    unaware = {*missing} - {*knowing}
+    for name in [f"{work}:{name}" for name in knowing] if unaware else [work]:
+        ledger.record_outcome(name, "delivered", owner="alerts")
+    return unaware

@@ -1,15 +1,23 @@
-"""What reconcile does when a part of it cannot be done."""
+"""What reconcile does when a part of it cannot be done, and what it leaves to others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from flows import observe, targets
+from flows.door import Here
+from stores.ledger import Ledger
 from stores.objects import Unreachable
+from tasks import orchestrator
+from tests.trimtab import small
+from trimtab.params import Alert
+from trimtab.settings import Settings
 
 PARTS = (
     "owed_validation", "owed_retrains", "owed_monitoring", "begun_rollouts", "untold_steps", "alias", "failures",
@@ -39,3 +47,19 @@ def test_what_fails_keeps_nothing_else_from_being_done(monkeypatch: pytest.Monke
     with pytest.raises(flow.Unfinished, match=r"s3://store/telemetry.*; .*s3://store/telemetry"):
         flow.reconcile.fn()
     assert sorted(done) == sorted([*PARTS, "targets"])
+
+
+def test_an_alert_that_a_flow_has_just_raised_is_not_sent_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = import_module("flows.reconcile")
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger.create()
+    params = small.params().model_copy(update={"alerts": (Alert(kind="log"),)})
+    place = Here(Settings(project=tmp_path, home=tmp_path), params, ledger)
+    monkeypatch.setattr(flow, "here", lambda: place)
+    monkeypatch.setattr(orchestrator, "failed_runs", list)
+    ledger.record_alert("batch:1", kind="batch refused", message="it is empty", evidence={})
+    assert flow.reconcile.fn() == []
+    monkeypatch.setattr(flow, "GRACE", timedelta(0))
+    assert flow.reconcile.fn() == ["alert batch:1 delivered"]

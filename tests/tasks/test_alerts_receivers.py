@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tasks import alerts, receivers
 from tests.ports import free_ports
 from trimtab.params import Alert
 
+NOW = timedelta(0)  # no grace: whoever raised it has delivered what it could
 TOKENS = ("TSECRET11", "ASECRET22", "s3cretTIiajkdnlazkcOXrI")
 
 
@@ -146,10 +148,10 @@ def test_a_letter_that_was_refused_is_sent_again_until_it_is_taken(ledger: Ledge
     who = [listener("email", url=mailbox.address)]
     say(ledger, *who)
     assert waits(ledger)
-    assert alerts.deliver_waiting(ledger, who) == []
+    assert alerts.deliver_waiting(ledger, who, grace=NOW) == []
     mailbox.refuses = False
-    assert alerts.deliver_waiting(ledger, who) == ["batch:1"]
-    assert alerts.deliver_waiting(ledger, who) == []
+    assert alerts.deliver_waiting(ledger, who, grace=NOW) == ["batch:1"]
+    assert alerts.deliver_waiting(ledger, who, grace=NOW) == []
     assert len(mailbox.letters) == 1
 
 
@@ -187,7 +189,7 @@ def test_an_address_from_a_file_is_read_anew_each_time(ledger: Ledger, service: 
     say(ledger, who)
     assert waits(ledger)
     secret.write_text(f"http://127.0.0.1:{service.server.server_port}/first")
-    assert alerts.deliver_waiting(ledger, [who]) == ["batch:1"]
+    assert alerts.deliver_waiting(ledger, [who], grace=NOW) == ["batch:1"]
     secret.write_text(f"http://127.0.0.1:{service.server.server_port}/second")
     say(ledger, who, id="batch:2")
     assert [path for path, _ in service.told] == ["/first", "/second"]
@@ -236,7 +238,7 @@ def test_receivers_that_never_come_to_an_end_hold_nobody_up(
     began = time.monotonic()
     for number in range(5):
         say(ledger, slow, listener("email", url=mailbox.address), id=f"batch:{number}")
-    alerts.deliver_waiting(ledger, [slow])
+    alerts.deliver_waiting(ledger, [slow], grace=NOW)
     took = time.monotonic() - began
     sloth.listener.close()
     assert took < 15
@@ -251,9 +253,9 @@ def test_a_round_of_delivery_ends_in_time_however_much_waits(ledger: Ledger, mon
     for number in range(8):
         say(ledger, closed, id=f"batch:{number}")
     monkeypatch.setattr(alerts, "ROUND_S", 0.0)
-    assert alerts.deliver_waiting(ledger, [listener("log")]) == []
+    assert alerts.deliver_waiting(ledger, [listener("log")], grace=NOW) == []
     monkeypatch.setattr(alerts, "ROUND_S", 20.0)
-    assert len(alerts.deliver_waiting(ledger, [listener("log")])) == 8
+    assert len(alerts.deliver_waiting(ledger, [listener("log")], grace=NOW)) == 8
 
 
 def test_a_long_message_is_cut_and_says_where_the_rest_is(ledger: Ledger, service: Service) -> None:
