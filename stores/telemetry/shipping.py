@@ -49,7 +49,7 @@ class Shipping:
 
     def tidy(self) -> None:
         """Now and then: make few objects of many, of servers that are gone as well, and remove what nobody used
-        lately. Raises as `ship` does."""
+        lately, which needs no store. Raises as `ship` does."""
         now = time.monotonic()
         is_all = now >= self._tidy_all_at
         if not is_all and (now < self._tidy_own_at or not self._own):
@@ -57,9 +57,11 @@ class Shipping:
         self._tidy_own_at = now + self._tidy_own_s
         if is_all:
             self._tidy_all_at = now + self._tidy_all_s
-        for stream in layout.STREAMS:
-            tidy(self._mirror, stream, own=self._own, is_all=is_all)
-        self._mirror.prune()
+        try:
+            for stream in layout.STREAMS:
+                tidy(self._mirror, stream, own=self._own, is_all=is_all)
+        finally:
+            self._mirror.prune()
 
     def _ship(self, stream: str, part: Part) -> None:
         with suppress(FileNotFoundError):  # somebody has just had it forgotten

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -13,11 +15,11 @@ import pandas as pd
 import pytest
 
 from stores import telemetry
-from stores.objects import Found, Objects
+from stores.objects import Found, Objects, Refused
 from stores.telemetry import Mirror, Recorder, layout, mirror, tidying
 from stores.telemetry.shipping import Shipping
 from stores.telemetry.tidying import tidy
-from tests.stores.machines import die_at, expected, keys, record, seen, writers
+from tests.stores.machines import die_at, expected, fetched, keys, record, seen, writers
 from tests.stores.test_telemetry import MARCH, send
 
 GONE = -60.0  # seconds: every writer has been quiet for longer
@@ -155,3 +157,27 @@ def test_readers_beside_several_that_ship_and_tidy_see_each_row_once(
             other.result()
     assert not troubles
     assert sorted(telemetry.predictions(elsewhere)["prediction_id"]) == sorted(known)
+
+
+@pytest.mark.usefixtures("fewer")
+def test_where_nothing_may_be_deleted_in_the_store_the_folder_is_kept_small_all_the_same(
+    here: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = record(here, 3)
+    shipping = Shipping(here, tidy_own_s=0)
+    shipping.ship()
+
+    def refuse(self: Objects, _: object) -> None:
+        raise Refused(self.url, "these credentials may not do this")
+
+    monkeypatch.setattr(Objects, "remove", refuse)
+    with pytest.raises(Refused):
+        shipping.tidy()
+    assert fetched(here)
+    for name in fetched(here):
+        path = layout.fetched_folder(here.root, layout.PREDICTIONS) / name
+        os.utime(path, (time.time() - 2 * 3600, path.stat().st_mtime))
+    with pytest.raises(Refused):
+        shipping.tidy()
+    assert not fetched(here)
+    assert seen(here) == expected(ids)
