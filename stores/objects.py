@@ -114,7 +114,7 @@ class Objects:
             some = gone[start : start + _DELETED_AT_ONCE]
             done = self._requests.need("delete_objects", Bucket=self._bucket, Delete={"Objects": some, "Quiet": True})
             for error in done.get("Errors", ()):
-                raise Unreachable(f"s3://{self._bucket}/{error['Key']}", f"could not be removed: {error['Code']}")
+                raise self._requests.failure(error["Key"], error["Code"])
 
     def _put_parts(
         self, file: IO[bytes], target: dict[str, str], condition: dict[str, str], described: dict[str, Any]

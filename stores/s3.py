@@ -113,6 +113,14 @@ class Requests:
             self.pause(attempt)
         raise Unreachable(self._place(request), "no attempt was allowed")
 
+    def failure(self, key: str, code: str) -> ObjectsError:
+        """What *code* means, which an answer about many objects holds for *key*."""
+        place = self._place({"Key": key})
+        if code not in _REASONS:
+            return Unreachable(place, f"the server says {code}")
+        self._client = None  # as in `send`
+        return Refused(place, _REASONS[code])
+
     def give_up(self, **upload: str) -> None:
         """Take back the parts of an unfinished object, so that nobody pays for them. What cannot be taken back now is
         invisible, and for the bucket's life-cycle rules to remove."""

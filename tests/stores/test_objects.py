@@ -12,8 +12,9 @@ import pytest
 
 from stores.objects import Damaged, NoSuchObject, Objects, Refused, Unreachable
 from stores.s3 import address
+from tests.stores.answering import answering
 from tests.stores.proxy import Proxy
-from tests.stores.seaweed import SECRET, Seaweed
+from tests.stores.seaweed import SECRET, Seaweed, credentials
 
 LARGE = os.urandom(1024 * 1024) * 17
 
@@ -197,6 +198,23 @@ def test_a_missing_bucket_is_named(seaweed: Seaweed) -> None:
     for attempt in (lambda o: o.put("one", b"content"), lambda o: list(o.list())):
         with pytest.raises(Refused, match=r"s3://no-such-bucket-here/.*no such bucket"):
             attempt(seaweed.objects("s3://no-such-bucket-here/place"))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "says"),
+    [("AccessDenied", Refused, "these credentials may not do this"), ("InternalError", Unreachable, "InternalError")],
+)
+def test_an_object_that_cannot_be_removed_is_named_and_whether_waiting_may_help(
+    monkeypatch: pytest.MonkeyPatch, code: str, kind: type[Exception], says: str
+) -> None:
+    """Of many keys the server removes some, and says of each other one why not."""
+    for name, value in credentials().items():
+        monkeypatch.setenv(name, value)
+    error = f"<Error><Key>place/two</Key><Code>{code}</Code><Message>no</Message></Error>"
+    with answering(f"<DeleteResult>{error}</DeleteResult>".encode()) as endpoint:
+        objects = Objects("s3://bucket/place", endpoint=endpoint)
+        with pytest.raises(kind, match=f"s3://bucket/place/two: .*{says}"):
+            objects.remove(["one", "two"])
 
 
 def test_content_that_is_not_what_was_written_is_never_handed_out(seaweed: Seaweed, tmp_path: Path) -> None:
