@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,7 +18,8 @@ class Enough(Exception):
 def test_an_engine_that_refuses_once_does_not_end_the_tidying(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = iter([containers.EngineRefused("Docker would not remove ended containers: timed out"), 3, Enough()])
+    refusal = containers.EngineRefused("Docker would not remove ended containers: timed out")
+    answers: Iterator[int | Exception] = iter([refusal, 3, Enough()])
 
     def take_away_ended(labels: dict[str, str], older_s: float) -> int:
         answer = next(answers)

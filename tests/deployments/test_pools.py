@@ -159,5 +159,4 @@ def test_git_over_ssh_has_its_user() -> None:
     settings = Settings(pool_type="docker", image=IMAGE, code="git+ssh://git@git.example/models.git@main")
     code = pool_of(settings, {}).code
     assert code is not None
-    step = code.to_pull_step()["prefect.deployments.steps.git_clone"]
-    assert step["repository"] == "ssh://git@git.example/models.git"  # type: ignore[call-overload]
+    assert "'repository': 'ssh://git@git.example/models.git'" in str(code.to_pull_step())
