@@ -21,6 +21,7 @@ _ATTEMPTS = 5
 _TARGET = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)")
 _BUSY = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "503", "500"})
 _MOVED = frozenset({"PreconditionFailed", "412", "NoSuchKey", "404"})
+_NO_BUCKETS = "nobody lists buckets there: correct TRIMTAB_SOURCE_ENDPOINT, or source.target in params.yaml"
 _REASONS = {
     "NoSuchBucket": "there is no such bucket: correct source.target in params.yaml, or make the bucket",
     "InvalidAccessKeyId": "the server does not know this key: correct the credentials of the source",
@@ -29,6 +30,8 @@ _REASONS = {
     "403": "these credentials may not read there: they need to list the bucket and to get its objects",
     "ExpiredToken": "the credentials have expired",
     "PermanentRedirect": "the bucket is in another region: set AWS_DEFAULT_REGION to it",
+    "NoSuchKey": _NO_BUCKETS,
+    "404": _NO_BUCKETS,
 }
 
 
@@ -112,7 +115,7 @@ def _content(client: Any, bucket: str, found: SourceObject) -> bytes:
     where = f"s3://{bucket}/{found.key}"
     problem = ""
     for _ in range(_ATTEMPTS):
-        with _told(where):
+        with _told(where, was_listed=True):
             answer = client.get_object(Bucket=bucket, Key=found.key, IfMatch=f'"{found.etag}"')
         try:
             content: bytes = answer["Body"].read()
@@ -149,16 +152,17 @@ def _client(access: Access) -> Any:
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
-    """What boto3 raises inside, in our words about *where*."""
+def _told(where: str, *, was_listed: bool = False) -> Iterator[None]:
+    """What boto3 raises inside, in our words about *where*. _Moved for what *was_listed* and is no longer there."""
     from botocore import exceptions as known
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
     except known.ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", "?"))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code in _MOVED:
+        code = str(error.response.get("Error", {}).get("Code") or status)
+        if was_listed and code in _MOVED:
             raise _Moved from error
         if code in _BUSY or status >= 500 or status == 429:
             raise SourceError(f"{where}: the server says {code} ({_ATTEMPTS} attempts): try later") from error
@@ -166,6 +170,8 @@ def _told(where: str) -> Iterator[None]:
     except (known.HTTPClientError, known.ConnectionError) as error:
         text = re.sub(r"\?\S+", "", " ".join(str(error).split()))  # a signed address would be a secret
         raise SourceError(f"{where}: {text}") from error
+    except ResponseParserError as error:
+        raise SourceError(f"{where}: the answer is not S3's: try later, or correct TRIMTAB_SOURCE_ENDPOINT") from error
     except Refused as error:
         raise SourceRefused(str(error)) from error
     except known.BotoCoreError as error:

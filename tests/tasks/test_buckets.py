@@ -10,9 +10,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from botocore.parsers import ResponseParserError, RestXMLParser
 
 from tasks import buckets
 from tasks.sources import Access, SourceError, SourceRefused, fetch
+from tests.stores.answering import answering
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import BUCKET, Seaweed
 from trimtab.params import ParamsError
@@ -203,6 +205,35 @@ def test_a_bucket_that_is_not_there_is_named_and_asked_for_once(seaweed: Seaweed
         SourceRefused, match=r"s3://no-such-bucket/in/2013-03\.csv: there is no such bucket.*params\.yaml"
     ):
         buckets.read("s3://no-such-bucket/in/{period}.csv", MARCH, Access(seaweed.endpoint))
+
+
+ASKS = (buckets.read, buckets.of_period, buckets.by_period)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<h1>Not found<br>", b"<h1>Not found</h1>", b"", b"<Error><Code>NoSuchKey</Code></Error>"],
+    ids=["a page", "a page that is XML", "nothing", "S3's words"],
+)
+@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.usefixtures("seaweed")
+def test_an_endpoint_where_no_buckets_are_is_told_with_the_setting_to_correct(ask: Any, content: bytes) -> None:
+    says = r"s3://bucket/in/.*: nobody lists buckets there: correct TRIMTAB_SOURCE_ENDPOINT"
+    with answering(content, status=404) as endpoint, pytest.raises(SourceRefused, match=says):
+        ask("s3://bucket/in/{period}.csv", MARCH, Access(endpoint))
+
+
+@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.usefixtures("seaweed")
+def test_an_answer_that_boto3_cannot_parse_is_a_source_that_failed(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it was: botocore takes most of what is not S3's for a busy server."""
+
+    def parse(*_: object) -> None:
+        raise ResponseParserError("Unable to parse response")
+
+    monkeypatch.setattr(RestXMLParser, "parse", parse)
+    with answering(b"<ListBucketResult/>") as endpoint, pytest.raises(SourceError, match="not S3's: try later"):
+        ask("s3://bucket/in/{period}.csv", MARCH, Access(endpoint))
 
 
 @pytest.mark.parametrize(
