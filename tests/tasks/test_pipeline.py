@@ -22,6 +22,7 @@ from tasks import dataset
 from tasks.pipeline.__main__ import main
 from tasks.pipeline.stable import stable
 from tests.flows.tiny import plainly, project, rows
+from tests.stores.seaweed import BUCKET, Seaweed
 from trimtab import params as settings
 from trimtab import training
 from trimtab.candidate import PAPER, Paper
@@ -189,6 +190,27 @@ def test_making_the_data_again_changes_nothing(tiny: Path) -> None:
     assert stage("data", tiny) == 0
     assert digests(tiny / "data") == before
     assert (tiny / "data.dvc").read_bytes() == pointer
+
+
+def test_rows_from_a_bucket_come_from_the_server_that_the_settings_name(
+    tiny: Path, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = f"first-{tiny.name}"
+    for period in ("2013-01", "2013-02"):
+        content = (tiny / "rows" / f"{period}.csv").read_bytes()
+        seaweed.client.put_object(Bucket=BUCKET, Key=f"{folder}/{period}.csv", Body=content)
+    project(tiny, target=f"s3://{BUCKET}/{folder}/{{period}}.csv")
+    monkeypatch.setenv("TRIMTAB_SOURCE_ENDPOINT", "seaweed:8333")
+    with pytest.raises(SystemExit):
+        stage("data", tiny)
+    assert "seaweed:8333 is no address" in capsys.readouterr().err
+    monkeypatch.setenv("TRIMTAB_SOURCE_ENDPOINT", seaweed.endpoint)
+    monkeypatch.setenv("TRIMTAB_SOURCE_PROFILE", "nobodys")
+    assert stage("data", tiny) == 1
+    assert "nobodys" in capsys.readouterr().err
+    monkeypatch.delenv("TRIMTAB_SOURCE_PROFILE")
+    assert stage("data", tiny) == 0
+    assert len(digests(tiny / "data")) == 4
 
 
 def test_rows_that_the_source_has_changed_are_named_and_not_versioned(
