@@ -13,7 +13,7 @@ from tasks.dataset.next_version import (
     sync_pointer,
     take_for_ours,
 )
-from tasks.dataset.reading import checkout, contents, current, listing, names, one, paths, read
+from tasks.dataset.reading import contents, current, listing, names, one, paths, read
 from tasks.dataset.repository import DatasetError, DatasetVersion, NoRows, Remote, Unavailable, init
 from tasks.dataset.saving import commit, save
 
@@ -24,7 +24,6 @@ __all__ = [
     "Remote",
     "Unavailable",
     "by_hand",
-    "checkout",
     "commit",
     "contents",
     "current",

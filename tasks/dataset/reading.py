@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from tasks.dataset.repository import DatasetError, DatasetVersion, NoRows, Remote, fetch, opened, patiently, tree_of
+from tasks.dataset.repository import DatasetError, DatasetVersion, NoRows, Remote, fetch, opened, tree_of
 
 
 def current(project: Path) -> DatasetVersion:
@@ -100,17 +100,3 @@ def listing(project: Path, hash: str, *, remote: Remote | None = None) -> dict[s
             return {"/".join(key): info.value for key, _, info in tree_of(repo, hash)}
         except FileNotFoundError:
             return None
-
-
-def checkout(project: Path, *, remote: Remote | None = None) -> None:
-    """Lay `data/` out as `data.dvc` names it, fetching what is missing. Raises DatasetError when it cannot be had."""
-    from dvc.exceptions import DvcException
-
-    def pull() -> None:
-        with opened(project, remote) as repo:
-            repo.pull(targets=[str(project / "data.dvc")])
-
-    try:
-        patiently(pull)
-    except DvcException as error:
-        raise DatasetError(f"data.dvc names rows that are in no cache or remote: {error}") from error

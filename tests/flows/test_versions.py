@@ -21,6 +21,7 @@ from flows.door import Here, here
 from stores.ledger import Ledger
 from tasks import dataset
 from tasks.dataset import DatasetError, DatasetVersion
+from tasks.dataset.repository import opened
 from tests.conftest import CODE
 from tests.flows import tiny
 from tests.stores.conftest import postgres
@@ -355,7 +356,8 @@ def test_two_people_who_change_different_files_by_hand_both_get_their_way(team: 
     for name, period in (("ann", "2013-01"), ("bob", "2013-02")):
         place = changed[name] = team.seen_from(name)
         dataset.sync_pointer(place.workspace, lambda place=place: versions.current(place))  # type: ignore[misc]
-        dataset.checkout(place.workspace, remote=place.remote)
+        with opened(place.workspace, place.remote) as repo:  # `dvc pull`, from the store
+            repo.pull(targets=[str(place.workspace / "data.dvc")])
         path = place.workspace / "data" / "accepted" / f"{period}.parquet"
         path.unlink()
         tiny.rows(period, seed=9).to_parquet(path)
