@@ -1,5 +1,6 @@
 """``python -m stores.telemetry ROOT`` compacts what is finished below ROOT, beside whoever writes there. With
-``--store s3://bucket/prefix`` it brings it there as well, until its standard input ends and nothing is left."""
+``--store s3://bucket/prefix`` it brings it there as well, until its standard input ends and nothing is left, or the
+store was away for a minute after that."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Shipping beside a server, in a process of its own that lives as long as the server: it would take the interpreter's
 lock from whoever answers. When the server ends, however it does, the process brings what is left to the store, and ends
-too."""
+too; after a minute also when the store is away, and the next one in that folder brings the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stores.telemetry.mirror import Mirror
 _NICE = 5  # others wait to read what it brings
 _CODE = Path(__file__).parents[2]
 _LOOK_S, _RETRY_S = 0.4, 1.0
-_LEFT_BEHIND_S = 60.0
+LEFT_BEHIND_S = 60.0
 _AGAIN_S = 5.0
 # It lives as long as the server, and needs memory only now and then.
 _FRUGAL = {"MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system", "ARROW_IO_THREADS": "1"}
@@ -94,7 +94,7 @@ def start(mirror: Mirror) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=_CODE, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def main(mirror: Mirror, *, left_behind_s: float = _LEFT_BEHIND_S) -> int:
+def main(mirror: Mirror, *, left_behind_s: float = LEFT_BEHIND_S) -> int:
     """What the process does until its standard input ends or it is asked to end (SIGTERM), and then until nothing is
     left or *left_behind_s* are over. Exit code 1: something is left."""
     os.nice(_NICE)

@@ -13,7 +13,7 @@ import pytest
 from stores import telemetry
 from stores.objects import Objects
 from stores.telemetry import Mirror, Recorder
-from stores.telemetry.shipper import Shipper
+from stores.telemetry.shipper import LEFT_BEHIND_S, Shipper
 from tests.stores.machines import expected, record, seen
 from tests.stores.proxy import Proxy
 from tests.waiting import eventually
@@ -103,3 +103,30 @@ def test_it_can_be_run_by_hand(here: Mirror, elsewhere: Mirror) -> None:
     )  # fmt: skip
     assert b'"trouble": null' in done.stdout
     assert seen(elsewhere) == expected(ids)
+
+
+def test_a_process_without_a_server_gives_up_on_a_store_that_is_away_and_the_rest_stays(
+    proxy: Proxy, objects: Objects, tmp_path: Path, elsewhere: Mirror
+) -> None:
+    place = Mirror(tmp_path / "cut-off", Objects(objects.url, endpoint=proxy.endpoint))
+    ids = record(place, 1)
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from stores.telemetry import Mirror\nfrom stores.telemetry.shipper import main\n"
+        "from stores.objects import Objects\n"
+        "place = Mirror(Path(sys.argv[1]), Objects(sys.argv[2], endpoint=sys.argv[3], attempts=1))\n"
+        "sys.exit(main(place, left_behind_s=0.5))\n"
+    )
+    command = [sys.executable, "-c", code, str(place.root), objects.url, proxy.endpoint]
+    proxy.leave()
+    given_up = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    assert given_up.returncode == 1
+    assert b"s3://" in given_up.stdout
+    proxy.come_back()
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
+    assert seen(elsewhere) == expected(ids)
+
+
+def test_the_page_on_stores_says_for_how_long_a_process_without_a_server_tries() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "stores.md").read_text()
+    assert f"tries for {LEFT_BEHIND_S:.0f} s" in page
