@@ -46,7 +46,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class Seen:
-    """A Deployment as it was when somebody looked. *progress* is None once all its pods are new and ready."""
+    """A Deployment as it was when somebody looked. *progress* is None once all its pods are new and ready. It is
+    *stuck* when its controller has given this generation up; what it said of an earlier one does not count."""
 
     release: str | None
     rollout: str
@@ -197,10 +198,12 @@ def _seen(deployment: dict[str, Any]) -> Seen:
     there, available = int(status.get("replicas") or 0), int(status.get("availableReplicas") or 0)
     conditions = {c["type"]: c for c in status.get("conditions") or []}
     moving = conditions.get("Progressing", {})
+    is_observed = int(status.get("observedGeneration") or 0) >= int(meta["generation"])
+    is_over = is_observed and moving.get("reason") == "ProgressDeadlineExceeded"
     progress = None
-    if int(status.get("observedGeneration") or 0) < int(meta["generation"]):
+    if not is_observed:
         progress = "the change has not been seen yet"
-    elif moving.get("reason") == "ProgressDeadlineExceeded":
+    elif is_over:
         progress = moving.get("message") or "its progress deadline is over"
     elif updated < wanted:
         progress = f"{updated} of {wanted} pods are new"
@@ -210,8 +213,7 @@ def _seen(deployment: dict[str, Any]) -> Seen:
         progress = f"{available} of {updated} new pods are ready"
     return Seen(
         release=marks.get(RELEASE), rollout=marks.get(ROLLOUT, ""), generation=int(meta["generation"]),
-        version=str(meta["resourceVersion"]), progress=progress,
-        stuck=progress is not None and moving.get("reason") == "ProgressDeadlineExceeded",
+        version=str(meta["resourceVersion"]), progress=progress, stuck=is_over,
     )  # fmt: skip
 
 

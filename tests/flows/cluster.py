@@ -63,6 +63,12 @@ class Cluster:
             self.status |= status
             self.changed.notify_all()
 
+    def give_up(self) -> None:
+        """The controller says that the pods of this generation were not ready in time."""
+        self.touch(
+            conditions=[{"type": "Progressing", "reason": "ProgressDeadlineExceeded", "message": "has timed out"}]
+        )
+
     def apply(self, body: dict[str, Any], manager: str) -> tuple[int, dict[str, Any]]:
         """Server-side apply of annotations and variables."""
         with self.changed:
@@ -107,8 +113,7 @@ class Cluster:
             if broken:
                 time.sleep(self.deadline_s)
                 if self.generation == generation:
-                    over = {"type": "Progressing", "reason": "ProgressDeadlineExceeded", "message": "has timed out"}
-                    self.touch(conditions=[over])
+                    self.give_up()
                 return
         self.touch(replicas=self.replicas)
 

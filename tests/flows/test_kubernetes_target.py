@@ -82,6 +82,18 @@ def test_a_release_whose_pods_do_not_get_ready_is_taken_back(cluster: Cluster, p
     assert preloaded(cluster) == OLD
 
 
+def test_a_deployment_that_was_given_up_before_there_was_a_release_takes_its_first_one(
+    cluster: Cluster, workload: Workload
+) -> None:
+    """Its pods had nothing to answer with, so the condition is there before anybody deploys."""
+    cluster.pod_s = 0.5
+    cluster.give_up()
+    seen = kubernetes.set_release(workload, NEW, rollout="r")
+    assert not seen.stuck
+    kubernetes.wait_until_rolled_out(workload, seen.generation, within_s=10)
+    assert preloaded(cluster) == NEW
+
+
 def test_pods_that_take_too_long_are_not_waited_for_for_ever(cluster: Cluster, workload: Workload) -> None:
     cluster.broken.add(NEW)
     cluster.deadline_s = 60
