@@ -139,12 +139,12 @@ def start(place: Here, digest: str, before: Live | None, cause: str, *, strategy
 
 def admit(place: Here, digest: str, rollout: str) -> None:
     """Have the bundle checked, running where it will answer, and probed. Raises RolloutStopped; then nothing has
-    changed."""
+    changed. UnreachableRelease and TargetAway leave the rollout begun, so that reconcile has it tried again."""
     target = targets.target_of(place)
     try:
         place.shelf.open(digest)  # also when the server has it in memory since long ago
         found = target.admit(digest, rollout)
-    except bundles.UnreachableRelease:
+    except (bundles.UnreachableRelease, targets.TargetAway):
         raise  # which says nothing against the release
     except (bundles.ReleaseError, targets.TargetRefused) as refusal:
         target.dismiss(digest)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows.door import Here, short
-from flows.targets import TargetRefused, Wanted, under_way, wanted
+from flows.targets import TargetAway, TargetRefused, Wanted, under_way, wanted
 from stores import bundles
 from tasks import containers, modelserver
-from tasks.containers import Container, EngineRefused
+from tasks.containers import Container, EngineAway, EngineRefused
 from tasks.front import Front, FrontRefused
-from tasks.modelserver import Server, ServerRefused
+from tasks.modelserver import Away, NotNow, Server, ServerRefused
 from trimtab.secret_files import SUFFIX, holds_secret
 
 PROJECT, RELEASE, ROLLOUT = "trimtab.project", "trimtab.release", "trimtab.rollout"
@@ -50,23 +50,29 @@ class DockerTarget:
         self._front = Front(place.settings.docker_front, place.settings.model_server)
 
     def admit(self, digest: str, rollout: str) -> dict[str, Any]:
-        """Have the release's containers running, ready and probed. Raises TargetRefused."""
+        """Have the release's containers running, ready and probed. Raises TargetRefused, or TargetAway."""
         try:
             self._have_image(digest)
             started = self._have_containers(digest, rollout)
             found = [self._probed(container.name, digest) for container in started]
+        except (EngineAway, NotNow, bundles.UnreachableRelease) as error:
+            raise TargetAway(str(error)) from error
         except (EngineRefused, ServerRefused, bundles.ReleaseError) as error:
             raise TargetRefused(str(error)) from error
         return {**found[0], "image": self.image(digest), "containers": [container.name for container in started]}
 
     def dismiss(self, digest: str) -> None:
-        """Take away the containers and the image of a release that was refused, unless it is live after all."""
+        """Take away the containers and the image of a release that was refused, unless it is live after all. What an
+        engine that is away keeps of them gets no users; `settle` takes the containers."""
         live = self._place.ledger.live()
         if live is not None and digest in (live.champion, live.challenger):
             return
-        for container in self._containers(digest):
-            containers.take_away(container.name)
-        containers.remove_image(self.image(digest))
+        try:
+            for container in self._containers(digest):
+                containers.take_away(container.name)
+            containers.remove_image(self.image(digest))
+        except EngineRefused as error:
+            print(f"something of {short(digest)} is still there; reconcile tries again: {error}")
 
     def settle(self) -> list[str]:
         """Send users to the containers of the release that the ledger wants, and take the others away when they have
@@ -145,7 +151,10 @@ class DockerTarget:
     def _probed(self, name: str, digest: str) -> dict[str, Any]:
         """What the release answers to its own samples there. One that cannot answer them is not waited for."""
         self._wait_until_ready(name, path="/health")
-        found = modelserver.probe(self._server(name), digest, timeout_s=self._settings.ready_s)
+        try:
+            found = modelserver.probe(self._server(name), digest, timeout_s=self._settings.ready_s)
+        except Away as error:  # its process was there: whatever ended it, it was serving nothing but this release
+            raise ServerRefused(f"{error}; {containers.last_words(name)}") from error
         self._wait_until_ready(name)
         return found
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from flows.door import Here, short
-from flows.targets import TargetRefused, under_way, wanted
+from flows.targets import TargetAway, TargetRefused, under_way, wanted
 from tasks import kubernetes, modelserver
-from tasks.kubernetes import ClusterRefused, NotRolledOut, Workload
-from tasks.modelserver import ServerRefused
+from tasks.kubernetes import ClusterAway, ClusterRefused, NotRolledOut, Workload
+from tasks.modelserver import NotNow, ServerRefused
 
 
 class KubernetesTarget:
@@ -23,11 +23,14 @@ class KubernetesTarget:
         )
 
     def admit(self, digest: str, rollout: str) -> dict[str, Any]:
-        """Roll the release out to every pod, and probe it. Raises TargetRefused; `dismiss` takes it back."""
+        """Roll the release out to every pod, and probe it. Raises TargetRefused, and `dismiss` takes it back; or
+        TargetAway."""
         try:
             seen = kubernetes.set_release(self._workload, digest, rollout=rollout)
             kubernetes.wait_until_rolled_out(self._workload, seen.generation, within_s=self._ready_s)
             found = modelserver.probe(self._place.server, digest)
+        except (ClusterAway, NotNow) as error:
+            raise TargetAway(str(error)) from error
         except (ClusterRefused, NotRolledOut, ServerRefused) as error:
             raise TargetRefused(str(error)) from error
         return {**found, "generation": seen.generation}

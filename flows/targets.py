@@ -12,7 +12,7 @@ from prefect import task
 from flows.door import Here
 from stores.ledger import Ledger
 from tasks import modelserver
-from tasks.modelserver import ServerRefused
+from tasks.modelserver import NotNow, ServerRefused
 from tasks.policy import OUTSIDE
 from trimtab import rollout as journey
 
@@ -24,14 +24,20 @@ class TargetRefused(RuntimeError):
     """A release could not be made to run where it would have to answer; users did not notice."""
 
 
+class TargetAway(TargetRefused):
+    """Where it would have to answer, nothing can be said or done at present. Later it may: this says nothing against
+    the release."""
+
+
 class Target(Protocol):
     """What deploy needs of a place where releases run."""
 
     def admit(self, digest: str, rollout: str) -> dict[str, Any]:
-        """Have the release running beside the live one, probed; what was found. Raises TargetRefused."""
+        """Have the release running beside the live one, probed; what was found. Raises TargetRefused;
+        TargetAway when that is not the release's doing."""
 
     def dismiss(self, digest: str) -> None:
-        """Take away what `admit` left of a release that was refused."""
+        """Take away what `admit` left of a release that was refused; what cannot be taken away now, `settle` does."""
 
     def settle(self) -> list[str]:
         """Go after the ledger: what ought to run runs, and the rest is gone; what was done. Raises TargetRefused."""
@@ -73,11 +79,13 @@ class RunningServers:
         self._server = place.server
 
     def admit(self, digest: str, rollout: str) -> dict[str, Any]:
-        """Load and probe the release in the running server. Raises TargetRefused."""
+        """Load and probe the release in the running server. Raises TargetRefused, or TargetAway."""
         del rollout
         try:
             load_release(self._server, digest)
             return dict(probe_release(self._server, digest))
+        except NotNow as error:
+            raise TargetAway(str(error)) from error
         except ServerRefused as error:
             raise TargetRefused(str(error)) from error
 

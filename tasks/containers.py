@@ -4,6 +4,7 @@ is `flows.targets`' business; a container's labels are the only record of what i
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +16,21 @@ from typing import Any
 
 PORT = 8000  # of the model server, in every one of its containers
 _TIMEOUT_S = 60
+_AWAY = {502, 503, 504}  # what a proxy in front of the engine, or a registry, says while it is away
+_NO_REGISTRY = re.compile(
+    r"dial tcp|connection re(fused|set)|no such host|i/o timeout|handshake timeout|deadline exceeded|Client\.Timeout"
+    r"|unexpected EOF|: EOF|(HTTP|received unexpected) status:? 5\d\d|Service Unavailable|toomanyrequests",
+    re.IGNORECASE,
+)
 _SCRATCH = {"/tmp": "mode=1777"}  # nosec B108 # of a container that nobody else is in
 
 
 class EngineRefused(RuntimeError):
-    """Docker does not answer, or would not do what was asked; the message says what, and what it said."""
+    """Docker would not do what was asked; the message says what, and what it said."""
+
+
+class EngineAway(EngineRefused):
+    """The engine, or the registry that it asked, does not answer: later it may."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Container:
 
 
 def check() -> str:
-    """The engine's version. Raises EngineRefused when none answers."""
+    """The engine's version. Raises EngineAway when none answers."""
     with _engine("be asked for its version") as engine:
         return str(engine.version()["Version"])
 
@@ -84,7 +95,7 @@ def bake(
                 forcerm=True,
             )  # fmt: skip
         except BuildError as error:
-            raise EngineRefused(f"{reference} cannot be built from {base}: {error.msg}") from error
+            raise refusal_of(str(error.msg))(f"{reference} cannot be built from {base}: {error.msg}") from error
 
 
 def push(reference: str) -> None:
@@ -92,7 +103,7 @@ def push(reference: str) -> None:
     with _engine(f"push {reference}") as engine:
         for line in engine.images.push(reference, stream=True, decode=True):
             if "error" in line:
-                raise EngineRefused(f"{reference} cannot be pushed: {line['error']}")
+                raise refusal_of(str(line["error"]))(f"{reference} cannot be pushed: {line['error']}")
 
 
 def remove_image(reference: str) -> None:
@@ -208,21 +219,33 @@ def write_file(name: str, path: str, content: bytes, *, then_signal: str) -> Non
 
 @contextmanager
 def _engine(what: str) -> Iterator[Any]:
-    """A connection to the engine that DOCKER_HOST names. Raises EngineRefused for whatever it says no to."""
+    """A connection to the engine that DOCKER_HOST names. Raises EngineRefused for whatever it says no to; EngineAway
+    when it says nothing."""
     import docker
-    from docker.errors import DockerException
+    from docker.errors import APIError, DockerException
     from requests.exceptions import RequestException
+    from urllib3.exceptions import HTTPError
 
     try:
         engine = docker.from_env(timeout=_TIMEOUT_S)
     except DockerException as error:
-        raise EngineRefused(f"no Docker engine answers, so it cannot {what}: {error}") from error
+        raise EngineAway(f"no Docker engine answers, so it cannot {what}: {error}") from error
     try:
         yield engine
-    except (DockerException, RequestException) as error:
+    except APIError as error:
+        kind = EngineAway if error.status_code in _AWAY else refusal_of(str(error))
+        raise kind(f"Docker would not {what}: {error}") from error
+    except DockerException as error:
         raise EngineRefused(f"Docker would not {what}: {error}") from error
+    except (RequestException, HTTPError) as error:  # the latter while it reads what comes in pieces
+        raise EngineAway(f"Docker ceased to answer when it was to {what}: {error}") from error
     finally:
         engine.close()
+
+
+def refusal_of(said: str) -> type[EngineRefused]:
+    """Whether the engine was refused something, or a registry did not answer it; it tells of both in words only."""
+    return EngineAway if _NO_REGISTRY.search(said) else EngineRefused
 
 
 def _described(container: Any) -> Container:

@@ -26,7 +26,11 @@ _ASK_S = 10.0
 
 
 class ClusterRefused(RuntimeError):
-    """The cluster does not answer, or would not do what was asked; the message says what, and what it said."""
+    """The cluster would not do what was asked; the message says what, and what it said."""
+
+
+class ClusterAway(ClusterRefused):
+    """The API server does not answer, or others keep changing the Deployment: later it may be done."""
 
 
 class NotRolledOut(RuntimeError):
@@ -72,7 +76,7 @@ class _Refusal(Exception):
 
 
 def look(workload: Workload) -> Seen:
-    """The Deployment now. Raises ClusterRefused."""
+    """The Deployment now. Raises ClusterRefused; ClusterAway while the API server does not answer."""
     return _run(workload, _look)
 
 
@@ -91,7 +95,7 @@ def set_release(workload: Workload, digest: str, *, rollout: str) -> Seen:
                 if refusal.status != 409 or refusal.holders:
                     raise
             await asyncio.sleep(0.1 * 2**attempt)  # its status changes while pods come and go
-        raise ClusterRefused(f"the Deployment {workload.name} changed each of {_TRIES} times that it was to be written")
+        raise ClusterAway(f"the Deployment {workload.name} changed each of {_TRIES} times that it was to be written")
 
     return _run(workload, apply)
 
@@ -158,7 +162,7 @@ async def _until_changed(api: Any, workload: Workload, version: str, within_s: f
 
 
 async def _answer(ask: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
-    """What the API server says; troubles that pass are waited for. Raises _Refusal, or ClusterRefused."""
+    """What the API server says; troubles that pass are waited for. Raises _Refusal, or ClusterAway."""
     from aiohttp import ClientError
 
     trouble = ""
@@ -177,7 +181,7 @@ async def _answer(ask: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
             trouble = f"{answer.status}: {body.get('message')}"
         if attempt + 1 < _TRIES:
             await asyncio.sleep(0.1 * 2**attempt)
-    raise ClusterRefused(f"the API server did not answer {_TRIES} times: {trouble}")
+    raise ClusterAway(f"the API server did not answer {_TRIES} times: {trouble}")
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -23,7 +23,11 @@ class ServerRefused(RuntimeError):
     """The model server would not take a release; *problem* says why."""
 
 
-class Away(ServerRefused):
+class NotNow(ServerRefused):
+    """The model server can say neither yes nor no at present, which is held against no release."""
+
+
+class Away(NotNow):
     """Nobody listens there: the replica is starting, ending, or dead."""
 
 
@@ -97,7 +101,8 @@ def _patiently(ask: Callable[[], Answer], deadline: float) -> Answer:
 
 
 def load(server: Server, digest: str, *, timeout_s: float = 30.0) -> None:
-    """Have the release loaded beside the live one, in every replica. Raises ServerRefused."""
+    """Have the release loaded beside the live one, in every replica. Raises ServerRefused; NotNow while a server is
+    away or cannot reach its store."""
     _each(server, lambda one: _post(one, f"/releases/{digest}/load", timeout_s), away_s=AWAY_S)
 
 
@@ -137,7 +142,7 @@ def probe(server: Server, digest: str, *, timeout_s: float = 30.0) -> dict[str, 
     """Health, and the release's own samples through the whole path against the recorded predictions, in every replica;
     what was found, with the number of replicas.
 
-    Raises ServerRefused when the answers differ.
+    Raises ServerRefused when the answers differ, and NotNow as `load` does.
     """
     found = _each(server, lambda one: _post(one, f"/releases/{digest}/probe", timeout_s), away_s=AWAY_S)
     for one in found:
@@ -202,6 +207,8 @@ def _post(server: Server, path: str, timeout_s: float) -> dict[str, Any]:
         is_gone = isinstance(error, httpx.NetworkError | httpx.ConnectTimeout | httpx.RemoteProtocolError)
         told = f"{url} does not answer: {type(error).__name__}: {error}"
         raise (Away(told) if is_gone else ServerRefused(told)) from error
+    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        raise NotNow(_refusal(answer))
     if answer.status_code >= 400:
         raise ServerRefused(_refusal(answer))
     return dict(answer.json())

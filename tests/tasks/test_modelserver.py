@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from tasks import modelserver
-from tasks.modelserver import Server, ServerRefused
+from tasks.modelserver import NotNow, Server, ServerRefused
 from tests.ports import free_port
 from tests.serving.conftest import Place
 
@@ -45,3 +45,17 @@ def test_without_it_the_refusal_says_which_setting_is_missing(place: Place, key:
     with pytest.raises(ServerRefused, match="TRIMTAB_SERVER_KEY") as refused:
         modelserver.load(server, "0" * 64)
     assert "marked-wrong" not in f"{refused.value} {server}"
+
+
+def test_a_server_whose_store_is_away_refuses_nothing(tmp_path: Path) -> None:
+    """It has not got the bundle, and nobody can say whether there is one."""
+    place = Place(tmp_path, free_port())
+    place.go_live(place.release().digest)
+    store = {"TRIMTAB_STORE": "s3://nowhere/here", "TRIMTAB_STORE_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+             "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}  # fmt: skip
+    try:
+        place.start(**store)
+        with pytest.raises(NotNow, match="refused with 503"):
+            modelserver.load(Server(address(place)), "0" * 64)
+    finally:
+        place.kill()

@@ -1,0 +1,130 @@
+"""What becomes of a rollout whose release is not let in: a refusal ends it, while a place that is away leaves it begun.
+On a real ledger, with each target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import deploy, targets
+from flows.docker_target import DockerTarget
+from flows.door import Here
+from flows.targets import TargetAway
+from stores.ledger import Ledger
+from tasks import kubernetes, modelserver, orchestrator
+from tasks.containers import EngineAway, EngineRefused, refusal_of
+from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
+from tests.ports import free_port
+from tests.serving.tiny import tiny_bundle
+from tests.trimtab import small
+from trimtab.settings import Settings
+
+ROLLOUT = "new-after-0-1"
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setattr(kubernetes, "_TRIES", 1)
+    with running(Cluster()) as made:
+        yield made
+
+
+class Begun:
+    """A place with a release whose rollout has begun."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.digest = tiny_bundle(folder / "releases").digest
+        ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
+        ledger.create()
+        ledger.record_release(self.digest, model_name="m", model_version=1, run_id="r", manifest={})
+        ledger.start_rollout(ROLLOUT, release=self.digest, champion_before=None, strategy="switch", cause="c")
+        ledger.step_rollout(ROLLOUT, 1, "started")
+        self.place = Here(Settings(project=folder, home=folder, **settings), small.params(), ledger)
+
+    def admit(self) -> None:
+        deploy.admit(self.place, self.digest, ROLLOUT)
+
+    @property
+    def state(self) -> str:
+        return str(self.place.ledger.rollout_steps(ROLLOUT)[-1]["state"])
+
+    @property
+    def alerts(self) -> list[str]:
+        return [str(alert["kind"]) for alert in self.place.ledger.alerts()]
+
+
+@pytest.fixture(params=["server", "docker", "kubernetes"])
+def away(request: pytest.FixtureRequest, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Begun:
+    """Where the target cannot be reached."""
+    if request.param == "server":
+        monkeypatch.setattr(targets, "load_release", modelserver.load)  # without the pauses of a task
+        return Begun(tmp_path, server_port=free_port())
+    if request.param == "docker":
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
+        return Begun(tmp_path, target="docker", server_image="server:1")
+    cluster.troubles += [503] * 10
+    return Begun(tmp_path, **in_cluster(cluster, tmp_path))
+
+
+def in_cluster(cluster: Cluster, folder: Path) -> dict[str, Any]:
+    return {"target": "kubernetes", "kube_namespace": NAMESPACE, "kube_deployment": NAME,
+            "kube_config": cluster.kubeconfig(folder)}  # fmt: skip
+
+
+def test_a_target_that_is_away_is_not_held_against_a_release(away: Begun) -> None:
+    with pytest.raises(TargetAway, match="answer"):
+        away.admit()
+    assert away.state == "started", "and reconcile has it tried again"
+    assert away.alerts == []
+
+
+def test_what_is_refused_ends_the_rollout_and_is_told(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(orchestrator, "tell", lambda event, **_: told.append(event))
+    begun = Begun(tmp_path, **in_cluster(cluster, tmp_path))
+    cluster.troubles += [403]
+    with pytest.raises(deploy.RolloutStopped, match="get, list, watch and patch"):
+        begun.admit()
+    assert begun.state == "rolled back"
+    assert (begun.alerts, told) == (["release refused"], ["trimtab.rollout.rolled-back"])
+
+
+def test_an_engine_that_leaves_before_a_refused_release_is_dismissed_hides_no_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
+    begun = Begun(tmp_path, target="docker")
+    DockerTarget(begun.place).dismiss(begun.digest)
+    assert "reconcile tries again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'Get "https://registry:5000/v2/": dial tcp 10.0.0.9:5000: connect: connection refused',
+        "dial tcp: lookup registry on 127.0.0.53:53: no such host",
+        "net/http: TLS handshake timeout",
+        "received unexpected HTTP status: 503 Service Unavailable",
+        'Head "https://registry/v2/a/manifests/b": EOF',
+    ],
+)
+def test_a_registry_that_is_away_is_told_from_what_the_engine_says(said: str) -> None:
+    assert refusal_of(said) is EngineAway
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "denied: requested access to the resource is denied",
+        "unauthorized: authentication required",
+        "manifest for server:2 not found: manifest unknown",
+        "COPY failed: file not found in build context",
+    ],
+)
+def test_what_a_registry_or_the_engine_refuses_stays_refused(said: str) -> None:
+    assert refusal_of(said) is EngineRefused
