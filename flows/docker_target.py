@@ -176,10 +176,10 @@ class DockerTarget:
     def _clear(self, *, keep: str) -> list[str]:
         """Take away containers of other releases, when they have nothing left to answer. One whose rollout has just
         begun is another run's to use."""
-        ledger, names = self._place.ledger, self._names(keep)
+        names, begun = self._names(keep), under_way(self._place.ledger)
         going = [
             container for container in self._containers()
-            if container.name not in names and not under_way(ledger, container.labels.get(ROLLOUT, ""))
+            if container.name not in names and container.labels.get(RELEASE, "") != begun
         ]  # fmt: skip
         if not going:
             return []

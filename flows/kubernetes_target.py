@@ -55,7 +55,7 @@ class KubernetesTarget:
             return []
         try:
             seen = kubernetes.look(self._workload)
-            if seen.release == asked.digest or under_way(self._place.ledger, seen.rollout):
+            if seen.release is not None and seen.release in (asked.digest, under_way(self._place.ledger)):
                 return []
             kubernetes.set_release(self._workload, asked.digest, rollout="")
         except ClusterRefused as error:

@@ -14,7 +14,6 @@ from flows.retrain import MAX_ATTEMPTS, next_attempt, work_of
 from flows.validate import work_of as work_of_landing
 from tasks import alerts, orchestrator, tracking
 from trimtab import rollout
-from trimtab.experiment import STRATEGY
 
 LOST = {"FAILED", "CRASHED", "CANCELLED"}
 GRACE = timedelta(seconds=20)
@@ -116,14 +115,9 @@ def try_again(place: Here, deployment: str, work: str, parameters: dict[str, Any
 
 
 def begun_rollouts(place: Here) -> list[str]:
-    """The newest rollout, when its release was never let in and nobody is at it any more; others were overtaken."""
-    rollouts = [row for row in place.ledger.rollouts() if row["strategy"] != STRATEGY]
-    if not rollouts:
-        return []
-    newest, live = rollouts[-1], place.ledger.live()
-    at = rollout.standing(place.ledger.rollout_steps(newest["id"]))
-    was_overtaken = (live.champion if live else None) != newest["champion_before"]
-    if at.state not in ("started", "probed") or was_overtaken or not _is_due(newest["recorded_at"]):
+    """The rollout that has begun, when nobody is at it any more."""
+    newest = targets.begun(place.ledger)
+    if newest is None or not _is_due(newest["recorded_at"]):
         return []
     parameters = {
         "release": newest["release"], "cause": newest["cause"], "at_once": newest["strategy"] == "switch",

@@ -15,6 +15,7 @@ from tasks import modelserver
 from tasks.modelserver import NotNow, ServerRefused
 from tasks.policy import OUTSIDE
 from trimtab import rollout as journey
+from trimtab.experiment import STRATEGY
 
 load_release = task(name="load-release", **OUTSIDE)(modelserver.load)
 probe_release = task(name="probe-release", **OUTSIDE)(modelserver.probe)
@@ -66,10 +67,22 @@ def wanted(ledger: Ledger) -> Wanted | None:
     return Wanted(row["release"] if row and on_trial else live.champion, live.version)
 
 
-def under_way(ledger: Ledger, rollout: str) -> bool:
-    """Whether a rollout has begun and not come to its end, so that somebody may be about to need its processes."""
-    steps = ledger.rollout_steps(rollout)
-    return bool(steps) and steps[-1]["state"] in ("started", "probed")
+def begun(ledger: Ledger) -> dict[str, Any] | None:
+    """The rollout whose release has not been let in yet: somebody is at it, or will be. None when the newest one has
+    come further, or was overtaken by a champion that it did not set out from; older ones were overtaken by it."""
+    rollouts = [row for row in ledger.rollouts() if row["strategy"] != STRATEGY]
+    if not rollouts:
+        return None
+    newest, live = rollouts[-1], ledger.live()
+    was_overtaken = (live.champion if live else None) != newest["champion_before"]
+    at = journey.standing(ledger.rollout_steps(newest["id"]))
+    return newest if at.state in ("started", "probed") and not was_overtaken else None
+
+
+def under_way(ledger: Ledger) -> str | None:
+    """The release of the rollout that has begun, whose processes somebody may be about to need."""
+    row = begun(ledger)
+    return str(row["release"]) if row else None
 
 
 class RunningServers:

@@ -185,6 +185,20 @@ def test_the_deployment_goes_after_the_ledger_but_not_after_a_rollout_that_has_j
     assert target.settle() == []
 
 
+def test_a_rollout_that_was_overtaken_holds_the_deployment_no_longer(cluster: Cluster, place: Here) -> None:
+    """It keeps its last step for ever: whoever began it lost the race for the ledger."""
+    target, ledger = KubernetesTarget(place), place.ledger
+    ledger.start_rollout("r2", release=NEW, champion_before=OLD, strategy="rollout", cause="test")
+    ledger.step_rollout("r2", 1, "started")
+    target.admit(NEW, "r2")
+    ledger.step_rollout("r2", 2, "probed")
+    third = "2" * 64
+    ledger.record_release(third, model_name="m", model_version=2, run_id="r", manifest={})
+    ledger.switch(third, expected=1, move="promote", reason="by hand", actor="test")
+    assert target.settle() == [f"the Deployment {NAME} starts pods for {third[:12]}"]
+    assert preloaded(cluster) == third
+
+
 def test_a_cluster_that_is_away_keeps_nobody_from_moving_the_ledger(
     cluster: Cluster, place: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
