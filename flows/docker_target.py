@@ -19,6 +19,7 @@ from tasks.modelserver import Away, NotNow, Server, ServerRefused
 from trimtab.secret_files import SUFFIX, holds_secret
 
 PROJECT, RELEASE, ROLLOUT = "trimtab.project", "trimtab.release", "trimtab.rollout"
+BASE = "trimtab.base"  # on images: the id of the server's image that the release was baked into
 BAKED = "/srv/baked"
 _STOP_S = 60  # a server answers its last requests and brings its telemetry to the store before it ends
 _STATE = "/srv/trimtab/state"
@@ -52,7 +53,7 @@ class DockerTarget:
     def admit(self, digest: str, rollout: str) -> dict[str, Any]:
         """Have the release's containers running, ready and probed. Raises TargetRefused, or TargetAway."""
         try:
-            self._have_image(digest)
+            self._have_present_image(digest)
             started = self._have_containers(digest, rollout)
             found = [self._probed(container.name, digest) for container in started]
         except (EngineAway, NotNow, bundles.UnreachableRelease) as error:
@@ -98,38 +99,43 @@ class DockerTarget:
         at, shown = self._front.shown()
         if at > version and wanted(self._place.ledger) != Wanted(digest, version):
             return []  # another run has seen more of the ledger, and has told the front
-        self._have_image(digest)
+        if containers.find_image(self.image(digest)) is None:
+            self._have_present_image(digest)
         for container in self._have_containers(digest, ""):
             self._wait_until_ready(container.name)
         if not self._front.point(names, version=version, drain_s=self._settings.docker_drain_s):
             return []
         return [] if list(shown) == names else [f"users are sent to {', '.join(names)}"]
 
-    def _have_image(self, digest: str) -> None:
-        image = self.image(digest)
-        if containers.has_image(image):
-            return
-        if self._settings.server_image is None:
+    def _have_present_image(self, digest: str) -> None:
+        """The release's image, on the server's image as it is now, and in the registry if there is one."""
+        image, base = self.image(digest), self._settings.server_image
+        if base is None:
             raise TargetRefused(
                 "TRIMTAB_TARGET=docker bakes releases into an image: name the server's in TRIMTAB_SERVER_IMAGE"
             )
-        bundle = self._place.shelf.open(digest)
-        version = str(bundle.manifest.model_version)
-        labels = {PROJECT: self._project, RELEASE: digest, "org.opencontainers.image.version": version}
-        containers.bake(
-            bundle.path, f"{BAKED}/{digest}", base=self._settings.server_image, reference=image, labels=labels,
-            environment={"TRIMTAB_BAKED": BAKED, "TRIMTAB_PRELOAD": digest},
-        )  # fmt: skip
+        there, present = containers.find_image(image), containers.find_image(base)
+        if there is None or (present is not None and there.labels.get(BASE) != present.id):
+            bundle = self._place.shelf.open(digest)
+            version = str(bundle.manifest.model_version)
+            labels = {PROJECT: self._project, RELEASE: digest, BASE: present.id if present else "",
+                      "org.opencontainers.image.version": version}  # fmt: skip
+            containers.bake(
+                bundle.path, f"{BAKED}/{digest}", base=base, reference=image, labels=labels,
+                environment={"TRIMTAB_BAKED": BAKED, "TRIMTAB_PRELOAD": digest},
+            )  # fmt: skip
         if self._settings.registry:
-            containers.push(image)
+            containers.push(image)  # also one that is there: who baked it may have been killed before
 
     def _have_containers(self, digest: str, rollout: str) -> list[Container]:
+        """The release's containers, of its present image; those that users are sent to stay as they are."""
         environment = server_environment(self._settings.docker_env)
         labels = {PROJECT: self._project, RELEASE: digest, ROLLOUT: rollout}
+        _, shown = self._front.shown()
         return [
             containers.start(
                 name, self.image(digest), labels=labels, environment=environment,
-                network=self._settings.docker_network, volumes=self._volumes(),
+                network=self._settings.docker_network, volumes=self._volumes(), replace=name not in shown,
             )
             for name in self._names(digest)
         ]  # fmt: skip

@@ -34,6 +34,14 @@ class EngineAway(EngineRefused):
 
 
 @dataclass(frozen=True)
+class Image:
+    """An image that the engine has."""
+
+    id: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Container:
     """A container as it was when somebody looked. *address* is where its port 8000 is, on its first network."""
 
@@ -63,22 +71,21 @@ def find(labels: Mapping[str, str]) -> list[Container]:
         return sorted((_described(container) for container in found), key=lambda container: container.name)
 
 
-def has_image(reference: str) -> bool:
-    """Whether the engine has the image, or can get it from its registry."""
+def find_image(reference: str) -> Image | None:
+    """The image, which the engine has or can get from its registry; None when there is none."""
     from docker.errors import APIError, ImageNotFound, NotFound
 
     with _engine(f"look for the image {reference}") as engine:
         try:
-            engine.images.get(reference)
-            return True
+            found = engine.images.get(reference)
         except ImageNotFound:
             if "/" not in reference:  # of this engine only
-                return False
-        try:
-            engine.images.pull(reference)
-            return True
-        except (APIError, ImageNotFound, NotFound):
-            return False
+                return None
+            try:
+                found = engine.images.pull(reference)
+            except (APIError, ImageNotFound, NotFound):
+                return None
+        return Image(str(found.id), dict(found.labels))
 
 
 def bake(
@@ -128,22 +135,30 @@ def start(
     environment: Mapping[str, str],
     network: str,
     volumes: Sequence[str],
+    replace: bool,
 ) -> Container:
-    """The container called *name*, running; the one that is there already, if it is of that image."""
+    """The container called *name*, running. The one that is there already is taken, if it is of that image as it is
+    now; with *replace* one of another image makes way, without it that one stays."""
     from docker.errors import APIError
+
+    def created(engine: Any) -> Any:
+        return engine.containers.create(
+            image, name=name, labels=dict(labels), environment=dict(environment), network=network,
+            volumes=list(volumes), detach=True, init=True, read_only=True, tmpfs=_SCRATCH,
+            cap_drop=["ALL"], security_opt=["no-new-privileges"],
+            restart_policy={"Name": "unless-stopped"},
+        )  # fmt: skip
 
     with _engine(f"start {name} from {image}") as engine:
         try:
-            container = engine.containers.create(
-                image, name=name, labels=dict(labels), environment=dict(environment), network=network,
-                volumes=list(volumes), detach=True, init=True, read_only=True, tmpfs=_SCRATCH,
-                cap_drop=["ALL"], security_opt=["no-new-privileges"],
-                restart_policy={"Name": "unless-stopped"},
-            )  # fmt: skip
+            container = created(engine)
         except APIError as error:
             if error.status_code != 409:
                 raise
             container = engine.containers.get(name)  # another run was first, or this one before it was interrupted
+            if replace and container.attrs["Image"] != engine.images.get(image).id:
+                container.remove(force=True, v=True)
+                container = created(engine)
         container.start()
         container.reload()
         return _described(container)

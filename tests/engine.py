@@ -12,7 +12,7 @@ BASE = "python:3.11-slim-bookworm"
 def _why_not() -> str:
     try:
         containers.check()
-        if not containers.has_image(BASE):
+        if containers.find_image(BASE) is None:
             return f"the engine has no {BASE}: .ci/engine makes it"
     except containers.EngineRefused as error:
         return str(error)

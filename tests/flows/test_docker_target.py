@@ -195,7 +195,7 @@ def test_a_release_that_does_not_answer_as_recorded_never_gets_a_user_and_leaves
         world.target.admit(bad.digest, "r2")
     world.target.dismiss(bad.digest)
     assert world.names == [world.container(good)] == world.front()[1:]
-    assert not containers.has_image(world.target.image(bad.digest))
+    assert containers.find_image(world.target.image(bad.digest)) is None
 
 
 def test_an_image_that_ends_at_its_start_is_refused_with_its_last_words(world: World) -> None:
