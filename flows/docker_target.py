@@ -159,17 +159,23 @@ class DockerTarget:
         self._wait_until_ready(name, path="/health")
         try:
             found = modelserver.probe(self._server(name), digest, timeout_s=self._settings.ready_s)
-        except Away as error:  # its process was there: whatever ended it, it was serving nothing but this release
+        except Away as error:
+            if containers.look(name) is None:
+                raise
+            # Its process was there, and served nothing but this release: whatever ended it, it was that.
             raise ServerRefused(f"{error}; {containers.last_words(name)}") from error
         self._wait_until_ready(name)
         return found
 
     def _wait_until_ready(self, name: str, *, path: str = "/ready") -> None:
-        """Raises ServerRefused when it ends, or is not ready in time; with what it said last."""
+        """Raises ServerRefused when it ends, or is not ready in time, with what it said last; Away when another run
+        took it away, as it does with one whose rollout was overtaken."""
         deadline = time.monotonic() + self._settings.ready_s
         while time.monotonic() < deadline:
             found = containers.look(name)
-            if found is None or found.state in ("exited", "dead", "restarting"):
+            if found is None:
+                raise Away(f"the container {name} was taken away by another run")
+            if found.state in ("exited", "dead", "restarting"):
                 break
             if found.address and modelserver.ready(Server(found.address), within_s=0.5, path=path):
                 return

@@ -16,11 +16,13 @@ from flows.docker_target import DockerTarget
 from flows.door import Here
 from stores.ledger import Ledger
 from tasks import containers
+from tasks.modelserver import Away
 from tests.serving.tiny import tiny_bundle
 from tests.trimtab import small
 from trimtab.settings import Settings
 
 SERVER = "server:1"
+WAIT = DockerTarget._wait_until_ready
 
 
 class Engine:
@@ -146,3 +148,11 @@ def test_an_image_that_was_baked_and_not_pushed_is_pushed_by_the_next_one(
             target.admit(digest, "r1")
     target.admit(digest, "r1")
     assert engine.pushed == [target.image(digest)]
+
+
+def test_a_container_that_another_run_took_away_is_not_held_against_its_release(
+    engine: Engine, target: DockerTarget
+) -> None:
+    assert engine.there == {}
+    with pytest.raises(Away, match="another run"):
+        WAIT(target, "gone")
