@@ -356,7 +356,7 @@ def test_ctrl_c_ends_an_ingest_at_once_and_the_next_one_finishes(stack: Stack, t
         )  # fmt: skip
     finally:
         stack.fault()
-    assert code == 130
+    assert code == 130, text
     assert seconds < 10
     assert "Traceback" not in text
     assert ended(stack, started(stack, "ingest/on-request", period="2013-02"))["state_type"] == "COMPLETED"
