@@ -58,6 +58,9 @@ def fetch(project: Path, target: str, period: Period, access: Access | None = No
         load = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise ParamsError(f"source.target {target} cannot be found: {error}") from error
+    import pyarrow
+
+    pyarrow.enable_signal_handlers(False)  # its CSV reader takes Ctrl-C for itself, and now and then keeps it
     try:
         rows = load(period.start, period.end)
     except Exception as error:
