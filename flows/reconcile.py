@@ -46,7 +46,7 @@ def reconcile() -> list[str]:
     return done
 
 
-def _is_due(recorded_at: datetime | None, grace: timedelta = GRACE) -> bool:
+def _is_due(recorded_at: datetime | None, grace: timedelta) -> bool:
     """Whether the fast path had its chance."""
     if recorded_at is None:
         return True
@@ -71,7 +71,7 @@ def owed_retrains(place: Here) -> list[str]:
     outcomes, started = place.ledger.outcomes(), []
     for decision in place.ledger.decisions():
         work = work_of(decision.id)
-        if decision.action != "retrain" or work in outcomes or not _is_due(decision.recorded_at):
+        if decision.action != "retrain" or work in outcomes or not _is_due(decision.recorded_at, GRACE):
             continue
         attempt = next_attempt(place, work)
         if attempt is not None and orchestrator.is_asked_for(RETRAIN, {"decision": decision.id}):
@@ -93,7 +93,7 @@ def owed_monitoring(place: Here) -> list[str]:
     outcomes, started = place.ledger.outcomes(), []
     for check in place.ledger.checks():
         work = f"monitor:{check.period}:{check.digest}"
-        if check.accepted and work not in outcomes and _is_due(check.recorded_at):
+        if check.accepted and work not in outcomes and _is_due(check.recorded_at, GRACE):
             parameters = {"period": check.period, "batch": check.digest}
             if not orchestrator.is_asked_for(MONITOR, parameters):
                 started += try_again(place, MONITOR, work, parameters)
@@ -117,7 +117,7 @@ def try_again(place: Here, deployment: str, work: str, parameters: dict[str, Any
 def begun_rollouts(place: Here) -> list[str]:
     """The rollout that has begun, when nobody is at it any more."""
     newest = targets.begun(place.ledger)
-    if newest is None or not _is_due(newest["recorded_at"]):
+    if newest is None or not _is_due(newest["recorded_at"], GRACE):
         return []
     parameters = {
         "release": newest["release"], "cause": newest["cause"], "at_once": newest["strategy"] == "switch",

@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from stores import telemetry
 from tests.conftest import Stack
-from tests.e2e.conftest import same_champion
+from tests.e2e.conftest import reconciled, same_champion
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -148,10 +149,10 @@ def test_with_prefect_killed_between_decision_and_event_the_retrain_happens_exac
     decision = next(d for d in stack.ledger.decisions() if d.id not in before)
     assert decision.action == "retrain"
     work = f"retrain:{decision.id}"
-    deadline = time.monotonic() + 200
-    while work not in stack.ledger.outcomes() and time.monotonic() < deadline:
-        time.sleep(1)
-    assert stack.ledger.outcomes()[work]["result"] in ("rolling out", "rejected")
+    eventually(lambda: stack.prefect("/health"), "Prefect again", within_s=60)
+    reconciled(stack)
+    outcome = eventually(lambda: stack.ledger.outcomes().get(work), "the retrain", within_s=120)
+    assert outcome["result"] in ("rolling out", "rejected")
     assert len(stack.ledger.claims(work)) == 1
     owner = stack.prefect(f"/flow_runs/{stack.ledger.claims(work)[0].owner}")
     assert owner["idempotency_key"] == f"{work}#1", "reconcile, not the event, started it"

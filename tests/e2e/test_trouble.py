@@ -22,7 +22,7 @@ import pytest
 
 from stores.ledger import Decision
 from tests.conftest import Stack
-from tests.e2e.conftest import changed_params, ended, same_champion, started
+from tests.e2e.conftest import changed_params, ended, reconciled, same_champion, started
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("same_data")]
@@ -216,14 +216,6 @@ def test_of_two_retrains_for_one_decision_exactly_one_does_it(stack: Stack) -> N
     assert (mine.stdout.splitlines()[-1] == "done before") == (outcome["owner"] == theirs)
 
 
-RECONCILE_NOW = """
-from datetime import timedelta
-import flows.reconcile as reconcile
-reconcile.GRACE = timedelta(0)  # the fast path has had its chance
-reconcile.reconcile()
-"""
-
-
 def test_a_retrain_whose_process_was_killed_is_told_and_done_by_another(stack: Stack) -> None:
     decision = asked(stack)
     with same_champion(stack):
@@ -233,7 +225,7 @@ def test_a_retrain_whose_process_was_killed_is_told_and_done_by_another(stack: S
         eventually(lambda: stack.prefect("/flow_runs/filter", inside), "training, a part of it", within_s=60)
         os.kill(int(stack.prefect(f"/flow_runs/{run}")["infrastructure_pid"]), signal.SIGKILL)
         assert ended(stack, run, within_s=30)["state_type"] == "CRASHED"
-        stack.python(RECONCILE_NOW)
+        reconciled(stack)
         (alert,) = [a for a in stack.ledger.alerts() if a["id"] == f"run:{run}"]
         assert "crashed" in alert["message"]
         assert {part["state_type"] for part in stack.prefect("/flow_runs/filter", inside)} <= {"CRASHED", "COMPLETED"}
