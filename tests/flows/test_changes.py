@@ -20,7 +20,7 @@ from tasks import dataset
 from tasks.sources import SourceError, SourceRefused
 from tests.flows import tiny
 from tests.stores.proxy import proxied
-from tests.stores.seaweed import BUCKET, Seaweed, seaweed
+from tests.stores.seaweed import BUCKET, Seaweed, seaweed, shorten_retries
 from trimtab import params
 from trimtab.settings import Settings
 
@@ -64,6 +64,7 @@ def source(tmp_path: Path, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
     monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path / "project"))
     monkeypatch.setenv("TRIMTAB_SOURCE_ENDPOINT", seaweed.endpoint)
+    shorten_retries(monkeypatch)
     ingest = tiny.plainly(monkeypatch.setattr)[0]
     return Source(seaweed.client, folder, here(), ingest, monkeypatch)
 

@@ -111,3 +111,8 @@ def _started(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Seaweed]:
         patch.setenv(name, value)
     with running(folder / "data") as server:
         yield server
+
+
+def shorten_retries(patch: pytest.MonkeyPatch) -> None:
+    """Let botocore try as often as it does, with hardly a pause between."""
+    patch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.05)

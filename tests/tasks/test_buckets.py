@@ -16,7 +16,7 @@ from tasks import buckets
 from tasks.sources import Access, SourceError, SourceRefused, fetch
 from tests.stores.answering import answering
 from tests.stores.proxy import Proxy, proxied
-from tests.stores.seaweed import BUCKET, Seaweed
+from tests.stores.seaweed import BUCKET, Seaweed, shorten_retries
 from trimtab.params import ParamsError
 from trimtab.periods import Period
 
@@ -61,8 +61,9 @@ def bucket(seaweed: Seaweed) -> Bucket:
 
 
 @pytest.fixture
-def line(seaweed: Seaweed) -> Iterator[Proxy]:
+def line(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A connection to the server that can be spoiled."""
+    shorten_retries(monkeypatch)
     with proxied(seaweed.port) as made:
         yield made
 
