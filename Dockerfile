@@ -73,6 +73,7 @@ COPY requirements.lock pyproject.toml /srv/code/
 COPY trimtab /srv/code/trimtab
 COPY stores /srv/code/stores
 COPY tasks /srv/code/tasks
+COPY operations /srv/code/operations
 COPY flows /srv/code/flows
 COPY deployments /srv/code/deployments
 COPY serving /srv/code/serving
@@ -91,7 +92,7 @@ USER 10001
 # Prefect knows whether a worker is alive: it polls.
 HEALTHCHECK NONE
 ENTRYPOINT ["python", "/srv/with_secrets.py"]
-CMD ["python", "-m", "deployments.warm_worker", "--pool", "trimtab"]
+CMD ["python", "-m", "deployments.workers.warm_worker", "--pool", "trimtab"]
 ARG COMMIT=unknown
 ARG LOCK=unknown
 ARG BILL=unknown

@@ -50,7 +50,7 @@ format: $(DEV) ## let ruff repair what it can
 	$(BIN)/ruff format .
 
 bench: $(RUNTIME) ## what the rules are worth, and what a retrain costs beside a plain script (after make demo)
-	$(BIN)/python -m bench.decisions
+	$(BIN)/python -m bench.monitoring_settings
 	$(BIN)/python -m bench.retrain
 
 bench-serving: $(RUNTIME) ## how fast the model server answers, beside an empty application, MLflow and BentoML (Linux, wrk)

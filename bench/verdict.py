@@ -1,8 +1,8 @@
 """What the verdict's promises are worth: simulated rollouts with a look after every label.
 
-The product's own functions (`trimtab.verdict.weigh` and `decide`) on differences of losses whose mean is known, beside
-what is usually done: a repeated t-test, and the fixed threshold of the canary tools. It prints Markdown and writes
-bench/results/verdict.json.
+The product's own functions (`trimtab.rollout.sequential_test.weigh` and `decide`) on differences of losses whose mean
+is known, beside what is usually done: a repeated t-test, and the fixed threshold of the canary tools. It prints
+Markdown and writes bench/results/verdict.json.
 
     python -m bench.verdict
 """
@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from trimtab import evalues, verdict
-from trimtab.rules import Rules
-from trimtab.scoring import Floats
-from trimtab.verdict import Mask, Outcome
+from trimtab.model.scoring import Floats
+from trimtab.rollout import evalues, sequential_test
+from trimtab.rollout.config import Rules
+from trimtab.rollout.sequential_test import Mask, Outcome
 
 RESULTS = Path(__file__).resolve().parent / "results" / "verdict.json"
 ROLLOUTS = 2000
@@ -110,7 +110,7 @@ UNSTEADY = Shape("swinging (not promised)", swinging, 0.002)
 def by_verdict(differences: Floats, margin: float, *, min_labels: int = 500) -> tuple[Outcome, int]:
     """What the product does."""
     rules = Rules(margin=margin, min_labels=min_labels)
-    return verdict.decide(verdict.weigh(differences, rules), rules)
+    return sequential_test.decide(sequential_test.weigh(differences, rules), rules)
 
 
 def by_t_test(differences: Floats, margin: float) -> tuple[Outcome, int]:
@@ -158,7 +158,7 @@ def sliced(harmed: float, elsewhere: float, seeds: Iterable[int]) -> Counter[str
         means = np.where(member == 0, harmed, elsewhere)
         differences = brier(random, len(member), 0.0) + means
         masks: dict[tuple[str, str], Mask] = {("slice", str(k)): member == k for k in range(SLICES)}
-        found[verdict.decide(verdict.weigh(differences, rules, masks), rules)[0]] += 1
+        found[sequential_test.decide(sequential_test.weigh(differences, rules, masks), rules)[0]] += 1
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-OURS = ("trimtab", "stores", "tasks", "flows", "deployments", "serving")
+OURS = ("trimtab", "stores", "tasks", "operations", "flows", "deployments", "serving")
 
 
 def explained(error: BaseException) -> bool:

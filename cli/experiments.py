@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Let two releases answer users side by side, and see what it makes.")
 

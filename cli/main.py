@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import experiments
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 app = typer.Typer(
     name="trimtab", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -43,7 +43,7 @@ def _say(text: str) -> None:
 def up(s3: S3 = False) -> None:
     """Start the stack: PostgreSQL, Prefect, MLflow, the model server and a worker. A second time changes nothing."""
     from deployments import stack
-    from trimtab import params
+    from trimtab.config import params
 
     settings = _on_s3(Settings(), s3)
     params.load(settings.root)  # what is wrong there should be said before servers are started
@@ -58,7 +58,8 @@ def down(
     everything: Annotated[bool, typer.Option("--all", help="The demo's stack as well.")] = False,
 ) -> None:
     """Stop exactly what `up` started."""
-    from deployments import demo, stack
+    from deployments import stack
+    from deployments.replay import demo
 
     settings = Settings()
     for place in (settings, demo.settings_of(settings)) if everything else (settings,):
@@ -68,10 +69,10 @@ def down(
 @app.command()
 def status(as_json: Json = False) -> None:
     """Each part's health, who is live, and the last decision."""
-    from deployments import overview
+    from deployments import status
 
-    found = overview.of(Settings())
-    _say(json.dumps(found, indent=1, default=str) if as_json else overview.text(found))
+    found = status.of(Settings())
+    _say(json.dumps(found, indent=1, default=str) if as_json else status.text(found))
     if found["params"]:
         typer.echo(f"trimtab: {found['params']}", err=True)
         sys.exit(1)
@@ -87,18 +88,18 @@ def run(
         raise typer.BadParameter(f"{flow} is no flow: use one of {', '.join(FLOWS)}")
     settings = Settings()
     _enter(settings)
-    from deployments import inline
+    from deployments import local_run
 
-    _say(str(inline.run(flow, _pairs(param or []))))
+    _say(str(local_run.run(flow, _pairs(param or []))))
 
 
 @app.command()
 def history(as_json: Json = False) -> None:
     """Who was live when, and why."""
-    from deployments import overview
+    from deployments import status
 
-    rows = overview.history(Settings())
-    _say(json.dumps(rows, indent=1, default=str) if as_json else overview.history_text(rows))
+    rows = status.history(Settings())
+    _say(json.dumps(rows, indent=1, default=str) if as_json else status.history_text(rows))
 
 
 @app.command()
@@ -108,9 +109,9 @@ def promote(
 ) -> None:
     """Make a release the champion at once, after probing it: the trial on live traffic is left out."""
     _enter(Settings())
-    from deployments import inline
+    from deployments import local_run
 
-    _say(str(inline.run("deploy", {"release": release, "cause": reason, "at_once": True})))
+    _say(str(local_run.run("deploy", {"release": release, "cause": reason, "at_once": True})))
 
 
 @app.command()
@@ -120,9 +121,9 @@ def rollback(
 ) -> None:
     """Take the newest move back, in one step: the release on trial, or the champion."""
     _enter(Settings())
-    from deployments import inline
+    from deployments import local_run
 
-    _say(f"ledger version {inline.run('rollback', {'reason': reason, 'to': to})}")
+    _say(f"ledger version {local_run.run('rollback', {'reason': reason, 'to': to})}")
 
 
 @app.command()
@@ -132,8 +133,9 @@ def demo(
     s3: S3 = False,
 ) -> None:
     """The main job in one go: a year of flights replayed through the loop, and what it was worth."""
-    from deployments import demo, stack
-    from trimtab import params
+    from deployments import stack
+    from deployments.replay import demo
+    from trimtab.config import params
 
     began, settings = time.monotonic(), _on_s3(Settings(), s3)
     params.load(settings.root)
@@ -156,7 +158,7 @@ def replay(
 ) -> None:
     """Walk through data time on the running stack: users, late labels, and whatever the loop makes of it."""
     _enter(Settings())
-    from deployments import demo
+    from deployments.replay import demo
 
     demo.replay(Settings(), first=first, last=last, echo=_progress)
 
@@ -177,7 +179,7 @@ def _on_s3(settings: Settings, asked: bool) -> Settings:
 def _enter(settings: Settings) -> None:
     """Give this process the addresses of the stack; before Prefect is imported, which reads them once."""
     from deployments import stack
-    from trimtab import params
+    from trimtab.config import params
 
     params.load(settings.root)  # what is wrong there is said before anything is begun
     os.environ.update(stack.environment(settings))

@@ -1,7 +1,7 @@
 """The automations that notice lost runs. One that had begun is lost when its heartbeats cease and it has not ended; one
 that a worker took is lost when it never begins. In both cases the process, the container or the machine is gone.
 
-A run whose worker is alive is reported by the worker at once (`deployments.warm_worker`); this is for when
+A run whose worker is alive is reported by the worker at once (`deployments.workers.warm_worker`); this is for when
 the worker went as well. A run that was taken and never begins holds its place in a concurrency limit for good, as
 Prefect forgets what it lent when its server restarts.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from deployments import inline
+from deployments import local_run
 
 
 def start(
@@ -13,22 +13,22 @@ def start(
 ) -> None:
     """Let two releases answer side by side; the same again only reports."""
     asked = {"a": a, "b": b, "share": share, "duration": duration, "name": name, "instead": instead}
-    echo(inline.run("experiment", asked))
+    echo(local_run.run("experiment", asked))
 
 
 def stop(name: str | None, reason: str, *, echo: Callable[[str], None]) -> None:
     """End an experiment before its time."""
-    echo(inline.run("stop-experiment", {"name": name, "reason": reason}))
+    echo(local_run.run("stop-experiment", {"name": name, "reason": reason}))
 
 
 def report(name: str | None, *, as_json: bool, echo: Callable[[str], None]) -> None:
     """What there is to say now, printed and kept in the experiment's run in MLflow."""
-    from flows import observe
-    from flows.door import here
+    from operations import experiments
+    from operations.context import here
 
     place = here()
-    row = observe.named(place, name)
-    found = observe.report(place, row["id"])
-    text = observe.text_of(place, found)
+    row = experiments.named(place, name)
+    found = experiments.report(place, row["id"])
+    text = experiments.text_of(place, found)
     echo(found.model_dump_json(indent=1) if as_json else text)
-    observe.keep(place, row["id"], found, text)
+    experiments.keep(place, row["id"], found, text)

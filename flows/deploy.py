@@ -9,15 +9,16 @@ import time
 from prefect import flow, task
 from prefect.runtime import flow_run
 
-from flows import conduct, observe, targets
-from flows.door import Here, here, short
-from stores import bundles
+from operations import experiments, rollouts
+from operations.context import Here, here, short
+from operations.targets import contract
 from stores.ledger import Live, Step
-from tasks import alerts, modelserver, orchestrator, tracking
-from tasks.policy import OUTSIDE
-from trimtab import rollout as journey
+from stores.releases import bundle
+from tasks import alerts, model_server, orchestrator, tracking
+from tasks.retries import OUTSIDE
+from trimtab.rollout import state_machine as journey
 
-wait_until_followed = task(name="wait-until-followed", **OUTSIDE)(modelserver.wait_until_followed)
+wait_until_followed = task(name="wait-until-followed", **OUTSIDE)(model_server.wait_until_followed)
 crown = task(name="crown", **OUTSIDE)(tracking.crown)
 
 LOOK_EVERY_S = 0.25
@@ -56,7 +57,7 @@ def deploy(
     digest = known_release(place, release)
     if rollout is not None:
         return watch(place, rollout, watch_s)
-    observe.make_way(place, f"release {short(digest)} is to be deployed")
+    experiments.make_way(place, f"release {short(digest)} is to be deployed")
     before = place.ledger.live()
     if before and before.champion == digest and not (at_once and before.challenger):
         print(f"{short(digest)} is live already.")
@@ -108,7 +109,7 @@ def begin(place: Here, digest: str, before: Live, cause: str) -> Live:
         before.champion, expected=before.version, move="shadow", reason=cause, actor=orchestrator.me(),
         rollout=rollout, challenger=digest, step=Step(rollout, 3, "shadow", {"reason": cause, "share": 0.0}),
     )  # fmt: skip
-    targets.follow(place)
+    contract.follow(place)
     wait_until_followed(place.server, now.version)
     orchestrator.tell(
         "trimtab.rollout.started", project=place.params.project.name, id=rollout,
@@ -125,10 +126,10 @@ def start(place: Here, digest: str, before: Live | None, cause: str, *, strategy
     rollout = f"{name}-{attempt}"
     champion = before.champion if before else None
     try:
-        terms = conduct.terms_of(place, champion, digest).model_dump(mode="json") if champion else None
-    except bundles.UnreachableRelease:
+        terms = rollouts.terms_of(place, champion, digest).model_dump(mode="json") if champion else None
+    except bundle.UnreachableRelease:
         raise  # which says nothing against the release
-    except bundles.ReleaseError:
+    except bundle.ReleaseError:
         terms = None  # `admit` says what is wrong with it
     place.ledger.start_rollout(
         rollout, release=digest, champion_before=champion, strategy=strategy, cause=cause, terms=terms
@@ -140,13 +141,13 @@ def start(place: Here, digest: str, before: Live | None, cause: str, *, strategy
 def admit(place: Here, digest: str, rollout: str) -> None:
     """Have the bundle checked, running where it will answer, and probed. Raises RolloutStopped; then nothing has
     changed. UnreachableRelease and TargetAway leave the rollout begun, so that reconcile has it tried again."""
-    target = targets.target_of(place)
+    target = contract.target_of(place)
     try:
         place.shelf.open(digest)  # also when the server has it in memory since long ago
         found = target.admit(digest, rollout)
-    except (bundles.UnreachableRelease, targets.TargetAway):
+    except (bundle.UnreachableRelease, contract.TargetAway):
         raise  # which says nothing against the release
-    except (bundles.ReleaseError, targets.TargetRefused) as refusal:
+    except (bundle.ReleaseError, contract.TargetRefused) as refusal:
         target.dismiss(digest)
         stop(place, rollout, digest, str(refusal))
         raise RolloutStopped(f"{short(digest)} was not deployed, the champion goes on: {refusal}") from refusal
@@ -164,7 +165,10 @@ def stop(place: Here, rollout: str, digest: str, why: str) -> None:
         evidence={"release": digest},
     )  # fmt: skip
     orchestrator.tell(
-        "trimtab.rollout.rolled-back", project=project, id=rollout, payload={"release": digest, "reason": why}
+        "trimtab.rollout.rolled-back",
+        project=project,
+        id=rollout,
+        payload={"release": digest, "reason": why},
     )
 
 
@@ -173,9 +177,9 @@ def watch(place: Here, rollout: str, watch_s: int) -> str:
     deadline, last = time.monotonic() + watch_s, None
     progress = orchestrator.Progress("rollout-progress")
     while True:
-        now = conduct.stamp(place)
+        now = rollouts.stamp(place)
         if now != last:
-            last, outcome = now, conduct.advance(place, rollout)
+            last, outcome = now, rollouts.advance(place, rollout)
             progress.show(outcome.at.share, about=f"{short(rollout)}: {outcome.at.words}, {outcome.seen.reason}")
             if not outcome.at.on_trial:
                 return outcome.at.words
@@ -191,7 +195,7 @@ def watch(place: Here, rollout: str, watch_s: int) -> str:
 
 def follow(place: Here, live: Live) -> None:
     """Wait until the target and the server follow the ledger, and let MLflow's alias do so too."""
-    targets.follow(place)
+    contract.follow(place)
     if not wait_until_followed(place.server, live.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     released = place.ledger.release(live.champion)

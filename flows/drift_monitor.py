@@ -7,18 +7,18 @@ from __future__ import annotations
 import pandas as pd
 from prefect import flow, task
 
-from flows import conduct
-from flows.door import Here, here
+from operations import rollouts
+from operations.context import Here, here
 from stores import telemetry
-from stores.bundles import Bundle
 from stores.ledger import Decision
+from stores.releases.bundle import Bundle
 from tasks import alerts, orchestrator, reports, tracking
-from tasks.policy import OUTSIDE
-from trimtab import metrics, monitoring
-from trimtab.candidate import PROFILE, Profile
-from trimtab.monitoring import Facts, Finding, Judgement, Quality
-from trimtab.periods import Period
-from trimtab.scoring import Scores
+from tasks.retries import OUTSIDE
+from trimtab.data.periods import Period
+from trimtab.evaluation import metrics, monitoring
+from trimtab.evaluation.monitoring import Facts, Finding, Judgement, Quality
+from trimtab.model.candidate import PROFILE, Profile
+from trimtab.model.scoring import Scores
 
 measure_drift = task(name="measure-drift", **OUTSIDE)(reports.drift)
 log_monitoring = task(name="log-monitoring", **OUTSIDE)(tracking.log_monitoring)
@@ -42,8 +42,8 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
         place.ledger.record_outcome(work, NOT_LIVE, owner=orchestrator.me())
         print(f"{NOT_LIVE.capitalize()} yet: there is nothing to watch in {period}.")
         return "none"
-    for row, _ in conduct.unfinished(place):  # labels have come in: a late verdict may be due
-        conduct.advance(place, row["id"])
+    for row, _ in rollouts.unfinished(place):  # labels have come in: a late verdict may be due
+        rollouts.advance(place, row["id"])
     live = place.ledger.live() or live
     release = place.shelf.open(live.champion)
     seen = telemetry.joined(place.telemetry, wanted.start, wanted.end)

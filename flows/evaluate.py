@@ -9,19 +9,20 @@ import pandas as pd
 from prefect import flow, task
 from prefect.runtime import flow_run
 
-from flows.door import Here, here, short
-from stores import bundles
-from stores.bundles import Bundle
+from operations.context import Here, here, short
 from stores.ledger import Gate, Live
+from stores.releases import bundle
+from stores.releases.bundle import Bundle
 from tasks import dataset, orchestrator, reports, tracking
-from tasks.policy import OUTSIDE
+from tasks.retries import OUTSIDE
 from tasks.tracking import Drafted
-from trimtab import gate, training
-from trimtab.candidate import PROFILE, Profile
-from trimtab.gate import Verdict
-from trimtab.metrics import Interval
-from trimtab.release import MODEL
-from trimtab.scoring import Scorer, Scores
+from trimtab.evaluation import gate
+from trimtab.evaluation.gate import Verdict
+from trimtab.evaluation.metrics import Interval
+from trimtab.model import training
+from trimtab.model.candidate import PROFILE, Profile
+from trimtab.model.release import MODEL
+from trimtab.model.scoring import Scorer, Scores
 
 fetch_candidate = task(name="fetch-candidate", **OUTSIDE)(tracking.candidate)
 log_verdict = task(name="log-verdict", **OUTSIDE)(tracking.log_verdict)
@@ -105,7 +106,7 @@ def scorer_of(drafted: Drafted, allow: Collection[str] = ()) -> Scorer:
     """The candidate's model, ready to answer; nothing is loaded that is not vouched for."""
     paper = drafted.paper
     content = (drafted.folder / MODEL).read_bytes()
-    model = bundles.load_model(content, digest=paper.model_digest, trusted=paper.trusted_types, allow=allow)
+    model = bundle.load_model(content, digest=paper.model_digest, trusted=paper.trusted_types, allow=allow)
     return Scorer(model, task=paper.task, features=paper.features, classes=paper.classes)
 
 

@@ -6,16 +6,16 @@ from __future__ import annotations
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows import conduct, observe
 from flows.deploy import known_release
-from flows.door import Here, here, short
-from flows.targets import load_release, probe_release
-from stores import bundles
+from operations import experiments, rollouts
+from operations.context import Here, here, short
+from operations.targets.contract import load_release, probe_release
 from stores.ledger import Live, Step
-from tasks import modelserver, orchestrator
-from trimtab import rollout
-from trimtab.experiment import STRATEGY, Plan
-from trimtab.notations import written
+from stores.releases import bundle
+from tasks import model_server, orchestrator
+from trimtab.config.fields import written
+from trimtab.experiment.report import STRATEGY, Plan
+from trimtab.rollout import state_machine
 
 
 class NotStarted(RuntimeError):
@@ -48,14 +48,14 @@ def experiment(
     if not known(place, plan):
         admit(place, plan)
         begin(place, plan, instead=instead)
-    return observe.publish(place, plan.id)
+    return experiments.publish(place, plan.id)
 
 
 def known(place: Here, plan: Plan) -> bool:
     """Whether this experiment has begun. Raises NotStarted when another one has its name."""
     row, steps = place.ledger.rollout(plan.id), place.ledger.rollout_steps(plan.id)
     is_other = row is not None and (row["champion_before"], row["release"]) != (plan.a, plan.b)
-    if is_other or (steps and observe.plan_of(steps) != plan):
+    if is_other or (steps and experiments.plan_of(steps) != plan):
         raise NotStarted(f"there was another experiment {plan.title}: give this one a name of its own")
     return bool(steps)
 
@@ -67,7 +67,7 @@ def admit(place: Here, plan: Plan) -> None:
             place.shelf.open(digest)
             load_release(place.server, digest)
             probe_release(place.server, digest)
-        except (bundles.ReleaseError, modelserver.ServerRefused) as refusal:
+        except (bundle.ReleaseError, model_server.ServerRefused) as refusal:
             raise NotStarted(f"{arm} ({short(digest)}) cannot answer users: {refusal}") from refusal
 
 
@@ -80,24 +80,24 @@ def begin(place: Here, plan: Plan, *, instead: bool) -> Live:
         raise NotStarted(f"{_busy(place, live)}: wait, or end it with --instead")
     place.ledger.start_rollout(
         plan.id, release=plan.b, champion_before=plan.a, strategy=STRATEGY, cause=f"experiment {plan.title}",
-        terms=conduct.terms_of(place, plan.a, plan.b).model_dump(mode="json"),
+        terms=rollouts.terms_of(place, plan.a, plan.b).model_dump(mode="json"),
     )  # fmt: skip
-    evidence = {"share": plan.share, "before": observe.rightful(place, live), "plan": plan.model_dump(mode="json")}
+    evidence = {"share": plan.share, "before": experiments.rightful(place, live), "plan": plan.model_dump(mode="json")}
     now = place.ledger.switch(
         plan.a, expected=live.version, move="experiment", actor=orchestrator.me(), rollout=plan.id,
         reason=f"experiment {plan.title}: A {short(plan.a)}, B {short(plan.b)} for {written(plan.duration)}",
         challenger=plan.b, challenger_share=plan.share, step=Step(plan.id, 1, "experiment", evidence),
     )  # fmt: skip
-    observe.follow(place, now)
-    observe.settle(place)  # one that this has overtaken has ended
+    experiments.follow(place, now)
+    experiments.settle(place)  # one that this has overtaken has ended
     return now
 
 
 def _busy(place: Here, live: Live) -> str:
     """What goes on, in words."""
-    row = observe.running(place, live)
+    row = experiments.running(place, live)
     if row is not None:
         return f"{row['cause']} goes on"
-    at = rollout.standing(place.ledger.rollout_steps(live.rollout or ""))
+    at = state_machine.standing(place.ledger.rollout_steps(live.rollout or ""))
     doing = "is in court" if at.in_court else f"is on trial ({at.words})"
     return f"release {short(live.champion if at.in_court else live.challenger)} {doing}"

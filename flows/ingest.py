@@ -8,15 +8,15 @@ import pandas as pd
 from prefect import flow, task
 from prefect.runtime import flow_run
 
-from flows import versions
-from flows.door import Here, here, one_heartbeat
 from flows.validate import validate
+from operations import datasets
+from operations.context import Here, here, one_heartbeat
 from stores import batches
 from tasks import buckets, dataset, sources
 from tasks.buckets import SourceObject
-from tasks.policy import OUTSIDE
+from tasks.retries import OUTSIDE
 from tasks.sources import Access, SourceError
-from trimtab.periods import Period
+from trimtab.data.periods import Period
 
 fetch = task(**OUTSIDE)(sources.fetch)
 read_bucket = task(name="fetch", **OUTSIDE)(buckets.read)
@@ -71,7 +71,7 @@ def land(place: Here, wanted: Period, *, and_validate: bool) -> str:
         batch = batches.land(place.workspace, period, rows)
         name = batch.path.relative_to(place.workspace / "data").as_posix()
         message = f"Land {period}: {batch.rows} rows"
-        versions.advance(place, {name: batch.path}, period=period, cause="landed", message=message)
+        datasets.advance(place, {name: batch.path}, period=period, cause="landed", message=message)
         is_new = place.ledger.record_batch(period, batch.digest, rows=batch.rows, source=target)
         # Last: whoever finds this landing has no reason to do any of it again.
         place.ledger.record_landing(period, batch.digest, source=target, objects=buckets.facts(objects))

@@ -8,12 +8,14 @@ from typing import Any
 
 from prefect import flow
 
-from flows import conduct, observe, targets
-from flows.door import Here, here, short
 from flows.retrain import MAX_ATTEMPTS, next_attempt, work_of
 from flows.validate import work_of as work_of_landing
+from operations import experiments
+from operations import rollouts as rollouts_module
+from operations.context import Here, here, short
+from operations.targets import contract
 from tasks import alerts, orchestrator, tracking
-from trimtab import rollout
+from trimtab.rollout import state_machine
 
 LOST = {"FAILED", "CRASHED", "CANCELLED"}
 GRACE = timedelta(seconds=20)
@@ -33,8 +35,8 @@ def reconcile() -> list[str]:
     """Start what is owed, follow the ledger, tell of failures; what was done, in words. What fails keeps nothing else
     from being done: it is raised at the end, as Unfinished."""
     place, done, troubles = here(), list[str](), list[Exception]()
-    parts = (owed_validation, owed_retrains, owed_monitoring, begun_rollouts, running_rollouts, observe.settle,
-             targets.settle, untold_steps, alias, failures, waiting_alerts)  # fmt: skip
+    parts = (owed_validation, owed_retrains, owed_monitoring, begun_rollouts, running_rollouts, experiments.settle,
+             contract.settle, untold_steps, alias, failures, waiting_alerts)  # fmt: skip
     for part in parts:
         try:
             done += part(place)
@@ -116,7 +118,7 @@ def try_again(place: Here, deployment: str, work: str, parameters: dict[str, Any
 
 def begun_rollouts(place: Here) -> list[str]:
     """The rollout that has begun, when nobody is at it any more."""
-    newest = targets.begun(place.ledger)
+    newest = contract.begun(place.ledger)
     if newest is None or not _is_due(newest["recorded_at"], GRACE):
         return []
     parameters = {
@@ -128,10 +130,10 @@ def begun_rollouts(place: Here) -> list[str]:
 def running_rollouts(place: Here) -> list[str]:
     """Look at every rollout that is not over, and take the steps that this allows."""
     done = []
-    for row, before in conduct.unfinished(place):
-        outcome = conduct.advance(place, row["id"])
+    for row, before in rollouts_module.unfinished(place):
+        outcome = rollouts_module.advance(place, row["id"])
         while outcome.moved and outcome.at.on_trial:
-            outcome = conduct.advance(place, row["id"])
+            outcome = rollouts_module.advance(place, row["id"])
         if outcome.at.steps != before.steps:
             done.append(f"rollout of {short(row['release'])}: {before.words} to {outcome.at.words}")
     return done
@@ -143,10 +145,10 @@ def untold_steps(place: Here) -> list[str]:
     if not rollouts or live is None:
         return []
     row = rollouts[-1]
-    at = rollout.standing(place.ledger.rollout_steps(row["id"]))
+    at = state_machine.standing(place.ledger.rollout_steps(row["id"]))
     if at.state not in ("rolled back", "reverted") or row["strategy"] != "rollout" or at.steps < 3:
         return []
-    return ["a rollout's end was told again"] if conduct.warn(place, row, at) else []
+    return ["a rollout's end was told again"] if rollouts_module.warn(place, row, at) else []
 
 
 def alias(place: Here) -> list[str]:

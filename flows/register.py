@@ -8,20 +8,20 @@ from typing import Any
 from prefect import flow, task
 from prefect.runtime import flow_run
 
-from flows.door import here, short
-from stores import routes
-from stores.bundles import Bundle
-from stores.shelf import Shelf
+from operations.context import here, short
+from stores.releases import backend
+from stores.releases.bundle import Bundle
+from stores.releases.store import Shelf
 from tasks import orchestrator, tracking
-from tasks.policy import OUTSIDE
-from trimtab import candidate as paperwork
-from trimtab.release import CARD, MODEL, REFERENCE, ROUTE, SAMPLES, SCHEMA
+from tasks.retries import OUTSIDE
+from trimtab.model import candidate as paperwork
+from trimtab.model.release import CARD, MODEL, REFERENCE, ROUTE, SAMPLES, SCHEMA
 
 fetch_candidate = task(name="fetch-candidate", **OUTSIDE)(tracking.candidate)
 register_version = task(name="register-version", **OUTSIDE)(tracking.register)
 describe_version = task(name="describe-version", **OUTSIDE)(tracking.describe_version)
 set_alias = task(name="set-alias", **OUTSIDE)(tracking.set_alias)
-prove_route = task(name="prove-route", **OUTSIDE)(routes.record)
+prove_route = task(name="prove-route", **OUTSIDE)(backend.record)
 
 
 @task(name="write-bundle", **OUTSIDE)

@@ -9,15 +9,15 @@ from __future__ import annotations
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows import versions
 from flows.deploy import deploy
-from flows.door import Here, here, one_heartbeat
 from flows.evaluate import evaluate
 from flows.register import register
 from flows.train import newest_period, train
+from operations import datasets
+from operations.context import Here, here, one_heartbeat
 from stores.ledger import Decision
 from tasks import orchestrator
-from trimtab import rollout
+from trimtab.rollout import state_machine
 
 MAX_ATTEMPTS = 3
 # Prefect's tag. A schedule's own parameters are lost when somebody pauses and resumes it in the UI.
@@ -56,7 +56,7 @@ def retrain(
         return "done before"
     cause = cause_of(place, decision)
     with one_heartbeat():
-        run_id = train(as_of or newest_period(place, versions.current(place).hash))
+        run_id = train(as_of or newest_period(place, datasets.current(place).hash))
         if not evaluate(run_id):
             gate = place.ledger.gate(run_id)
             return finish(place, work, "rejected", run_id=run_id, reason=gate.reason if gate else "")
@@ -82,7 +82,7 @@ def on_trial(place: Here) -> str | None:
     live = place.ledger.live()
     if live is None or live.rollout is None or live.challenger is None:
         return None
-    return live.rollout if rollout.standing(place.ledger.rollout_steps(live.rollout)).on_trial else None
+    return live.rollout if state_machine.standing(place.ledger.rollout_steps(live.rollout)).on_trial else None
 
 
 def work_of(decision: str) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows import conduct, observe
 from flows.deploy import follow, known_release
-from flows.door import Here, here
-from stores import evidence
-from stores.bundles import UnreachableRelease
+from operations import experiments, rollouts
+from operations.context import Here, here
+from stores import rollout_observation
 from stores.ledger import LostRace
-from stores.objects import ObjectsError
+from stores.object_store.store import ObjectsError
+from stores.releases.bundle import UnreachableRelease
 from tasks import alerts, orchestrator
-from trimtab import rollout
-from trimtab.rollout import Move, Seen
+from trimtab.rollout import state_machine
+from trimtab.rollout.state_machine import Move, Seen
 
 
 class NothingBefore(RuntimeError):
@@ -49,23 +49,23 @@ def rollback(reason: str = "asked for by hand", to: str | None = None) -> int:
 def end_trial(place: Here, reason: str) -> int | None:
     """Take back the release that is on trial or in court, or end the experiment that goes on; the ledger's version
     number, or None when there is none of these."""
-    if (alone := observe.make_way(place, reason)) is not None:
+    if (alone := experiments.make_way(place, reason)) is not None:
         return alone.version
     live = place.ledger.live()
     row = place.ledger.rollout(live.rollout) if live and live.rollout and live.challenger else None
     if live is None or row is None:
         return None
     steps = place.ledger.rollout_steps(row["id"])
-    at = rollout.standing(steps)
+    at = state_machine.standing(steps)
     if not (at.on_trial or at.in_court):
         return None
     seen = Seen(exposed=at.exposed_before)
     try:
         place.shelf.open(row["champion_before"])
-        seen = evidence.look(place.telemetry, row, steps)
+        seen = rollout_observation.look(place.telemetry, row, steps)
     except (UnreachableRelease, ObjectsError) as error:  # the servers have both models loaded, and users need it now
         reason += f" (the store is away, so the answers are those until the last step: {error})"
-    conduct.take(place, row, at, seen, Move("rolled back" if at.on_trial else "reverted", 0.0, reason), live)
+    rollouts.take(place, row, at, seen, Move("rolled back" if at.on_trial else "reverted", 0.0, reason), live)
     now = place.ledger.live()
     if now is None or now.challenger is not None:
         raise LostRace(live.version)

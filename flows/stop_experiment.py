@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows import observe
-from flows.door import here
+from operations import experiments
+from operations.context import here
 
 
 @flow(name="stop-experiment", flow_run_name="stop-experiment")
@@ -17,6 +17,6 @@ def stop_experiment(name: str | None = None, reason: str = "asked for by hand") 
         reason: why, for the history
     """
     place = here()
-    row = observe.named(place, name)
-    observe.end(place, row["id"], reason)
-    return observe.publish(place, row["id"])
+    row = experiments.named(place, name)
+    experiments.end(place, row["id"], reason)
+    return experiments.publish(place, row["id"])

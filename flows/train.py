@@ -9,14 +9,14 @@ from typing import Any
 from prefect import flow, task
 from prefect.runtime import flow_run
 
-from flows import versions
-from flows.door import Here, here
+from operations import datasets
+from operations.context import Here, here
 from tasks import dataset, lineage, orchestrator, plots, tracking
-from tasks.policy import ONCE
-from trimtab import candidate as paperwork
-from trimtab import training
-from trimtab.params import Params
-from trimtab.schema import Schema
+from tasks.retries import ONCE
+from trimtab.config.params import Params
+from trimtab.data.schema import Schema
+from trimtab.model import candidate as paperwork
+from trimtab.model import training
 
 
 def _name() -> str:
@@ -32,7 +32,7 @@ def train(as_of: str | None = None, dataset_hash: str | None = None) -> str:
         dataset_hash: dataset version; empty: the newest
     """
     place = here()
-    now = versions.current(place) if dataset_hash is None else None
+    now = datasets.current(place) if dataset_hash is None else None
     version = now.hash if now else str(dataset_hash)
     newest = as_of or newest_period(place, version)
     pointer = now.pointer if now else f"outs:\n- md5: {version}\n"

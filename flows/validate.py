@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 from prefect import flow, task
 
-from flows import versions
-from flows.door import Here, NotSetUp, here
+from operations import datasets
+from operations.context import Here, NotSetUp, here
 from stores import batches
 from stores.ledger import BatchCheck, Landing
 from tasks import alerts, dataset, orchestrator, reports
-from trimtab import schema
-from trimtab.schema import Checked, Schema
+from trimtab.data import schema
+from trimtab.data.schema import Checked, Schema
 
 BRING_SCHEMA = (
     "run ingest once where the project is worked on, review the schema.yaml that it infers, and bring it here with the "
@@ -43,7 +43,7 @@ def validate(period: str, batch: str | None = None) -> bool:
     rules = rules_of(place, rows)
     checked = schema.check(rows, rules, place.params, wanted)
     is_accepted = checked.refusal is None
-    version = versions.advance(
+    version = datasets.advance(
         place, laid_out(place, period, landed.digest, checked),
         period=period, cause="accepted" if is_accepted else "quarantined",
         message=f"{'Accept' if is_accepted else 'Quarantine'} {period}: {len(checked.good)} good rows, "
@@ -75,7 +75,7 @@ def landed_batch(place: Here, period: str, digest: str | None) -> batches.Landed
         if wanted is None:
             raise
         try:
-            return batches.read(period, wanted, versions.bring(place, f"landed/{period}/{wanted}.parquet"))
+            return batches.read(period, wanted, datasets.bring(place, f"landed/{period}/{wanted}.parquet"))
         except dataset.NoRows as error:
             raise batches.NothingLanded(f"no batch {wanted} of {period} has landed: run ingest for it first") from error
 

@@ -10,8 +10,8 @@ import sys
 from pydantic import ValidationError
 
 from serving.settings import Refused, ServerSettings, check_exposure, key_files
-from trimtab.secret_files import UnreadableSecret
-from trimtab.settings import Settings
+from trimtab.config.secret_files import UnreadableSecret
+from trimtab.config.settings import Settings
 
 
 def main() -> int:
@@ -37,9 +37,9 @@ def main() -> int:
     import uvicorn
 
     from serving.app import ModelServer
+    from serving.http.protocol import Protocol
     from serving.preload import unpack
-    from serving.wire import Protocol
-    from stores.shelf import Shelf
+    from stores.releases.store import Shelf
     from stores.telemetry import where
 
     sys.path.append(str(settings.root))  # a project's own model.py

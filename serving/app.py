@@ -1,5 +1,6 @@
 """The model server, put together: its parts, their threads, and the routes that are seldom asked. What is asked often
-is answered in `serving.front`; who answers, and how, is in `serving.roster`, `serving.desk` and `serving.rounds`."""
+is answered in `serving.http.asgi`; who answers, and how, is in `serving.models.loaded`, `serving.batching.batcher` and
+`serving.batching.microbatch`."""
 
 from __future__ import annotations
 
@@ -17,35 +18,36 @@ import orjson
 from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 
-from serving import answers, arrow, bodies, gates
-from serving.described import describe
-from serving.desk import Desk
-from serving.edge import as_json, install
-from serving.follower import Follower, Housekeeping, Judgements, Repeating
-from serving.front import Asked, Front
-from serving.key_files import KeyFiles
-from serving.keys import Keys
-from serving.metrics import Metrics
+from serving.background import Follower, Housekeeping, Judgements, Repeating
+from serving.batching.batcher import Desk
+from serving.batching.microbatch import Rounds
+from serving.codecs import arrow, json
+from serving.http import schemas, verdict_routes
+from serving.http.asgi import Asked, Front
+from serving.http.auth import Keys
+from serving.http.errors import as_json, install
+from serving.http.key_files import KeyFiles
+from serving.http.openapi import describe
+from serving.metrics.rollouts import Progress
+from serving.metrics.server import Metrics
+from serving.models.crash_guard import Life
+from serving.models.loaded import Loaded, Probe, Roster
 from serving.preload import Preload
-from serving.progress import Progress
-from serving.roster import Loaded, Probe, Roster
-from serving.rounds import Rounds
 from serving.settings import KeyFile, ServerSettings
-from serving.survival import Life
 from serving.verdicts import Verdicts
-from stores.bundles import ReleaseError
 from stores.ledger import Ledger
-from stores.shelf import Shelf
+from stores.releases.bundle import ReleaseError
+from stores.releases.store import Shelf
 from stores.telemetry import Mirror, Recorder, Where
-from stores.telemetry.layout import oldest_waiting_s
-from stores.telemetry.mirror import folder_of
-from trimtab.release import SCHEMA
+from stores.telemetry.parquet.files import oldest_waiting_s
+from stores.telemetry.remote.replica import folder_of
+from trimtab.model.release import SCHEMA
 
 T = TypeVar("T")
 _JSON = b"application/json"
 _SMALL_BYTES = 64 * 1024
 _SMALL_ROWS = 64
-_UNKNOWN: dict[int | str, dict[str, Any]] = {code: {"model": bodies.ErrorAnswer} for code in (404, 422)}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {code: {"model": schemas.ErrorAnswer} for code in (404, 422)}
 
 
 class ModelServer:
@@ -120,8 +122,8 @@ class ModelServer:
 
     async def predict(self, asked: Asked) -> tuple[bytes, bytes]:
         """Predictions for one row or many. Few rows are answered together with those of other requests."""
-        form = arrow if asked.sends.lower().startswith(arrow.MEDIA) else answers
-        answer, media = (arrow.answer, arrow.MEDIA) if arrow.MEDIA in asked.wants else (answers.encode, _JSON)
+        form = arrow if asked.sends.lower().startswith(arrow.MEDIA) else json
+        answer, media = (arrow.answer, arrow.MEDIA) if arrow.MEDIA in asked.wants else (json.encode, _JSON)
         ask = partial(form.question, asked.body, max_rows=self.settings.max_rows, answer=answer)
         if len(asked.body) > _SMALL_BYTES or form is arrow or media != _JSON:
             return await self._desk.ask_aside(ask), media
@@ -132,9 +134,7 @@ class ModelServer:
 
     async def labels(self, asked: Asked) -> tuple[bytes, bytes]:
         """What predictions turned out to be."""
-        record = partial(
-            answers.record_labels, asked.body, self.recorder, self.metrics, max_rows=self.settings.max_rows
-        )
+        record = partial(json.record_labels, asked.body, self.recorder, self.metrics, max_rows=self.settings.max_rows)
         if len(asked.body) > _SMALL_BYTES:
             counts = await asyncio.get_running_loop().run_in_executor(self._pool, record)
         else:
@@ -200,7 +200,7 @@ def _routes(server: ModelServer) -> FastAPI:
     )
     install(app, server.metrics)
     describe(app, server.live_row)
-    app.include_router(gates.routes(server.verdicts))
+    app.include_router(verdict_routes.routes(server.verdicts))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -234,7 +234,7 @@ def _routes(server: ModelServer) -> FastAPI:
         """Who answers, by which version of the ledger, and what is in memory."""
         return as_json(server.described())
 
-    @app.post("/releases/{digest}/load", response_model=bodies.LoadAnswer, responses=_UNKNOWN)
+    @app.post("/releases/{digest}/load", response_model=schemas.LoadAnswer, responses=_UNKNOWN)
     async def load(digest: str) -> Response:
         """Check a release's digests and load it beside the live one. The ledger decides who answers."""
         started = time.perf_counter()
@@ -242,7 +242,7 @@ def _routes(server: ModelServer) -> FastAPI:
         took_ms = (time.perf_counter() - started) * 1000
         return as_json({"release": digest, "version": loaded.version, "load_ms": took_ms})
 
-    @app.post("/releases/{digest}/probe", response_model=bodies.ProbeAnswer, responses=_UNKNOWN)
+    @app.post("/releases/{digest}/probe", response_model=schemas.ProbeAnswer, responses=_UNKNOWN)
     async def probe(digest: str) -> Response:
         """Send a release's own sample rows through the whole path, but for telemetry."""
         return as_json(asdict(await server.probe(digest)))

@@ -8,9 +8,9 @@ import shutil
 import uuid
 from pathlib import Path
 
-from serving.roster import Roster
-from serving.survival import Life
-from stores.bundles import ReleaseError
+from serving.models.crash_guard import Life
+from serving.models.loaded import Roster
+from stores.releases.bundle import ReleaseError
 
 log = logging.getLogger("trimtab.serving")
 

@@ -1,4 +1,5 @@
-"""What the model server reads from the environment, once, at its door. Ports and folders are `trimtab.settings`'."""
+"""What the model server reads from the environment, once, at its door. Ports and folders are
+`trimtab.config.settings`'."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field, SecretStr, TypeAdapter
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from serving.keys import SCOPES
-from trimtab.secret_files import SUFFIX, SettingsWithSecrets
-from trimtab.settings import Settings
+from serving.http.auth import SCOPES
+from trimtab.config.secret_files import SUFFIX, SettingsWithSecrets
+from trimtab.config.settings import Settings
 
 
 def _several(value: Any) -> Any:

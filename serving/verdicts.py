@@ -1,6 +1,6 @@
 """The verdict as a service: what telemetry says of a rollout at this moment, for tools that shift traffic themselves
-(docs/verdict-service.md). This changes nothing: evidence is weighed in `trimtab.evidence`, rollouts are stepped by the
-flows, and the routes are `serving.gates`'."""
+(docs/verdict-service.md). This changes nothing: evidence is weighed in `trimtab.rollout.observation`, rollouts are
+stepped by the flows, and the routes are `serving.http.verdict_routes`'."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from serving.refusals import Busy
-from stores import evidence
+from serving.http.refusals import Busy
+from stores import rollout_observation
 from stores.ledger import Ledger, LedgerUnavailable
 from stores.telemetry import Where
-from trimtab.rollout import OVER, Seen, Standing, Terms, follow, standing
+from trimtab.rollout.state_machine import OVER, Seen, Standing, Terms, follow, standing
 
 log = logging.getLogger("trimtab.serving")
 Word = Literal["promote", "roll back", "keep collecting"]
@@ -191,9 +191,9 @@ class Verdicts:
 
     def _seen(self, row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Seen:
         """What telemetry says; not asked again while nothing has come in."""
-        now = (row["id"], len(steps), evidence.stamp(self._telemetry))
+        now = (row["id"], len(steps), rollout_observation.stamp(self._telemetry))
         if self._last_look is None or self._last_look[0] != now:
-            self._last_look = (now, evidence.look(self._telemetry, row, steps))
+            self._last_look = (now, rollout_observation.look(self._telemetry, row, steps))
         return self._last_look[1]
 
 

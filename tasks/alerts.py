@@ -1,5 +1,5 @@
 """Saying that something is wrong, to everybody who is listed, once per fact. The ledger is the record: an alert that
-has not reached everybody is delivered later. How receivers are reached is `tasks.receivers`' business."""
+has not reached everybody is delivered later. How receivers are reached is `tasks.notifiers`' business."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from stores.ledger import Ledger
-from stores.ledger.survey import moment
-from tasks import receivers
-from trimtab.params import Alert
+from stores.ledger.statistics import moment
+from tasks import notifiers
+from trimtab.config.params import Alert
 
 ROUND_S = 20.0
 """Longest time that the delivery of waiting alerts may take; the rest is for the next round, a minute later."""
@@ -61,10 +61,10 @@ def _deliver(
     """Tell the listeners whom *reached* does not hold, but none whose name is in *left_alone*; the names of those who
     do not know now. A repeat spares those who know."""
     work = f"alert:{body['id']}"
-    named = {receivers.name_of(listener): listener for listener in listeners}
+    named = {notifiers.name_of(listener): listener for listener in listeners}
     missing = [name for name in named if f"{work}:{name}" not in reached]
     asked = [name for name in missing if name not in left_alone]
-    told = receivers.tell([named[name] for name in asked], body)
+    told = notifiers.tell([named[name] for name in asked], body)
     knowing = [name for name, knows in zip(asked, told, strict=True) if knows]
     unaware = {*missing} - {*knowing}
     for name in [f"{work}:{name}" for name in knowing] if unaware else [work]:

@@ -1,5 +1,5 @@
 """The user's own buckets as a source: which objects hold the rows of a period, and reading them. boto3 is known here
-for that alone; our own state on S3 is the business of `stores.objects`."""
+for that alone; our own state on S3 is the business of `stores.object_store.store`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from stores.s3 import Refused, credentials_from_files
+from stores.object_store.s3 import Refused, credentials_from_files
 from tasks.sources import Access, SourceError, SourceRefused
-from trimtab.params import ParamsError
-from trimtab.periods import Period, PeriodError
+from trimtab.config.params import ParamsError
+from trimtab.data.periods import Period, PeriodError
 
 _ATTEMPTS = 5
 _TARGET = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)")

@@ -1,5 +1,5 @@
 """Docker, through its SDK: images with a release baked in, containers started, looked at and taken away. What is to run
-is `flows.targets`' business; a container's labels are the only record of what it is for."""
+is `operations.targets.contract`' business; a container's labels are the only record of what it is for."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Kubernetes, through its client: which release a Deployment's pods are started for, and whether they have come up.
-What should be there is `flows.kubernetes_target`'s business; the chart that makes the Deployment is infra/helm/trimtab.
+What should be there is `operations.targets.kubernetes`'s business; the chart that makes the Deployment is
+infra/helm/trimtab.
 
 Only the fields below are ours, by server-side apply: replicas are the autoscaler's, the image is the chart's.
 """

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from trimtab.scoring import Scores
+    from trimtab.model.scoring import Scores
 
 
 def of_candidate(truth: np.ndarray[Any, Any], scores: Scores, importances: dict[str, float]) -> dict[str, Figure]:

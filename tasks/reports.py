@@ -1,6 +1,7 @@
 """Evidently: distances between data, and the reports that people read.
 
-The only module that knows Evidently. It measures; `trimtab.monitoring` and `trimtab.gate` decide."""
+The only module that knows Evidently. It measures; `trimtab.evaluation.monitoring` and `trimtab.evaluation.gate`
+decide."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 if TYPE_CHECKING:
-    from trimtab.features import Feature
+    from trimtab.data.features import Feature
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
@@ -41,7 +42,7 @@ def drift(
 
     Numbers are clipped to the reference's 0.1 and 99.9 % quantiles widened by their distance: one wild value in the
     reference would blow up its standard deviation and blind the measure. Columns that are all missing on a side
-    are left out, and are for `trimtab.monitoring.missing_and_unseen` to see.
+    are left out, and are for `trimtab.evaluation.monitoring.missing_and_unseen` to see.
     """
     from evidently import Report
     from evidently.metrics import ValueDrift

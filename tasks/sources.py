@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from trimtab.params import ParamsError
-from trimtab.periods import Period
+from trimtab.config.params import ParamsError
+from trimtab.data.periods import Period
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.candidate import PAPER, Paper
+from trimtab.model.candidate import PAPER, Paper
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
-    from trimtab.training import Candidate, Split
+    from trimtab.model.training import Candidate, Split
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
@@ -80,7 +80,7 @@ def log_candidate(
     from mlflow.data.meta_dataset import MetaDataset
     from mlflow.models import infer_signature
 
-    from trimtab.features import frame
+    from trimtab.data.features import frame
 
     client = _client(tracking_uri)
     experiment = _experiment(client, paper.project)

@@ -23,7 +23,7 @@ from hypothesis import settings as hypothesis_settings
 from stores.ledger import Ledger
 from tests import unruly
 from tests.ports import free_ports
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 pytest_plugins = ("tests.parallel",)
 CODE = Path(__file__).resolve().parent.parent
@@ -123,7 +123,7 @@ def run(
 
 def small_project(folder: Path) -> None:
     """The root project with a third of the flights and a smaller model, in a git of its own."""
-    from deployments.demo import copy_project
+    from deployments.replay.demo import copy_project
 
     copy_project(CODE, folder)
     params = yaml.safe_load((folder / "params.yaml").read_text())

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("trimtab", "stores", "tasks", "flows", "serving", "deployments", "cli", "sources")
+ROOMS = ("trimtab", "stores", "tasks", "operations", "flows", "serving", "deployments", "cli", "sources")
 MAX_LINES = 320
 NOT_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "handler", "misc"}
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-server.lock", "requirements-boot.lock")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("trimtab", "stores", "tasks", "flows", "serving", "deployments", "cli")
+ROOMS = ("trimtab", "stores", "tasks", "operations", "flows", "serving", "deployments", "cli")
 HEAVY = ("prefect", "mlflow", "evidently", "sklearn", "dvc", "pandas", "matplotlib")
 
 
@@ -29,7 +29,7 @@ def test_every_room_imports_only_what_it_may() -> None:
         ("stores/intruder.py", "def late():\n    import tasks.dataset", "which keep things in stores"),
         ("serving/intruder.py", "import mlflow", "Serving never loads"),
         ("tasks/intruder.py", "import mlflow", "MLflow is spoken in one module"),
-        ("tasks/dataset/reading.py", "from trimtab.settings import Settings", "Settings are read at the door"),
+        ("tasks/dataset/reading.py", "from trimtab.config.settings import Settings", "Settings are read at the door"),
         ("cli/intruder.py", "import serving.app", "no room imports serving"),
     ],
     ids=["meaning", "a late import", "serving", "a second speaker", "settings below the door", "the other branch"],

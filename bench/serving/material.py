@@ -23,8 +23,8 @@ import orjson
 if TYPE_CHECKING:
     import pandas as pd
 
-    from trimtab.params import Params
-    from trimtab.training import Candidate, Split
+    from trimtab.config.params import Params
+    from trimtab.model.training import Candidate, Split
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRATCH = ROOT / ".trimtab" / "bench"
@@ -37,12 +37,20 @@ _MADE_BY = (
         "schema.yaml",
         "requirements.lock",
         "sources/*.py",
-        "stores/bundles.py",
+        "stores/releases/bundle.py",
         "bench/serving/material.py",
     ),
     *(
         f"trimtab/{name}.py"
-        for name in ("training", "candidate", "release", "features", "scoring", "compiled", "params")
+        for name in (
+            "model/training",
+            "model/candidate",
+            "model/release",
+            "model/scoring",
+            "data/features",
+            "predictors/compile",
+            "config/params",
+        )
     ),
 )
 
@@ -110,11 +118,12 @@ def _fingerprint() -> str:
 def _make(folder: Path) -> None:
     import pandas as pd
 
-    from deployments.baselines import accepted
-    from trimtab import params, training
-    from trimtab.features import frame
-    from trimtab.periods import span
-    from trimtab.schema import Schema
+    from deployments.replay.baselines import accepted
+    from trimtab.config import params
+    from trimtab.data.features import frame
+    from trimtab.data.periods import span
+    from trimtab.data.schema import Schema
+    from trimtab.model import training
 
     settings, rules = params.load(ROOT), Schema.loads((ROOT / "schema.yaml").read_text())
     last = settings.first_train
@@ -143,9 +152,9 @@ def _make(folder: Path) -> None:
 
 def _release(folder: Path, fitted: Candidate, parts: Split, settings: Params, *, version: int) -> str:
     """The candidate as register makes it a release; the digest."""
-    from stores import bundles
-    from trimtab import candidate as paperwork
-    from trimtab.release import CARD
+    from stores.releases import bundle
+    from trimtab.model import candidate as paperwork
+    from trimtab.model.release import CARD
 
     paper, files = paperwork.write(fitted, parts, settings, settings.first_train, dataset="bench", lineage={})
     del files[paperwork.PAPER]
@@ -153,7 +162,7 @@ def _release(folder: Path, fitted: Candidate, parts: Split, settings: Params, *,
     fields = paperwork.manifest_fields(
         paper, model_name=paper.project, model_version=version, run_id=f"bench-{version}"
     )
-    return bundles.write(folder / "releases", manifest_fields=fields, files={**files, CARD: card}).digest
+    return bundle.write(folder / "releases", manifest_fields=fields, files={**files, CARD: card}).digest
 
 
 def _one_row_bodies(folder: Path, rows: pd.DataFrame, settings: Params) -> None:
@@ -213,7 +222,7 @@ def _mlflow_model(folder: Path, fitted: Candidate, example: pd.DataFrame) -> Non
     import mlflow
     from mlflow.models import infer_signature
 
-    from stores.bundles import ALLOWED_TYPES
+    from stores.releases.bundle import ALLOWED_TYPES
 
     mlflow.sklearn.save_model(
         fitted.pipeline, str(folder), serialization_format="skops", skops_trusted_types=sorted(ALLOWED_TYPES),

@@ -179,8 +179,8 @@ def trimtab(home: Path, name: str = "trimtab") -> Server:
 def state(material: Material, *, shadow: bool) -> Iterator[Path]:
     """A fresh state folder with both releases and a ledger in which the champion is live, alone or with the challenger
     in its shadow."""
-    from stores.bundles import open_bundle
     from stores.ledger import Ledger
+    from stores.releases.bundle import open_bundle
 
     SCRATCH.mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="home-", dir=SCRATCH))

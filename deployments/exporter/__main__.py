@@ -14,10 +14,10 @@ from types import ModuleType
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
 from deployments import stack
-from deployments.exporter import machine, records
-from deployments.exporter.rounds import EVERY_S, Rounds, Source
+from deployments.exporter import host_metrics, ledger_metrics
+from deployments.exporter.polling import EVERY_S, Rounds, Source
 from stores.ledger import Ledger
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 # Whatever the environment says instead wins. A server that is away is asked again in the next round.
 OURS = {"PREFECT_CLIENT_MAX_RETRIES": "0", "PREFECT_LOGGING_LEVEL": "WARNING"}
@@ -26,21 +26,21 @@ OURS = {"PREFECT_CLIENT_MAX_RETRIES": "0", "PREFECT_LOGGING_LEVEL": "WARNING"}
 def sources(settings: Settings, every_s: float) -> list[Source]:
     """What is read in the place that *settings* name, most of it every *every_s*."""
     ledger = Ledger(stack.ledger_url(settings))
-    project = records.Project(settings.root)
+    project = ledger_metrics.Project(settings.root)
     return [
-        Source("ledger", lambda: records.of(ledger), every_s=every_s),
-        Source("data", lambda: records.freshness(ledger, project, records.utc_now), every_s=every_s),
-        Source("prefect", lambda: _runs().of(settings.work_pool, records.utc_now), every_s=every_s),
+        Source("ledger", lambda: ledger_metrics.of(ledger), every_s=every_s),
+        Source("data", lambda: ledger_metrics.freshness(ledger, project, ledger_metrics.utc_now), every_s=every_s),
+        Source("prefect", lambda: _runs().of(settings.work_pool, ledger_metrics.utc_now), every_s=every_s),
         Source("schedules", lambda: _runs().schedules_of(), every_s=4 * every_s),
-        Source("machine", lambda: machine.of(settings.state), every_s=every_s),
+        Source("machine", lambda: host_metrics.of(settings.state), every_s=every_s),
     ]
 
 
 def _runs() -> ModuleType:
     """Loaded by the threads that read: Prefect takes seconds, and the port should answer before."""
-    from deployments.exporter import runs
+    from deployments.exporter import prefect_metrics
 
-    return runs
+    return prefect_metrics
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deployments.stack.addresses import environment, ledger_url, settled
     from deployments.stack.lifecycle import down, erase, status, up
     from deployments.stack.plan import StackError
-    from deployments.stack.report import ComponentStatus, StackStatus
+    from deployments.stack.state import ComponentStatus, StackStatus
 
 __all__ = [
     "ComponentStatus",
@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ComponentStatus": "report",
+    "ComponentStatus": "state",
     "StackError": "plan",
-    "StackStatus": "report",
+    "StackStatus": "state",
     "down": "lifecycle",
     "environment": "addresses",
     "erase": "lifecycle",

@@ -5,9 +5,9 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
-from deployments.stack import objects, postgres
+from deployments.stack import postgres, seaweedfs
 from deployments.stack.plan import StackError
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 
 def settled(settings: Settings) -> Settings:
@@ -15,9 +15,9 @@ def settled(settings: Settings) -> Settings:
 
     Raises StackError when another store is named as well.
     """
-    if not (settings.s3 or (settings.store is None and objects.keyfile(settings).exists())):
+    if not (settings.s3 or (settings.store is None and seaweedfs.keyfile(settings).exists())):
         return settings
-    ours = {"store": f"s3://{objects.BUCKET}", "store_endpoint": objects.endpoint(settings)}
+    ours = {"store": f"s3://{seaweedfs.BUCKET}", "store_endpoint": seaweedfs.endpoint(settings)}
     if settings.store not in (None, ours["store"]) or settings.store_endpoint not in (None, ours["store_endpoint"]):
         raise StackError(
             f"TRIMTAB_STORE names {settings.store} at {settings.store_endpoint or 'Amazon'}, and --s3 (TRIMTAB_S3) "
@@ -67,7 +67,7 @@ def environment(settings: Settings) -> dict[str, str]:
         # Threads that wait by spinning take the cores from everybody else: measured, a fit took ten times as long
         # on two busy cores.
         "OMP_WAIT_POLICY": "passive",
-        **(objects.credentials(settings) if settings.s3 else {}),
+        **(seaweedfs.credentials(settings) if settings.s3 else {}),
     }
 
 

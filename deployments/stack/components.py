@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from deployments.stack import addresses, objects, postgres
+from deployments.stack import addresses, postgres, seaweedfs
 from deployments.stack.plan import CODE, Component, Plan, Probe
 from deployments.stack.ports import Port
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 _PYTHON = (sys.executable, "-m")
 _STOCK_WORKER = {
@@ -31,7 +31,7 @@ def plan(settings: Settings, *, only: Collection[str] | None = None) -> Plan:
         return Plan(settings.state, ())
     parts = [
         postgres.component(settings) if settings.postgres_url is None else None,
-        objects.component(settings) if settings.s3 else None,
+        seaweedfs.component(settings) if settings.s3 else None,
         prefect_server(settings) if settings.prefect_url is None else None,
         mlflow_server(settings) if settings.mlflow_url is None else None,
         model_server(settings) if settings.server_url is None else None,
@@ -70,8 +70,8 @@ def ports(settings: Settings) -> list[Port]:
         Port("server", settings.host, settings.server_port, "TRIMTAB_SERVER_PORT"),
     ]
     if addresses.settled(settings).s3:
-        numbers = objects.numbered(settings).values()
-        table += [Port("objects", objects.HOST, number, "TRIMTAB_S3_PORT") for number in numbers]
+        numbers = seaweedfs.numbered(settings).values()
+        table += [Port("objects", seaweedfs.HOST, number, "TRIMTAB_S3_PORT") for number in numbers]
     if settings.exporter:
         table.append(Port("exporter", settings.host, settings.exporter_port, "TRIMTAB_EXPORTER_PORT"))
     return [port for port in table if port.component not in external(settings)]
@@ -191,7 +191,7 @@ def worker(settings: Settings) -> Component:
     is_warm = settings.worker == "warm" and settings.pool_type == "process"
     pool = ("--pool", settings.work_pool)
     if is_warm or settings.pool_type == "docker":
-        program: tuple[str, ...] = (f"deployments.{'warm' if is_warm else 'docker'}_worker", *pool)
+        program: tuple[str, ...] = (f"deployments.workers.{'warm' if is_warm else 'docker'}_worker", *pool)
     else:
         program = ("prefect", "worker", "start", *pool, "--type", settings.pool_type)
     return Component(
@@ -253,7 +253,7 @@ def _artifacts(settings: Settings) -> str:
 def _store_access(settings: Settings) -> dict[str, str]:
     """What MLflow needs to write to the store; keys of a store of the user's own are in the environment already."""
     endpoint = {"MLFLOW_S3_ENDPOINT_URL": settings.store_endpoint} if settings.store_endpoint else {}
-    return {**endpoint, **(objects.credentials(settings) if settings.s3 else {})}
+    return {**endpoint, **(seaweedfs.credentials(settings) if settings.s3 else {})}
 
 
 def _prefect(settings: Settings) -> tuple[str, ...]:

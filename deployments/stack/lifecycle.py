@@ -9,21 +9,21 @@ import psutil
 
 from deployments.stack import (
     components,
-    databases,
-    handover,
-    objects,
+    control,
+    external_postgres,
     postgres,
     postgres_setup,
     probes,
     processes,
-    report,
+    seaweedfs,
 )
+from deployments.stack import state as state_module
 from deployments.stack.addresses import settled
-from deployments.stack.handover import Echo
+from deployments.stack.control import Echo
 from deployments.stack.plan import LOCK, RECORD, Component, Plan, Probe, StackError
 from deployments.stack.ports import require_free
-from deployments.stack.report import ComponentStatus, StackStatus
-from trimtab.settings import Settings
+from deployments.stack.state import ComponentStatus, StackStatus
+from trimtab.config.settings import Settings
 
 
 def up(settings: Settings, *, echo: Echo, only: Collection[str] | None = None) -> StackStatus:
@@ -38,44 +38,44 @@ def up(settings: Settings, *, echo: Echo, only: Collection[str] | None = None) -
     _make_state(settings)
     started = False
     try:
-        with handover.alone(settings.state, echo):
-            record = report.recorded(settings.state)
-            if report.supervisor_pid(record) is None:
-                handover.clear(settings.state)
+        with control.alone(settings.state, echo):
+            record = state_module.recorded(settings.state)
+            if state_module.supervisor_pid(record) is None:
+                control.clear(settings.state)
                 require_free(port for port in components.ports(settings) if port.component in plan.names)
                 _require_external(settings)
                 _prepare(settings, plan, echo)
                 plan = components.plan(settings, only=only)  # with the keys that have just been made
                 started = True
-                handover.start(plan)
+                control.start(plan)
             else:
                 _require_same(plan, record)
-        handover.watch(plan, echo if started else _say_nothing)
+        control.watch(plan, echo if started else _say_nothing)
     except BaseException:
         if started:
             echo("stopping what was started")
-            handover.stop(settings.state)
+            control.stop(settings.state)
         raise
     return status(settings)
 
 
 def down(settings: Settings, *, echo: Echo) -> None:
     """Stop everything that `up` started here, and nothing else. Does no harm where nothing runs."""
-    if report.supervisor_pid(report.recorded(settings.state)) is not None:
+    if state_module.supervisor_pid(state_module.recorded(settings.state)) is not None:
         echo("stopping")
-    echo("stopped" if handover.stop(settings.state) else "nothing was running")
+    echo("stopped" if control.stop(settings.state) else "nothing was running")
 
 
 def status(settings: Settings) -> StackStatus:
     """How every part is now: ours as the supervisor last saw it, those of others asked directly."""
-    record = report.recorded(settings.state)
-    pid = report.supervisor_pid(record)
-    parts = {part.name: part for part in report.components(record, weigh=True)}
+    record = state_module.recorded(settings.state)
+    pid = state_module.supervisor_pid(record)
+    parts = {part.name: part for part in state_module.components(record, weigh=True)}
     for part in components.plan(settings).components:
         parts.setdefault(part.name, ComponentStatus(name=part.name, state="stopped", url=part.url or None))
     for name, url in components.external(settings).items():
         trouble = _external_trouble(settings, name)
-        state: report.State = "unhealthy" if trouble else "external"
+        state: state_module.State = "unhealthy" if trouble else "external"
         parts[name] = ComponentStatus(name=name, state=state, url=url, last_error=trouble)
     weight = round(processes.memory_mb(psutil.Process(pid), alone=True), 1) if pid else None
     return StackStatus(supervisor_pid=pid, supervisor_mb=weight, components=list(parts.values()))
@@ -111,9 +111,9 @@ def _require_external(settings: Settings) -> None:
 
 def _external_trouble(settings: Settings, name: str) -> str | None:
     if name == "postgres":
-        return databases.reach(settings)
+        return external_postgres.reach(settings)
     if name == "objects":
-        return objects.reach(settings)
+        return seaweedfs.reach(settings)
     # One that asks for a password says that it is there without.
     without_key = {"mlflow": f"{settings.tracking_uri}/health"}
     part = Component(name, (), Probe("http", without_key.get(name) or components.health_url(settings, name)))
@@ -122,15 +122,15 @@ def _external_trouble(settings: Settings, name: str) -> str | None:
 
 def _prepare(settings: Settings, plan: Plan, echo: Echo) -> None:
     if "objects" in plan.names:
-        objects.prepare(settings)
+        seaweedfs.prepare(settings)
     if settings.postgres_url is None:
         postgres_setup.prepare(settings, echo)
     else:
-        databases.prepare(settings)
+        external_postgres.prepare(settings)
 
 
 def _require_same(plan: Plan, record: dict[str, Any]) -> None:
-    running = report.addresses(record)
+    running = state_module.addresses(record)
     differs = sorted(part.name for part in plan.components if running.get(part.name) != part.url)
     if differs:
         raise StackError(

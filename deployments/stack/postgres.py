@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from deployments.stack.plan import Component, Probe, StackError
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 USER = "trimtab"
 HOST = "127.0.0.1"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deployments.stack.plan import StackError
 from deployments.stack.postgres import DATABASES, HOST, USER, Owner, home, installation, owner, passfile, program_env
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 
 def prepare(settings: Settings, echo: Callable[[str], None]) -> None:

@@ -16,14 +16,14 @@ from typing import Any
 from deployments.stack import components, probes
 from deployments.stack.addresses import environment
 from deployments.stack.plan import CODE, Component, Probe, StackError
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 _SERVER_WITHIN_S = 120.0
-_ROOMS = ("trimtab", "stores", "tasks", "flows", "deployments")
+_ROOMS = ("trimtab", "stores", "tasks", "operations", "flows", "deployments")
 
 
 def main() -> None:
-    """Register what `deployments.occasions` lists, unless that has been done; safe to repeat at any time."""
+    """Register what `deployments.definitions` lists, unless that has been done; safe to repeat at any time."""
     settings = Settings()
     memory = settings.state / "registered.json"
     key = fingerprint(settings)
@@ -35,7 +35,7 @@ def main() -> None:
             return
     memory.unlink(missing_ok=True)
 
-    from deployments.occasions import register
+    from deployments.definitions import register
 
     _wait_for_prefect(settings)
     register(settings)

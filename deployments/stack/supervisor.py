@@ -22,7 +22,7 @@ from types import FrameType
 import psutil
 
 from deployments.stack import probes, processes
-from deployments.stack.child import Child
+from deployments.stack.managed_process import Child
 from deployments.stack.plan import LOCK, LOCK_TAKEN, MARK, RECORD, Plan
 
 LOG_LIMIT_BYTES = 10 * 2**20

@@ -3,13 +3,13 @@ and challenger said of the same rows. Every answered prediction is here exactly 
 Written by `recorder` (through `journal`), kept small by `compaction`, read by `reading`; how it lies on disk is
 `layout`'s business, what several machines share `mirror`'s. Why it is built like this: docs/telemetry.md."""
 
-from stores.telemetry.compaction import compact
-from stores.telemetry.compactor import Compactor
-from stores.telemetry.journal import Unwritable
-from stores.telemetry.mirror import Mirror, Where, where
-from stores.telemetry.reading import PAIR_COLUMNS, Tally, joined, labels, pairs, predictions, tally
-from stores.telemetry.recorder import Counters, LabelCounts, Recorder
+from stores.telemetry.parquet.compaction import compact
+from stores.telemetry.parquet.compaction_process import Compactor
+from stores.telemetry.reader import PAIR_COLUMNS, Tally, joined, labels, pairs, predictions, tally
+from stores.telemetry.remote.replica import Mirror, Where, where
 from stores.telemetry.retention import forget
+from stores.telemetry.wal.log import Unwritable
+from stores.telemetry.wal.recorder import Counters, LabelCounts, Recorder
 
 __all__ = [
     "PAIR_COLUMNS",

@@ -16,14 +16,14 @@ def _main() -> int:
     parser.add_argument("--endpoint", help="address of an S3 server of one's own")
     asked = parser.parse_args()
     if asked.store is None:
-        from stores.telemetry import compactor
+        from stores.telemetry.parquet import compaction_process
 
-        return compactor.main(asked.root)
-    from stores.objects import Objects
-    from stores.telemetry import shipper
-    from stores.telemetry.mirror import Mirror
+        return compaction_process.main(asked.root)
+    from stores.object_store.store import Objects
+    from stores.telemetry.remote import upload_process
+    from stores.telemetry.remote.replica import Mirror
 
-    return shipper.main(Mirror(asked.root, Objects(asked.store, endpoint=asked.endpoint, attempts=3)))
+    return upload_process.main(Mirror(asked.root, Objects(asked.store, endpoint=asked.endpoint, attempts=3)))
 
 
 if __name__ == "__main__":

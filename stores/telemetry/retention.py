@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from stores.telemetry import layout
-from stores.telemetry.merging import alone
-from stores.telemetry.mirror import Where, folder_of
+from stores.telemetry.parquet import files
+from stores.telemetry.parquet.merge import alone
+from stores.telemetry.remote.replica import Where, folder_of
 
 
 def forget(place: Where, before: datetime) -> int:
@@ -16,15 +16,15 @@ def forget(place: Where, before: datetime) -> int:
     on with the next call."""
     moment = before if before.tzinfo else before.replace(tzinfo=UTC)
     before_s, root = moment.timestamp(), folder_of(place)
-    return sum(_forget_here(root, s, before_s) + _forget_in_store(place, s, before_s) for s in layout.STREAMS)
+    return sum(_forget_here(root, s, before_s) + _forget_in_store(place, s, before_s) for s in files.STREAMS)
 
 
 def _forget_here(root: Path, stream: str, before_s: float) -> int:
-    if not layout.parts_folder(root, stream).is_dir():
+    if not files.parts_folder(root, stream).is_dir():
         return 0
     with alone(root, stream, wait=True):
         # What an interrupted compaction left would count again without the part that stands for it: it goes first.
-        old = [p for p in [*layout.left_over(root, stream), *layout.parts(root, stream)] if _is_old(p, before_s)]
+        old = [p for p in [*files.left_over(root, stream), *files.parts(root, stream)] if _is_old(p, before_s)]
         for part in old:
             _drop_segments(root, stream, part)
             part.path.unlink()
@@ -35,7 +35,7 @@ def _forget_in_store(place: Where, stream: str, before_s: float) -> int:
     if isinstance(place, Path):
         return 0
     old = [part for part in place.listed(stream) if _is_old(part, before_s)]
-    counting = {part.path.name for part in layout.counting(old)}
+    counting = {part.path.name for part in files.counting(old)}
     for part in old:
         _drop_segments(place.root, stream, part)
     for some in ([p for p in old if p.path.name not in counting], [p for p in old if p.path.name in counting]):
@@ -45,11 +45,11 @@ def _forget_in_store(place: Where, stream: str, before_s: float) -> int:
     return len(old)
 
 
-def _is_old(part: layout.Part, before_s: float) -> bool:
+def _is_old(part: files.Part, before_s: float) -> bool:
     return part.last_us < before_s * 1e6 and part.arrived_s < before_s
 
 
-def _drop_segments(root: Path, stream: str, part: layout.Part) -> None:
-    for name, path in layout.segments(root, stream).items():
+def _drop_segments(root: Path, stream: str, part: files.Part) -> None:
+    for name, path in files.segments(root, stream).items():
         if part.stands_for(name):
             path.unlink(missing_ok=True)

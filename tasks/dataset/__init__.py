@@ -1,5 +1,5 @@
 """DVC: versions of `data/`, reading any of them by its hash, and making the next. Which version is the newest is the
-ledger's to say (`flows.versions`).
+ledger's to say (`operations.datasets`).
 
 The only package that knows DVC. Readers take files straight out of DVC's cache, where content never changes, so a flow
 that trains is not disturbed by another that ingests."""

@@ -1,5 +1,5 @@
 """The next dataset version from the one before and the files that changed, without the other files; and `data.dvc`
-beside it. Whether it becomes the newest is the ledger's to say (`flows.versions`)."""
+beside it. Whether it becomes the newest is the ledger's to say (`operations.datasets`)."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def opened(project: Path, remote: Remote | None = None, *, with_git: bool = Fals
 
 def _access(remote: Remote) -> dict[str, str]:
     """The remote in DVC's words."""
-    from stores.s3 import credentials_from_files
+    from stores.object_store.s3 import credentials_from_files
 
     secrets = {name.removeprefix("aws_"): value for name, value in credentials_from_files().items()}
     endpoint = {"endpointurl": remote.endpoint} if remote.endpoint else {}

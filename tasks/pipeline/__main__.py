@@ -9,13 +9,13 @@ import re
 import sys
 from pathlib import Path
 
-from stores.bundles import ReleaseError
+from stores.releases.bundle import ReleaseError
 from tasks.dataset import DatasetError
-from tasks.pipeline import first_data, stages
+from tasks.pipeline import initial_dataset, stages
 from tasks.sources import Access, SourceError, SourceRefused
-from trimtab.params import ParamsError
-from trimtab.schema import SchemaError
-from trimtab.training import NotEnoughData
+from trimtab.config.params import ParamsError
+from trimtab.data.schema import SchemaError
+from trimtab.model.training import NotEnoughData
 
 STAGES = {
     "validate": stages.validate,
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     project, access = given.project.resolve(), Access(given.source_endpoint, given.source_profile)
     try:
-        print(first_data.make(project, access) if given.stage == "data" else STAGES[given.stage](project))
+        print(initial_dataset.make(project, access) if given.stage == "data" else STAGES[given.stage](project))
     except (
         DatasetError, NotEnoughData, ParamsError, ReleaseError, SchemaError, SourceError, SourceRefused,
     ) as error:  # fmt: skip

@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from stores import bundles
+from stores.releases import bundle
 from tasks import dataset
 from tasks.dataset import DatasetError
 from tasks.lineage import lock_digest
-from tasks.pipeline.first_data import rules_of
-from tasks.pipeline.stable import stable
-from trimtab import candidate as paperwork
-from trimtab import gate, schema, training
-from trimtab import params as settings
-from trimtab.candidate import PAPER, Paper
-from trimtab.params import Params
-from trimtab.release import MODEL
-from trimtab.scoring import Scorer
+from tasks.pipeline.canonical_model import stable
+from tasks.pipeline.initial_dataset import rules_of
+from trimtab.config import params as settings
+from trimtab.config.params import Params
+from trimtab.data import schema
+from trimtab.evaluation import gate
+from trimtab.model import candidate as paperwork
+from trimtab.model import training
+from trimtab.model.candidate import PAPER, Paper
+from trimtab.model.release import MODEL
+from trimtab.model.scoring import Scorer
 
 if TYPE_CHECKING:
-    from trimtab.scoring import Scores
+    from trimtab.model.scoring import Scores
 
 # What the flow's candidate is made from as well, so that their papers agree: see flows/train.py.
 DECIDES_MODEL = {"project", "source", "columns", "period", "train", "gate"}
@@ -86,7 +88,7 @@ def evaluate(project: Path) -> str:
     params = _params(project)
     parts, _ = _parts(project, params)
     paper = Paper.model_validate_json((project / "model" / PAPER).read_bytes())
-    model = bundles.load_model(
+    model = bundle.load_model(
         (project / "model" / MODEL).read_bytes(), digest=paper.model_digest, trusted=paper.trusted_types
     )
     scorer = Scorer(model, task=paper.task, features=paper.features, classes=paper.classes)

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from cli.errors import told
 from stores.batches import NothingLanded
-from trimtab import periods
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
+from trimtab.data import periods
 
 
 def test_a_wrong_setting_is_called_by_its_variable_and_its_value_is_not_printed(
@@ -29,5 +29,5 @@ def test_an_error_that_nobody_foresaw_says_where_it_came_from_and_how_to_see_mor
     with pytest.raises(AttributeError) as caught:
         periods.Period.parse(None, "month")  # type: ignore[arg-type]  # the point of it
     assert told(caught.value).startswith("AttributeError: ")
-    assert "(in trimtab/periods.py:" in told(caught.value)
+    assert "(in trimtab/data/periods.py:" in told(caught.value)
     assert "TRIMTAB_DEBUG=1" in told(caught.value)

@@ -18,7 +18,7 @@ from deployments import stack
 from tests.deployments.workers import LIGHT_POOL, POOL, Orders, StartWorker, Worker
 from tests.ports import free_ports
 from tests.waiting import eventually
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -84,7 +84,7 @@ def start_worker(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> 
     def start(pool: str, *options: str) -> Iterator[Worker]:
         folder = tmp_path_factory.mktemp("worker")
         env = {**os.environ, "PREFECT_API_URL": prefect_api, "PREFECT_HOME": str(folder / "home")}
-        command = [sys.executable, "-m", "deployments.warm_worker", "--pool", pool, *options]
+        command = [sys.executable, "-m", "deployments.workers.warm_worker", "--pool", pool, *options]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
         worker = Worker(process, folder / "log")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from trimtab.secret_files import FOREIGN
+from trimtab.config.secret_files import FOREIGN
 
 ROOT = Path(__file__).parents[2]
 MODULE = "import os, sys\nif __name__ == '__main__': print(os.environ['PREFECT_API_AUTH_STRING'], *sys.argv[1:])"
@@ -17,7 +17,7 @@ def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Complet
     (folder / "shown.py").write_text(MODULE)
     mine = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     environ = {**mine, "PYTHONPATH": f"{ROOT}:{folder}", **variables}
-    command = [sys.executable, "-m", "deployments.contained", *arguments]
+    command = [sys.executable, "-m", "deployments.workers.run_with_secrets", *arguments]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -19,12 +19,12 @@ from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import stack
-from deployments.occasions import register
+from deployments.definitions import register
 from tasks import containers
 from tests.engine import BASE, needs_engine
 from tests.ports import free_ports
-from trimtab.secret_files import FOREIGN
-from trimtab.settings import Settings
+from trimtab.config.secret_files import FOREIGN
+from trimtab.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "trimtab-test-worker:1"
@@ -84,7 +84,7 @@ def test_a_flow_run_has_a_container_of_its_own_and_leaves_none(
 
         Ledger(ledger).create()
         register(place)
-        command = [sys.executable, "-m", "deployments.docker_worker", "--pool", place.work_pool]
+        command = [sys.executable, "-m", "deployments.workers.docker_worker", "--pool", place.work_pool]
         with (tmp_path / "worker.log").open("w") as log:
             worker = subprocess.Popen(command, env=environ, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from deployments import docker_worker
+from deployments.workers import docker_worker
 from tasks import containers
 
 

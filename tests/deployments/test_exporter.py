@@ -26,14 +26,14 @@ from prefect.client.schemas.objects import StateDetails, StateType
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prometheus_client import CollectorRegistry, generate_latest
 
-from deployments.exporter import records, runs
-from deployments.exporter.rounds import Rounds, Source, one
+from deployments.exporter import ledger_metrics, prefect_metrics
+from deployments.exporter.polling import Rounds, Source, one
 from stores.ledger import BatchCheck, Decision, Ledger
 from tests.ports import free_ports
 from tests.waiting import eventually
-from trimtab.periods import Every, Period
-from trimtab.release import Task
-from trimtab.rollout import Terms
+from trimtab.data.periods import Every, Period
+from trimtab.model.release import Task
+from trimtab.rollout.state_machine import Terms
 
 ROOT = Path(__file__).resolve().parents[2]
 Read = Callable[[], Any]
@@ -82,16 +82,16 @@ def on(text: str) -> datetime:
 def test_periods_behind_are_those_that_are_complete_with_their_labels(
     every: Every, newest: str, now: str, delay_h: int, behind: int
 ) -> None:
-    assert records.periods_behind(Period.parse(newest, every), on(now), timedelta(hours=delay_h)) == behind
+    assert ledger_metrics.periods_behind(Period.parse(newest, every), on(now), timedelta(hours=delay_h)) == behind
 
 
 def test_how_fresh_the_data_is(ledger: Ledger) -> None:
-    project = records.Project(ROOT)  # months from 2013-01, labels a day later
+    project = ledger_metrics.Project(ROOT)  # months from 2013-01, labels a day later
     clock = lambda: on("2013-05-02T00:00")  # noqa: E731
-    assert read(lambda: records.freshness(ledger, project, clock))["trimtab_loop_periods_behind"] == 4
+    assert read(lambda: ledger_metrics.freshness(ledger, project, clock))["trimtab_loop_periods_behind"] == 4
     for period, accepted in (("2013-01", True), ("2013-02", True), ("2013-03", False)):
         ledger.record_check(BatchCheck(period, "d", "s", accepted, "r", 1, 0))
-    found = read(lambda: records.freshness(ledger, project, clock))
+    found = read(lambda: ledger_metrics.freshness(ledger, project, clock))
     assert found["trimtab_loop_periods_behind"] == 2
     assert found["trimtab_loop_quarantined_periods"] == 1
     assert found["trimtab_loop_accepted_end_seconds"] == on("2013-03-01").timestamp()
@@ -101,7 +101,7 @@ def test_a_decision_is_told_with_its_numbers(ledger: Ledger) -> None:
     quality = {"metric": "roc_auc", "live": 0.61, "promised": 0.7, "labels": 900}
     evidence = {"impact": 0.3, "facts": {"quality": quality, "prediction_distance": None, "rows": 5000}}
     ledger.record_decision(Decision("a", "2013-03", "r", "block", "c", evidence))
-    found = read(lambda: records.of(ledger))
+    found = read(lambda: ledger_metrics.of(ledger))
     assert found['trimtab_loop_decision{action="block",period="2013-03"}'] == 1
     assert found["trimtab_loop_drift_impact"] == 0.3
     assert found['trimtab_loop_quality{kind="live",metric="roc_auc"}'] == 0.61
@@ -116,7 +116,7 @@ def test_the_rollout_that_is_under_way_is_told(ledger: Ledger, state: str, is_un
     terms = Terms(task=task).model_dump(mode="json")
     ledger.start_rollout("r1", release="new", champion_before=None, strategy="rollout", cause="c", terms=terms)
     ledger.step_rollout("r1", 1, state)
-    found = read(lambda: records.of(ledger))
+    found = read(lambda: ledger_metrics.of(ledger))
     labels = f'{{release="new",rollout="r1",state="{state}",strategy="rollout"}}'
     assert found[f'trimtab_loop_rollouts{{state="{state}"}}'] == 1
     assert (f"trimtab_loop_rollout_began_seconds{labels}" in found) is is_under_way
@@ -196,7 +196,7 @@ def test_flow_runs_are_told_as_prefect_has_them(prefect_api: str) -> None:
             run("train/on-request", StateType.RUNNING)
         run("deploy/on-request", due_min=-7)
         run("deploy/on-request", due_min=60)
-        found = read(lambda: runs.of("watched", records.utc_now))
+        found = read(lambda: prefect_metrics.of("watched", ledger_metrics.utc_now))
 
     assert found['trimtab_loop_flow_runs{deployment="reconcile/every-minute",state="COMPLETED"}'] == 3
     assert found['trimtab_loop_flow_runs{deployment="retrain/nightly",state="CRASHED"}'] == 1
@@ -241,7 +241,7 @@ def test_prefects_key_is_used_and_not_told(given: str, is_up: int, caplog: pytes
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    source = Source("prefect", lambda: runs.of("p", records.utc_now))
+    source = Source("prefect", lambda: prefect_metrics.of("p", ledger_metrics.utc_now))
     address = f"http://127.0.0.1:{server.server_port}/api"
     with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: given}), caplog.at_level(logging.DEBUG):
         source.tend()

@@ -11,11 +11,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.occasions import occasions, register
-from deployments.pools import IMAGE_CODE, WrongPool, ensure_pool, pool_of, run_environment
-from trimtab import params
-from trimtab.secret_files import FOREIGN
-from trimtab.settings import Settings
+from deployments.definitions import occasions, register
+from deployments.work_pools import IMAGE_CODE, WrongPool, ensure_pool, pool_of, run_environment
+from trimtab.config import params
+from trimtab.config.secret_files import FOREIGN
+from trimtab.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "trimtab-worker:1.0"

@@ -25,7 +25,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 @pytest.fixture(scope="module")
 def worker(start_worker: StartWorker, orders: Orders) -> Iterator[Worker]:
     """A worker with everything preloaded, shared by the tests that leave it alive."""
-    from deployments.warm_worker import PRELOAD
+    from deployments.workers.warm_worker import PRELOAD
 
     with start_worker(POOL, "--name", "shared", "--preload", *PRELOAD, "no_such_module") as started:
         yield started

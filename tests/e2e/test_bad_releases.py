@@ -15,7 +15,7 @@ import httpx
 import pandas as pd
 import pytest
 
-from stores.bundles import Bundle
+from stores.releases.bundle import Bundle
 from tasks import sources
 from tests.conftest import Stack
 from tests.e2e.conftest import changed_params, ended, same_champion, started
@@ -23,8 +23,8 @@ from tests.unruly import releases
 from tests.unruly.releases import Maker, unruly
 from tests.unruly.trial import Account, Trial
 from tests.waiting import eventually
-from trimtab import params
-from trimtab.periods import span
+from trimtab.config import params
+from trimtab.data.periods import span
 
 pytestmark = pytest.mark.e2e
 

@@ -13,7 +13,7 @@ from stores import telemetry
 from tests.conftest import Stack
 from tests.e2e.conftest import ended, same_champion, started
 from tests.waiting import eventually
-from trimtab import params
+from trimtab.config import params
 
 pytestmark = pytest.mark.e2e
 
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.e2e
 USERS = """
 import sys
 import pandas as pd
-from deployments.traffic import Traffic
+from deployments.replay.traffic import Traffic
 from tasks import sources
 from trimtab import params
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 place = Settings(); project = params.load(place.root)
 rows = sources.fetch(place.root, project.source.target, project.parse_period("2013-12"))
 time = rows[project.columns.time]

@@ -165,10 +165,10 @@ def _ask(stack: Stack, period: str) -> None:
     """Users ask for predictions through a period, and the labels come in."""
     stack.python(
         "import sys\n"
-        "from deployments.traffic import Traffic\n"
+        "from deployments.replay.traffic import Traffic\n"
         "from tasks import sources\n"
         "from trimtab import params\n"
-        "from trimtab.settings import Settings\n"
+        "from trimtab.config.settings import Settings\n"
         "place = Settings(); project = params.load(place.root); period = project.parse_period(sys.argv[1])\n"
         "traffic = Traffic(place.model_server, project.columns)\n"
         "rows = sources.fetch(place.root, project.source.target, period)\n"

@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 
-from flows import deploy, targets
-from flows.docker_target import DockerTarget
-from flows.door import Here
-from flows.targets import TargetAway
+from flows import deploy
+from operations.context import Here
+from operations.targets import contract
+from operations.targets.contract import TargetAway
+from operations.targets.docker import DockerTarget
 from stores.ledger import Ledger
-from tasks import kubernetes, modelserver, orchestrator
+from tasks import kubernetes, model_server, orchestrator
 from tasks.containers import EngineAway, EngineRefused, refusal_of
 from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
 from tests.ports import free_port
 from tests.serving.tiny import tiny_bundle
 from tests.trimtab import small
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 ROLLOUT = "new-after-0-1"
 
@@ -60,7 +61,7 @@ class Begun:
 def away(request: pytest.FixtureRequest, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Begun:
     """Where the target cannot be reached."""
     if request.param == "server":
-        monkeypatch.setattr(targets, "load_release", modelserver.load)  # without the pauses of a task
+        monkeypatch.setattr(contract, "load_release", model_server.load)  # without the pauses of a task
         return Begun(tmp_path, server_port=free_port())
     if request.param == "docker":
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.targets import begun, under_way
+from operations.targets.contract import begun, under_way
 from stores.ledger import Ledger
-from trimtab.experiment import STRATEGY
+from trimtab.experiment.report import STRATEGY
 
 OLD, NEW, OTHER = "0" * 64, "1" * 64, "2" * 64
 

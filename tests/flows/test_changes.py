@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from deployments.occasions import occasions
-from flows import versions
-from flows.door import Here, NotSetUp, here
+from deployments.definitions import occasions
+from operations import datasets
+from operations.context import Here, NotSetUp, here
 from stores.ledger import Ledger
 from tasks import dataset
 from tasks.sources import SourceError, SourceRefused
 from tests.flows import tiny
 from tests.stores.proxy import proxied
 from tests.stores.seaweed import BUCKET, Seaweed, seaweed, shorten_retries
-from trimtab import params
-from trimtab.settings import Settings
+from trimtab.config import params
+from trimtab.config.settings import Settings
 
 __all__ = ["seaweed"]
 
@@ -201,7 +201,7 @@ def test_of_two_ingests_of_a_period_the_rows_that_landed_last_are_the_accepted_o
 
     source.patch.setattr(source.ingest, "validate", validate)
     source.ingest.ingest.fn("2013-01")
-    newest = dataset.read(source.place.workspace, versions.current(source.place).hash)
+    newest = dataset.read(source.place.workspace, datasets.current(source.place).hash)
     assert newest["id"].str.startswith("late-").sum() == len(tiny.rows("2013-01"))
 
 

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows import conduct
-from flows.door import Here
 from flows.retrain import on_trial
 from flows.rollback import end_trial
-from stores import evidence
-from stores.bundles import UnreachableRelease
+from operations import rollouts
+from operations.context import Here
+from stores import rollout_observation
 from stores.ledger import Ledger, Step
-from stores.objects import Unreachable
+from stores.object_store.store import Unreachable
+from stores.releases.bundle import UnreachableRelease
 from stores.telemetry import Recorder
-from tasks import modelserver
+from tasks import model_server
 from tests.trimtab import small
-from trimtab.rollout import Terms, standing
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
+from trimtab.rollout.state_machine import Terms, standing
 
 OLD, NEW = "0" * 64, "1" * 64
 ID = "new-after-1-1"
@@ -36,8 +36,8 @@ TERMS = Terms(task="binary", steps=(0.2, 0.5), min_labels=100, min_answers=50, m
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The steps that would have been told."""
     heard: list[str] = []
-    monkeypatch.setattr(conduct, "_damage", lambda _place, _digest: None)  # these releases are digests only
-    monkeypatch.setattr(conduct, "tell", lambda _place, _row, at, _reason, _live: heard.append(at.words))
+    monkeypatch.setattr(rollouts, "_damage", lambda _place, _digest: None)  # these releases are digests only
+    monkeypatch.setattr(rollouts, "tell", lambda _place, _row, at, _reason, _live: heard.append(at.words))
     return heard
 
 
@@ -95,7 +95,7 @@ class Trial:
         return np.where(is_right == truth, 0.8, 0.2) + self.random.uniform(-0.01, 0.01, len(truth))
 
     def advance(self) -> str:
-        return conduct.advance(self.place, ID).at.words
+        return rollouts.advance(self.place, ID).at.words
 
 
 def _us(day: int) -> int:
@@ -187,7 +187,7 @@ def test_another_that_was_promoted_meanwhile_ends_the_trial(trial: Trial) -> Non
     live = trial.place.ledger.live()
     assert live is not None
     assert (live.champion, live.version) == (third, 3)
-    assert conduct.unfinished(trial.place) == []
+    assert rollouts.unfinished(trial.place) == []
 
 
 def test_labels_that_come_after_the_promotion_can_revert_it_and_the_regret_is_kept(trial: Trial) -> None:
@@ -195,7 +195,7 @@ def test_labels_that_come_after_the_promotion_can_revert_it_and_the_regret_is_ke
         trial.users(skill=0.85)
         trial.advance()
     exposed = trial.place.ledger.rollout_steps(ID)[-1]["evidence"]["exposed"]
-    assert [at.in_court for _, at in conduct.unfinished(trial.place)] == [True]
+    assert [at.in_court for _, at in rollouts.unfinished(trial.place)] == [True]
     answers = 0
     while trial.state == "champion":
         trial.users(100, skill=0.4)
@@ -226,7 +226,7 @@ def test_a_bundle_that_was_damaged_on_disk_meanwhile_is_never_promoted(
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(conduct, "tell", lambda *_: None)
+    monkeypatch.setattr(rollouts, "tell", lambda *_: None)
     while trial.state not in ("champion", "rolled back"):
         trial.users(skill=0.85)
         trial.advance()
@@ -238,7 +238,7 @@ class Away:
     """A store and its telemetry that do not answer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(evidence, "look", self)
+        monkeypatch.setattr(rollout_observation, "look", self)
         monkeypatch.setattr(Here, "shelf", self)
 
     def __call__(self, *_: object) -> None:
@@ -255,7 +255,7 @@ def test_without_the_store_a_release_that_the_servers_refuse_goes_and_others_wai
     with pytest.raises(Unreachable):
         trial.advance()
     assert trial.state == "shadow"
-    monkeypatch.setattr(modelserver, "refused", lambda _server, _digest: "it ended two processes")
+    monkeypatch.setattr(model_server, "refused", lambda _server, _digest: "it ended two processes")
     assert trial.advance() == "rolled back"
 
 

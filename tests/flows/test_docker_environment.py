@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flows.docker_target import server_environment
-from flows.targets import TargetRefused
+from operations.targets.contract import TargetRefused
+from operations.targets.docker import server_environment
 
 
 def test_names_of_files_and_plain_values_are_handed_on() -> None:

@@ -12,14 +12,14 @@ import docker
 import pytest
 from docker.errors import APIError, ImageNotFound
 
-from flows.docker_target import DockerTarget
-from flows.door import Here
+from operations.context import Here
+from operations.targets.docker import DockerTarget
 from stores.ledger import Ledger
 from tasks import containers
-from tasks.modelserver import Away
+from tasks.model_server import Away
 from tests.serving.tiny import tiny_bundle
 from tests.trimtab import small
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 SERVER = "server:1"
 WAIT = DockerTarget._wait_until_ready

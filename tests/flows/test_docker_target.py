@@ -16,16 +16,16 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from flows.docker_target import DockerTarget
-from flows.door import Here
-from flows.targets import TargetRefused, wanted
-from stores.bundles import Bundle
+from operations.context import Here
+from operations.targets.contract import TargetRefused, wanted
+from operations.targets.docker import DockerTarget
+from stores.releases.bundle import Bundle
 from tasks import containers
 from tests.engine import BASE, needs_engine
 from tests.ports import free_ports
 from tests.serving.conftest import Place
 from tests.trimtab import small
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SERVER, FRONT, PACKAGES = "trimtab-test-server:1", "trimtab-test-front:1", "/srv/packages"

@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows import conduct, experiment, observe, reconcile
-from flows.door import Here
+from flows import experiment, reconcile
+from operations import experiments, rollouts
+from operations.context import Here
 from stores.ledger import Ledger, LostRace, Step
 from stores.telemetry import Recorder
-from tasks import modelserver, orchestrator
+from tasks import model_server, orchestrator
 from tests.serving.tiny import tiny_bundle
 from tests.trimtab import small
-from trimtab.assignment import bucket
-from trimtab.experiment import Plan
-from trimtab.rollout import standing
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
+from trimtab.experiment.report import Plan
+from trimtab.rollout.assignment import bucket
+from trimtab.rollout.state_machine import standing
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,8 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What people would have been told of, were Prefect and MLflow there."""
     heard: list[str] = []
-    monkeypatch.setattr(observe, "follow", lambda _place, live: heard.append(live.move))
-    monkeypatch.setattr(observe, "keep", lambda _place, id, found, text: f"http://{id}/{found.state}/{len(text)}")
+    monkeypatch.setattr(experiments, "follow", lambda _place, live: heard.append(live.move))
+    monkeypatch.setattr(experiments, "keep", lambda _place, id, found, text: f"http://{id}/{found.state}/{len(text)}")
     monkeypatch.setattr(orchestrator, "tell", lambda event, **_: heard.append(event))
     monkeypatch.setattr(orchestrator, "show_markdown", lambda *_, **__: None)
     return heard
@@ -126,30 +127,30 @@ def test_it_begins_in_one_switch_and_gives_the_champion_back_when_its_time_is_ov
     assert users.live() == (users.a, users.b, 0.4, "experiment")
     for _ in range(7):
         users.ask(plan)
-        assert observe.settle(users.place) == []
+        assert experiments.settle(users.place) == []
     for _ in range(2):
         users.ask(plan)
-    assert observe.settle(users.place) == [f"experiment {plan.title} ended: 7d of data went by"]
+    assert experiments.settle(users.place) == [f"experiment {plan.title} ended: 7d of data went by"]
     assert users.live() == (users.champion, None, 0.0, "close")
     assert [entry.move for entry in users.ledger.history()] == ["promote", "experiment", "close"]
     assert [step["state"] for step in users.ledger.rollout_steps(plan.id)] == ["experiment", "ended"]
     assert told == ["experiment", "close", "trimtab.experiment.ended"]
-    assert observe.settle(users.place) == []
+    assert experiments.settle(users.place) == []
 
 
 def test_the_report_is_made_of_what_telemetry_holds_also_when_labels_come_after_the_end(users: Users) -> None:
     plan = users.begin()
     for _ in range(3):
         users.ask(plan, 200)
-    running = observe.report(users.place, plan.id)
+    running = experiments.report(users.place, plan.id)
     assert (running.state, running.pairs, running.effect.labels) == ("running", 600, 600)
     assert running.a.answers + running.b.answers == 600
     assert running.effect.finding == "B is better"
     assert running.split.unit == "keys"
     assert running.split.holds
-    observe.end(users.place, plan.id, "enough seen")
+    experiments.end(users.place, plan.id, "enough seen")
     users.ask(plan, 100)
-    ended = observe.report(users.place, plan.id)
+    ended = experiments.report(users.place, plan.id)
     assert (ended.state, ended.reason, ended.effect.labels) == ("ended", "enough seen", 700)
 
 
@@ -157,7 +158,7 @@ def test_the_report_is_made_of_what_telemetry_holds_also_when_labels_come_after_
 def test_a_b_that_fails_is_out_at_once(users: Users, errors: int) -> None:
     plan = users.begin()
     users.ask(plan, errors=errors)
-    done = observe.settle(users.place)
+    done = experiments.settle(users.place)
     if errors == 2:  # as many as the guardrail allows
         assert done == []
         return
@@ -173,7 +174,7 @@ def test_of_many_that_end_it_at_once_one_does(users: Users) -> None:
 
     def end(_: int) -> int:
         barrier.wait()
-        return observe.end(users.place, plan.id, "by hand").version
+        return experiments.end(users.place, plan.id, "by hand").version
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(end, range(6))) == {3}
@@ -183,7 +184,7 @@ def test_of_many_that_end_it_at_once_one_does(users: Users) -> None:
 def test_the_same_again_starts_nothing_and_another_under_its_name_is_refused(users: Users) -> None:
     plan = users.begin(name="mine")
     assert experiment.known(users.place, plan)
-    observe.end(users.place, plan.id, "by hand")
+    experiments.end(users.place, plan.id, "by hand")
     assert experiment.known(users.place, plan), "also when it has ended"
     for other in ({"share": 0.5}, {"duration": "8d"}, {"b": users.champion}):
         with pytest.raises(experiment.NotStarted, match="another experiment mine"):
@@ -192,10 +193,12 @@ def test_the_same_again_starts_nothing_and_another_under_its_name_is_refused(use
 
 def test_one_that_was_interrupted_before_the_switch_begins_when_asked_again(users: Users) -> None:
     plan = users.plan()
-    users.ledger.start_rollout(plan.id, release=plan.b, champion_before=plan.a, strategy="experiment", cause="c",
-                               terms=conduct.terms_of(users.place, plan.a, plan.b).model_dump(mode="json"))  # fmt: skip
+    terms = rollouts.terms_of(users.place, plan.a, plan.b).model_dump(mode="json")
+    users.ledger.start_rollout(
+        plan.id, release=plan.b, champion_before=plan.a, strategy="experiment", cause="c", terms=terms
+    )
     assert reconcile.begun_rollouts(users.place) == [], "an experiment that was cut short is no rollout to go on with"
-    assert observe.settle(users.place) == []
+    assert experiments.settle(users.place) == []
     assert not experiment.known(users.place, plan)
     users.begin()
     assert users.state(plan) == "experiment"
@@ -208,7 +211,7 @@ def test_while_one_goes_on_another_has_to_say_instead(users: Users) -> None:
     second = users.begin(name="second", a=users.b, b=users.a, instead=True)
     assert (users.state(first), users.state(second)) == ("ended", "experiment")
     assert "overtaken" in users.ledger.rollout_steps(first.id)[-1]["evidence"]["reason"]
-    observe.end(users.place, second.id, "by hand")
+    experiments.end(users.place, second.id, "by hand")
     assert users.live()[0] == users.champion, "not the first one's A"
 
 
@@ -234,20 +237,20 @@ def test_a_release_on_trial_or_in_court_comes_first(
 def test_somebody_elses_switch_ends_it_and_stands(users: Users) -> None:
     plan = users.begin()
     users.ledger.switch(users.b, expected=2, move="promote", reason="by hand", actor="a")
-    assert observe.settle(users.place) == [f"experiment {plan.title} ended: overtaken: promote of {users.b[:12]}"]
+    assert experiments.settle(users.place) == [f"experiment {plan.title} ended: overtaken: promote of {users.b[:12]}"]
     assert users.live() == (users.b, None, 0.0, "promote")
-    assert observe.make_way(users.place, "again") is None
+    assert experiments.make_way(users.place, "again") is None
 
 
 def test_who_makes_way_for_another_move_gives_the_champion_back(users: Users) -> None:
     plan = users.begin()
     live = users.ledger.live()
     assert live is not None
-    assert observe.rightful(users.place, live) == users.champion
-    now = observe.make_way(users.place, "a release is to be deployed")
+    assert experiments.rightful(users.place, live) == users.champion
+    now = experiments.make_way(users.place, "a release is to be deployed")
     assert now is not None
     assert (now.champion, now.challenger, users.state(plan)) == (users.champion, None, "ended")
-    assert observe.rightful(users.place, now) == users.champion
+    assert experiments.rightful(users.place, now) == users.champion
 
 
 def test_a_race_for_the_beginning_has_one_winner(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +277,7 @@ def damaged(users: Users, digest: str) -> Iterator[None]:
 def test_with_its_bundle_damaged_meanwhile_the_champion_from_before_does_not_come_back(users: Users) -> None:
     plan = users.begin()
     with damaged(users, users.champion):
-        observe.end(users.place, plan.id, "by hand")
+        experiments.end(users.place, plan.id, "by hand")
     assert users.live() == (users.a, None, 0.0, "close")
 
 
@@ -289,19 +292,19 @@ def test_a_release_that_cannot_be_loaded_leaves_nothing_behind(users: Users) -> 
 
 def test_a_b_that_the_server_will_not_have_is_out(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = users.begin()
-    monkeypatch.setattr(modelserver, "refused", lambda _server, digest: "it killed me" if digest == users.b else None)
-    assert "will not have B: it killed me" in observe.settle(users.place)[0]
+    monkeypatch.setattr(model_server, "refused", lambda _server, digest: "it killed me" if digest == users.b else None)
+    assert "will not have B: it killed me" in experiments.settle(users.place)[0]
     assert users.state(plan) == "ended"
 
 
 def test_one_is_found_by_its_name_or_as_the_newest(users: Users) -> None:
-    with pytest.raises(observe.NoSuchExperiment, match="no experiment yet"):
-        observe.named(users.place, None)
+    with pytest.raises(experiments.NoSuchExperiment, match="no experiment yet"):
+        experiments.named(users.place, None)
     plan = users.begin(name="mine")
     for name in (None, "mine", plan.id):
-        assert observe.named(users.place, name)["id"] == plan.id
-    with pytest.raises(observe.NoSuchExperiment, match=r"no experiment other \(known: mine\)"):
-        observe.named(users.place, "other")
+        assert experiments.named(users.place, name)["id"] == plan.id
+    with pytest.raises(experiments.NoSuchExperiment, match=r"no experiment other \(known: mine\)"):
+        experiments.named(users.place, "other")
 
 
 def test_a_rollback_ends_it_and_goes_no_further_back(users: Users) -> None:

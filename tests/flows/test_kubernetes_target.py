@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from flows.door import Here
-from flows.kubernetes_target import KubernetesTarget
-from flows.targets import TargetRefused, settle
+from operations.context import Here
+from operations.targets.contract import TargetRefused, settle
+from operations.targets.kubernetes import KubernetesTarget
 from stores.ledger import Ledger
-from tasks import kubernetes, modelserver
+from tasks import kubernetes, model_server
 from tasks.kubernetes import ClusterRefused, NotRolledOut, Workload
 from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
 from tests.trimtab import small
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 OLD, NEW = "0" * 64, "1" * 64
 
@@ -36,7 +36,7 @@ def workload(cluster: Cluster, tmp_path: Path) -> Workload:
 @pytest.fixture
 def place(cluster: Cluster, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     """Version 1 is live there. What the servers answer is told by tests of their own."""
-    monkeypatch.setattr(modelserver, "probe", lambda _server, digest: {"ok": True, "release": digest})
+    monkeypatch.setattr(model_server, "probe", lambda _server, digest: {"ok": True, "release": digest})
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     ledger.create()
     for digest in (OLD, NEW):

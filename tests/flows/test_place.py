@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.door import Here
+from operations.context import Here
 from stores.ledger import Ledger
 from tests.stores.proxy import proxied
 from tests.stores.seaweed import Seaweed, seaweed
 from tests.trimtab import small
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 __all__ = ["seaweed"]
 PAGE = "<p>März</p>"

@@ -10,14 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import observe, targets
-from flows.door import Here
+from operations import experiments
+from operations.context import Here
+from operations.targets import contract
 from stores.ledger import Ledger
-from stores.objects import Unreachable
+from stores.object_store.store import Unreachable
 from tasks import orchestrator
 from tests.trimtab import small
-from trimtab.params import Alert
-from trimtab.settings import Settings
+from trimtab.config.params import Alert
+from trimtab.config.settings import Settings
 
 PARTS = (
     "owed_validation", "owed_retrains", "owed_monitoring", "begun_rollouts", "untold_steps", "alias", "failures",
@@ -42,8 +43,8 @@ def test_what_fails_keeps_nothing_else_from_being_done(monkeypatch: pytest.Monke
     for name in PARTS:
         monkeypatch.setattr(flow, name, part(name))
     monkeypatch.setattr(flow, "running_rollouts", away)
-    monkeypatch.setattr(observe, "settle", away)
-    monkeypatch.setattr(targets, "settle", part("targets"))
+    monkeypatch.setattr(experiments, "settle", away)
+    monkeypatch.setattr(contract, "settle", part("targets"))
     with pytest.raises(flow.Unfinished, match=r"s3://store/telemetry.*; .*s3://store/telemetry"):
         flow.reconcile.fn()
     assert sorted(done) == sorted([*PARTS, "targets"])

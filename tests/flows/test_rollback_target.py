@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.door import Here
 from flows.rollback import NothingBefore, previous
+from operations.context import Here
 from stores.ledger import Ledger
 from tests.trimtab import small
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 
 def place_with(folder: Path, *moves: str) -> Here:

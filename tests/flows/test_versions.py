@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from flows import versions
-from flows.door import Here, here
+from operations import datasets
+from operations.context import Here, here
 from stores.ledger import Ledger
 from tasks import dataset
 from tasks.dataset import DatasetError, DatasetVersion
@@ -27,7 +27,7 @@ from tests.flows import tiny
 from tests.stores.conftest import postgres
 from tests.stores.proxy import proxied
 from tests.stores.seaweed import Seaweed, credentials, seaweed
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 __all__ = ["postgres", "seaweed"]
 
@@ -65,7 +65,7 @@ def ingest(*periods: str) -> None:
 
 
 def files(place: Here, version: str | None = None) -> dict[str, str]:
-    found = dataset.listing(place.workspace, version or versions.current(place).hash, remote=place.remote)
+    found = dataset.listing(place.workspace, version or datasets.current(place).hash, remote=place.remote)
     assert found is not None
     return found
 
@@ -109,9 +109,9 @@ def test_what_somebody_adds_by_hand_joins_the_next_version(place: Here) -> None:
     mended.to_parquet(place.root / "data" / "accepted" / "2013-01.parquet")
     dvc(place.root, "add", "data")
     theirs = dataset.current(place.root)
-    assert versions.current(place).hash == theirs.hash
+    assert datasets.current(place).hash == theirs.hash
     ingest("2013-02")
-    kept = dataset.read(place.root, versions.current(place).hash, last="2013-01")
+    kept = dataset.read(place.root, datasets.current(place).hash, last="2013-01")
     pd.testing.assert_frame_equal(kept, mended)
     assert [head.cause for head in place.ledger.heads()] == ["landed", "accepted", "by hand", "landed", "accepted"]
     assert "up to date" in dvc(place.root, "status")
@@ -123,10 +123,10 @@ def test_what_somebody_adds_before_anything_was_written_here_joins_too(place: He
     fresh = Here(place.settings, place.params, Ledger(f"sqlite:///{place.root}/fresh.db"))
     fresh.ledger.create()
     (place.root / ".dvc" / "tmp" / "trimtab-wrote").unlink()
-    assert versions.current(fresh).hash == dataset.current(place.root).hash
+    assert datasets.current(fresh).hash == dataset.current(place.root).hash
     tiny.rows("2013-01", seed=7).to_parquet(place.root / "data" / "accepted" / "2013-01.parquet")
     dvc(place.root, "add", "data")
-    assert versions.current(fresh).hash == dataset.current(place.root).hash
+    assert datasets.current(fresh).hash == dataset.current(place.root).hash
     assert [head.cause for head in fresh.ledger.heads()] == ["found", "by hand"]
 
 
@@ -146,7 +146,7 @@ def test_a_change_by_hand_that_loses_a_race_is_taken_in_after_the_winner(
         return really(ledger, hash, **facts)
 
     monkeypatch.setattr(Ledger, "move_head", move)
-    newest = versions.current(place)
+    newest = datasets.current(place)
     assert [head.cause for head in place.ledger.heads()][2:] == ["elsewhere", "by hand"]
     pd.testing.assert_frame_equal(dataset.read(place.root, newest.hash, last="2013-01"), mended)
 
@@ -156,7 +156,7 @@ def test_what_somebody_takes_away_by_hand_is_gone_from_the_next_version(place: H
     (place.root / "data" / "accepted" / "2013-01.parquet").unlink()
     dvc(place.root, "add", "data")
     ingest("2013-03")
-    assert dataset.names(place.root, versions.current(place).hash, folder="accepted") == ["2013-02", "2013-03"]
+    assert dataset.names(place.root, datasets.current(place).hash, folder="accepted") == ["2013-02", "2013-03"]
 
 
 def test_what_was_edited_and_not_added_stays_on_disk_and_out_of_the_dataset(place: Here) -> None:
@@ -174,9 +174,9 @@ def test_going_back_to_an_older_data_dvc_is_followed_on_a_laptop(place: Here) ->
     older = dataset.current(place.root)
     ingest("2013-02")
     (place.root / "data.dvc").write_text(older.pointer)
-    assert versions.current(place).hash == older.hash
+    assert datasets.current(place).hash == older.hash
     ingest("2013-03")
-    assert dataset.names(place.root, versions.current(place).hash, folder="accepted") == ["2013-01", "2013-03"]
+    assert dataset.names(place.root, datasets.current(place).hash, folder="accepted") == ["2013-01", "2013-03"]
 
 
 def test_a_change_by_hand_that_is_nowhere_to_be_had_is_told_and_kept(place: Here) -> None:
@@ -193,7 +193,7 @@ def test_a_ledger_that_is_new_begins_with_what_data_dvc_names(place: Here) -> No
     dataset.init(place.root)
     dvc(place.root, "add", "data")
     ingest("2013-02")
-    assert dataset.names(place.root, versions.current(place).hash, folder="accepted") == ["2013-01", "2013-02"]
+    assert dataset.names(place.root, datasets.current(place).hash, folder="accepted") == ["2013-01", "2013-02"]
     assert place.ledger.heads()[0].cause == "found"
 
 
@@ -203,13 +203,13 @@ def test_a_data_dvc_whose_rows_are_nowhere_does_not_keep_a_new_ledger_from_begin
     (place.root / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": f"{'0' * 32}.dir", "path": "data"}]}))
     ingest("2013-01")
     assert "which is in no cache or remote: the dataset begins anew" in capsys.readouterr().out
-    assert dataset.names(place.root, versions.current(place).hash, folder="accepted") == ["2013-01"]
+    assert dataset.names(place.root, datasets.current(place).hash, folder="accepted") == ["2013-01"]
 
 
 def test_where_the_project_cannot_be_written_to_the_state_holds_what_is_laid_out(
     place: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.door.os.access", lambda *_: False)
+    monkeypatch.setattr("operations.context.os.access", lambda *_: False)
     before = sorted(place.root.rglob("*"))
     monkeypatch.setenv("TRIMTAB_HOME", str(place.root.parent / "state"))
     ingest("2013-01")
@@ -292,9 +292,9 @@ def test_two_runs_with_empty_folders_and_different_periods_make_one_dataset_with
     runs = [team.start("a", "2013-01", "2013-03"), team.start("b", "2013-02", "2013-04")]
     assert [code for code, said in team.go(*runs) if code or print(said)] == []
     place = team.seen_from("c")
-    accepted = dataset.names(place.workspace, versions.current(place).hash, folder="accepted", remote=place.remote)
+    accepted = dataset.names(place.workspace, datasets.current(place).hash, folder="accepted", remote=place.remote)
     assert accepted == ["2013-01", "2013-02", "2013-03", "2013-04"]
-    assert len(dataset.read(place.workspace, versions.current(place).hash, remote=place.remote)) == 4 * 8 * 28
+    assert len(dataset.read(place.workspace, datasets.current(place).hash, remote=place.remote)) == 4 * 8 * 28
     trees = [set(files(place, head.hash)) for head in team.ledger.heads()]
     assert all(earlier < later for earlier, later in itertools.pairwise(trees)), "nothing was ever lost"
     assert len(trees) == 8
@@ -318,14 +318,14 @@ def test_a_run_that_is_killed_after_it_pushed_is_made_good_by_the_next(team: Tea
     assert code == 0, said
     place = team.seen_from("c")
     assert set(
-        dataset.paths(place.workspace, versions.current(place).hash, folder="accepted", remote=place.remote)
+        dataset.paths(place.workspace, datasets.current(place).hash, folder="accepted", remote=place.remote)
     ) == {"2013-01"}
 
 
 def test_a_run_brings_only_the_files_that_it_asks_for(team: Team) -> None:
     assert team.go(team.start("a", "2013-01", "2013-02", "2013-03"))[0][0] == 0
     place = team.seen_from("c")
-    hash = versions.current(place).hash
+    hash = datasets.current(place).hash
     assert len(dataset.names(place.workspace, hash, folder="accepted", remote=place.remote)) == 3
     cached = place.workspace / ".dvc" / "cache" / "files"
     assert [p.suffix for p in cached.rglob("*") if p.is_file()] == [".dir"]
@@ -347,7 +347,7 @@ def test_an_image_with_an_older_data_dvc_does_not_turn_the_dataset_back(team: Te
     older = team.ledger.heads()[1]
     place = team.seen_from("c")
     (place.root / "data.dvc").write_text(older.pointer)
-    assert versions.current(place).hash == team.ledger.heads()[-1].hash
+    assert datasets.current(place).hash == team.ledger.heads()[-1].hash
 
 
 def test_two_people_who_change_different_files_by_hand_both_get_their_way(team: Team) -> None:
@@ -355,7 +355,7 @@ def test_two_people_who_change_different_files_by_hand_both_get_their_way(team: 
     changed: dict[str, Here] = {}
     for name, period in (("ann", "2013-01"), ("bob", "2013-02")):
         place = changed[name] = team.seen_from(name)
-        dataset.sync_pointer(place.workspace, lambda place=place: versions.current(place))  # type: ignore[misc]
+        dataset.sync_pointer(place.workspace, lambda place=place: datasets.current(place))  # type: ignore[misc]
         with opened(place.workspace, place.remote) as repo:  # `dvc pull`, from the store
             repo.pull(targets=[str(place.workspace / "data.dvc")])
         path = place.workspace / "data" / "accepted" / f"{period}.parquet"
@@ -363,10 +363,10 @@ def test_two_people_who_change_different_files_by_hand_both_get_their_way(team: 
         tiny.rows(period, seed=9).to_parquet(path)
         dataset.save(place.workspace, message="by hand", remote=place.remote)
     for place in changed.values():
-        versions.newest(place)
+        datasets.newest(place)
     place = team.seen_from("c")
     for period in ("2013-01", "2013-02"):
-        path = versions.bring(place, f"accepted/{period}.parquet")
+        path = datasets.bring(place, f"accepted/{period}.parquet")
         pd.testing.assert_frame_equal(pd.read_parquet(path), tiny.rows(period, seed=9))
 
 
@@ -391,7 +391,7 @@ def test_a_damaged_object_is_not_read(team: Team, seaweed: Seaweed) -> None:
     seaweed.client.put_object(Bucket=bucket, Key=f"{prefix}/dvc/files/md5/{md5[:2]}/{md5[2:]}", Body=b"other rows")
     for _ in range(2):
         with pytest.raises(DatasetError, match="damaged"):
-            versions.bring(place, "accepted/2013-01.parquet")
+            datasets.bring(place, "accepted/2013-01.parquet")
 
 
 def test_a_pointer_keeps_what_else_somebody_wrote_into_it(place: Here) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from flows import retrain
-from flows.door import Here
+from operations.context import Here
 from stores.ledger import Decision, Ledger
 from tasks import orchestrator
 from tests.trimtab import small
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 WORK = "retrain:2013-03-x"
 

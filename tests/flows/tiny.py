@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from trimtab.schema import Schema
+from trimtab.data.schema import Schema
 
 PARAMS: dict[str, Any] = {
     "project": {"name": "tiny", "task": "binary"},
@@ -52,18 +52,20 @@ def project(folder: Path, *periods: str, target: str | None = None) -> Path:
 
 
 def plainly(patch: Any = setattr) -> tuple[Any, Any, Any]:
-    """The modules of ingest, validate and versions with their tasks as plain functions."""
-    ingest, validate, versions = (import_module(f"flows.{name}") for name in ("ingest", "validate", "versions"))
+    """The modules of ingest, validate and datasets with their tasks as plain functions."""
+    ingest, validate, datasets = (
+        import_module(name) for name in ("flows.ingest", "flows.validate", "operations.datasets")
+    )
     for module, name in (
         (ingest, "fetch"), (ingest, "read_bucket"), (ingest, "list_period"), (ingest, "list_all"),
-        (versions, "next_version"),
+        (datasets, "next_version"),
     ):  # fmt: skip
         task = getattr(module, name)
         patch(module, name, getattr(task, "fn", task))
     for name in ("show", "announce"):
         patch(validate, name, lambda *_: None)
     patch(ingest, "validate", validate.validate.fn)
-    return ingest, validate, versions
+    return ingest, validate, datasets
 
 
 def main(*periods: str) -> None:

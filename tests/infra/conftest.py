@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stores.objects import Objects
+from stores.object_store.store import Objects
 from tests.infra import week
 from tests.infra.containers import build, engine
 from tests.infra.played import Week, done, live, play

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from stores.ledger import Ledger
-from stores.shelf import Shelf
+from stores.releases.store import Shelf
 from tests.serving.tiny import tiny_bundle
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 
 def main(version: int) -> None:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from stores.objects import Objects
+from stores.object_store.store import Objects
 from tests.infra import week
 from tests.infra.containers import docker
 from tests.infra.team import Team

@@ -19,14 +19,14 @@ from pydantic import SecretStr
 
 from tests.infra.containers import DOCKER, ROOT, docker
 from tests.ports import free_ports
-from trimtab.params import Columns
+from trimtab.config.params import Columns
 
 _PORTS = ("PROXY_PORT", "PREFECT_PORT", "MLFLOW_PORT", "OBJECTS_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT")
 _LEDGER = """
 import json
 from sqlalchemy import select
 from stores.ledger import Ledger, tables
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 ledger = Ledger(Settings().ledger_url.get_secret_value())
 found = {t.name: [dict(r._mapping) for r in ledger.rows(select(t))] for t in tables.metadata.sorted_tables}
 print(json.dumps(found, default=str))
@@ -113,7 +113,7 @@ class Team:
 
     def traffic(self, columns: Columns) -> Any:
         """Users of the proxy."""
-        from deployments.traffic import Traffic
+        from deployments.replay.traffic import Traffic
 
         return Traffic(self.url("PROXY_PORT"), columns, key=self.key())
 

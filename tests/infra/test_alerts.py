@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.metrics import Metrics
-from serving.progress import Progress
+from serving.metrics.rollouts import Progress
+from serving.metrics.server import Metrics
 from stores.ledger import BatchCheck, Ledger
 from stores.telemetry import Recorder
 from tests.infra.monitored import INFRA, Watched, needed, watching

@@ -21,8 +21,8 @@ import yaml
 from prefect.client.schemas.objects import FlowRun
 from prefect.utilities.templating import apply_values
 
-from deployments.pools import pool_of
-from trimtab.settings import Settings
+from deployments.work_pools import pool_of
+from trimtab.config.settings import Settings
 
 HELM = Path(__file__).parents[2] / "infra" / "helm"
 CHART = HELM / "trimtab"
@@ -346,7 +346,7 @@ def test_servers_read_lists_of_keys_and_flows_send_a_key_of_their_own(rendered: 
 def test_a_flow_run_is_started_with_our_image_and_hands_its_eviction_to_prefect(rendered: list[Resource]) -> None:
     container = containers(flow_job(rendered))[0]
     assert container["command"] == ["python"]
-    assert container["args"] == ["-m", "deployments.contained", "prefect", "flow-run", "execute"]
+    assert container["args"] == ["-m", "deployments.workers.run_with_secrets", "prefect", "flow-run", "execute"]
     variables = {v["name"]: v.get("value") for v in container["env"]}
     assert variables["TRIMTAB_LEDGER_URL_FILE"] == "/run/secrets/trimtab/ledger-url"
     assert variables["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from stores.objects import Objects
+from stores.object_store.store import Objects
 from tests.infra import week
 from tests.infra.containers import docker
 from tests.infra.played import ENDED, LATE, NIGHTS, Week, expected_work, live
@@ -119,7 +119,7 @@ def occasion(run: dict[str, Any]) -> str:
 
 def test_every_answer_and_its_label_are_in_the_store(team: Team, played: Week) -> None:
     code = (
-        "from stores import telemetry; from flows.door import here; t = here().telemetry;"
+        "from stores import telemetry; from operations.context import here; t = here().telemetry;"
         "print(len(set(telemetry.predictions(t)['prediction_id'])))"
     )
     eventually(lambda: int(team.inside(code).split()[-1]) >= len(played.answered), "telemetry is whole", within_s=30)

@@ -25,7 +25,7 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 DATASETS = """
 import json
-from flows.door import here
+from operations.context import here
 from tasks import dataset
 place = here()
 found = {}

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployments.occasions import occasions
+from deployments.definitions import occasions
 from tests.infra.monitored import INFRA
-from trimtab import params
-from trimtab.settings import Settings
+from trimtab.config import params
+from trimtab.config.settings import Settings
 
 ROOT = INFRA.parent
 PAGES = sorted((ROOT / "docs" / "runbooks").glob("*.md"))

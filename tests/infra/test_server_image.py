@@ -20,8 +20,8 @@ from tests.serving.conftest import Place
 from tests.serving.tiny import flights
 from tests.trimtab import small
 from tests.waiting import eventually
-from trimtab import training
-from trimtab.features import describe
+from trimtab.data.features import describe
+from trimtab.model import training
 
 pytestmark = pytest.mark.docker
 MAX_MB = 320

@@ -12,9 +12,9 @@ import pandas as pd
 import yaml
 
 from sources import flights
-from trimtab.params import Columns
-from trimtab.periods import Period
-from trimtab.schema import Schema
+from trimtab.config.params import Columns
+from trimtab.data.periods import Period
+from trimtab.data.schema import Schema
 
 START, FIRST_TRAIN = Period.parse("2013-04-08", "day"), Period.parse("2013-04-11", "day")
 DRIFTS = 3  # the night whose day is unlike all before

@@ -11,7 +11,7 @@ import orjson
 
 from serving.app import ModelServer
 from serving.settings import ServerSettings
-from stores.shelf import Shelf
+from stores.releases.store import Shelf
 from tests.serving.conftest import Place
 
 Answered = tuple[int, Any]

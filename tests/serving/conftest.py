@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from stores.bundles import Bundle
 from stores.ledger import Ledger
+from stores.releases.bundle import Bundle
 from tests.ports import free_port
 from tests.serving.tiny import tiny_bundle
 from tests.waiting import eventually

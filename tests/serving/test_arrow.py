@@ -15,8 +15,8 @@ from tests.ports import free_port
 from tests.serving.asgi import server_of, together
 from tests.serving.conftest import Place
 from tests.serving.tiny import flights
-from trimtab.assignment import bucket
-from trimtab.release import Task
+from trimtab.model.release import Task
+from trimtab.rollout.assignment import bucket
 
 STREAM = "application/vnd.apache.arrow.stream"
 BOTH = {"Content-Type": STREAM, "Accept": STREAM}

@@ -156,7 +156,7 @@ def test_a_challenger_that_hangs_costs_no_memory_and_owes_what_it_does_not_answe
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits for it is bounded; what is more is lost at first, and later is its error."""
-    monkeypatch.setattr("serving.desk._STUCK_S", 1.0)
+    monkeypatch.setattr("serving.batching.batcher._STUCK_S", 1.0)
     place = Place(tmp_path_factory.mktemp("hang"), free_port())
     other = wild_release(place, "hang", version=2)
     place.go_live(place.release().digest, challenger=other.digest, rollout="hang")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from serving.key_files import KeyFiles
-from serving.keys import ADMIN, LABELS, PREDICT, Keys, NoKey
+from serving.http.auth import ADMIN, LABELS, PREDICT, Keys, NoKey
+from serving.http.key_files import KeyFiles
 from serving.settings import KeyFile, key_files
 from tests.serving.conftest import Place
 

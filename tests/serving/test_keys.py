@@ -13,7 +13,7 @@ from serving.settings import Refused, ServerSettings, check_exposure
 from tests.ports import free_port
 from tests.serving.asgi import server_of, together
 from tests.serving.conftest import Place
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA"}
 LABEL = {"labels": [{"id": "0" * 32, "label": 1}]}

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from serving.app import ModelServer
-from serving.follower import Judgements
+from serving.background import Judgements
 from stores.ledger import Ledger
 from stores.ledger.records import Decision
 from tests.ports import free_port
 from tests.serving.asgi import metric, server_of, together
 from tests.serving.conftest import Place
-from trimtab.monitoring import Facts, Quality
+from trimtab.evaluation.monitoring import Facts, Quality
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA"}
 

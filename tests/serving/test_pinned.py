@@ -7,7 +7,7 @@ import base64
 import pytest
 from pydantic import SecretStr
 
-from serving.keys import Keys, NoKey
+from serving.http.auth import Keys, NoKey
 from tests.serving.conftest import Place
 from tests.serving.test_under_trouble import ROW
 from tests.serving.trials import begin

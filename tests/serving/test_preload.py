@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from serving.preload import unpack
-from stores.bundles import Bundle
-from stores.shelf import Shelf
+from stores.releases.bundle import Bundle
+from stores.releases.store import Shelf
 from tests.serving.asgi import server_of
 from tests.serving.conftest import Place
 from tests.serving.test_under_trouble import ROW

@@ -15,7 +15,7 @@ from stores.telemetry import pairs, predictions
 from tests.ports import free_port
 from tests.serving.conftest import Place
 from tests.serving.wild import SAYS, TRIGGER, trusting, wild_release
-from trimtab.assignment import bucket
+from trimtab.rollout.assignment import bucket
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}
 

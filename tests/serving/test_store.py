@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from stores import telemetry
-from stores.objects import Objects
-from stores.s3 import address
-from stores.shelf import Shelf
+from stores.object_store.s3 import address
+from stores.object_store.store import Objects
+from stores.releases.store import Shelf
 from stores.telemetry import Mirror
 from tests.ports import free_port
 from tests.serving.conftest import Place
@@ -26,7 +26,7 @@ from tests.serving.trials import RULES
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import Seaweed, seaweed
 from tests.waiting import eventually
-from trimtab.rollout import Terms
+from trimtab.rollout.state_machine import Terms
 
 __all__ = ["seaweed"]
 ROW = {"scheduled": "2013-03-04T10:00:00Z", "distance": 900, "hour": 7, "carrier": "UA", "flight": "F1"}

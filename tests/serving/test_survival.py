@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.survival import Life
+from serving.models.crash_guard import Life
 from tests.serving.conftest import ROOT
 
 DEADLY, OTHER = "d" * 64, "0" * 64
@@ -22,7 +22,7 @@ def die(folder: Path, act: str) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
-from serving.survival import Life
+from serving.models.crash_guard import Life
 life = Life(Path({str(folder)!r}))
 life.challenger({DEADLY!r} if {act!r} != "load" else None, 7)
 if {act!r} == "ask":

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.gates import HOOKS
+from serving.http.verdict_routes import HOOKS
 from serving.verdicts import concluded
 from tests.ports import free_port
 from tests.serving.conftest import ROOT, Place
 from tests.serving.trials import Trial, again, begin
-from trimtab.rollout import Seen, Standing, State, Terms
+from trimtab.rollout.state_machine import Seen, Standing, State, Terms
 
 INFRA = ROOT / "infra"
 KEY = {"X-API-Key": "admin-key"}

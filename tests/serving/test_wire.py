@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import Any, cast
 
-from serving.wire import OneWrite
+from serving.http.protocol import OneWrite
 from tests.serving.conftest import Place
 
 ROW = b'{"distance": 900, "hour": 7, "carrier": "UA"}'

@@ -15,11 +15,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
-from stores.bundles import ALLOWED_TYPES, Bundle, write
-from trimtab import release
-from trimtab.features import describe, frame
-from trimtab.release import Task
-from trimtab.scoring import Scorer
+from stores.releases.bundle import ALLOWED_TYPES, Bundle, write
+from trimtab.data.features import describe, frame
+from trimtab.model import release
+from trimtab.model.release import Task
+from trimtab.model.scoring import Scorer
 
 COLUMNS = {"time": "scheduled", "id": "flight", "key": "tail", "target": "late"}
 

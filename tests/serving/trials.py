@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from stores import telemetry
-from stores.bundles import Bundle
 from stores.ledger import Step
+from stores.releases.bundle import Bundle
 from tests.serving.conftest import Place
 from tests.serving.tiny import flights
-from trimtab.rollout import Terms
+from trimtab.rollout.state_machine import Terms
 
 RULES = {"min_labels": 60, "min_answers": 60, "margin": 0.05, "steps": [0.25]}
 

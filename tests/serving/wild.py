@@ -6,7 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from stores.bundles import Bundle
+from stores.releases.bundle import Bundle
 from tests.serving.conftest import Place
 
 MODULE = "wild_model"

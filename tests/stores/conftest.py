@@ -9,12 +9,12 @@ import sqlalchemy as sa
 
 from deployments import stack
 from stores.ledger import Ledger
-from stores.objects import Objects
+from stores.object_store.store import Objects
 from stores.telemetry import Mirror
 from tests.ports import free_port
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import Seaweed, seaweed
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 __all__ = ["seaweed"]
 MakeUrl = Callable[[Path], str]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from stores import telemetry
-from stores.objects import Objects
-from stores.telemetry import Mirror, Recorder, layout
+from stores.object_store.store import Objects
+from stores.telemetry import Mirror, Recorder
+from stores.telemetry.parquet import files
 from tests.stores.test_telemetry import MARCH, label, send
 from tests.stores.test_telemetry_pairs import pair
 
@@ -37,17 +38,17 @@ def expected(ids: list[str]) -> list[list[str]]:
     return [sorted(ids), sorted(ids), [str(len(ids))]]
 
 
-def keys(objects: Objects, stream: str = layout.PREDICTIONS) -> list[str]:
+def keys(objects: Objects, stream: str = files.PREDICTIONS) -> list[str]:
     return [found.key for found in objects.list(f"telemetry/{stream}/")]
 
 
-def fetched(place: Mirror, stream: str = layout.PREDICTIONS) -> list[str]:
-    folder = layout.fetched_folder(place.root, stream)
+def fetched(place: Mirror, stream: str = files.PREDICTIONS) -> list[str]:
+    folder = files.fetched_folder(place.root, stream)
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def writers(place: Mirror) -> set[str]:
-    return {part.writer for part in place.listed(layout.PREDICTIONS)}
+    return {part.writer for part in place.listed(files.PREDICTIONS)}
 
 
 def die_at(patch: pytest.MonkeyPatch, step: str, when: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from stores.objects import Objects
+from stores.object_store.store import Objects
 from tests.ports import free_ports
 
 KEY, SECRET = "trimtab-test", "not-a-secret-of-anyone"

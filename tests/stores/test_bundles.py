@@ -10,20 +10,20 @@ import skops.io
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from stores import bundles
-from stores.bundles import ALLOWED_TYPES, CorruptRelease, UnknownRelease, UntrustedRelease, open_bundle
+from stores.releases import bundle as bundle_module
+from stores.releases.bundle import ALLOWED_TYPES, CorruptRelease, UnknownRelease, UntrustedRelease, open_bundle
 from tests.serving.tiny import flights, tiny_bundle
-from trimtab.release import REQUIRED_FILES
+from trimtab.model.release import REQUIRED_FILES
 
-FILES = sorted({*REQUIRED_FILES, bundles.MANIFEST})
+FILES = sorted({*REQUIRED_FILES, bundle_module.MANIFEST})
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
+def made(tmp_path_factory: pytest.TempPathFactory) -> bundle_module.Bundle:
     return tiny_bundle(tmp_path_factory.mktemp("releases"))
 
 
-def copy(bundle: bundles.Bundle, folder: Path) -> Path:
+def copy(bundle: bundle_module.Bundle, folder: Path) -> Path:
     target = folder / bundle.digest
     target.mkdir(parents=True)
     for name in FILES:
@@ -31,7 +31,7 @@ def copy(bundle: bundles.Bundle, folder: Path) -> Path:
     return target
 
 
-def test_a_bundle_answers_as_its_samples_say(made: bundles.Bundle) -> None:
+def test_a_bundle_answers_as_its_samples_say(made: bundle_module.Bundle) -> None:
     bundle = open_bundle(made.path.parent, made.digest)
     rows, recorded = bundle.samples
     assert bundle.scorer().score(rows).answers() == recorded
@@ -40,7 +40,9 @@ def test_a_bundle_answers_as_its_samples_say(made: bundles.Bundle) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_every_file_is_covered_by_the_digest(made: bundles.Bundle, tmp_path: Path, name: str, damage: str) -> None:
+def test_every_file_is_covered_by_the_digest(
+    made: bundle_module.Bundle, tmp_path: Path, name: str, damage: str
+) -> None:
     file = copy(made, tmp_path) / name
     content = file.read_bytes()
     match damage:
@@ -55,7 +57,7 @@ def test_every_file_is_covered_by_the_digest(made: bundles.Bundle, tmp_path: Pat
     assert (caught.value.file, caught.value.digest) == (name, made.digest)
 
 
-def test_a_file_that_changes_after_the_check_is_still_refused(made: bundles.Bundle, tmp_path: Path) -> None:
+def test_a_file_that_changes_after_the_check_is_still_refused(made: bundle_module.Bundle, tmp_path: Path) -> None:
     model = copy(made, tmp_path) / "model.skops"
     bundle = open_bundle(tmp_path, made.digest)
     model.write_bytes(model.read_bytes() + b"x")
@@ -64,34 +66,34 @@ def test_a_file_that_changes_after_the_check_is_still_refused(made: bundles.Bund
 
 
 @pytest.mark.parametrize("digest", ["f" * 64, "../secrets", "", "F" * 64], ids=["absent", "path", "empty", "capitals"])
-def test_what_is_no_release_is_unknown(made: bundles.Bundle, digest: str) -> None:
+def test_what_is_no_release_is_unknown(made: bundle_module.Bundle, digest: str) -> None:
     with pytest.raises(UnknownRelease):
         open_bundle(made.path.parent, digest)
 
 
-def test_writing_the_same_release_again_changes_nothing(made: bundles.Bundle) -> None:
+def test_writing_the_same_release_again_changes_nothing(made: bundle_module.Bundle) -> None:
     before = sorted((p.name, p.stat().st_mtime_ns) for p in made.path.iterdir())
     assert again(made).digest == made.digest
     assert sorted((p.name, p.stat().st_mtime_ns) for p in made.path.iterdir()) == before
 
 
-def again(bundle: bundles.Bundle) -> bundles.Bundle:
+def again(bundle: bundle_module.Bundle) -> bundle_module.Bundle:
     fields = bundle.manifest.model_dump(exclude={"files"})
     files = {name: bundle.path / name for name in bundle.manifest.files}
-    return bundles.write(bundle.path.parent, manifest_fields=fields, files=files)
+    return bundle_module.write(bundle.path.parent, manifest_fields=fields, files=files)
 
 
-def test_a_damaged_bundle_is_replaced_when_it_is_written_again(made: bundles.Bundle, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_replaced_when_it_is_written_again(made: bundle_module.Bundle, tmp_path: Path) -> None:
     folder = copy(made, tmp_path)
     (folder / "card.md").write_bytes(b"else")
     fields = made.manifest.model_dump(exclude={"files"})
     files = {name: made.path / name for name in made.manifest.files}
-    assert bundles.write(tmp_path, manifest_fields=fields, files=files).digest == made.digest
+    assert bundle_module.write(tmp_path, manifest_fields=fields, files=files).digest == made.digest
     assert open_bundle(tmp_path, made.digest).read("card.md") == made.read("card.md")
 
 
 def test_a_write_that_dies_leaves_no_release(
-    made: bundles.Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: bundle_module.Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object) -> None:
         raise KeyboardInterrupt
@@ -99,35 +101,35 @@ def test_a_write_that_dies_leaves_no_release(
     monkeypatch.setattr(Path, "rename", die)
     fields = made.manifest.model_dump(exclude={"files"})
     with pytest.raises(KeyboardInterrupt):
-        bundles.write(tmp_path, manifest_fields=fields, files={n: made.path / n for n in made.manifest.files})
+        bundle_module.write(tmp_path, manifest_fields=fields, files={n: made.path / n for n in made.manifest.files})
     assert os.listdir(tmp_path) == []
 
 
-def test_a_model_with_foreign_code_is_never_loaded(made: bundles.Bundle, tmp_path: Path) -> None:
+def test_a_model_with_foreign_code_is_never_loaded(made: bundle_module.Bundle, tmp_path: Path) -> None:
     """Even a manifest that vouches for it does not help: the allow-list is ours."""
     model = skops.io.dumps(make_pipeline(FunctionTransformer(os.system)))
     needed = skops.io.get_untrusted_types(data=model)
     assert needed
     with pytest.raises(UntrustedRelease):
-        bundles.needed_types(model)
+        bundle_module.needed_types(model)
     fields = made.manifest.model_dump(exclude={"files"}) | {"trusted_types": [*ALLOWED_TYPES, *needed]}
     files: dict[str, bytes | Path] = {name: made.path / name for name in made.manifest.files}
-    bundle = bundles.write(tmp_path, manifest_fields=fields, files={**files, "model.skops": model})
+    bundle = bundle_module.write(tmp_path, manifest_fields=fields, files={**files, "model.skops": model})
     with pytest.raises(UntrustedRelease) as caught:
         bundle.model()
     assert caught.value.types == tuple(sorted(needed))
     assert bundle.model(allow=needed) is not None
 
 
-def test_types_that_the_manifest_does_not_name_are_not_trusted(made: bundles.Bundle, tmp_path: Path) -> None:
+def test_types_that_the_manifest_does_not_name_are_not_trusted(made: bundle_module.Bundle, tmp_path: Path) -> None:
     fields = made.manifest.model_dump(exclude={"files"}) | {"trusted_types": []}
     files = {name: made.path / name for name in made.manifest.files}
     with pytest.raises(UntrustedRelease):
-        bundles.write(tmp_path, manifest_fields=fields, files=files).model()
+        bundle_module.write(tmp_path, manifest_fields=fields, files=files).model()
 
 
-def test_the_needed_types_are_found_from_the_model(made: bundles.Bundle) -> None:
-    needed = bundles.needed_types(made.read("model.skops"))
+def test_the_needed_types_are_found_from_the_model(made: bundle_module.Bundle) -> None:
+    needed = bundle_module.needed_types(made.read("model.skops"))
     assert "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor" in needed
     assert set(needed) <= ALLOWED_TYPES
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.retrain import work_of
-from stores.ledger import BatchCheck, Decision, Ledger, survey
+from stores.ledger import BatchCheck, Decision, Ledger, statistics
 
 
 def check(ledger: Ledger, period: str, *, accepted: bool = True, digest: str = "d") -> None:
@@ -25,40 +25,40 @@ def released(ledger: Ledger, *digests: str) -> None:
 
 
 def test_the_newest_accepted_period_and_what_was_refused_after_it(ledger: Ledger) -> None:
-    assert survey.newest_accepted(ledger) is None
-    assert survey.quarantined_since(ledger, None) == 0
+    assert statistics.newest_accepted(ledger) is None
+    assert statistics.quarantined_since(ledger, None) == 0
     check(ledger, "2013-01", accepted=False)
-    assert survey.quarantined_since(ledger, None) == 1
+    assert statistics.quarantined_since(ledger, None) == 1
     check(ledger, "2013-02")
     check(ledger, "2013-03", accepted=False, digest="a")
     check(ledger, "2013-03", accepted=False, digest="b")
-    assert survey.newest_accepted(ledger) == "2013-02"
-    assert survey.quarantined_since(ledger, "2013-02") == 1
+    assert statistics.newest_accepted(ledger) == "2013-02"
+    assert statistics.quarantined_since(ledger, "2013-02") == 1
 
 
 def test_a_retrain_is_owed_until_it_has_an_outcome_or_a_later_one_has_trained(ledger: Ledger) -> None:
     decide(ledger, "2013.03-watch", "watch")
-    assert survey.owed_retrains(ledger) == survey.Owed(0, None)
+    assert statistics.owed_retrains(ledger) == statistics.Owed(0, None)
     decide(ledger, "2013.03-a")
     decide(ledger, "2013.04-b")
-    found = survey.owed_retrains(ledger)
+    found = statistics.owed_retrains(ledger)
     assert found.count == 2
     assert found.since is not None
     assert found.since.tzinfo is not None
     ledger.record_outcome(work_of("2013.03-a"), "done before", owner="o")
-    assert survey.owed_retrains(ledger).count == 1
+    assert statistics.owed_retrains(ledger).count == 1
     ledger.record_outcome(work_of("run:1"), "blocked", owner="o")
-    assert survey.owed_retrains(ledger).count == 1
+    assert statistics.owed_retrains(ledger).count == 1
     ledger.record_outcome(work_of("run:2"), "rejected", owner="o")
-    assert survey.owed_retrains(ledger).count == 0
+    assert statistics.owed_retrains(ledger).count == 0
 
 
 def test_accepted_batches_are_owed_a_look(ledger: Ledger) -> None:
     check(ledger, "2013-01")
     check(ledger, "2013-02", accepted=False)
-    assert survey.owed_monitoring(ledger).count == 1
+    assert statistics.owed_monitoring(ledger).count == 1
     ledger.record_outcome("monitor:2013-01:d", "none", owner="o")
-    assert survey.owed_monitoring(ledger).count == 0
+    assert statistics.owed_monitoring(ledger).count == 0
 
 
 def test_alerts_that_did_not_reach_everybody_are_counted(ledger: Ledger) -> None:
@@ -66,17 +66,17 @@ def test_alerts_that_did_not_reach_everybody_are_counted(ledger: Ledger) -> None
         ledger.record_alert(id, kind="batch refused", message="m", evidence={})
     ledger.record_outcome("alert:1", "delivered", owner="alerts")
     ledger.record_outcome("alert:2:webhook-1", "delivered", owner="alerts")
-    assert survey.undelivered_alerts(ledger).count == 1
-    assert survey.alerts_by_kind(ledger) == {"batch refused": 2}
+    assert statistics.undelivered_alerts(ledger).count == 1
+    assert statistics.alerts_by_kind(ledger) == {"batch refused": 2}
 
 
 def test_the_last_decision_of_each_action_is_known(ledger: Ledger) -> None:
-    assert survey.newest_decision(ledger) is None
+    assert statistics.newest_decision(ledger) is None
     decide(ledger, "2013.01-a", "none")
     decide(ledger, "2013.02-b", "none", evidence={"impact": 0.1})
-    found = survey.last_decisions(ledger)
+    found = statistics.last_decisions(ledger)
     assert found["none"][0] == 2
-    newest = survey.newest_decision(ledger)
+    newest = statistics.newest_decision(ledger)
     assert newest is not None
 
 
@@ -86,7 +86,7 @@ def test_a_rollout_stands_where_its_last_step_is(ledger: Ledger, states: list[st
     ledger.start_rollout("r", release="b", champion_before="a", strategy="rollout", cause="c")
     for number, state in enumerate(states, 1):
         ledger.step_rollout("r", number, state)
-    (found,) = survey.rollouts(ledger)
+    (found,) = statistics.rollouts(ledger)
     assert (found.id, found.release, found.strategy) == ("r", "b", "rollout")
     assert found.state == (states[-1] if states else "started")
     assert found.entered_at >= found.began_at

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from stores.objects import Damaged, NoSuchObject, Objects, Refused, Unreachable
-from stores.s3 import address
+from stores.object_store.s3 import address
+from stores.object_store.store import Damaged, NoSuchObject, Objects, Refused, Unreachable
 from tests.stores.answering import answering
 from tests.stores.proxy import Proxy
 from tests.stores.seaweed import SECRET, Seaweed, credentials
@@ -42,8 +42,8 @@ def test_what_was_put_is_read_listed_and_removed(seaweed: Seaweed, tmp_path: Pat
 def test_a_listing_and_a_removal_go_on_after_their_first_page(
     seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stores.objects._LISTED_AT_ONCE", 3)
-    monkeypatch.setattr("stores.objects._DELETED_AT_ONCE", 3)
+    monkeypatch.setattr("stores.object_store.store._LISTED_AT_ONCE", 3)
+    monkeypatch.setattr("stores.object_store.store._DELETED_AT_ONCE", 3)
     objects, keys = seaweed.objects(), [f"k/{i:02d}" for i in range(10)]
     for key in keys:
         objects.put(key, b"")
@@ -75,7 +75,7 @@ def test_a_large_file_goes_in_parts_and_comes_back_whole(
     objects = seaweed.objects()
     assert objects.put("large", tmp_path / "large")
     assert not objects.put("large", b"something else", if_absent=True)
-    monkeypatch.setattr("stores.objects._CONDITIONAL_BYTES", 1000)
+    monkeypatch.setattr("stores.object_store.store._CONDITIONAL_BYTES", 1000)
     assert not objects.put("large", LARGE[::-1], if_absent=True), "the parts are not even sent"
     etag = objects.fetch("large", tmp_path / "back")
     assert etag.endswith("-2")

@@ -11,13 +11,14 @@ import skops.io
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 
-from stores import bundles, routes
-from stores.bundles import Bundle, CorruptRelease, open_bundle
+from stores.releases import backend
+from stores.releases import bundle as bundle_module
+from stores.releases.bundle import Bundle, CorruptRelease, open_bundle
 from tests.serving.tiny import flights, tiny_bundle, tiny_pipeline
-from trimtab.compiled import TOLERANCE, Compiled, compiled
-from trimtab.features import describe, frame
-from trimtab.intake import Intake
-from trimtab.release import MODEL, REFERENCE, ROUTE
+from trimtab.data.features import describe, frame
+from trimtab.model.release import MODEL, REFERENCE, ROUTE
+from trimtab.predictors.compile import TOLERANCE, Compiled, compiled
+from trimtab.requests.parser import Intake
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def recorded(bundle: Bundle) -> bytes:
     """route.json as registering makes it."""
-    return routes.record(
+    return backend.record(
         model=bundle.read(MODEL), reference=bundle.read(REFERENCE), fields=bundle.manifest.model_dump(exclude={"files"})
     )
 
@@ -36,7 +37,7 @@ def with_record(bundle: Bundle, folder: Path, record: bytes, **files: bytes) -> 
     """The same release with a record of its way."""
     fields = bundle.manifest.model_dump(exclude={"files"})
     kept = {name: bundle.read(name) for name in bundle.manifest.files}
-    return bundles.write(folder, manifest_fields=fields, files={**kept, **files, ROUTE: record})
+    return bundle_module.write(folder, manifest_fields=fields, files={**kept, **files, ROUTE: record})
 
 
 def wrong(model: Any, features: Any) -> Compiled:
@@ -109,7 +110,7 @@ def test_a_way_that_no_longer_agrees_is_left_at_load(
 ) -> None:
     """As after an upgrade that changed what the model's insides mean."""
     bundle = with_record(made, tmp_path, recorded(made))
-    monkeypatch.setattr(routes, "compiled", wrong)
+    monkeypatch.setattr(backend, "compiled", wrong)
     scorer = bundle.scorer()
     assert scorer.route == "scikit-learn"
     assert "says tables" in scorer.why
@@ -117,8 +118,8 @@ def test_a_way_that_no_longer_agrees_is_left_at_load(
 
 
 def test_a_way_that_differs_is_refused_at_registration(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "compiled", wrong)
-    found = routes.Route.model_validate_json(recorded(made))
+    monkeypatch.setattr(backend, "compiled", wrong)
+    found = backend.Route.model_validate_json(recorded(made))
     assert (found.route, found.reason) == ("scikit-learn", "tables differs from scikit-learn")
     assert found.worst_difference is not None
     assert found.worst_difference > TOLERANCE
@@ -130,10 +131,10 @@ def test_a_model_without_a_fast_way_is_served_by_scikit_learn(made: Bundle, tmp_
     bayes = make_pipeline(tiny_pipeline()[0], GaussianNB())
     bayes.fit(frame(rows.dropna(), features), rows.dropna()["late"])
     model = skops.io.dumps(bayes)
-    record = routes.record(
+    record = backend.record(
         model=model,
         reference=made.read(REFERENCE),
-        fields={**made.manifest.model_dump(exclude={"files"}), "trusted_types": bundles.needed_types(model)},
+        fields={**made.manifest.model_dump(exclude={"files"}), "trusted_types": bundle_module.needed_types(model)},
     )
     assert "GaussianNB" in json.loads(record)["reason"]
     assert with_record(made, tmp_path, record, **{MODEL: model}).scorer().route == "scikit-learn"

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from stores import bundles
-from stores.bundles import MANIFEST, Bundle, CorruptRelease, UnknownRelease, UnreachableRelease
-from stores.objects import Objects
-from stores.s3 import address
-from stores.shelf import Shelf
+from stores.object_store.s3 import address
+from stores.object_store.store import Objects
+from stores.releases import bundle as bundle_module
+from stores.releases.bundle import MANIFEST, Bundle, CorruptRelease, UnknownRelease, UnreachableRelease
+from stores.releases.store import Shelf
 from tests.serving.tiny import tiny_bundle
 from tests.stores.proxy import Proxy
 from tests.stores.seaweed import Seaweed
-from trimtab.release import MODEL
+from trimtab.model.release import MODEL
 
 
 @pytest.fixture(scope="module")
@@ -152,4 +152,4 @@ def test_without_a_store_it_is_the_folder_alone(made: Bundle, tmp_path: Path) ->
     (tmp_path / made.digest / MODEL).unlink()
     with pytest.raises(CorruptRelease):
         shelf.open(made.digest)
-    assert bundles.write(tmp_path, **content_of(made)).read(MODEL) == made.read(MODEL)
+    assert bundle_module.write(tmp_path, **content_of(made)).read(MODEL) == made.read(MODEL)

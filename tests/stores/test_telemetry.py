@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stores import telemetry
-from stores.telemetry import Recorder, Unwritable, compact, layout
-from stores.telemetry.journal import Journal
+from stores.telemetry import Recorder, Unwritable, compact
+from stores.telemetry.parquet import files
+from stores.telemetry.wal.log import Journal
 from tests.stores.killed import announced_by
 
 MARCH, APRIL, MAY = datetime(2013, 3, 1), datetime(2013, 4, 1), datetime(2013, 5, 1)
@@ -46,8 +47,8 @@ def label(recorder: Recorder, ids: list[str], value: object, received_us: int = 
     return recorder.labels(ids, values, received_us=received_us, times_us=[None] * len(ids))  # type: ignore[arg-type]
 
 
-def segments(root: Path, stream: str = layout.PREDICTIONS) -> list[Path]:
-    return list(layout.segments(root, stream).values())
+def segments(root: Path, stream: str = files.PREDICTIONS) -> list[Path]:
+    return list(files.segments(root, stream).values())
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_other_periods_are_not_even_opened(recorder: Recorder) -> None:
     send(recorder, MARCH)
     recorder.roll()
     compact(recorder.root)
-    layout.parts(recorder.root, layout.PREDICTIONS)[0].path.write_bytes(b"no parquet")
+    files.parts(recorder.root, files.PREDICTIONS)[0].path.write_bytes(b"no parquet")
     ids = send(recorder, APRIL)
     assert telemetry.predictions(recorder.root, APRIL, MAY)["prediction_id"].tolist() == ids
 
@@ -168,7 +169,7 @@ def test_a_compaction_between_two_steps_of_a_reader_hides_nothing(
         return list_then_compact
 
     for name in ("segments", "parts"):
-        monkeypatch.setattr(layout, name, interrupted(getattr(layout, name)))
+        monkeypatch.setattr(files, name, interrupted(getattr(files, name)))
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
     assert not segments(recorder.root)
 
@@ -213,7 +214,7 @@ def test_a_torn_tail_is_ignored_and_the_next_life_goes_on(recorder: Recorder) ->
     ids += send(again, MARCH)
     compact(recorder.root)
     assert set(telemetry.predictions(recorder.root)["prediction_id"]) == set(ids)
-    assert not (recorder.root / layout.PREDICTIONS / "damaged").exists()
+    assert not (recorder.root / files.PREDICTIONS / "damaged").exists()
 
 
 def test_a_segment_with_damage_inside_is_kept_for_a_look(recorder: Recorder) -> None:
@@ -226,7 +227,7 @@ def test_a_segment_with_damage_inside_is_kept_for_a_look(recorder: Recorder) -> 
     segment.write_bytes(content)
     compact(recorder.root)
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
-    assert (recorder.root / layout.PREDICTIONS / "damaged" / segment.name).exists()
+    assert (recorder.root / files.PREDICTIONS / "damaged" / segment.name).exists()
 
 
 def test_labels_join_late_and_twice(recorder: Recorder) -> None:

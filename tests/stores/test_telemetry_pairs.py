@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from stores import telemetry
-from stores.telemetry import Recorder, Unwritable, compact, layout
-from stores.telemetry.journal import Journal
+from stores.telemetry import Recorder, Unwritable, compact
+from stores.telemetry.parquet import files as telemetry_files
+from stores.telemetry.wal.log import Journal
 from tests.stores.killed import announced_by
 from tests.stores.test_telemetry import label, send
-from trimtab.rules import TAKEN
+from trimtab.rollout.config import TAKEN
 
 MARCH = datetime(2013, 3, 1, tzinfo=UTC)
 
@@ -149,12 +150,14 @@ def test_what_was_written_before_is_not_even_opened(tmp_path: Path, *, compacted
     pair(old)
     label(old, send(old, MARCH), 1)
     old.close()
-    for stream in (layout.PAIRS, layout.LABELS):
-        (segment,) = layout.segments(tmp_path, stream).values()
+    for stream in (telemetry_files.PAIRS, telemetry_files.LABELS):
+        (segment,) = telemetry_files.segments(tmp_path, stream).values()
         backdate(segment, 3600)
     compact(tmp_path) if compacted else None
-    for stream in (layout.PAIRS, layout.LABELS):
-        files = [p.path for p in layout.parts(tmp_path, stream)] or list(layout.segments(tmp_path, stream).values())
+    for stream in (telemetry_files.PAIRS, telemetry_files.LABELS):
+        files = [p.path for p in telemetry_files.parts(tmp_path, stream)] or list(
+            telemetry_files.segments(tmp_path, stream).values()
+        )
         files[0].chmod(0)
         files[0].write_bytes(b"no parquet")
         backdate(files[0], 3600)
@@ -168,10 +171,10 @@ def test_what_was_written_before_is_not_even_opened(tmp_path: Path, *, compacted
 def test_a_part_is_as_old_as_its_rows_not_as_its_compaction(recorder: Recorder) -> None:
     pair(recorder)
     recorder.close()
-    (segment,) = layout.segments(recorder.root, layout.PAIRS).values()
+    (segment,) = telemetry_files.segments(recorder.root, telemetry_files.PAIRS).values()
     backdate(segment, 7200)
     compact(recorder.root)
-    (part,) = layout.parts(recorder.root, layout.PAIRS)
+    (part,) = telemetry_files.parts(recorder.root, telemetry_files.PAIRS)
     assert time.time() - part.path.stat().st_mtime == pytest.approx(7200, abs=60)
 
 
@@ -236,9 +239,11 @@ def test_a_broken_record_hides_no_other_pair(recorder: Recorder, how: str) -> No
     ends = []
     for names in ids:
         pair(recorder, ids=names)
-        ends.append(sum(p.stat().st_size for p in layout.segments(recorder.root, layout.PAIRS).values()))
+        ends.append(
+            sum(p.stat().st_size for p in telemetry_files.segments(recorder.root, telemetry_files.PAIRS).values())
+        )
     recorder.close()
-    (segment,) = layout.segments(recorder.root, layout.PAIRS).values()
+    (segment,) = telemetry_files.segments(recorder.root, telemetry_files.PAIRS).values()
     content = segment.read_bytes()
     middle = (ends[0] + ends[1]) // 2
     broken = content[:middle] + (content[ends[1] :] if how == "torn" else b"?" + content[middle + 1 :])
@@ -280,14 +285,16 @@ def test_what_was_recorded_before_there_were_rollouts_is_read(recorder: Recorder
         "release": "r1", "arm": "champion", "received": 5, "ids": [one], "times": [0], "prediction": [0.5],
         "predicted_label": None, "probabilities": None, "numbers": {"distance": [None]}, "texts": {"carrier": ["UA"]},
     }  # fmt: skip
-    journal = Journal(layout.journal_folder(recorder.root, layout.PREDICTIONS), "000000000001old")
+    journal = Journal(telemetry_files.journal_folder(recorder.root, telemetry_files.PREDICTIONS), "000000000001old")
     journal.append(orjson.dumps(content), first_us=0, last_us=0)
     moment = pa.array([1_000_000]).cast(pa.timestamp("us", "UTC"))
     part = pa.table(
         {"prediction_id": [two], "time": moment, "received_at": moment, "release": ["r1"], "arm": ["champion"],
          "prediction": [0.75], "distance": [3.0], "carrier": ["AA"]}
     )  # fmt: skip
-    path = layout.part_path(recorder.root, layout.PREDICTIONS, "000000000002old-000000", 1_000_000, 1_000_000)
+    path = telemetry_files.part_path(
+        recorder.root, telemetry_files.PREDICTIONS, "000000000002old-000000", 1_000_000, 1_000_000
+    )
     path.parent.mkdir(parents=True)
     pq.write_table(part, path)
     assert telemetry.predictions(recorder.root, columns=["propensity"])["propensity"].tolist() == [1, 1]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stores.telemetry.ids import Ids, data_time_us, first_id, is_prediction_id
-from stores.telemetry.payloads import packed, unpacked
-from stores.telemetry.records import MAGIC, pack, scan
+from stores.telemetry.wal.encoding import packed, unpacked
+from stores.telemetry.wal.framing import MAGIC, pack, scan
+from stores.telemetry.wal.ids import Ids, data_time_us, first_id, is_prediction_id
 
 payloads = st.lists(st.text().map(str.encode), max_size=8)
 moments = st.integers(-62_135_596_800, 253_402_300_799).map(lambda s: s * 1_000_000)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from stores import telemetry
-from stores.objects import Objects
+from stores.object_store.store import Objects
 from stores.telemetry import Mirror, Recorder
-from stores.telemetry.shipper import LEFT_BEHIND_S, Shipper
+from stores.telemetry.remote.upload_process import LEFT_BEHIND_S, Shipper
 from tests.stores.machines import expected, record, seen
 from tests.stores.proxy import Proxy
 from tests.waiting import eventually
@@ -74,8 +74,8 @@ def test_a_process_that_cannot_ship_is_stopped_in_time_and_the_next_one_ships(
 def test_the_process_ships_what_a_killed_server_left_and_ends(here: Mirror, elsewhere: Mirror) -> None:
     code = (
         "import os, sys, time\nfrom datetime import datetime\nfrom pathlib import Path\n"
-        "from stores.telemetry import Mirror, Recorder\nfrom stores.telemetry.shipper import Shipper\n"
-        "from stores.objects import Objects\n"
+        "from stores.telemetry import Mirror, Recorder\nfrom stores.telemetry.remote.upload_process import Shipper\n"
+        "from stores.object_store.store import Objects\n"
         "from tests.stores.test_telemetry import send\n"
         "place = Mirror(Path(sys.argv[1]), Objects(sys.argv[2], endpoint=sys.argv[3]))\n"
         "shipper = Shipper(place)\nshipper.tend()\nids = send(Recorder(place.root), datetime(2013, 3, 1))\n"
@@ -112,8 +112,8 @@ def test_a_process_without_a_server_gives_up_on_a_store_that_is_away_and_the_res
     ids = record(place, 1)
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from stores.telemetry import Mirror\nfrom stores.telemetry.shipper import main\n"
-        "from stores.objects import Objects\n"
+        "from stores.telemetry import Mirror\nfrom stores.telemetry.remote.upload_process import main\n"
+        "from stores.object_store.store import Objects\n"
         "place = Mirror(Path(sys.argv[1]), Objects(sys.argv[2], endpoint=sys.argv[3], attempts=1))\n"
         "sys.exit(main(place, left_behind_s=0.5))\n"
     )

@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stores import evidence, telemetry
-from stores.objects import Damaged, Objects, Unreachable
-from stores.s3 import address
-from stores.telemetry import Mirror, Recorder, compaction, layout
-from stores.telemetry.shipping import Shipping
+from stores import rollout_observation, telemetry
+from stores.object_store.s3 import address
+from stores.object_store.store import Damaged, Objects, Unreachable
+from stores.telemetry import Mirror, Recorder
+from stores.telemetry.parquet import compaction, files
+from stores.telemetry.remote.upload import Shipping
 from tests.stores.machines import die_at, expected, fetched, keys, record, seen
 from tests.stores.proxy import Proxy
 from tests.stores.seaweed import Seaweed
@@ -28,7 +29,7 @@ def test_what_one_machine_ships_another_reads_and_nobody_reads_it_twice(here: Mi
     pd.testing.assert_frame_equal(telemetry.joined(here), before)
     pd.testing.assert_frame_equal(telemetry.joined(elsewhere), before)
     assert seen(elsewhere) == seen(here) == expected(ids)
-    assert not layout.waiting_bytes(here.root, with_parts=True)
+    assert not files.waiting_bytes(here.root, with_parts=True)
     assert Shipping(here).ship() == 0
 
 
@@ -48,9 +49,9 @@ def test_only_what_is_asked_for_is_fetched(here: Mirror, elsewhere: Mirror) -> N
         record(here, 1, start=start, recorder=recorder)
     Shipping(here).ship()
     assert len(telemetry.joined(elsewhere, APRIL, MAY)) == 1
-    assert len(fetched(elsewhere)) == len(fetched(elsewhere, layout.LABELS)) == 1
+    assert len(fetched(elsewhere)) == len(fetched(elsewhere, files.LABELS)) == 1
     assert telemetry.pairs(elsewhere, since=datetime.now(UTC) + timedelta(minutes=1)).empty
-    assert not fetched(elsewhere, layout.PAIRS)
+    assert not fetched(elsewhere, files.PAIRS)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -112,7 +113,7 @@ def test_a_segment_that_cannot_be_read_keeps_no_other_stream_from_being_shipped(
         raise TypeError("not what it was")
 
     with monkeypatch.context() as patch, pytest.raises(TypeError):
-        patch.setitem(compaction._CONVERT, layout.LABELS, broken)
+        patch.setitem(compaction._CONVERT, files.LABELS, broken)
         Shipping(here).ship()
     assert sorted(telemetry.pairs(elsewhere)["prediction_id"]) == ids
     Shipping(here).ship()
@@ -135,17 +136,17 @@ def test_without_the_store_readers_say_so_and_rows_wait(
         Shipping(cut_off).ship()
     with pytest.raises(OSError, match="s3://"):
         telemetry.predictions(cut_off)
-    assert layout.waiting_bytes(cut_off.root, with_parts=True) > 0
-    assert layout.oldest_waiting_s(cut_off.root, with_parts=True) > 0
+    assert files.waiting_bytes(cut_off.root, with_parts=True) > 0
+    assert files.oldest_waiting_s(cut_off.root, with_parts=True) > 0
     proxy.come_back()
     Shipping(cut_off).ship()
     assert seen(elsewhere) == expected(ids)
 
 
 def test_what_there_is_to_see_of_a_rollout_changes_when_another_machine_ships(here: Mirror, elsewhere: Mirror) -> None:
-    before = evidence.stamp(elsewhere)
+    before = rollout_observation.stamp(elsewhere)
     record(here, 1)
-    assert evidence.stamp(elsewhere) == before
+    assert rollout_observation.stamp(elsewhere) == before
     Shipping(here).ship()
     time.sleep(1.1)
-    assert evidence.stamp(elsewhere) != before
+    assert rollout_observation.stamp(elsewhere) != before

@@ -15,10 +15,12 @@ import pandas as pd
 import pytest
 
 from stores import telemetry
-from stores.objects import Found, Objects, Refused
-from stores.telemetry import Mirror, Recorder, layout, mirror, tidying
-from stores.telemetry.shipping import Shipping
-from stores.telemetry.tidying import tidy
+from stores.object_store.store import Found, Objects, Refused
+from stores.telemetry import Mirror, Recorder
+from stores.telemetry.parquet import files
+from stores.telemetry.remote import compaction, replica
+from stores.telemetry.remote.compaction import tidy
+from stores.telemetry.remote.upload import Shipping
 from tests.stores.machines import die_at, expected, fetched, keys, record, seen, writers
 from tests.stores.test_telemetry import MARCH, send
 
@@ -28,7 +30,7 @@ GONE = -60.0  # seconds: every writer has been quiet for longer
 @pytest.fixture
 def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three of a level become one of the next."""
-    for module in (mirror, tidying):
+    for module in (replica, compaction):
         monkeypatch.setattr(module, "FAN", 3)
 
 
@@ -37,9 +39,9 @@ def test_many_objects_become_few_and_nothing_that_a_reader_sees_changes(here: Mi
     ids = record(here, 13)
     Shipping(here).ship()
     before = telemetry.joined(elsewhere)
-    for stream in layout.STREAMS:
+    for stream in files.STREAMS:
         tidy(here, stream, own=writers(here), is_all=False)
-    found = [layout.part_named(key.rsplit("/", 1)[1], Path()) for key in keys(here.objects)]
+    found = [files.part_named(key.rsplit("/", 1)[1], Path()) for key in keys(here.objects)]
     assert [part and (part.number, part.last_number) for part in found] == [(9, 11), (0, 8), (12, 12)]
     pd.testing.assert_frame_equal(telemetry.joined(elsewhere), before)
     assert seen(here) == seen(elsewhere) == expected(ids)
@@ -53,13 +55,13 @@ def test_of_a_writer_that_is_gone_the_rest_is_merged_and_what_comes_late_still_c
     recorder = Recorder(here.root)
     ids = record(here, 8, recorder=recorder)
     Shipping(here).ship()
-    assert tidy(elsewhere, layout.PREDICTIONS) == 0, "it has just written something"
-    tidy(elsewhere, layout.PREDICTIONS, quiet_s=GONE)
+    assert tidy(elsewhere, files.PREDICTIONS) == 0, "it has just written something"
+    tidy(elsewhere, files.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 2
     ids += record(here, 3, recorder=recorder)
     Shipping(here).ship()
     assert sorted(telemetry.predictions(elsewhere)["prediction_id"]) == sorted(ids)
-    tidy(elsewhere, layout.PREDICTIONS, quiet_s=GONE)
+    tidy(elsewhere, files.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 2
     assert sorted(telemetry.predictions(here)["prediction_id"]) == sorted(ids)
 
@@ -74,9 +76,9 @@ def test_tidying_that_dies_loses_and_doubles_nothing(
     Shipping(here).ship()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         die_at(patch, step, when)
-        tidy(here, layout.PREDICTIONS, quiet_s=GONE)
+        tidy(here, files.PREDICTIONS, quiet_s=GONE)
     assert seen(here) == seen(elsewhere) == expected(ids)
-    tidy(elsewhere, layout.PREDICTIONS, quiet_s=GONE)
+    tidy(elsewhere, files.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 1
     assert seen(here) == seen(elsewhere) == expected(ids)
 
@@ -86,14 +88,14 @@ def test_a_part_that_is_shipped_again_after_it_was_merged_counts_once(here: Mirr
     """A process that died between the upload and its note of it, and was away while others tidied."""
     ids = record(here, 3)
     Shipping(here).ship()
-    tidy(elsewhere, layout.PREDICTIONS, quiet_s=GONE)
-    again = layout.fetched_folder(here.root, layout.PREDICTIONS)
+    tidy(elsewhere, files.PREDICTIONS, quiet_s=GONE)
+    again = files.fetched_folder(here.root, files.PREDICTIONS)
     for path in list(again.iterdir()):
-        path.replace(layout.parts_folder(here.root, layout.PREDICTIONS) / path.name)
+        path.replace(files.parts_folder(here.root, files.PREDICTIONS) / path.name)
     Shipping(here).ship()
     assert len(keys(here.objects)) == 4
     assert seen(here) == seen(elsewhere) == expected(ids)
-    tidy(elsewhere, layout.PREDICTIONS, quiet_s=GONE)
+    tidy(elsewhere, files.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 1
     assert seen(here) == seen(elsewhere) == expected(ids)
 
@@ -113,9 +115,9 @@ def test_whoever_lists_while_objects_are_merged_away_sees_each_row_once(
             yield found
             if objects is reader.objects and (upto := next(steps, None)) is not None:
                 level = 1 if upto == 3 else 2
-                parts = tidying._tidied(tidier, layout.PREDICTIONS)
-                for block in list(tidying._blocks(parts, level, {parts[0].writer}, set())):
-                    tidying._merge(tidier, layout.PREDICTIONS, block)
+                parts = compaction._tidied(tidier, files.PREDICTIONS)
+                for block in list(compaction._blocks(parts, level, {parts[0].writer}, set())):
+                    compaction._merge(tidier, files.PREDICTIONS, block)
 
     reader = Mirror(elsewhere.root, Objects(here.objects.url, endpoint=here.objects.endpoint))
     monkeypatch.setattr(Objects, "list", listing)
@@ -142,7 +144,7 @@ def test_readers_beside_several_that_ship_and_tidy_see_each_row_once(
     def tidy_up(number: int) -> None:
         place = Mirror(tmp_path / f"tidier-{number}", here.objects)
         while not over.is_set():
-            tidy(place, layout.PREDICTIONS, own=writers(place), is_all=False)
+            tidy(place, files.PREDICTIONS, own=writers(place), is_all=False)
 
     with ThreadPoolExecutor(4) as pool:
         others = [pool.submit(work, number) for number in range(2) for work in (read, tidy_up)]
@@ -175,7 +177,7 @@ def test_where_nothing_may_be_deleted_in_the_store_the_folder_is_kept_small_all_
         shipping.tidy()
     assert fetched(here)
     for name in fetched(here):
-        path = layout.fetched_folder(here.root, layout.PREDICTIONS) / name
+        path = files.fetched_folder(here.root, files.PREDICTIONS) / name
         os.utime(path, (time.time() - 2 * 3600, path.stat().st_mtime))
     with pytest.raises(Refused):
         shipping.tidy()

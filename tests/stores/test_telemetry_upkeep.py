@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 
 from stores import telemetry
-from stores.telemetry import Compactor, Recorder, compact, forget, layout, merging
-from stores.telemetry.compactor import start
+from stores.telemetry import Compactor, Recorder, compact, forget
+from stores.telemetry.parquet import files, merge
+from stores.telemetry.parquet.compaction_process import start
 from tests.stores.test_telemetry import APRIL, MARCH, MAY, label, send
 from tests.stores.test_telemetry_pairs import backdate, pair
 from tests.waiting import eventually
@@ -31,8 +32,8 @@ def recorder(tmp_path: Path) -> Recorder:
 @pytest.fixture
 def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts are enough to be merged, and four are too many."""
-    monkeypatch.setattr(merging, "FEWEST", 3)
-    monkeypatch.setattr(merging, "MOST", 4)
+    monkeypatch.setattr(merge, "FEWEST", 3)
+    monkeypatch.setattr(merge, "MOST", 4)
 
 
 def segments_of(recorder: Recorder, size: int, **more: Any) -> list[str]:
@@ -52,7 +53,7 @@ def seen(root: Path) -> list[pd.DataFrame]:
 
 
 def single_parts(root: Path, stream: str) -> list[Path]:
-    return list(layout.parts_folder(root, stream).glob("*.parquet"))
+    return list(files.parts_folder(root, stream).glob("*.parquet"))
 
 
 @pytest.mark.usefixtures("fewer")
@@ -63,8 +64,8 @@ def test_many_parts_become_few_and_nothing_that_a_reader_sees_changes(recorder: 
     recorder.roll()
     before = seen(recorder.root)
     assert compact(recorder.root) == 16
-    for stream, left in ((layout.PREDICTIONS, 1), (layout.PAIRS, 1), (layout.LABELS, 2)):
-        assert len(layout.parts(recorder.root, stream)) == 1 + left
+    for stream, left in ((files.PREDICTIONS, 1), (files.PAIRS, 1), (files.LABELS, 2)):
+        assert len(files.parts(recorder.root, stream)) == 1 + left
         assert len(single_parts(recorder.root, stream)) == left
     for old, new in zip(before, seen(recorder.root), strict=True):
         pd.testing.assert_frame_equal(new[list(old)], old, check_dtype=False, check_categorical=False)
@@ -78,9 +79,9 @@ def test_a_merge_that_dies_loses_and_doubles_nothing(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     ids = segments_of(recorder, 3)
-    monkeypatch.setattr(merging, "FEWEST", 9)
+    monkeypatch.setattr(merge, "FEWEST", 9)
     compact(recorder.root)
-    monkeypatch.setattr(merging, "FEWEST", 3)
+    monkeypatch.setattr(merge, "FEWEST", 3)
 
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -94,7 +95,7 @@ def test_a_merge_that_dies_loses_and_doubles_nothing(
     compact(recorder.root)
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
     assert len(telemetry.pairs(recorder.root)) == 3
-    assert not single_parts(recorder.root, layout.PREDICTIONS)
+    assert not single_parts(recorder.root, files.PREDICTIONS)
 
 
 @pytest.mark.usefixtures("fewer")
@@ -106,10 +107,10 @@ def test_a_merge_between_two_steps_of_a_reader_hides_nothing(
     ids = segments_of(recorder, 3)
     if compacted:
         with monkeypatch.context() as patch:
-            patch.setattr(merging, "FEWEST", 9)
+            patch.setattr(merge, "FEWEST", 9)
             compact(recorder.root)
     listings = 0
-    real = layout._names
+    real = files._names
 
     def list_then_compact(folder: Path) -> list[str]:
         nonlocal listings
@@ -119,7 +120,7 @@ def test_a_merge_between_two_steps_of_a_reader_hides_nothing(
             compact(recorder.root)
         return found
 
-    monkeypatch.setattr(layout, "_names", list_then_compact)
+    monkeypatch.setattr(files, "_names", list_then_compact)
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
 
 
@@ -127,12 +128,12 @@ def test_a_merge_between_two_steps_of_a_reader_hides_nothing(
 def test_parts_are_not_merged_over_a_segment_that_still_waits(recorder: Recorder) -> None:
     """It would count as merged, and its rows would be gone."""
     ids = segments_of(recorder, 5)
-    waiting = list(layout.segments(recorder.root, layout.PREDICTIONS).values())[2]
+    waiting = list(files.segments(recorder.root, files.PREDICTIONS).values())[2]
     with waiting.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         compact(recorder.root)
         assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
-        assert len(layout.parts(recorder.root, layout.PREDICTIONS)) == 4
+        assert len(files.parts(recorder.root, files.PREDICTIONS)) == 4
     compact(recorder.root)
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
 
@@ -144,13 +145,13 @@ def test_what_is_old_by_data_time_and_by_arrival_is_forgotten(recorder: Recorder
     label(recorder, march, 1)
     recorder.roll()
     waiting = send(recorder, MARCH)
-    for stream in (layout.PREDICTIONS, layout.LABELS):
-        for segment in layout.segments(recorder.root, stream).values():
+    for stream in (files.PREDICTIONS, files.LABELS):
+        for segment in files.segments(recorder.root, stream).values():
             backdate(segment, 0 if segment.name.endswith("2.wal") else 7200)
     compact(recorder.root)
     assert forget(recorder.root, APRIL) == 0  # data time is over, arrival is not
     cutoff = datetime.now(UTC) - timedelta(hours=1)
-    for part in layout.parts(recorder.root, layout.PREDICTIONS):
+    for part in files.parts(recorder.root, files.PREDICTIONS):
         assert part.path.stat().st_mtime < cutoff.timestamp()
     assert forget(recorder.root, cutoff) == 3
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == waiting
@@ -162,7 +163,7 @@ def test_a_part_with_one_row_of_later_data_stays(recorder: Recorder) -> None:
     later = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
     send(recorder, MARCH, later)
     recorder.close()
-    (segment,) = layout.segments(recorder.root, layout.PREDICTIONS).values()
+    (segment,) = files.segments(recorder.root, files.PREDICTIONS).values()
     backdate(segment, 7200)
     compact(recorder.root)
     assert forget(recorder.root, datetime.now(UTC)) == 0
@@ -175,8 +176,8 @@ def test_nothing_forgotten_comes_back_when_what_made_parts_of_it_had_died(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, left: str
 ) -> None:
     segments_of(recorder, 3)
-    for stream in layout.STREAMS:
-        for segment in layout.segments(recorder.root, stream).values():
+    for stream in files.STREAMS:
+        for segment in files.segments(recorder.root, stream).values():
             backdate(segment, 7200)
     real = Path.unlink
 
@@ -208,7 +209,7 @@ def test_a_compactor_works_beside_the_writer_and_leaves_no_process_behind(record
     assert first is not None
     eventually(tended, "it has ended")
     assert compactor.failure is None
-    assert len(layout.segments(recorder.root, layout.PREDICTIONS)) == 1  # the one that is being written
+    assert len(files.segments(recorder.root, files.PREDICTIONS)) == 1  # the one that is being written
     compactor.tend()
     assert not compactor.running  # there is nothing to do
     assert not Path(f"/proc/{first}").exists()
@@ -221,8 +222,8 @@ def test_one_compaction_at_a_time_and_its_failure_is_seen(recorder: Recorder) ->
         fcntl.flock(held, fcntl.LOCK_EX)
         with start(recorder.root) as process:
             assert process.wait(30) == 0
-    assert len(layout.segments(recorder.root, layout.PREDICTIONS)) == 1
-    layout.parts_folder(recorder.root, layout.PREDICTIONS).write_text("no folder")
+    assert len(files.segments(recorder.root, files.PREDICTIONS)) == 1
+    files.parts_folder(recorder.root, files.PREDICTIONS).write_text("no folder")
     compactor = Compactor(recorder.root)
     compactor.tend()
 
@@ -257,9 +258,9 @@ def test_lag_is_counted_from_the_oldest_row_that_waits_not_from_the_servers_star
         release="r", arm="champion", received_us=round((time.time() - 100) * 1e6), times_us=[0], numbers={}, texts={},
         prediction=[0.5],
     )  # fmt: skip
-    assert layout.oldest_waiting_s(recorder.root) == pytest.approx(100, abs=5)
+    assert files.oldest_waiting_s(recorder.root) == pytest.approx(100, abs=5)
     recorder.close()
     compact(recorder.root)
     send(recorder, MARCH)
-    assert layout.oldest_waiting_s(recorder.root) < 5
+    assert files.oldest_waiting_s(recorder.root) < 5
     assert os.listdir(recorder.root)

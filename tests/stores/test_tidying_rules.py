@@ -11,16 +11,17 @@ from unittest.mock import patch
 
 import pytest
 
-from stores.telemetry import layout, mirror, tidying
-from stores.telemetry.layout import Part
-from stores.telemetry.mirror import key_of
+from stores.telemetry.parquet import files
+from stores.telemetry.parquet.files import Part
+from stores.telemetry.remote import compaction, replica
+from stores.telemetry.remote.replica import key_of
 
 WRITER = "w"
 Store = dict[str, Part]
 
 
 def part(name: str) -> Part:
-    found = layout.part_named(name, Path())
+    found = files.part_named(name, Path())
     assert found is not None
     return replace(found, key=key_of("s", found), size=1, written_s=0.0)
 
@@ -39,14 +40,14 @@ def tidying_up(store: Store, *, is_gone: bool) -> Iterator[None]:
     for level in range(1, 4):
         listed = list(store.values())
         yield
-        counting = layout.counting(listed)
+        counting = files.counting(listed)
         for other in listed:
             if other not in counting:
                 store.pop(str(other.key), None)
                 yield
-        for block in list(tidying._blocks(counting, level, {WRITER}, {WRITER} if is_gone else set())):
+        for block in list(compaction._blocks(counting, level, {WRITER}, {WRITER} if is_gone else set())):
             yield
-            put(store, part(layout.merged_name(block)))
+            put(store, part(files.merged_name(block)))
             yield
             for member in block:
                 store.pop(str(member.key), None)
@@ -76,18 +77,18 @@ def life(random: Random, store: Store, steps: int) -> Iterator[tuple[list[int], 
 @pytest.mark.parametrize("fan", [2, 3])
 def test_every_segment_counts_exactly_once_at_every_moment(fan: int) -> None:
     """A thousand lives; without the rule on where the parts of a writer end that is gone, some of them go wrong."""
-    with patch.object(mirror, "FAN", fan), patch.object(tidying, "FAN", fan):
+    with patch.object(replica, "FAN", fan), patch.object(compaction, "FAN", fan):
         for seed in range(1000):
             store: Store = {}
             for shipped, gaps in life(Random(seed), store, steps=60):
-                counted = [n for p in layout.counting(store.values()) for n in range(p.number, p.last_number + 1)]
+                counted = [n for p in files.counting(store.values()) for n in range(p.number, p.last_number + 1)]
                 assert len(counted) == len(set(counted)), f"life {seed}: twice"
                 assert sorted(set(counted) - gaps) == shipped, f"life {seed}: lost"
 
 
 def test_when_all_have_finished_few_are_left() -> None:
     store: Store = {}
-    with patch.object(mirror, "FAN", 4), patch.object(tidying, "FAN", 4):
+    with patch.object(replica, "FAN", 4), patch.object(compaction, "FAN", 4):
         for number in range(100):
             put(store, single(number))
             for _ in tidying_up(store, is_gone=False):

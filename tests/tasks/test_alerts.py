@@ -15,7 +15,7 @@ import pytest
 
 from stores.ledger import Ledger, tables
 from tasks import alerts
-from trimtab.params import Alert
+from trimtab.config.params import Alert
 
 SECRET = "/hooks/s3cret"
 LOG = Alert(kind="log")

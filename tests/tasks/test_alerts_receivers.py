@@ -20,9 +20,9 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from stores.ledger import Ledger
-from tasks import alerts, receivers
+from tasks import alerts, notifiers
 from tests.ports import free_ports
-from trimtab.params import Alert
+from trimtab.config.params import Alert
 
 NOW = timedelta(0)  # no grace: whoever raised it has delivered what it could
 TOKENS = ("TSECRET11", "ASECRET22", "s3cretTIiajkdnlazkcOXrI")
@@ -231,7 +231,7 @@ def test_receivers_that_never_come_to_an_end_hold_nobody_up(
     ledger: Ledger, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch, kind: str, letters: bytes
 ) -> None:
     """One that drips gets round a socket's own timeout; after that it is left alone for a while."""
-    monkeypatch.setattr(receivers, "PATIENCE_S", 2.5)
+    monkeypatch.setattr(notifiers, "PATIENCE_S", 2.5)
     sloth = Sloth(letters=letters)
     scheme = {"webhook": "http", "apprise": "json", "email": "mailto"}[kind]
     slow = listener(kind, url=f"{scheme}://127.0.0.1:{sloth.port}/?from=a@example.org&to=b@example.org")

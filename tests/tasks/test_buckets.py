@@ -17,8 +17,8 @@ from tasks.sources import Access, SourceError, SourceRefused, fetch
 from tests.stores.answering import answering
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import BUCKET, Seaweed, shorten_retries
-from trimtab.params import ParamsError
-from trimtab.periods import Period
+from trimtab.config.params import ParamsError
+from trimtab.data.periods import Period
 
 MARCH = Period.parse("2013-03", "month")
 ROWS = pd.DataFrame({"id": [1, 2], "x": [0.5, 1.5]})

@@ -16,19 +16,19 @@ import pandas as pd
 import pytest
 import yaml
 
-from stores import bundles
 from stores.ledger import Ledger
+from stores.releases import bundle
 from tasks import dataset
 from tasks.pipeline.__main__ import main
-from tasks.pipeline.stable import stable
+from tasks.pipeline.canonical_model import stable
 from tests.flows.tiny import plainly, project, rows
 from tests.stores.seaweed import BUCKET, Seaweed
-from trimtab import params as settings
-from trimtab import training
-from trimtab.candidate import PAPER, Paper
-from trimtab.release import MODEL
-from trimtab.schema import Schema
-from trimtab.scoring import Scorer
+from trimtab.config import params as settings
+from trimtab.data.schema import Schema
+from trimtab.model import training
+from trimtab.model.candidate import PAPER, Paper
+from trimtab.model.release import MODEL
+from trimtab.model.scoring import Scorer
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = (
@@ -148,7 +148,7 @@ def test_the_train_flow_and_the_pipeline_make_the_same_model(
 def predictions(model: Path, project: Path) -> np.ndarray[Any, Any]:
     """What the candidate in the folder *model* says of every accepted row."""
     paper = Paper.model_validate_json((model / PAPER).read_bytes())
-    loaded = bundles.load_model((model / MODEL).read_bytes(), digest=paper.model_digest, trusted=paper.trusted_types)
+    loaded = bundle.load_model((model / MODEL).read_bytes(), digest=paper.model_digest, trusted=paper.trusted_types)
     scorer = Scorer(loaded, task=paper.task, features=paper.features, classes=paper.classes)
     return scorer.score(dataset.read(project, paper.dataset)).prediction
 
@@ -230,7 +230,7 @@ def test_rows_that_the_source_has_changed_are_named_and_not_versioned(
 def test_where_packages_are_not_as_locked_the_error_names_them(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first_data = import_module("tasks.pipeline.first_data")
+    first_data = import_module("tasks.pipeline.initial_dataset")
     assert stage("data", tiny) == 0
     (tmp_path / "requirements.lock").write_text("pandas==0.1 \\\n    --hash=sha256:00\n")
     monkeypatch.setattr(first_data, "CODE", tmp_path)
@@ -267,7 +267,7 @@ def test_a_stable_file_is_the_same_model_and_has_the_same_bytes_for_every_refit(
     """While skops' own files of two equal models differ."""
     from io import BytesIO
 
-    from trimtab.release import model_digest
+    from trimtab.model.release import model_digest
 
     params, rules = settings.load(tiny), Schema.loads((tiny / "schema.yaml").read_text())
     table = pd.concat([rows("2013-01"), rows("2013-02")], ignore_index=True)

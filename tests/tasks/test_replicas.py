@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from stores.bundles import Bundle
-from tasks import modelserver
-from tasks.modelserver import Away, Server, ServerRefused
+from stores.releases.bundle import Bundle
+from tasks import model_server
+from tasks.model_server import Away, Server, ServerRefused
 from tests.ports import free_port
 from tests.serving.conftest import Place
 
@@ -64,7 +64,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         first.start(wait_for="")
         made.start_second()
         for address in (FIRST, SECOND):
-            assert modelserver.ready(Server(f"http://{address}:{first.port}"), within_s=30)
+            assert model_server.ready(Server(f"http://{address}:{first.port}"), within_s=30)
         yield made
     finally:
         for place in (made.first, made.second):
@@ -93,44 +93,44 @@ def name(monkeypatch: pytest.MonkeyPatch) -> Name:
 def servers(pair: Pair, name: Name, monkeypatch: pytest.MonkeyPatch) -> Server:
     """Both of them, as flows know them."""
     del name
-    monkeypatch.setattr(modelserver, "AWAY_S", 0.6)
+    monkeypatch.setattr(model_server, "AWAY_S", 0.6)
     return Server(f"http://servers:{pair.first.port}", is_many=True)
 
 
 def loaded(pair: Pair, address: str, digest: str) -> bool:
-    return digest in modelserver.live(Server(f"http://{address}:{pair.first.port}"))["loaded"]
+    return digest in model_server.live(Server(f"http://{address}:{pair.first.port}"))["loaded"]
 
 
 def test_every_replica_loads_and_probes(pair: Pair, servers: Server) -> None:
     digest = pair.release(2).digest
-    modelserver.load(servers, digest)
+    model_server.load(servers, digest)
     assert [loaded(pair, address, digest) for address in (FIRST, SECOND)] == [True, True]
-    found = modelserver.probe(servers, digest)
+    found = model_server.probe(servers, digest)
     assert (found["ok"], found["replicas"]) == (True, 2)
 
 
 def test_one_that_refuses_is_named_and_the_other_has_been_asked_as_well(pair: Pair, servers: Server) -> None:
     digest = pair.release(3, both=False).digest
     with pytest.raises(ServerRefused, match=f"{SECOND}.*refused with 404"):
-        modelserver.load(servers, digest)
+        model_server.load(servers, digest)
     assert loaded(pair, FIRST, digest)
     with pytest.raises(ServerRefused, match=SECOND):
-        modelserver.probe(servers, digest)
+        model_server.probe(servers, digest)
 
 
 def test_one_that_answers_otherwise_than_recorded_refuses_for_all(pair: Pair, servers: Server) -> None:
     digest = pair.first.release(version=4, seed=4, wrong_samples=True).digest
     shutil.copytree(pair.first.home / "releases" / digest, pair.second.home / "releases" / digest)
     with pytest.raises(ServerRefused, match="does not answer as recorded"):
-        modelserver.probe(servers, digest)
+        model_server.probe(servers, digest)
 
 
 def test_one_that_is_away_is_asked_for_a_while_and_then_named(pair: Pair, servers: Server, name: Name) -> None:
     name.addresses.append(NOBODY)
     digest, started = pair.release(5).digest, time.monotonic()
     with pytest.raises(Away, match=f"{NOBODY}.*does not answer"):
-        modelserver.probe(servers, digest)
-    assert time.monotonic() - started > modelserver.AWAY_S
+        model_server.probe(servers, digest)
+    assert time.monotonic() - started > model_server.AWAY_S
     assert loaded(pair, FIRST, digest)
     assert loaded(pair, SECOND, digest)
 
@@ -139,59 +139,59 @@ def test_one_that_ends_while_it_is_asked_is_none_any_more(pair: Pair, servers: S
     """As a pod that a rolling update has taken away: its address goes some seconds later."""
     name.addresses.append(NOBODY)
     name.gone_after[NOBODY] = 1
-    assert modelserver.probe(servers, pair.release(6).digest)["replicas"] == 2
+    assert model_server.probe(servers, pair.release(6).digest)["replicas"] == 2
 
 
 def test_one_that_is_just_starting_is_waited_for(pair: Pair, servers: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modelserver, "AWAY_S", 30)
+    monkeypatch.setattr(model_server, "AWAY_S", 30)
     digest = pair.release(7).digest
     pair.second.kill()
     asking = threading.Timer(0.5, pair.start_second)
     asking.start()
-    assert modelserver.probe(servers, digest, timeout_s=30)["replicas"] == 2
+    assert model_server.probe(servers, digest, timeout_s=30)["replicas"] == 2
     asking.join()
 
 
 def test_a_name_that_stands_for_nothing_is_told(pair: Pair, servers: Server, name: Name) -> None:
     name.addresses.clear()
     with pytest.raises(ServerRefused, match=r"servers.* has no replica"):
-        modelserver.load(servers, pair.release(8).digest)
-    assert not modelserver.wait_until_followed(servers, 1, within_s=1)
-    assert modelserver.refused(servers, "0" * 64) is None
+        model_server.load(servers, pair.release(8).digest)
+    assert not model_server.wait_until_followed(servers, 1, within_s=1)
+    assert model_server.refused(servers, "0" * 64) is None
 
 
 def test_a_name_that_is_not_known_yet_is_waited_for(
     pair: Pair, servers: Server, name: Name, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DNS says for some seconds that there is nobody when the first pods have just become ready."""
-    monkeypatch.setattr(modelserver, "AWAY_S", 30)
+    monkeypatch.setattr(model_server, "AWAY_S", 30)
     name.addresses.clear()
     soon = threading.Timer(0.7, name.addresses.extend, ([FIRST, SECOND],))
     soon.start()
-    assert modelserver.probe(servers, pair.release(13).digest)["replicas"] == 2
+    assert model_server.probe(servers, pair.release(13).digest)["replicas"] == 2
 
 
 def test_following_means_every_replica(pair: Pair, servers: Server, name: Name) -> None:
     version = pair.first.go_live(pair.release(9).digest)
-    assert modelserver.wait_until_followed(servers, version, within_s=10)
-    assert not modelserver.wait_until_followed(servers, version + 1, within_s=0.5)
+    assert model_server.wait_until_followed(servers, version, within_s=10)
+    assert not model_server.wait_until_followed(servers, version + 1, within_s=0.5)
     name.addresses.append(NOBODY)
-    assert not modelserver.wait_until_followed(servers, version, within_s=1)
+    assert not model_server.wait_until_followed(servers, version, within_s=1)
 
 
 def test_a_release_that_one_replica_will_not_have_is_refused(pair: Pair, servers: Server, name: Name) -> None:
     champion, challenger = pair.release(10).digest, pair.release(11, both=False).digest
     version = pair.first.go_live(champion, challenger=challenger, share=0.1, rollout="r")
-    assert modelserver.wait_until_followed(servers, version, within_s=10)
+    assert model_server.wait_until_followed(servers, version, within_s=10)
     name.addresses.append(NOBODY)  # who says nothing refuses nothing
-    assert modelserver.refused(servers, challenger)
-    assert modelserver.refused(servers, champion) is None
+    assert model_server.refused(servers, challenger)
+    assert model_server.refused(servers, champion) is None
     name.addresses.remove(SECOND)
-    assert modelserver.refused(servers, challenger) is None
+    assert model_server.refused(servers, challenger) is None
 
 
 def test_without_a_name_of_many_the_one_address_is_asked_whatever_it_stands_for(pair: Pair, name: Name) -> None:
     one = Server(f"http://{SECOND}:{pair.first.port}")
     assert one.replicas() == [one]
-    assert modelserver.probe(one, pair.release(12).digest)["replicas"] == 1
+    assert model_server.probe(one, pair.release(12).digest)["replicas"] == 1
     assert name.asked == 0

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tasks import reports
-from trimtab.features import Feature
+from trimtab.data.features import Feature
 
 FEATURES = (Feature(name="x", kind="number"), Feature(name="c", kind="category"))
 

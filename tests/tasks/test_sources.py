@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from tasks.sources import SourceError, fetch
-from trimtab.params import ParamsError
-from trimtab.periods import Period
+from trimtab.config.params import ParamsError
+from trimtab.data.periods import Period
 
 MARCH = Period.parse("2013-03", "month")
 ROWS = pd.DataFrame({"id": [1, 2], "x": [0.5, 1.5]})

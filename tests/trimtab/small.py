@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab.params import Params
+from trimtab.config.params import Params
 
 PARAMS: dict[str, Any] = {
     "project": {"name": "small", "task": "binary"},

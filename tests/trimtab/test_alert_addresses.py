@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trimtab import params
-from trimtab.secrecy import secret_in
+from trimtab.config import params
+from trimtab.config.secret_detection import secret_in
 
 ROOT = Path(__file__).resolve().parents[2]
 

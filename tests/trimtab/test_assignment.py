@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.assignment import bucket
+from trimtab.rollout.assignment import bucket
 
 KEYS = 20_000
 

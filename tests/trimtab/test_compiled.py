@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from tests.trimtab import small
-from trimtab import training
-from trimtab.compiled import TOLERANCE, Compiled, check, compiled, difference
-from trimtab.features import Feature, columns_of, frame
-from trimtab.intake import Intake
-from trimtab.preparation import NotCompilable
-from trimtab.release import Columns
-from trimtab.scoring import Scorer
+from trimtab.data.features import Feature, columns_of, frame
+from trimtab.model import training
+from trimtab.model.release import Columns
+from trimtab.model.scoring import Scorer
+from trimtab.predictors.compile import TOLERANCE, Compiled, check, compiled, difference
+from trimtab.predictors.preprocessing import NotCompilable
+from trimtab.requests.parser import Intake
 
 
 @pytest.fixture(autouse=True, scope="module")

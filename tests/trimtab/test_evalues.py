@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trimtab import evalues
-from trimtab.scoring import Floats
+from trimtab.model.scoring import Floats
+from trimtab.rollout import evalues
 
 streams = arrays.arrays(np.float64, st.integers(1, 60), elements=st.floats(-1, 1))
 margins = st.floats(1e-4, 0.9)

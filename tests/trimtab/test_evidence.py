@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab import evidence
-from trimtab.rollout import Standing, Terms
+from trimtab.rollout import observation
+from trimtab.rollout.state_machine import Standing, Terms
 
 NEW, OLD = "n" * 64, "o" * 64
 TERMS = Terms(task="binary")
@@ -47,7 +47,7 @@ def labels_of(pairs: pd.DataFrame, values: Any, *, arrived: Any = None) -> pd.Da
 
 
 def broken(pairs: pd.DataFrame, terms: Terms = TERMS) -> tuple[str, ...]:
-    return evidence.guardrails(evidence.oriented(pairs, NEW, terms), terms)
+    return observation.guardrails(observation.oriented(pairs, NEW, terms), terms)
 
 
 def test_a_sound_challenger_breaks_nothing() -> None:
@@ -56,12 +56,12 @@ def test_a_sound_challenger_breaks_nothing() -> None:
 
 def test_the_release_on_trial_is_the_same_one_before_and_after_its_promotion() -> None:
     trial, court = paired(10), paired(10, champion=NEW, challenger=OLD)
-    found = evidence.oriented(pd.concat([trial, court], ignore_index=True), NEW, TERMS)
+    found = observation.oriented(pd.concat([trial, court], ignore_index=True), NEW, TERMS)
     assert found["new"].tolist() == [*trial["challenger_prediction"], *court["champion_prediction"]]
     assert found["old"].tolist() == [*trial["champion_prediction"], *court["challenger_prediction"]]
     assert found["new_us"].tolist() == [120.0] * 10 + [100.0] * 10
     assert found["exposed"].tolist() == [False] * 10 + [True] * 10
-    assert evidence.oriented(paired(5, champion="x", challenger="y"), NEW, TERMS).empty
+    assert observation.oriented(paired(5, champion="x", challenger="y"), NEW, TERMS).empty
 
 
 @pytest.mark.parametrize(
@@ -117,20 +117,20 @@ def test_users_must_get_what_the_shadow_gives() -> None:
 def test_the_distance_never_claims_more_than_there_is(shift: float, size: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     one, other = random.uniform(0, 1, size), random.uniform(0, 1, size) + shift
-    assert evidence.distance_beyond(one, other) <= shift + 1e-12
+    assert observation.distance_beyond(one, other) <= shift + 1e-12
 
 
 def test_labels_count_in_the_order_they_arrive() -> None:
     pairs = paired(6)
     arrived = pairs["time"].iloc[::-1].reset_index(drop=True)
-    known = evidence.labelled(evidence.oriented(pairs, NEW, TERMS), labels_of(pairs, 1.0, arrived=arrived))
+    known = observation.labelled(observation.oriented(pairs, NEW, TERMS), labels_of(pairs, 1.0, arrived=arrived))
     assert known["prediction_id"].tolist() == pairs["prediction_id"].tolist()[::-1]
 
 
 def test_differences_are_losses_of_the_release_on_trial_less_the_others() -> None:
     pairs = paired(2, champion_prediction=[0.5, 0.5], challenger_prediction=[0.9, 0.9])
-    known = evidence.labelled(evidence.oriented(pairs, NEW, TERMS), labels_of(pairs, [1.0, 0.0]))
-    assert evidence.differences(known, NEW, OLD, TERMS) == pytest.approx([0.01 - 0.25, 0.81 - 0.25])
+    known = observation.labelled(observation.oriented(pairs, NEW, TERMS), labels_of(pairs, [1.0, 0.0]))
+    assert observation.differences(known, NEW, OLD, TERMS) == pytest.approx([0.01 - 0.25, 0.81 - 0.25])
 
 
 def test_models_that_know_other_labels_are_compared_all_the_same() -> None:
@@ -139,27 +139,27 @@ def test_models_that_know_other_labels_are_compared_all_the_same() -> None:
         2, champion_prediction=0.5, challenger_prediction=0.6,
         champion_probabilities=[[0.5, 0.5], [0.5, 0.5]], challenger_probabilities=[[0.6, 0.2, 0.2], [0.6, 0.2, 0.2]],
     )  # fmt: skip
-    known = evidence.labelled(evidence.oriented(pairs, NEW, terms), labels_of(pairs, ["c", "a"]))
+    known = observation.labelled(observation.oriented(pairs, NEW, terms), labels_of(pairs, ["c", "a"]))
     old = [(1 + 0.25 + 0.25) / 2, (0.25 + 0.25) / 2]
     new = [(0.16 + 0.04 + 0.04) / 2, (0.64 + 0.04 + 0.36) / 2]
-    assert evidence.differences(known, NEW, OLD, terms) == pytest.approx(np.subtract(new, old))
+    assert observation.differences(known, NEW, OLD, terms) == pytest.approx(np.subtract(new, old))
 
 
 def test_rows_in_no_order_and_strange_times_do_not_make_the_time_pass() -> None:
     ordered = paired(480)
-    assert timedelta(days=18) < evidence.elapsed(ordered) < timedelta(days=20)
+    assert timedelta(days=18) < observation.elapsed(ordered) < timedelta(days=20)
     shuffled = ordered.assign(time=ordered["time"].sample(frac=1, random_state=3).to_numpy())
-    assert evidence.elapsed(shuffled) < timedelta(days=7)
+    assert observation.elapsed(shuffled) < timedelta(days=7)
     strange = ordered.assign(time=ordered["time"].where(ordered.index != 479, pd.Timestamp("2030-01-01", tz="UTC")))
-    assert evidence.elapsed(strange) < timedelta(days=20)
-    assert evidence.elapsed(ordered.iloc[:0]) == timedelta(0)
+    assert observation.elapsed(strange) < timedelta(days=20)
+    assert observation.elapsed(ordered.iloc[:0]) == timedelta(0)
 
 
 def test_the_court_hears_only_labels_that_came_after_those_of_the_promotion() -> None:
     pairs = paired(48, champion=NEW, challenger=OLD, champion_prediction=0.9, challenger_prediction=0.1)
     labels = labels_of(pairs, 0.0)
-    trial = evidence.seen(pairs, labels, release=NEW, other=OLD, at=SHADOW, terms=TERMS)
-    court = evidence.seen(pairs, labels, release=NEW, other=OLD, at=COURT, terms=TERMS)
+    trial = observation.seen(pairs, labels, release=NEW, other=OLD, at=SHADOW, terms=TERMS)
+    court = observation.seen(pairs, labels, release=NEW, other=OLD, at=COURT, terms=TERMS)
     assert (trial.labels, court.labels) == (48, 23)
     assert court.broken == ()
 
@@ -169,7 +169,7 @@ def test_labels_shuffled_in_training_are_seen_by_the_verdict() -> None:
     truth = (random.random(3000) < 0.5).astype(float)
     good = np.where(truth == 1, 0.7, 0.3)
     pairs = paired(3000, champion_prediction=good, challenger_prediction=random.permutation(good))
-    found = evidence.seen(pairs, labels_of(pairs, truth), release=NEW, other=OLD, at=SHADOW, terms=TERMS)
+    found = observation.seen(pairs, labels_of(pairs, truth), release=NEW, other=OLD, at=SHADOW, terms=TERMS)
     assert found.verdict == "roll back"
     assert found.labels_until == pairs["time"].max().isoformat()
     assert found.exposed == 0
@@ -207,7 +207,7 @@ BY_DAY = Terms(
 )
 def test_with_blocks_the_gates_metric_decides_from_day_to_day(days: int, skill: float, outcome: str) -> None:
     pairs, labels = by_days(days, new=skill)
-    found = evidence.seen(pairs, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    found = observation.seen(pairs, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
     assert found.verdict == outcome
     assert found.evidence["days"]["blocks"] == days
     assert found.suspected == (days == 3 and skill < 0.7)
@@ -218,7 +218,7 @@ def test_days_on_which_everything_is_late_do_not_speak_against_a_release_that_ra
     pairs, labels = by_days(12, new=0.7)
     shifted = pairs.assign(challenger_prediction=pairs["champion_prediction"] * 0.01)
     everywhere = BY_DAY.model_copy(update={"slices": {}, "metric_slices": {}})
-    found = evidence.seen(shifted, labels, release=NEW, other=OLD, at=SHADOW, terms=everywhere)
+    found = observation.seen(shifted, labels, release=NEW, other=OLD, at=SHADOW, terms=everywhere)
     assert found.evidence["overall"]["difference"] > 0.02
     assert found.verdict == "promote"
 
@@ -229,7 +229,7 @@ def test_a_release_that_is_better_overall_is_not_promoted_over_a_slice_that_it_h
     spoiled = pairs.assign(
         challenger_prediction=np.where(is_jfk, 1 - pairs["challenger_prediction"], pairs["challenger_prediction"])
     )
-    found = evidence.seen(spoiled, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    found = observation.seen(spoiled, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
     assert found.verdict == "roll back"
     some = pairs.assign(  # better everywhere, and at JFK a coin is tossed now and then
         challenger_prediction=np.where(
@@ -238,7 +238,7 @@ def test_a_release_that_is_better_overall_is_not_promoted_over_a_slice_that_it_h
             pairs["challenger_prediction"],
         )
     )
-    found = evidence.seen(some, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    found = observation.seen(some, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
     assert found.verdict != "promote"
 
 
@@ -248,7 +248,7 @@ def test_a_slice_that_only_looks_worse_keeps_users_away_until_it_is_known() -> N
     pairs, labels = by_days(8, new=0.95, old=0.3)
     is_jfk = (pairs["origin"] == "JFK").to_numpy()
     pairs = pairs.assign(challenger_prediction=np.where(is_jfk, 0.6, pairs["challenger_prediction"]))
-    found = evidence.seen(pairs, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    found = observation.seen(pairs, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
     assert found.evidence["overall"]["difference"] < 0
     assert (found.verdict, found.suspected) == ("keep collecting", True)
     assert "not worse overall, but it looks worse where origin JFK" in found.reason
@@ -263,7 +263,7 @@ def test_with_blocks_other_tasks_are_held_to_their_gates_metric_as_well() -> Non
         challenger_prediction=truth + random.normal(0, 2, 1200),
     )  # fmt: skip
     terms = Terms(task="regression", block=timedelta(days=1), metric="rmse", cap=9.0, metric_margin=0.01)
-    found = evidence.seen(pairs, labels_of(pairs, truth), release=NEW, other=OLD, at=SHADOW, terms=terms)
+    found = observation.seen(pairs, labels_of(pairs, truth), release=NEW, other=OLD, at=SHADOW, terms=terms)
     assert found.verdict == "promote"
     said = [["a", "b"][int(v)] for v in random.random(1200) < 0.5]
     sure = [[0.8, 0.2] if v == "a" else [0.2, 0.8] for v in said]
@@ -272,5 +272,5 @@ def test_with_blocks_other_tasks_are_held_to_their_gates_metric_as_well() -> Non
     terms = Terms(
         task="multiclass", block=timedelta(days=1), metric="accuracy", classes={OLD: ("a", "b"), NEW: ("a", "b")}
     )
-    found = evidence.seen(pairs, labels_of(pairs, said), release=NEW, other=OLD, at=SHADOW, terms=terms)
+    found = observation.seen(pairs, labels_of(pairs, said), release=NEW, other=OLD, at=SHADOW, terms=terms)
     assert found.verdict == "roll back"

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from scipy.stats import chisquare  # type: ignore[import-untyped]
 from sklearn.metrics import roc_auc_score
 
-from trimtab import evidence, findings
-from trimtab.experiment import Measured, Plan, Report, measures
-from trimtab.experiment_page import page
-from trimtab.rollout import Terms
+from trimtab.experiment import analysis
+from trimtab.experiment.markdown import page
+from trimtab.experiment.report import Measured, Plan, Report, measures
+from trimtab.rollout import observation
+from trimtab.rollout.state_machine import Terms
 
 A, B = "a" * 64, "b" * 64
 PLAN = Plan(a=A, b=B, share=0.3)
@@ -61,7 +62,7 @@ def report(
     pairs: pd.DataFrame, answers: pd.DataFrame, labels: pd.DataFrame, *, plan: Plan = PLAN, terms: Terms = TERMS,
     metric: str = "roc_auc",
 ) -> Report:  # fmt: skip
-    return findings.report(
+    return analysis.report(
         plan, terms, metric=metric, state="running", reason="", pairs=pairs, answers=answers, labels=labels
     )
 
@@ -85,9 +86,9 @@ def test_the_interval_holds_however_often_one_looks() -> None:
     wrong, runs = 0, 40
     for seed in range(runs):
         pairs, _, labels = traffic(1500, seed=seed)
-        known = evidence.labelled(evidence.oriented(pairs, B, TERMS), labels)
-        differences = evidence.differences(known, B, A, TERMS)
-        looks = [findings._effect(differences[:n], TERMS, alpha=0.1) for n in range(100, 1501, 100)]
+        known = observation.labelled(observation.oriented(pairs, B, TERMS), labels)
+        differences = observation.differences(known, B, A, TERMS)
+        looks = [analysis._effect(differences[:n], TERMS, alpha=0.1) for n in range(100, 1501, 100)]
         wrong += any(look.low > 0 or look.high < 0 for look in looks)
     assert wrong <= 0.1 * runs + 3 * np.sqrt(0.09 * runs)
 
@@ -131,7 +132,7 @@ def test_the_split_is_held_against_the_chosen_share_by_pearsons_chi_square(a: in
             "propensity": 0.5, "key": [f"k{i}" for i in range(a + b)],
         }
     )  # fmt: skip
-    split = findings.split_of(answers, share)
+    split = analysis.split_of(answers, share)
     assert (split.a, split.b) == (a, b)
     if split.holds is None:
         assert (a + b) * min(share, 1 - share) < 5
@@ -146,13 +147,13 @@ def test_keys_are_counted_and_not_their_answers() -> None:
     """One busy key of B's would break the split if answers were draws."""
     _, answers, _ = traffic(1000, keys=400)
     busy = answers.assign(key=answers["key"].where(answers["arm"] == "champion", "k0"))
-    honest, crowded = findings.split_of(answers, 0.3), findings.split_of(busy, 0.3)
+    honest, crowded = analysis.split_of(answers, 0.3), analysis.split_of(busy, 0.3)
     assert honest.unit == "keys"
     assert honest.a + honest.b == answers["key"].nunique()
     assert honest.holds
     assert crowded.b == 1
     assert crowded.holds is False
-    assert findings.split_of(answers.drop(columns="key"), 0.3).unit == "answers"
+    assert analysis.split_of(answers.drop(columns="key"), 0.3).unit == "answers"
 
 
 def test_a_broken_split_comes_before_any_other_conclusion() -> None:
@@ -171,7 +172,7 @@ def test_answers_that_a_gave_for_b_are_counted() -> None:
     replaced = answers.assign(
         arm=answers["arm"].mask(gone, "champion"), propensity=answers["propensity"].mask(gone, 1.0)
     )
-    assert findings.split_of(replaced, 0.3).replaced == 7
+    assert analysis.split_of(replaced, 0.3).replaced == 7
 
 
 def test_each_slice_has_its_own_effect_and_all_hold_together() -> None:
@@ -182,7 +183,7 @@ def test_each_slice_has_its_own_effect_and_all_hold_together() -> None:
     found = {effect.value: effect for effect in report(pairs, answers, labels).slices}
     assert found["JFK"].finding == "B is worse"
     assert found["EWR"].finding == "no difference that matters"
-    alone = findings._effect(np.zeros(2000), TERMS, alpha=TERMS.alpha, key=("origin", "EWR"))
+    alone = analysis._effect(np.zeros(2000), TERMS, alpha=TERMS.alpha, key=("origin", "EWR"))
     assert found["EWR"].high > alone.high, "each of several intervals is wider than a single one"
     few = report(pairs.iloc[:400], answers.iloc[:400], labels.iloc[:400]).slices
     assert {effect.finding for effect in few} == {"too few labels"}
@@ -219,9 +220,9 @@ def test_power_says_what_the_labels_show_and_how_many_more_it_takes() -> None:
     assert found.sd is not None
     assert found.needed is not None
     differences = np.random.default_rng(0).choice([-found.sd, found.sd], found.needed)
-    enough = findings.power(differences, TERMS)
+    enough = analysis.power(differences, TERMS)
     assert enough.detectable == pytest.approx(TERMS.margin, rel=0.05)
-    assert findings.power(np.zeros(10), TERMS).needed is None
+    assert analysis.power(np.zeros(10), TERMS).needed is None
 
 
 @pytest.mark.parametrize("rows", [0, 1])

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.serving.tiny import flights
-from trimtab.features import Feature, describe, frame
-from trimtab.intake import Intake
-from trimtab.release import Columns
+from trimtab.data.features import Feature, describe, frame
+from trimtab.model.release import Columns
+from trimtab.requests.parser import Intake
 
 COLUMNS = Columns(time="scheduled", id="flight", key="tail", target="late")
 FEATURES = (

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trimtab.test_metrics import CASES, CLASSES, MAKERS
-from trimtab import gate, metrics
-from trimtab.params import Gate
-from trimtab.scoring import Scores
+from trimtab.config.params import Gate
+from trimtab.evaluation import gate, metrics
+from trimtab.model.scoring import Scores
 
 seeds = st.integers(0, 2**32 - 1)
 ANY_FLOOR = {name: 1e9 if name in metrics.LOWER_IS_BETTER else -1e9 for _, name in CASES}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from trimtab.features import Feature
-from trimtab.intake import BadInput, Intake
-from trimtab.release import Columns
+from trimtab.data.features import Feature
+from trimtab.model.release import Columns
+from trimtab.requests.parser import BadInput, Intake
 
 INTAKE = Intake(
     [

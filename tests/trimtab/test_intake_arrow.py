@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tests.trimtab.test_intake_merged import COLUMNS, FEATURES, same
-from trimtab.intake import BadInput, Intake
+from trimtab.requests.parser import BadInput, Intake
 
 INTAKE = Intake(FEATURES, COLUMNS)
 ROWS: list[dict[str, Any]] = [

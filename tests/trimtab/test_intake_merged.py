@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab import admission
-from trimtab.features import Feature
-from trimtab.intake import BadInput, Intake, Rows
-from trimtab.release import Columns
+from trimtab.data.features import Feature
+from trimtab.model.release import Columns
+from trimtab.requests import shape_cache
+from trimtab.requests.parser import BadInput, Intake, Rows
 
 FEATURES = [
     Feature(name="distance", kind="number", nullable=False),
@@ -126,11 +126,11 @@ def test_what_is_remembered_is_bounded() -> None:
     """Every key order is a form of its own, and there are more of them than anybody could remember."""
     intake = Intake(FEATURES, COLUMNS)
     random = np.random.default_rng(0)
-    for i in range(3 * admission.MOST_FORMS):
+    for i in range(3 * shape_cache.MOST_FORMS):
         order = random.permutation(list(GOOD))
         intake.admit({name: GOOD[name] for name in order} | {"scheduled": f"2013-03-01T05:00:00.{i:06d}"})
-    for i in range(2 * admission.MOST_KINDS):
+    for i in range(2 * shape_cache.MOST_KINDS):
         intake.admit({name: None if i >> k & 1 and name != "distance" else GOOD[name] for k, name in enumerate(GOOD)})
     forms = intake._admission._forms
-    assert len(forms) <= admission.MOST_FORMS
-    assert max(len(form.kinds) for form in forms.values()) <= admission.MOST_KINDS
+    assert len(forms) <= shape_cache.MOST_FORMS
+    assert max(len(form.kinds) for form in forms.values()) <= shape_cache.MOST_KINDS

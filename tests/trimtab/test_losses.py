@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from trimtab import losses
-from trimtab.rules import LOSSES, Loss
-from trimtab.scoring import Floats
+from trimtab.model.scoring import Floats
+from trimtab.rollout import losses
+from trimtab.rollout.config import LOSSES, Loss
 
 CLASSES = ("a", "b", "c")
 CASES: list[tuple[str, Loss]] = [(task, loss) for task, known in LOSSES.items() for loss in known]

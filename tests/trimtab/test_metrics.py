@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from trimtab import metrics
-from trimtab.scoring import Scores
+from trimtab.evaluation import metrics
+from trimtab.model.scoring import Scores
 
 CLASSES = ("a", "b", "c")
 seeds = st.integers(0, 2**32 - 1)

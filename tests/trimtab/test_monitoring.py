@@ -11,10 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trimtab import monitoring
-from trimtab.features import Feature
-from trimtab.monitoring import Facts, Finding, Quality
-from trimtab.params import Monitor
+from trimtab.config.params import Monitor
+from trimtab.data.features import Feature
+from trimtab.evaluation import monitoring
+from trimtab.evaluation.monitoring import Facts, Finding, Quality
 
 RULES = Monitor.model_validate({"persist": "1 of 1", "cooldown": 0})
 CALM = Facts(

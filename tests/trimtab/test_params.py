@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trimtab import small
-from trimtab.params import Params, ParamsError, load
+from trimtab.config.params import Params, ParamsError, load
 
 GOOD = """\
 project: {name: small, task: binary}

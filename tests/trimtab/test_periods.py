@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.periods import Every, Period, PeriodError, span
+from trimtab.data.periods import Every, Period, PeriodError, span
 
 LENGTHS = st.sampled_from(get_args(Every))
 MOMENTS = st.datetimes(datetime(100, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC))

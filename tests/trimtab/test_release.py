@@ -15,8 +15,8 @@ import skops.io
 from pydantic import ValidationError
 
 from tests.serving.tiny import COLUMNS, flights, tiny_pipeline
-from trimtab.features import describe, frame
-from trimtab.release import REQUIRED_FILES, Columns, Manifest, input_schema, model_digest
+from trimtab.data.features import describe, frame
+from trimtab.model.release import REQUIRED_FILES, Columns, Manifest, input_schema, model_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.rollout import Seen, Standing, Terms, follow, standing
+from trimtab.rollout.state_machine import Seen, Standing, Terms, follow, standing
 
 TERMS = Terms(task="binary", steps=(0.1, 0.5), min_labels=50, min_answers=20, horizon=timedelta(days=10))
 SHADOW = Standing("shadow", 0.0, 3)

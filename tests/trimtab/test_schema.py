@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trimtab import small
-from trimtab import schema
-from trimtab.params import Params
-from trimtab.periods import Period
-from trimtab.schema import Checked, ColumnRule, Schema, SchemaError
+from trimtab.config.params import Params
+from trimtab.data import schema
+from trimtab.data.periods import Period
+from trimtab.data.schema import Checked, ColumnRule, Schema, SchemaError
 
 PARAMS = small.params()
 MARCH = Period.parse("2013-03", "month")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from serving.settings import ServerSettings
-from trimtab.secret_files import UnreadableSecret, secret_fields
-from trimtab.settings import Settings
+from trimtab.config.secret_files import UnreadableSecret, secret_fields
+from trimtab.config.settings import Settings
 
 LEDGER = "postgresql+psycopg://ledger:marked@db/ledger"
 

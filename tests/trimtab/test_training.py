@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trimtab import small
-from trimtab import candidate, schema, training
-from trimtab.params import Params, ParamsError
-from trimtab.periods import Period
-from trimtab.release import model_digest
-from trimtab.training import Candidate, NotEnoughData, Split
+from trimtab.config.params import Params, ParamsError
+from trimtab.data import schema
+from trimtab.data.periods import Period
+from trimtab.model import candidate, training
+from trimtab.model.release import model_digest
+from trimtab.model.training import Candidate, NotEnoughData, Split
 
 YEAR = small.rows(800, days=181)
 OURS = ["hist_gradient_boosting", "random_forest", "model.py"]

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab import verdict
-from trimtab.rules import Rules
-from trimtab.scoring import Floats
-from trimtab.verdict import Mask, Verdict
+from trimtab.model.scoring import Floats
+from trimtab.rollout import sequential_test
+from trimtab.rollout.config import Rules
+from trimtab.rollout.sequential_test import Mask, Verdict
 
 seeds = st.integers(0, 2**32 - 1)
 means = st.floats(-0.05, 0.05)
@@ -43,7 +43,7 @@ def luck(rollouts: int, alpha: float = ALPHA) -> float:
 
 def decided(differences: Floats, asked: Rules, slices: dict[tuple[str, str], Mask] | None = None) -> str:
     """The outcome alone, which is cheaper than its evidence in words."""
-    return verdict.decide(verdict.weigh(differences, asked, slices), asked)[0]
+    return sequential_test.decide(sequential_test.weigh(differences, asked, slices), asked)[0]
 
 
 def test_a_challenger_worse_by_the_margin_is_promoted_at_most_alpha_of_the_time() -> None:
@@ -80,14 +80,14 @@ def test_a_verdict_stays_whatever_comes_after_it(seed: int, mean: float, size: i
     asked = rules(slices={"part": 0.02})
     slices = parts(seed, size + more, "a", "b", "late")
     slices["part", "late"][:size] = False
-    earlier = verdict.judge(differences, asked, slices={key: mask[:size] for key, mask in slices.items()})
+    earlier = sequential_test.judge(differences, asked, slices={key: mask[:size] for key, mask in slices.items()})
     after = np.concatenate([differences, stream(seed + 1, more, -10 * mean)])
-    later = verdict.judge(after, asked, slices=slices)
+    later = sequential_test.judge(after, asked, slices=slices)
     if earlier.outcome != "keep collecting":
         assert (later.outcome, later.labels, later.overall) == (earlier.outcome, earlier.labels, earlier.overall)
         shuffled = after.copy()
         np.random.default_rng(seed).shuffle(shuffled[later.labels :])
-        assert verdict.judge(shuffled, asked, slices=slices) == later
+        assert sequential_test.judge(shuffled, asked, slices=slices) == later
     elif later.outcome != "keep collecting":
         assert later.labels > size
 
@@ -97,8 +97,8 @@ def test_a_verdict_stays_whatever_comes_after_it(seed: int, mean: float, size: i
 def test_another_slice_never_makes_a_promotion_easier(seed: int, mean: float, kept: int) -> None:
     differences, slices = stream(seed, 500, mean), parts(seed, 500, *"abcd")
     asked = rules(slices={"part": 0.03})
-    fewer = verdict.judge(differences, asked, slices=dict(list(slices.items())[:kept]))
-    more = verdict.judge(differences, asked, slices=slices)
+    fewer = sequential_test.judge(differences, asked, slices=dict(list(slices.items())[:kept]))
+    more = sequential_test.judge(differences, asked, slices=slices)
     if more.outcome == "promote":
         assert fewer.outcome == "roll back" or fewer.labels <= more.labels
 
@@ -106,7 +106,7 @@ def test_another_slice_never_makes_a_promotion_easier(seed: int, mean: float, ke
 @given(seed=seeds, mean=means)
 @settings(max_examples=40, deadline=None)
 def test_a_verdict_has_the_evidence_that_it_needs(seed: int, mean: float) -> None:
-    found = verdict.judge(stream(seed, 600, mean), rules())
+    found = sequential_test.judge(stream(seed, 600, mean), rules())
     assert (found.outcome == "promote") == (found.overall.finding == "not worse")
     assert (found.outcome == "roll back") == (found.overall.finding == "worse")
     if found.outcome == "promote":
@@ -120,16 +120,16 @@ def test_a_verdict_has_the_evidence_that_it_needs(seed: int, mean: float) -> Non
 def test_nothing_is_decided_before_the_labels_that_are_asked_for() -> None:
     terrible = np.full(99, 0.9)
     asked = rules(min_labels=100)
-    found = verdict.judge(terrible, asked)
+    found = sequential_test.judge(terrible, asked)
     assert (found.outcome, found.labels) == ("keep collecting", 99)
     assert found.reason.startswith("99 of the 100 labels that are asked for")
-    assert verdict.judge(np.append(terrible, 0.9), asked).outcome == "roll back"
+    assert sequential_test.judge(np.append(terrible, 0.9), asked).outcome == "roll back"
 
 
 def test_both_shown_before_it_may_be_decided_is_a_rollback() -> None:
     """First much better, then much worse, before the labels that are asked for are there."""
     differences = np.concatenate([np.full(1000, -0.01), np.full(200, 0.5)])
-    found = verdict.judge(differences, rules(min_labels=1200))
+    found = sequential_test.judge(differences, rules(min_labels=1200))
     assert found.overall.not_worse > found.overall.not_worse_needs
     assert found.outcome == "roll back"
     assert found.overall.finding == "worse"
@@ -137,10 +137,10 @@ def test_both_shown_before_it_may_be_decided_is_a_rollback() -> None:
 
 def test_what_is_shown_first_counts() -> None:
     differences = np.concatenate([np.full(1000, -0.01), np.full(200, 0.5)])
-    found = verdict.judge(differences, rules())
+    found = sequential_test.judge(differences, rules())
     assert found.outcome == "promote"
     assert found.labels < 1000
-    assert verdict.judge(differences[::-1], rules()).outcome == "roll back"
+    assert sequential_test.judge(differences[::-1], rules()).outcome == "roll back"
 
 
 def test_labels_that_say_nothing_are_left_out() -> None:
@@ -149,17 +149,19 @@ def test_labels_that_say_nothing_are_left_out() -> None:
     slices = parts(1, 500, "a", "b")
     wider = {key: np.insert(mask, [0, 10, 400, 500], True) for key, mask in slices.items()}
     asked = rules(slices={"part": 0.05})
-    assert verdict.judge(holes, asked, slices=wider) == verdict.judge(differences, asked, slices=slices)
+    assert sequential_test.judge(holes, asked, slices=wider) == sequential_test.judge(differences, asked, slices=slices)
 
 
 def test_numbers_that_are_no_differences_of_losses_are_refused() -> None:
     with pytest.raises(ValueError, match="between -1 and 1"):
-        verdict.judge(np.array([0.1, 1.2]), rules())
+        sequential_test.judge(np.array([0.1, 1.2]), rules())
 
 
 def test_a_slice_without_a_margin_is_refused() -> None:
     with pytest.raises(ValueError, match=r"carrier has no margin: rollout\.slices names part"):
-        verdict.judge(stream(1, 9, 0.0), rules(slices={"part": 0.1}), slices={("carrier", "UA"): np.ones(9, bool)})
+        sequential_test.judge(
+            stream(1, 9, 0.0), rules(slices={"part": 0.1}), slices={("carrier", "UA"): np.ones(9, bool)}
+        )
 
 
 def harmful(size: int = 4000) -> tuple[Floats, dict[tuple[str, str], Mask]]:
@@ -169,8 +171,8 @@ def harmful(size: int = 4000) -> tuple[Floats, dict[tuple[str, str], Mask]]:
 
 def test_a_challenger_better_overall_but_worse_in_one_slice_is_taken_back() -> None:
     differences, slices = harmful()
-    assert verdict.judge(differences, rules()).outcome == "promote", "without slices nobody would know"
-    found = verdict.judge(differences, rules(slices={"part": 0.02}), slices=slices)
+    assert sequential_test.judge(differences, rules()).outcome == "promote", "without slices nobody would know"
+    found = sequential_test.judge(differences, rules(slices={"part": 0.02}), slices=slices)
     assert found.outcome == "roll back"
     assert found.reason.startswith("worse where part is c by more than the margin of 0.02: over ")
     assert {e.value: e.finding for e in found.slices}["c"] == "worse"
@@ -181,12 +183,14 @@ def test_a_promotion_waits_for_the_slices_that_get_labels() -> None:
     size = 4000
     slices = parts(3, size, *"abcdefgh")
     differences = stream(3, size, -0.01)
-    alone = verdict.judge(differences, rules(min_slice_labels=300))
+    alone = sequential_test.judge(differences, rules(min_slice_labels=300))
     asked = rules(min_slice_labels=300, slices={"part": 0.02})
-    before = verdict.judge(differences[: alone.labels], asked, slices={k: m[: alone.labels] for k, m in slices.items()})
+    before = sequential_test.judge(
+        differences[: alone.labels], asked, slices={k: m[: alone.labels] for k, m in slices.items()}
+    )
     assert before.outcome == "keep collecting"
     assert before.reason.startswith("neither shown worse nor shown not worse where part is")
-    found = verdict.judge(differences, asked, slices=slices)
+    found = sequential_test.judge(differences, asked, slices=slices)
     assert found.outcome == "promote"
     assert found.labels > alone.labels
     assert {e.finding for e in found.slices} == {"not worse"}
@@ -196,7 +200,7 @@ def test_a_promotion_does_not_wait_for_a_value_that_hardly_occurs() -> None:
     size = 4000
     rare = np.arange(size) % 200 == 0
     slices = {("part", "often"): ~rare, ("part", "rare"): rare}
-    found = verdict.judge(stream(4, size, -0.01), rules(slices={"part": 0.02}), slices=slices)
+    found = sequential_test.judge(stream(4, size, -0.01), rules(slices={"part": 0.02}), slices=slices)
     assert found.outcome == "promote"
     assert found.reason.endswith("too few labels to tell where part is rare")
     assert {e.value: e.finding for e in found.slices} == {"often": "not worse", "rare": "too few labels to tell"}
@@ -207,8 +211,8 @@ def test_a_value_that_turns_up_late_takes_nothing_from_the_evidence_of_the_other
     late = np.zeros(600, bool)
     late[590:] = True
     asked = rules(slices={"part": 0.05})
-    before = verdict.weigh(stream(5, 600, 0.0), asked, slices)
-    after = verdict.weigh(stream(5, 600, 0.0), asked, {("part", "A: sorts first"): late, **slices})
+    before = sequential_test.weigh(stream(5, 600, 0.0), asked, slices)
+    after = sequential_test.weigh(stream(5, 600, 0.0), asked, {("part", "A: sorts first"): late, **slices})
     assert [p.alpha_worse for p in after[:3]] == [p.alpha_worse for p in before]
     assert after[3].key == ("part", "A: sorts first")
 
@@ -217,39 +221,42 @@ def test_all_tests_for_harm_together_spend_no_more_than_alpha() -> None:
     names = [str(k) for k in range(40)]
     asked = rules(slices={"part": 0.05})
     slices = parts(6, 4000, *names)
-    rollout = sum(p.alpha_worse for p in verdict.weigh(stream(6, 4000, 0.0), asked, slices))
-    court = sum(p.alpha_worse for p in verdict.weigh(stream(6, 4000, 0.0), asked, slices, share=verdict.IN_COURT))
+    rollout = sum(p.alpha_worse for p in sequential_test.weigh(stream(6, 4000, 0.0), asked, slices))
+    court = sum(
+        p.alpha_worse
+        for p in sequential_test.weigh(stream(6, 4000, 0.0), asked, slices, share=sequential_test.IN_COURT)
+    )
     assert rollout + court < asked.alpha
     assert sum(
-        p.alpha_worse for p in verdict.weigh(stream(6, 4000, 0.0), asked)
-    ) == pytest.approx(asked.alpha * verdict.IN_ROLLOUT)  # fmt: skip
+        p.alpha_worse for p in sequential_test.weigh(stream(6, 4000, 0.0), asked)
+    ) == pytest.approx(asked.alpha * sequential_test.IN_ROLLOUT)  # fmt: skip
 
 
 def test_the_court_reverts_what_turns_out_worse_and_never_promotes() -> None:
-    assert verdict.convict(stream(7, 3000, -0.05), rules()).outcome == "keep collecting"
-    found = verdict.convict(stream(7, 3000, 0.02), rules())
+    assert sequential_test.convict(stream(7, 3000, -0.05), rules()).outcome == "keep collecting"
+    found = sequential_test.convict(stream(7, 3000, 0.02), rules())
     assert found.outcome == "roll back"
     assert found.labels < 500
     assert found.reason.startswith("worse: over ")
-    assert verdict.convict(np.array([]), rules()).outcome == "keep collecting"
+    assert sequential_test.convict(np.array([]), rules()).outcome == "keep collecting"
 
 
 def test_the_court_hears_of_slices_as_well() -> None:
     differences, slices = harmful()
-    found = verdict.convict(differences, rules(slices={"part": 0.02}), slices=slices)
+    found = sequential_test.convict(differences, rules(slices={"part": 0.02}), slices=slices)
     assert found.outcome == "roll back"
     assert "where part is c" in found.reason
 
 
 def test_the_court_reverts_a_release_without_a_difference_at_most_alpha_of_the_time() -> None:
-    found = [verdict.convict(stream(seed, 1500, 0.0), rules()).outcome for seed in range(200)]
-    assert found.count("roll back") <= luck(200, ALPHA * verdict.IN_COURT)
+    found = [sequential_test.convict(stream(seed, 1500, 0.0), rules()).outcome for seed in range(200)]
+    assert found.count("roll back") <= luck(200, ALPHA * sequential_test.IN_COURT)
 
 
 @pytest.mark.parametrize("size", [0, 10, 3000])
 def test_a_verdict_survives_json(size: int) -> None:
     differences, slices = harmful()
-    found = verdict.judge(
+    found = sequential_test.judge(
         differences[:size], rules(slices={"part": 0.02}), slices={k: m[:size] for k, m in slices.items()}
     )
     assert Verdict.model_validate(json.loads(found.model_dump_json())) == found

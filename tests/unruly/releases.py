@@ -18,16 +18,16 @@ import numpy as np
 import pandas as pd
 import skops.io
 
-from stores.bundles import Bundle, needed_types, open_bundle, write
 from stores.ledger import Ledger
-from stores.routes import record
+from stores.releases.backend import record
+from stores.releases.bundle import Bundle, needed_types, open_bundle, write
 from tests.unruly import MODULE, TYPES
-from trimtab import release
-from trimtab.candidate import PROFILE, Profile
-from trimtab.features import frame
-from trimtab.params import Params
-from trimtab.scoring import Scorer
-from trimtab.training import pipeline, truth_of
+from trimtab.config.params import Params
+from trimtab.data.features import frame
+from trimtab.model import release
+from trimtab.model.candidate import PROFILE, Profile
+from trimtab.model.scoring import Scorer
+from trimtab.model.training import pipeline, truth_of
 
 PATIENT = {"learning_rate": 0.1, "max_iter": 100, "min_samples_leaf": 5}
 

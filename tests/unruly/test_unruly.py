@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serving.roster import Roster
-from stores.bundles import Bundle, UntrustedRelease
+from serving.models.loaded import Roster
 from stores.ledger import Ledger
-from stores.shelf import Shelf
+from stores.releases.bundle import Bundle, UntrustedRelease
+from stores.releases.store import Shelf
 from tests.serving.tiny import flights, tiny_bundle
 from tests.trimtab.small import params
 from tests.unruly import MODULE, TYPES
@@ -165,8 +165,8 @@ RUN = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from serving.roster import Roster
-from stores.shelf import Shelf
+from serving.models.loaded import Roster
+from stores.releases.store import Shelf
 loaded = Roster(Shelf(Path(sys.argv[2])), allow=("unruly.Deadly",)).load(sys.argv[3])
 loaded.score([{"distance": 100, "hour": 6, "carrier": "AA"}], now_us=0)
 print("it answered")

@@ -14,15 +14,15 @@ from typing import Any
 import httpx
 import pandas as pd
 
-from deployments import overview
-from deployments.traffic import Traffic, TrafficError
+from deployments import status
+from deployments.replay.traffic import Traffic, TrafficError
 from stores import telemetry
 from stores.ledger import Ledger, Live
 from tests.conftest import Stack
 from tests.e2e.conftest import ended, started
 from tests.waiting import eventually
-from trimtab.params import Columns
-from trimtab.rollout import Standing, standing
+from trimtab.config.params import Columns
+from trimtab.rollout.state_machine import Standing, standing
 
 ROWS = 100
 SEEN_WITHIN_S = 3.0
@@ -233,8 +233,8 @@ class Account:
             for a in self.trial.ledger.alerts()
             if str(a["id"]).startswith(f"rollout:{self.trial.rollout}")
         ]
-        rows = [r for r in overview.history(self.trial.stack.settings) if r["rollout"] == self.trial.rollout]
-        return alerts, overview.history_text(rows[-1:]) if rows else ""
+        rows = [r for r in status.history(self.trial.stack.settings) if r["rollout"] == self.trial.rollout]
+        return alerts, status.history_text(rows[-1:]) if rows else ""
 
     def figures(self, name: str) -> dict[str, Any]:
         """For the table in the docs."""

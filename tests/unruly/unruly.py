@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab.compiled import compiled
-from trimtab.features import Feature, columns_of
+from trimtab.data.features import Feature, columns_of
+from trimtab.predictors.compile import compiled
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 LEAKED: list[bytes] = []

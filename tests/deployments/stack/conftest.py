@@ -10,11 +10,12 @@ import psutil
 import pytest
 
 from deployments import stack
-from deployments.stack import handover, report
-from deployments.stack.objects import PARTS
+from deployments.stack import control
+from deployments.stack import state as state_module
 from deployments.stack.plan import Component, Plan, Probe
+from deployments.stack.seaweedfs import PARTS
 from tests.ports import free_block, free_port
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 
 def web(name: str, **changes: Any) -> Component:
@@ -41,16 +42,18 @@ class Running:
 
     def start(self, *parts: Component) -> "Running":
         plan = Plan(self.state, parts)
-        handover.start(plan)
-        handover.watch(plan, self.said.append)
+        control.start(plan)
+        control.watch(plan, self.said.append)
         return self
 
     @property
     def supervisor(self) -> psutil.Process:
-        return psutil.Process(report.recorded(self.state)["supervisor"]["pid"])
+        return psutil.Process(state_module.recorded(self.state)["supervisor"]["pid"])
 
     def part(self, name: str) -> stack.ComponentStatus:
-        return next(p for p in report.components(report.recorded(self.state), weigh=False) if p.name == name)
+        return next(
+            p for p in state_module.components(state_module.recorded(self.state), weigh=False) if p.name == name
+        )
 
     def processes(self) -> list[psutil.Process]:
         return [self.supervisor, *self.supervisor.children(recursive=True)]
@@ -69,7 +72,7 @@ def no_settings_from_outside() -> Iterator[None]:
 def running(tmp_path: Path) -> Iterator[Running]:
     stack_of_fakes = Running(tmp_path)
     yield stack_of_fakes
-    handover.stop(tmp_path)
+    control.stop(tmp_path)
 
 
 def make_settings(folder: Path, **changes: Any) -> Settings:

@@ -13,14 +13,14 @@ import pytest
 from botocore.exceptions import ClientError
 
 from deployments import stack
-from deployments.stack import StackError, components, objects
+from deployments.stack import StackError, components, seaweedfs
 from deployments.stack.ports import require_free
 from stores.ledger import Ledger
 from tests.deployments.stack.conftest import make_settings
 from tests.serving.conftest import Place
 from tests.serving.tiny import tiny_bundle
 from tests.waiting import eventually
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -41,34 +41,34 @@ def client(settings: Settings, **changes: str) -> Any:
 
 
 def test_whoever_gets_the_environment_of_the_stack_can_use_the_store(s3: Settings) -> None:
-    assert stack.environment(s3)["TRIMTAB_STORE"] == f"s3://{objects.BUCKET}"
-    client(s3).put_object(Bucket=objects.BUCKET, Key="a/b", Body=b"kept", IfNoneMatch="*")
-    assert client(s3).get_object(Bucket=objects.BUCKET, Key="a/b")["Body"].read() == b"kept"
+    assert stack.environment(s3)["TRIMTAB_STORE"] == f"s3://{seaweedfs.BUCKET}"
+    client(s3).put_object(Bucket=seaweedfs.BUCKET, Key="a/b", Body=b"kept", IfNoneMatch="*")
+    assert client(s3).get_object(Bucket=seaweedfs.BUCKET, Key="a/b")["Body"].read() == b"kept"
     with pytest.raises(ClientError, match=r"PreconditionFailed|412"):
-        client(s3).put_object(Bucket=objects.BUCKET, Key="a/b", Body=b"other", IfNoneMatch="*")
+        client(s3).put_object(Bucket=seaweedfs.BUCKET, Key="a/b", Body=b"other", IfNoneMatch="*")
 
 
 @pytest.mark.parametrize("wrong", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_nobody_gets_in_with_another_key(s3: Settings, wrong: str) -> None:
     with pytest.raises(ClientError, match=r"403|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied"):
-        client(s3, **{wrong: "guessed"}).list_objects_v2(Bucket=objects.BUCKET)
+        client(s3, **{wrong: "guessed"}).list_objects_v2(Bucket=seaweedfs.BUCKET)
 
 
 def test_the_secret_is_for_its_owner_only_and_in_no_argument_record_or_log(s3: Settings) -> None:
-    assert stat.S_IMODE(objects.keyfile(s3).stat().st_mode) == 0o600
+    assert stat.S_IMODE(seaweedfs.keyfile(s3).stat().st_mode) == 0o600
     pid = stack.status(s3)["objects"].pid
     assert pid is not None
     told = " ".join(psutil.Process(pid).cmdline())
     told += "".join(path.read_text() for path in [s3.state / "stack.json", *(s3.state / "logs").glob("*.log")])
-    secret = objects.credentials(s3)["AWS_SECRET_ACCESS_KEY"]
+    secret = seaweedfs.credentials(s3)["AWS_SECRET_ACCESS_KEY"]
     assert secret not in told
 
 
 def test_it_listens_on_this_machine_only_and_on_the_ports_that_were_looked_at(s3: Settings) -> None:
     pid = stack.status(s3)["objects"].pid
     heard = [c.laddr for c in psutil.Process(pid).net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN]
-    assert {address.ip for address in heard} == {objects.HOST}
-    assert {address.port for address in heard} == set(objects.numbered(s3).values())
+    assert {address.ip for address in heard} == {seaweedfs.HOST}
+    assert {address.port for address in heard} == set(seaweedfs.numbered(s3).values())
     with pytest.raises(StackError, match=f"port {s3.s3_port} for objects is taken .*\n"):
         require_free(port for port in components.ports(s3) if port.component == "objects")
 
@@ -84,10 +84,10 @@ def test_what_was_kept_is_there_after_the_next_start(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, s3=True)
     try:
         stack.up(settings, echo=print, only=["objects"])
-        client(settings).put_object(Bucket=objects.BUCKET, Key="x", Body=b"1" * 3_000_000)
+        client(settings).put_object(Bucket=seaweedfs.BUCKET, Key="x", Body=b"1" * 3_000_000)
         stack.down(settings, echo=print)
         stack.up(settings, echo=print, only=["objects"])
-        assert client(settings).get_object(Bucket=objects.BUCKET, Key="x")["ContentLength"] == 3_000_000
+        assert client(settings).get_object(Bucket=seaweedfs.BUCKET, Key="x")["ContentLength"] == 3_000_000
     finally:
         stack.down(settings, echo=print)
 
@@ -95,11 +95,11 @@ def test_what_was_kept_is_there_after_the_next_start(tmp_path: Path) -> None:
 def test_mlflow_keeps_its_artifacts_in_the_store_and_stops_before_it(settings: Settings) -> None:
     on_s3 = stack.settled(settings.model_copy(update={"s3": True}))
     mlflow = components.mlflow_server(on_s3)
-    assert mlflow.env["_MLFLOW_SERVER_ARTIFACT_DESTINATION"] == f"s3://{objects.BUCKET}/mlflow"
-    assert mlflow.env["MLFLOW_S3_ENDPOINT_URL"] == objects.endpoint(settings)
+    assert mlflow.env["_MLFLOW_SERVER_ARTIFACT_DESTINATION"] == f"s3://{seaweedfs.BUCKET}/mlflow"
+    assert mlflow.env["MLFLOW_S3_ENDPOINT_URL"] == seaweedfs.endpoint(settings)
     users = [part for part in components.plan(on_s3).components if "objects" in part.needs]
     assert {part.name for part in users} == {"mlflow", "server", "worker"}
-    assert max(part.stop_wave for part in users) < objects.component(on_s3).stop_wave
+    assert max(part.stop_wave for part in users) < seaweedfs.component(on_s3).stop_wave
 
 
 def test_what_a_model_server_had_not_shipped_is_in_the_store_after_down(
@@ -129,9 +129,9 @@ def test_what_a_model_server_had_not_shipped_is_in_the_store_after_down(
 
 def parts(settings: Settings) -> list[pd.DataFrame]:
     """What the store has of predictions."""
-    listed = client(settings).list_objects_v2(Bucket=objects.BUCKET, Prefix="telemetry/predictions/")
+    listed = client(settings).list_objects_v2(Bucket=seaweedfs.BUCKET, Prefix="telemetry/predictions/")
     keys = [found["Key"] for found in listed.get("Contents", []) if found["Key"].endswith(".parquet")]
-    bodies = [client(settings).get_object(Bucket=objects.BUCKET, Key=key)["Body"].read() for key in keys]
+    bodies = [client(settings).get_object(Bucket=seaweedfs.BUCKET, Key=key)["Body"].read() for key in keys]
     return [pd.read_parquet(io.BytesIO(body)) for body in bodies]
 
 
@@ -156,8 +156,8 @@ def test_two_stores_at_once_are_refused(settings: Settings) -> None:
 def test_objects_without_their_keys_are_not_started_over(settings: Settings, lost: str) -> None:
     (settings.state / "objects").mkdir(parents=True)
     if lost != "keys":
-        objects.keyfile(settings).write_text("{}")
-        objects.keyfile(settings).chmod(0o600)
+        seaweedfs.keyfile(settings).write_text("{}")
+        seaweedfs.keyfile(settings).chmod(0o600)
     with pytest.raises(StackError, match=r"objects\.keys"):
         stack.up(settings.model_copy(update={"s3": True}), echo=print, only=["objects"])
 
@@ -165,9 +165,9 @@ def test_objects_without_their_keys_are_not_started_over(settings: Settings, los
 def test_a_store_of_ones_own_is_not_started_but_asked(
     s3: Settings, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in objects.credentials(s3).items():
+    for name, value in seaweedfs.credentials(s3).items():
         monkeypatch.setenv(name, value)
-    place = {"store": f"s3://{objects.BUCKET}/mine", "store_endpoint": objects.endpoint(s3)}
+    place = {"store": f"s3://{seaweedfs.BUCKET}/mine", "store_endpoint": seaweedfs.endpoint(s3)}
     mine = settings.model_copy(update=place)
     assert "objects" not in components.plan(mine).names
     assert stack.status(mine)["objects"].state == "external"

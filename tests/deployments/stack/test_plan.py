@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from deployments.stack import components, handover, registration
+from deployments.stack import components, control, registration
 from deployments.stack.plan import Plan
 from serving.settings import ServerSettings
 from tests.deployments.stack.conftest import make_settings
@@ -43,7 +43,7 @@ def test_no_secret_is_in_a_command_or_in_an_address_that_people_see(tmp_path: Pa
     assert "hush-hush" in plan.dumps()  # the parts need it: this travels through a pipe only
 
 
-@pytest.mark.parametrize(("kind", "program"), [("warm", "deployments.warm_worker"), ("process", "prefect")])
+@pytest.mark.parametrize(("kind", "program"), [("warm", "deployments.workers.warm_worker"), ("process", "prefect")])
 def test_the_setting_decides_which_worker_runs(kind: str, program: str, tmp_path: Path) -> None:
     worker = components.worker(make_settings(tmp_path, worker=kind, work_pool="mine"))
     assert program in worker.command
@@ -64,7 +64,7 @@ def test_everything_has_the_time_that_it_needs_to_stop(place: dict[str, Any], tm
     drain_s = ServerSettings(ledger_url=SecretStr("sqlite://")).drain_s if place else 0.0
     assert server.stop_timeout_s > 10 + drain_s
     waves = {wave: [part.stop_timeout_s for part in parts if part.stop_wave == wave] for wave in range(4)}
-    assert sum(max(times, default=0.0) for times in waves.values()) < handover.STOP_WITHIN_S
+    assert sum(max(times, default=0.0) for times in waves.values()) < control.STOP_WITHIN_S
     assert [part.stop_wave > server.stop_wave for part in parts if part.name == "objects"] in ([True], [])
 
 

@@ -17,14 +17,14 @@ import pytest
 import sqlalchemy as sa
 
 from deployments import stack
-from deployments.stack import databases
+from deployments.stack import external_postgres
 from deployments.stack import postgres as embedded
 from deployments.stack.addresses import database_url
 from deployments.stack.plan import CODE
 from deployments.stack.processes import alive
 from tests.deployments.stack.conftest import make_settings
 from tests.waiting import eventually
-from trimtab.settings import Settings
+from trimtab.config.settings import Settings
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -116,8 +116,8 @@ def test_a_server_of_our_own_gets_the_databases_that_it_lacks(postgres: Settings
     url = f"postgresql://trimtab:{password(postgres)}@127.0.0.1:{postgres.postgres_port}/postgres"
     own = make_settings(tmp_path, postgres_url=url)
     ask(postgres, "drop database mlflow")
-    databases.prepare(own)
-    databases.prepare(own)
+    external_postgres.prepare(own)
+    external_postgres.prepare(own)
     assert ask(postgres, "select count(*) from pg_database where datname = 'mlflow'") == 1
     assert stack.status(own)["postgres"].state == "external"
     assert password(postgres) not in str(stack.status(own))
@@ -130,7 +130,7 @@ def test_a_server_of_our_own_that_may_not_be_changed_says_what_to_run(postgres: 
     own = make_settings(tmp_path, postgres_url=f"postgresql://weak:weak@127.0.0.1:{postgres.postgres_port}/postgres")
     try:
         with pytest.raises(stack.StackError, match="have an administrator run: CREATE DATABASE mlflow;"):
-            databases.prepare(own)
+            external_postgres.prepare(own)
     finally:
         ask(postgres, "create database mlflow")
 
@@ -176,7 +176,7 @@ def test_ctrl_c_in_the_middle_of_up_leaves_nothing_running(settings: Settings) -
     code = textwrap.dedent(
         """
         from deployments import stack
-        from trimtab.settings import Settings
+        from trimtab.config.settings import Settings
         stack.up(Settings(), echo=lambda text: print(text, flush=True), only=["postgres", "mlflow"])
         """
     )

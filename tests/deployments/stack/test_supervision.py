@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from deployments import stack
-from deployments.stack import handover, processes, report
-from deployments.stack.child import Child
+from deployments.stack import control, processes, state
+from deployments.stack.managed_process import Child
 from deployments.stack.plan import Component, Plan, Probe
 from deployments.stack.processes import alive
 from deployments.stack.supervisor import rotate
@@ -52,10 +52,10 @@ def test_stopping_leaves_no_process_even_of_those_that_have_left_the_family(runn
     )
     part = script("runaway", runaway, Probe("command", command=("true",)))
     running.start(part, web("web"))
-    mark = report.recorded(running.state)["supervisor"]["mark"]
+    mark = state.recorded(running.state)["supervisor"]["mark"]
     eventually(lambda: len(processes.marked(mark)) >= 5, "all five processes")
     everything = [*running.processes(), *processes.marked(mark)]
-    assert handover.stop(running.state)
+    assert control.stop(running.state)
     assert [process for process in everything if alive(process)] == []
     assert processes.marked(mark) == []
     assert running.part("web").state == "stopped"
@@ -65,7 +65,7 @@ def test_a_killed_supervisor_takes_its_parts_along_and_can_be_followed_by_anothe
     running.start(web("web"))
     everything = running.processes()
     running.supervisor.kill()
-    handover.stop(running.state)
+    control.stop(running.state)
     eventually(lambda: not any(alive(process) for process in everything[1:]), "nothing of it is left")
     running.start(web("web"))
     assert running.part("web").state == "running"
@@ -78,7 +78,7 @@ def test_a_part_that_will_not_go_is_killed(running: Running) -> None:
     running.start(script("deaf", deaf, Probe("command", command=("true",)), stop_timeout_s=0.3))
     eventually(lambda: "deaf" in (running.state / "logs" / "deaf.log").read_text(), "it has begun")
     process = psutil.Process(running.part("deaf").pid)
-    handover.stop(running.state)
+    control.stop(running.state)
     assert not alive(process)
 
 
@@ -107,7 +107,7 @@ def test_there_is_never_a_second_supervisor(running: Running) -> None:
     running.start(web("web"))
     before = running.supervisor.pid
     with pytest.raises(stack.StackError, match="still stopping"):
-        handover.start(Plan(running.state, (web("web"),)))
+        control.start(Plan(running.state, (web("web"),)))
     assert running.supervisor.pid == before
 
 
@@ -119,7 +119,7 @@ def test_a_pid_that_belongs_to_somebody_else_by_now_is_left_alone(tmp_path: Path
             "components": {"web": {"pid": stranger.pid, "birth": 1.0}},
         }
         (tmp_path / "stack.json").write_text(json.dumps(record))
-        assert not handover.stop(tmp_path)
+        assert not control.stop(tmp_path)
         assert stranger.poll() is None
     finally:
         stranger.kill()

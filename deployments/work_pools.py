@@ -1,0 +1,194 @@
+"""Where flow runs are carried out: in processes of a worker's machine, in Docker containers or as Kubernetes jobs.
+One setting decides, `TRIMTAB_POOL_TYPE`; which occasions there are is the same for all (`deployments.definitions`).
+
+A run in a container gets its addresses as variables and its secrets as the names of mounted files. No secret's value
+becomes a job variable: Prefect shows these to everybody who may look at a deployment.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.runner.storage import GitRepository, LocalStorage, RunnerStorage
+
+from trimtab.config.secret_files import FOREIGN, SUFFIX, holds_secret, secret_fields
+from trimtab.config.settings import Settings
+
+RETRAIN_QUEUE = "retrain"
+IMAGE_CODE = "/srv/code"  # where the worker's image has our code
+STATE, PROJECT = "/srv/trimtab/state", "/srv/trimtab/project"
+SCRATCH = "/tmp"  # nosec B108 # of a container that nobody else is in
+_CLONED = f"{SCRATCH}/code"
+_PYTHON = ["python"]  # instead of the image's own entrypoint, which starts a worker
+_ENGINE = "-m deployments.workers.run_with_secrets prefect.engine"
+# What a pod's eviction does to its run is the business of the process around the engine.
+_SUPERVISED = "-m deployments.workers.run_with_secrets prefect flow-run execute"
+_OF_THE_PLACE = {
+    "project", "home", "host", "postgres_port", "prefect_port", "mlflow_port", "server_port", "postgres_url", "worker",
+    "work_pool", "pool_type", "pool_networks", "pool_volumes", "pool_template", "image_pull", "code",
+}  # fmt: skip
+_FOREIGN_PREFIXES = ("AWS_", "DVC_", "MLFLOW_")
+_PASSWORD_IN_URL = re.compile(r"://[^/@]*:[^/@]*@")
+
+
+class WrongPool(RuntimeError):
+    """The work pool cannot be as the settings want it; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How runs are started: the pool's type and template, every deployment's job variables, where code comes from."""
+
+    kind: str
+    job_variables: Mapping[str, Any]
+    code: RunnerStorage | None = None
+    template: Mapping[str, Any] = field(default_factory=dict)
+
+
+def pool_of(settings: Settings, environ: Mapping[str, str]) -> Pool:
+    """The pool that *settings* ask for. *environ* is the registering process's: runs get its references to secrets.
+
+    Raises WrongPool.
+    """
+    if settings.pool_type == "process":
+        return Pool("process", {"command": f"{sys.executable} -m prefect.engine"})
+    if settings.image is None:
+        raise WrongPool(
+            f"TRIMTAB_POOL_TYPE={settings.pool_type} runs flows in containers: name their image in TRIMTAB_IMAGE"
+        )
+    variables = {
+        "image": settings.image,
+        "image_pull_policy": settings.image_pull,
+        "env": run_environment(settings, environ),
+    }
+    if settings.pool_type == "docker":
+        variables |= {
+            "command": _ENGINE,
+            "networks": list(settings.pool_networks),
+            "volumes": [*settings.pool_volumes, *_own_folders(settings.pool_volumes)],
+        }
+    else:
+        variables |= {"command": _SUPERVISED}
+    return Pool(settings.pool_type, variables, _storage(settings), _template(settings))
+
+
+def run_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables of a run in a container. None takes away what Prefect's worker would hand on of its own.
+
+    Other programs' variables come along unless they hold a secret, by their name or in an address. Raises WrongPool
+    where a secret that runs need is given as a value.
+    """
+    secrets = {f"TRIMTAB_{name.upper()}" for name in secret_fields(Settings) if name not in _OF_THE_PLACE}
+    by_value = [
+        name for name in sorted({*secrets, *FOREIGN}) if environ.get(name) and not environ.get(name + SUFFIX)
+    ]  # fmt: skip
+    if by_value:
+        raise WrongPool(
+            f"{', '.join(by_value)}: flow runs in containers get secrets as files only, as job variables are shown to "
+            f"everybody; set {by_value[0]}{SUFFIX} to the file's place in the container, and mount it there "
+            "(TRIMTAB_POOL_VOLUMES, or the chart's secretName)"
+        )
+    given = {
+        f"TRIMTAB_{name.upper()}": _text(getattr(settings, name))
+        for name in sorted(settings.model_fields_set - _OF_THE_PLACE - set(secret_fields(Settings)))
+    }
+    references = {name + SUFFIX: environ[name + SUFFIX] for name in (*secrets, *FOREIGN) if environ.get(name + SUFFIX)}
+    foreign = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(_FOREIGN_PREFIXES) and not holds_secret(name) and not _PASSWORD_IN_URL.search(value)
+    }
+    hidden: dict[str, str | None] = {"PREFECT_API_AUTH_STRING": None, "PREFECT_API_KEY": None}
+    cloned = {"PYTHONPATH": _CLONED, "TRIMTAB_PROJECT": _CLONED} if settings.code else {}
+    ours = {
+        "HOME": SCRATCH,
+        "DVC_SITE_CACHE_DIR": f"{STATE}/dvc-site",
+        "PREFECT_HOME": f"{STATE}/prefect",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+    }
+    return {**foreign, **ours, **given, **references, **cloned, **hidden}
+
+
+def _own_folders(volumes: Sequence[str]) -> list[str]:
+    """What a run writes to, as volumes of its own that begin as the image has them and go with the container."""
+    mounted = {volume.split(":")[min(1, volume.count(":"))] for volume in volumes}
+    return [folder for folder in (STATE, PROJECT) if folder not in mounted]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return json.dumps(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _storage(settings: Settings) -> RunnerStorage:
+    if settings.code is None:
+        return LocalStorage(IMAGE_CODE)
+    parts = urlsplit(settings.code.removeprefix("git+"))
+    if parts.password or (parts.username and parts.scheme in ("http", "https")):  # where a token stands for the user
+        raise WrongPool(
+            "TRIMTAB_CODE holds a password or a token: give git its credentials in the image or by a mounted file"
+        )
+    path, _, ref = parts.path.partition("@")
+    is_commit = re.fullmatch("[0-9a-f]{40}", ref) is not None
+    return GitRepository(
+        url=parts._replace(path=path).geturl(), name=Path(_CLONED).name,
+        branch=ref if ref and not is_commit else None, commit_sha=ref if is_commit else None,
+    )  # fmt: skip
+
+
+def _template(settings: Settings) -> dict[str, Any]:
+    if settings.pool_template is not None:
+        try:
+            return dict(json.loads(settings.pool_template.read_text()))
+        except (OSError, ValueError) as error:
+            raise WrongPool(f"TRIMTAB_POOL_TEMPLATE={settings.pool_template} is no JSON file: {error}") from error
+    if settings.pool_type == "docker":
+        from prefect_docker.worker import DockerWorker
+
+        template: dict[str, Any] = DockerWorker.get_default_base_job_template()
+        template["variables"]["properties"]["container_create_kwargs"]["default"] = {
+            "entrypoint": _PYTHON, "working_dir": SCRATCH, "init": True, "read_only": True,
+            "tmpfs": {SCRATCH: "mode=1777"}, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"],
+        }  # fmt: skip
+        return template
+    from prefect_kubernetes.worker import KubernetesWorker
+
+    jobs: dict[str, Any] = KubernetesWorker.get_default_base_job_template()
+    jobs["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["containers"][0]["command"] = _PYTHON
+    return jobs
+
+
+def ensure_pool(client: SyncPrefectClient, name: str, pool: Pool) -> None:
+    """Have the work pool as *pool* says, and the queue in which retrains wait for one another. Safe to repeat.
+
+    Raises WrongPool when there is one of another type by that name: Prefect cannot change it.
+    """
+    try:
+        found = client.read_work_pool(name)
+    except ObjectNotFound:
+        with suppress(ObjectAlreadyExists):
+            client.create_work_pool(WorkPoolCreate(name=name, type=pool.kind, base_job_template=dict(pool.template)))
+        found = client.read_work_pool(name)
+    if found.type != pool.kind:
+        raise WrongPool(
+            f"the work pool {name!r} is of type {found.type}, not {pool.kind}: choose another name with "
+            f"TRIMTAB_WORK_POOL, or `prefect work-pool delete {name}` first"
+        )
+    if pool.template and found.base_job_template != pool.template:
+        client.update_work_pool(name, WorkPoolUpdate(base_job_template=dict(pool.template)))
+    # One retrain at a time, if the worker says in time that it took one: that spares work, the ledger's claims decide.
+    with suppress(ObjectAlreadyExists):
+        client.create_work_queue(RETRAIN_QUEUE, work_pool_name=name, concurrency_limit=1)

@@ -1,0 +1,177 @@
+"""The worker's end of the fork server: start it, ask it for processes, start it again when it dies.
+
+Nothing of Prefect is known here; the protocol is described in `deployments.workers.fork_server`.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+SERVER = Path(__file__).with_name("fork_server.py")
+EARLY_DEATH_SECONDS = 5.0
+EARLY_DEATHS_ALLOWED = 3
+KILLED = -int(signal.SIGKILL)
+
+# Libraries that would start threads while they are imported, and so make forking unsafe.
+SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+QUIET = {"MPLBACKEND": "Agg", "DO_NOT_TRACK": "true", "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+class ForkServerUnavailable(RuntimeError):
+    """The fork server died before it could start the process; nothing of the process has run."""
+
+
+class ForkedProcess:
+    """A child of the fork server. `returncode` is None while it runs, as with subprocess."""
+
+    def __init__(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._reader, self._writer = reader, writer
+
+    async def wait(self) -> int:
+        """Exit code, negative for a signal. A child of a fork server that died was killed with it."""
+        with contextlib.suppress(ConnectionError):
+            line = await self._reader.readline()
+            if line.startswith(b"exited "):
+                self.returncode = int(line.split()[1])
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)  # what it had started itself
+            self.returncode = KILLED
+        self._writer.close()
+        return self.returncode
+
+
+class ForkClient:
+    """Keeps one fork server alive. Use as an async context manager; leaving it ends the server."""
+
+    def __init__(self, preload: Sequence[str], logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        self.preload = tuple(preload)
+        self.process: asyncio.subprocess.Process | None = None
+        self._logger = logger
+        self._control: socket.socket | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._early_deaths = 0
+
+    @property
+    def usable(self) -> bool:
+        """False once the server has died several times in a row right after its start."""
+        return self._early_deaths < EARLY_DEATHS_ALLOWED
+
+    async def __aenter__(self) -> Self:
+        await self._start()
+        self._keeper = asyncio.create_task(self._keep_alive())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let go of the server, which exits when its last child has; kill it if it does not hurry."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        if self._control is not None:
+            self._control.close()
+        if self.process is not None and self.process.returncode is None:
+            try:
+                await asyncio.wait_for(self.process.wait(), timeout=5)
+            except TimeoutError:
+                self.process.kill()
+                await self.process.wait()
+
+    async def spawn(self, env: dict[str, str], cwd: str, hooks: dict[str, Any] | None = None) -> ForkedProcess:
+        """Fork a process that runs the flow run (or only the *hooks*) named in *env* in *cwd*.
+
+        Requests wait while the server loads. Asked a second time if the server dies in between, which is
+        safe: a child says that it has started before it does anything else.
+        """
+        request = json.dumps({"env": env, "cwd": cwd, "hooks": hooks}).encode()
+        for attempt in (1, 2):
+            try:
+                return await self._spawn(request)
+            except ForkServerUnavailable:
+                if attempt == 2:
+                    raise
+                await asyncio.sleep(0.5)  # the keeper is starting the next one
+        raise AssertionError("unreachable")
+
+    async def _spawn(self, request: bytes) -> ForkedProcess:
+        ours, theirs = socket.socketpair()
+        request_file = os.memfd_create("request")
+        try:
+            with os.fdopen(request_file, "wb", closefd=False) as file:
+                file.write(request)
+            if self._control is None:
+                raise ForkServerUnavailable("the fork server is not running")
+            socket.send_fds(self._control, [b"fork"], [request_file, theirs.fileno()])
+        except OSError as error:
+            ours.close()
+            raise ForkServerUnavailable(f"the fork server does not take requests: {error}") from error
+        finally:
+            os.close(request_file)
+            theirs.close()
+        ours.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        with contextlib.suppress(ConnectionError):
+            line = await reader.readline()
+            if line.startswith(b"started "):
+                return ForkedProcess(int(line.split()[1]), reader, writer)
+        writer.close()
+        raise ForkServerUnavailable("the fork server died before the process had started")
+
+    async def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                str(SERVER),
+                str(theirs.fileno()),
+                *self.preload,
+                stdin=asyncio.subprocess.DEVNULL,
+                env=env | SINGLE_THREADED | QUIET,
+                pass_fds=[theirs.fileno()],
+            )
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self._control = ours
+
+    async def _keep_alive(self) -> None:
+        """Log what each server has loaded, and start the next one when it dies."""
+        while self.process is not None and self._control is not None:
+            started = time.monotonic()
+            await self._report_ready(self._control)
+            code = await self.process.wait()
+            self._control.close()
+            lived = time.monotonic() - started
+            self._early_deaths = self._early_deaths + 1 if lived < EARLY_DEATH_SECONDS else 0
+            self._logger.error("Fork server died with exit code %s; its flow runs died with it. Restarting.", code)
+            if not self.usable:
+                self._logger.error("It died %s times right after its start: runs start slowly now.", self._early_deaths)
+                return
+            await self._start()
+
+    async def _report_ready(self, control: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            message = await asyncio.get_running_loop().sock_recv(control, 1 << 16)
+            if not message:
+                return
+            ready = json.loads(message)["ready"]
+            for module, reason in ready["missing"].items():
+                self._logger.warning(
+                    "Preload module %r could not be imported (%s); runs go on without.", module, reason
+                )
+            if ready["threads"] != 1:
+                self._logger.warning("The fork server has %s threads; forking is only safe with 1.", ready["threads"])
+            self._logger.info("Fork server %s is warm after %s s.", self.process and self.process.pid, ready["seconds"])

@@ -1,0 +1,142 @@
+"""Where a flow comes in: the only place in this room that reads settings. Everything below takes plain arguments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+from stores.ledger import Ledger
+from stores.object_store.store import Objects, ObjectsError
+from stores.releases.store import Shelf
+from stores.telemetry import Where, where
+from tasks import dataset
+from tasks.dataset import Remote
+from tasks.model_server import Server
+from trimtab.config import params
+from trimtab.config.params import Alert, Params
+from trimtab.config.settings import Settings
+from trimtab.data.schema import Schema
+
+PATIENCE_S = 20.0  # a database that died is back sooner
+
+
+class NotSetUp(RuntimeError):
+    """The place is not ready for a flow; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """A project in its place."""
+
+    settings: Settings
+    params: Params
+    ledger: Ledger
+
+    @property
+    def root(self) -> Path:
+        """The project's folder."""
+        return self.settings.root
+
+    @property
+    def workspace(self) -> Path:
+        """Where `data/` is laid out: the project, or a folder in the state where the project cannot be written to, as
+        in an image."""
+        return self.root if os.access(self.root, os.W_OK) else self.settings.state / "workspace"
+
+    @property
+    def remote(self) -> Remote | None:
+        """DVC's remote in the store; None: the one that the project names."""
+        settings = self.settings
+        return Remote(f"{settings.store.rstrip('/')}/dvc", settings.store_endpoint) if settings.store else None
+
+    @property
+    def tracking(self) -> str:
+        """MLflow's address."""
+        return self.settings.tracking_uri
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        """Where releases are kept."""
+        return Shelf(self.settings.releases, self.objects)
+
+    @cached_property
+    def objects(self) -> Objects | None:
+        """The store behind the state folder, where there is one."""
+        store = self.settings.store
+        return Objects(store, endpoint=self.settings.store_endpoint) if store else None
+
+    @cached_property
+    def telemetry(self) -> Where:
+        """Where predictions, labels and pairs are."""
+        return where(self.settings.telemetry, self.objects)
+
+    def keep_report(self, name: str, page: str) -> str:
+        """Keep a page that people read, in the state folder and, where there is one, in the store; where it is. A store
+        that is away keeps no flow from going on: the page is in the folder then."""
+        path = self.settings.state / "reports" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page)
+        if self.objects is None:
+            return str(path)
+        try:
+            self.objects.put(f"reports/{name}", path)
+        except ObjectsError as error:
+            print(f"The report stays in {path}: {error}")
+            return str(path)
+        return f"{self.objects.url}/reports/{name}"
+
+    @property
+    def server(self) -> Server:
+        """The model server, or all of its replicas, with the key that opens it."""
+        url = self.settings.server_replicas
+        return Server(url or self.settings.model_server, self.settings.server_key, is_many=url is not None)
+
+    @property
+    def cache(self) -> Path:
+        """Where candidates' files are kept once fetched."""
+        return self.settings.state / "cache"
+
+    @property
+    def schema(self) -> Schema:
+        """The project's reviewed schema. Raises NotSetUp when there is none yet."""
+        path = self.root / "schema.yaml"
+        if not path.exists():
+            raise NotSetUp(f"{path} does not exist yet: validate a first batch, which infers it, and review it")
+        return Schema.loads(path.read_text(), name=str(path))
+
+    @property
+    def listeners(self) -> tuple[Alert, ...]:
+        """Who hears alerts: those in params.yaml, and the webhook of the place."""
+        own = self.settings.webhook_url
+        return (*self.params.alerts, *([Alert(kind="webhook", url=own)] if own else []))
+
+
+def here() -> Here:
+    """The project that this process works for. Raises ParamsError or NotSetUp, saying what to do."""
+    settings = Settings()
+    if settings.ledger_url is None:
+        raise NotSetUp("TRIMTAB_LEDGER_URL is not set: run flows through `trimtab run`, or on a worker of `trimtab up`")
+    ledger = Ledger(settings.ledger_url.get_secret_value(), patience_s=PATIENCE_S)
+    place = Here(settings, params.load(settings.root), ledger)
+    if place.workspace != place.root:
+        dataset.init(place.workspace)
+    return place
+
+
+@contextmanager
+def one_heartbeat() -> Iterator[None]:
+    """Flows called inside share their parent's heartbeat: one of their own would cost each up to a second at its end,
+    and a process that is lost takes parent and parts with it."""
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
+
+
+def short(digest: object) -> str:
+    """A digest as people read it."""
+    return str(digest)[:12]

@@ -1,0 +1,118 @@
+"""Which dataset version is the newest, and how the next becomes it: made from the newest and the files that changed,
+pushed, and only then named in the ledger. Who loses that race begins again from the winner's version, so that a run
+needs none of the other files and no run waits for another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefect import task
+
+from operations.context import Here
+from stores.ledger import Head, LostRace
+from tasks import dataset
+from tasks.dataset import DatasetVersion
+from tasks.retries import OUTSIDE
+
+next_version = task(name="next-version", **OUTSIDE)(dataset.extend)
+
+
+def current(place: Here) -> DatasetVersion:
+    """The newest dataset version. Raises DatasetError when there is none yet."""
+    head = newest(place)
+    if head is None:
+        return dataset.current(place.root)
+    return DatasetVersion(head.hash, head.pointer)
+
+
+def newest(place: Here) -> Head | None:
+    """The newest version by the ledger, after what a person did to `data.dvc` by hand has been taken in; None before
+    the first."""
+    if place.ledger.head() is None:
+        _take_first(place)
+    while (head := place.ledger.head()) is not None and (theirs := dataset.by_hand(place.workspace)) is not None:
+        _take_in(place, head, theirs)
+    return place.ledger.head()
+
+
+def advance(place: Here, files: Mapping[str, Path | None], *, period: str, cause: str, message: str) -> DatasetVersion:
+    """The dataset with *files* (name below `data/` → file, None to leave it out) as the newest version; when it holds
+    them already, that one. Safe to repeat, and while others do the same or something else."""
+    while True:
+        head = newest(place)
+        base = DatasetVersion(head.hash, head.pointer) if head else None
+        made = next_version(place.workspace, base, files, remote=place.remote)
+        if head is not None and made.hash == head.hash:
+            break
+        try:
+            place.ledger.move_head(
+                made.hash, pointer=made.pointer, expected=head.version if head else 0, period=period, cause=cause
+            )
+            break
+        except LostRace:
+            print("Another run made a dataset version meanwhile: once more, from there.")
+    git_commit = _point(place, made, message)
+    place.ledger.record_dataset(made.hash, pointer=made.pointer, period=period, cause=cause, git_commit=git_commit)
+    return made
+
+
+def bring(place: Here, name: str) -> Path:
+    """The file called *name* below `data/` in the newest version, and no other. Raises DatasetError."""
+    folder, _, rest = name.partition("/")
+    return dataset.one(place.workspace, current(place).hash, name=f"{folder}/{rest}", remote=place.remote)
+
+
+def _take_first(place: Here) -> None:
+    """Begin with what `data.dvc` names, if it can be had: a clone may hold one whose rows were never made here."""
+    home = next((root for root in (place.workspace, place.root) if (root / "data.dvc").exists()), None)
+    if home is None or not (place.workspace / ".dvc").exists():
+        return
+    found = dataset.current(home)
+    if not dataset.publish(place.workspace, found, remote=place.remote):
+        print(f"data.dvc names {found.hash}, which is in no cache or remote: the dataset begins anew.")
+        return
+    if _move(place, found, expected=0, cause="found") and home == place.workspace:
+        dataset.take_for_ours(place.workspace, found)
+
+
+def _take_in(place: Here, head: Head, theirs: DatasetVersion) -> None:
+    """Somebody changed `data.dvc`: what differs from what we wrote there last is theirs and joins the newest version.
+    Where many share a store, going back to an older version is nobody's wish for all: it is written over."""
+    written = dataset.last_written(place.workspace)
+    assert written is not None  # there is nothing by hand without it
+    is_old = place.remote is not None and theirs.hash in {known.hash for known in place.ledger.heads()}
+    if is_old:
+        print(f"data.dvc names the older version {theirs.hash}; the newest, {head.hash}, counts.")
+    else:
+        changes = dataset.differences(place.workspace, written, theirs.hash, remote=place.remote)
+        base = DatasetVersion(head.hash, head.pointer)
+        made = next_version(place.workspace, base, changes, remote=place.remote)
+        print(f"data.dvc was changed by hand: {', '.join(sorted(changes)) or 'nothing'} taken in as {made.hash}.")
+        if made.hash != head.hash and not _move(place, made, expected=head.version, cause="by hand"):
+            return  # somebody was faster: once more, from theirs
+    dataset.take_for_ours(place.workspace, theirs)
+
+
+def _move(place: Here, made: DatasetVersion, *, expected: int, cause: str) -> bool:
+    """Make it the newest version; False when another has become that meanwhile."""
+    try:
+        place.ledger.move_head(made.hash, pointer=made.pointer, expected=expected, period="", cause=cause)
+    except LostRace:
+        return False
+    place.ledger.record_dataset(made.hash, pointer=made.pointer, period="", cause=cause)
+    return True
+
+
+def _point(place: Here, made: DatasetVersion, message: str) -> str | None:
+    """Let `data.dvc` name the newest version, committed where that is wished; the commit, if it holds *made*."""
+
+    def by_ledger() -> DatasetVersion:
+        head = place.ledger.head()
+        return DatasetVersion(head.hash, head.pointer) if head else made
+
+    named = dataset.sync_pointer(place.workspace, by_ledger)
+    if not place.settings.commit_data or place.workspace != place.root:
+        return None
+    commit = dataset.commit(place.root, message)
+    return commit if named.hash == made.hash else None

@@ -1,0 +1,242 @@
+"""Observe an experiment: report what is seen of it, and end it when its time is over, when B would harm users, or when
+somebody asks. Used by experiment, by reconcile, which looks every minute, and by the `trimtab experiment` command.
+
+An experiment's end and the return of the champion from before are one transaction in the ledger, so any of them may
+look at any time, be killed at any line, or meet another."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from operations.context import Here, short
+from operations.targets import contract
+from stores import telemetry
+from stores.ledger import Live, LostRace, Step
+from stores.releases import bundle
+from tasks import alerts, model_server, orchestrator, tracking
+from trimtab.config.fields import written
+from trimtab.experiment.report import STRATEGY, Plan, Report, measures
+from trimtab.rollout import state_machine
+from trimtab.rollout.state_machine import Terms
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CLOCKS_APART = timedelta(minutes=10)  # the database's clock and the model server's
+NEWEST = 5
+
+
+class NoSuchExperiment(LookupError):
+    """The ledger has no experiment by that name."""
+
+
+def experiments(place: Here) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The newest experiments that did begin, with their steps, oldest first."""
+    rows = [row for row in place.ledger.rollouts() if row["strategy"] == STRATEGY][-NEWEST:]
+    found = [(row, place.ledger.rollout_steps(row["id"])) for row in rows]
+    return [(row, steps) for row, steps in found if steps]
+
+
+def named(place: Here, name: str | None) -> dict[str, Any]:
+    """The experiment that people call *name*, or the newest. Raises NoSuchExperiment."""
+    known = [row for row in place.ledger.rollouts() if row["strategy"] == STRATEGY]
+    found = [row for row in known if name is None or row["id"] in (name, f"{STRATEGY}-{name}")]
+    if not found:
+        titles = ", ".join(row["id"].removeprefix(f"{STRATEGY}-") for row in known[-NEWEST:]) or "none so far"
+        what = "there is no experiment yet" if name is None else f"there is no experiment {name}"
+        raise NoSuchExperiment(f"{what} (known: {titles}): `trimtab experiment start A B` starts one")
+    return found[-1]
+
+
+def running(place: Here, live: Live | None) -> dict[str, Any] | None:
+    """The experiment that answers users now."""
+    row = place.ledger.rollout(live.rollout) if live and live.rollout and live.challenger else None
+    return row if row is not None and row["strategy"] == STRATEGY else None
+
+
+def rightful(place: Here, live: Live) -> str:
+    """Who is champion when no experiment runs: an experiment's A only stands in its place."""
+    row = running(place, live)
+    return live.champion if row is None else str(place.ledger.rollout_steps(row["id"])[0]["evidence"]["before"])
+
+
+def make_way(place: Here, reason: str) -> Live | None:
+    """End the experiment that runs, if one does: the champion from before is live again. Raises LostRace."""
+    row = running(place, place.ledger.live())
+    return None if row is None else end(place, row["id"], reason)
+
+
+def settle(place: Here) -> list[str]:
+    """End what is over, and report what has ended; what was done, in words. With nothing to do it does nothing."""
+    done, told = [], place.ledger.outcomes()
+    for row, steps in experiments(place):
+        at = state_machine.standing(steps)
+        if at.state == "experiment" and (why := _over(place, row, steps)) is not None:
+            with suppress(LostRace):  # somebody is moving something at this moment: the next look sees what came of it
+                end(place, row["id"], why)
+                done.append(f"experiment {plan_of(steps).title} ended: {why}")
+            at = state_machine.standing(place.ledger.rollout_steps(row["id"]))
+        if at.state == "ended" and _told(row["id"]) not in told:
+            publish(place, row["id"])
+    return done
+
+
+def _over(place: Here, row: dict[str, Any], steps: list[dict[str, Any]]) -> str | None:
+    """Why the experiment has to end now; None when it has not."""
+    from trimtab.experiment import analysis
+    from trimtab.rollout import observation
+
+    live, plan = place.ledger.live(), plan_of(steps)
+    if live is None or live.rollout != row["id"]:
+        return f"overtaken: {live.move} of {short(live.champion)}" if live else "nothing is live any more"
+    if why := model_server.refused(place.server, plan.b):
+        return f"guardrail: the model server will not have B: {why}"
+    terms = Terms.model_validate(row["terms"])
+    found = observation.oriented(_pairs(place, row), plan.b, terms)
+    if found.empty:
+        return None
+    if broken := analysis.guardrails(found, terms):
+        return f"guardrail: {'; '.join(broken)}"
+    return f"{written(plan.duration)} of data went by" if observation.elapsed(found) >= plan.duration else None
+
+
+def end(place: Here, id: str, reason: str) -> Live:
+    """End the experiment called *id*, once; who is live then. Raises LostRace when another moved it at this moment."""
+    steps, live = place.ledger.rollout_steps(id), place.ledger.live()
+    at = state_machine.standing(steps)
+    assert live is not None
+    if at.state != "experiment":
+        return live
+    evidence = {"share": 0.0, "reason": reason}
+    if live.rollout != id:
+        place.ledger.step_rollout(id, at.steps + 1, "ended", evidence)
+        return live
+    champion = _sound(place, steps)
+    try:
+        now = place.ledger.switch(
+            champion, expected=live.version, move="close", rollout=id, actor=orchestrator.me(),
+            reason=f"experiment {plan_of(steps).title} ended: {reason}", step=Step(id, at.steps + 1, "ended", evidence),
+        )  # fmt: skip
+    except LostRace:
+        if state_machine.standing(place.ledger.rollout_steps(id)).state != "ended":
+            raise
+        return place.ledger.live() or live  # another ended it, which is as good
+    follow(place, now)
+    return now
+
+
+def _sound(place: Here, steps: list[dict[str, Any]]) -> str:
+    """The champion from before; A, which answers most users now, when that one's bundle was damaged meanwhile."""
+    before, plan = str(steps[0]["evidence"]["before"]), plan_of(steps)
+    try:
+        place.shelf.open(before)
+    except bundle.UnreachableRelease:
+        raise  # which says nothing against the release
+    except bundle.ReleaseError as error:
+        print(f"{error}: A ({short(plan.a)}) stays champion instead")
+        return plan.a
+    return before
+
+
+def follow(place: Here, live: Live) -> None:
+    """Let target, model server and MLflow's alias follow the ledger."""
+    contract.follow(place)
+    if not model_server.wait_until_followed(place.server, live.version):
+        print("The model server has not followed the ledger yet; it will when it is back.")
+    released = place.ledger.release(live.champion)
+    if released is not None:
+        tracking.crown(place.tracking, name=released["model_name"], version=int(released["model_version"]))
+
+
+def plan_of(steps: list[dict[str, Any]]) -> Plan:
+    """What was asked for, from the experiment's first step."""
+    return Plan.model_validate(steps[0]["evidence"]["plan"])
+
+
+def report(place: Here, id: str) -> Report:
+    """What there is to say of the experiment called *id* now; also long after its end, as labels come late."""
+    from trimtab.experiment import analysis
+
+    row, steps = place.ledger.rollout(id), place.ledger.rollout_steps(id)
+    if row is None or not steps:
+        raise NoSuchExperiment(f"experiment {id} was not begun: start it again")
+    pairs = _pairs(place, row)
+    multi = place.params.project.task == "multiclass"
+    key = place.params.columns.key
+    columns = ["arm", "rollout", "propensity", "prediction"]
+    columns += [*(["predicted_label", "probabilities"] if multi else []), *([key] if key else [])]
+    first, last = _span(pairs)
+    answers = telemetry.predictions(place.telemetry, first, last, columns=columns)
+    answers = answers[answers["rollout"] == id].reset_index(drop=True)
+    ended = steps[-1]["state"] == "ended"
+    return analysis.report(
+        plan_of(steps), Terms.model_validate(row["terms"]), metric=place.params.gate.metric,
+        state="ended" if ended else "running", reason=steps[-1]["evidence"]["reason"] if ended else "",
+        pairs=pairs, answers=answers.rename(columns={key: "key"} if key else {}),
+        labels=telemetry.labels(place.telemetry, first, last, since=_began(row)),
+    )  # fmt: skip
+
+
+def _pairs(place: Here, row: dict[str, Any]) -> pd.DataFrame:
+    return telemetry.pairs(place.telemetry, rollout=row["id"], since=_began(row))
+
+
+def _span(pairs: pd.DataFrame) -> tuple[datetime, datetime]:
+    """Data times between which an experiment's answers lie, with room for some whose pair got lost."""
+    if pairs.empty:
+        return datetime.fromtimestamp(0, UTC), datetime.fromtimestamp(0, UTC)
+    first, last = pairs["time"].min().floor("s"), pairs["time"].max().ceil("s")
+    return (first - timedelta(days=1)).to_pydatetime(), (last + timedelta(days=1)).to_pydatetime()
+
+
+def _began(row: dict[str, Any]) -> datetime:
+    began: datetime = row["recorded_at"]
+    return (began if began.tzinfo else began.replace(tzinfo=UTC)) - CLOCKS_APART
+
+
+def keep(place: Here, id: str, found: Report, text: str) -> str:
+    """The report into MLflow, always into the same run; its page there."""
+    plan, project = found.plan, place.params.project.name
+    run = tracking.log_experiment(
+        place.tracking, project=project, id=id, params=plan.model_dump(mode="json", exclude={"name"}),
+        tags={"state": found.state, "conclusion": found.conclusion, "reason": found.reason},
+        measures=measures(found), labels=found.effect.labels, report=text, facts=found.model_dump(mode="json"),
+        is_over=found.state == "ended",
+    )  # fmt: skip
+    return tracking.run_page(place.tracking, run)
+
+
+def text_of(place: Here, found: Report) -> str:
+    """The report as people read it."""
+    from trimtab.experiment.markdown import page
+
+    plan = found.plan
+    return page(found, {d: int((place.ledger.release(d) or {}).get("model_version", 0)) for d in (plan.a, plan.b)})
+
+
+def publish(place: Here, id: str) -> str:
+    """The report for everybody: on the run's page, in MLflow, and at the end an event, an alert when B would have
+    harmed users, and a note in the ledger that all this was done. Safe to repeat. The report's text."""
+    found = report(place, id)
+    text, project = text_of(place, found), place.params.project.name
+    link = keep(place, id, found, text)
+    orchestrator.show_markdown("experiment", f"{text}\n[In MLflow]({link})", about=f"Experiment {found.plan.title}")
+    payload = {"id": id, "conclusion": found.conclusion, "reason": found.reason}
+    orchestrator.tell(
+        "trimtab.experiment.started" if found.state == "running" else "trimtab.experiment.ended",
+        project=project, id=f"{id}-{found.state}", payload=payload,
+    )  # fmt: skip
+    if found.state == "ended":
+        if found.reason.startswith("guardrail"):
+            message = f"{project}: experiment {found.plan.title} was ended: {found.reason}"
+            alerts.raise_alert(
+                place.ledger, place.listeners, id=id, kind="experiment ended", message=message, evidence=payload
+            )
+        place.ledger.record_outcome(_told(id), "reported", owner=orchestrator.me(), evidence=payload)
+    return text
+
+
+def _told(id: str) -> str:
+    return f"report:{id}"

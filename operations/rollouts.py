@@ -1,0 +1,230 @@
+"""Conduct a rollout: look at what telemetry says of it and take the step that this allows. Used by deploy, which stays
+with a rollout for a while, by reconcile, which looks every minute, and by drift-monitor, when labels have come in.
+
+A step and what it does to the live row are one transaction in the ledger, so any of them may look at any time, be
+killed at any line, or meet another: one wins, and the others see what it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from operations.context import Here, short
+from operations.targets import contract
+from stores import rollout_observation
+from stores.ledger import Live, Look, LostRace, Step
+from stores.object_store.store import ObjectsError
+from stores.releases import bundle as bundle_module
+from stores.releases.bundle import Bundle
+from tasks import alerts, model_server, orchestrator, tracking
+from trimtab.rollout import losses, state_machine
+from trimtab.rollout.state_machine import Move, Seen, Standing, Terms
+
+MOVES = {
+    "shadow": "shadow", "canary": "canary", "champion": "promote", "rolled back": "rollback", "reverted": "rollback",
+    "closed": "close",
+}  # fmt: skip
+EVENTS = {
+    "champion": "trimtab.rollout.promoted", "rolled back": "trimtab.rollout.rolled-back",
+    "reverted": "trimtab.rollout.rolled-back",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a rollout stands after a look; *moved* when the look led to a step."""
+
+    at: Standing
+    seen: Seen
+    moved: bool
+
+
+def terms_of(place: Here, champion: str, challenger: str) -> Terms:
+    """What a rollout between these two will be judged by: the project's rules as they are now."""
+    pair = [place.shelf.open(digest) for digest in (champion, challenger)]
+    return Terms(
+        **place.params.rollout.model_dump(),
+        task=place.params.project.task,
+        metric=place.params.gate.metric,
+        metric_margin=place.params.gate.max_regression,
+        metric_slices={c: m for c, m in place.params.gate.slices.items() if c in place.params.rollout.slices},
+        classes={bundle.digest: bundle.manifest.classes for bundle in pair},
+        cap=_cap(pair[0]) if place.params.project.task == "regression" else None,
+    )
+
+
+def _cap(champion: Bundle) -> float:
+    """The error at which a loss is 1, from what the champion answered to its own reference rows."""
+    rows = champion.reference()
+    return losses.regression_cap(
+        rows[champion.manifest.columns.target].to_numpy(dtype=float), rows["prediction"].to_numpy(dtype=float)
+    )
+
+
+def unfinished(place: Here, *, newest: int = 5) -> list[tuple[dict[str, Any], Standing]]:
+    """Rollouts that have not come to their end, oldest first, with where they stand; those that only switch left
+    out, as deploy sees to these."""
+    found = []
+    for row in place.ledger.rollouts()[-newest:]:
+        at = state_machine.standing(place.ledger.rollout_steps(row["id"]))
+        if row["strategy"] == "rollout" and (at.on_trial or at.in_court):
+            found.append((row, at))
+    return found
+
+
+def advance(place: Here, id: str) -> Outcome:
+    """Look at the rollout called *id*, and take at most one step."""
+    row = place.ledger.rollout(id)
+    if row is None:
+        raise LookupError(f"the ledger has no rollout {id}")
+    steps, live = place.ledger.rollout_steps(id), place.ledger.live()
+    at = state_machine.standing(steps)
+    if not (at.on_trial or at.in_court):
+        return Outcome(at, Seen(), moved=False)
+    if live is None or live.rollout != id:
+        return _overtaken(place, row, at, live)
+    why = model_server.refused(place.server, row["release"]) if at.on_trial else None
+    try:
+        seen = rollout_observation.look(place.telemetry, row, steps)
+    except ObjectsError:
+        if why is None:
+            raise
+        seen = Seen(exposed=at.exposed_before)  # the store is away; what the servers refuse goes without it
+    if why is not None:
+        seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {why}")})
+    _keep_look(place, id, at, seen)
+    move = state_machine.follow(at, seen, Terms.model_validate(row["terms"]))
+    if move is None:
+        return Outcome(at, seen, moved=False)
+    if move.state == "champion" and (damage := _damage(place, row["release"])):
+        move = Move("rolled back", 0.0, damage)
+    return take(place, row, at, seen, move, live)
+
+
+def _damage(place: Here, digest: str) -> str | None:
+    """What is wrong with a bundle on disk: servers that hold it in memory could not load it again."""
+    try:
+        place.shelf.open(digest)
+    except bundle_module.UnreachableRelease:
+        raise  # which says nothing against the release
+    except bundle_module.ReleaseError as error:
+        return str(error)
+    return None
+
+
+def take(place: Here, row: dict[str, Any], at: Standing, seen: Seen, move: Move, live: Live) -> Outcome:
+    """Take a step: the ledger says so in one transaction, then the others follow. Losing a race is no error."""
+    reason = move.reason
+    if move.state in ("rolled back", "reverted"):
+        reason += f"; by then users had got {seen.exposed:,} of its answers"
+    step = Step(
+        row["id"], at.steps + 1, move.state,
+        {
+            "share": move.share, "reason": reason, "exposed": seen.exposed, "labels_until": seen.labels_until,
+            "seen": seen.model_dump(mode="json"),
+        },
+    )  # fmt: skip
+    champion, challenger = _who(row, move)
+    try:
+        now = place.ledger.switch(
+            champion, expected=live.version, move=MOVES[move.state], reason=reason, actor=orchestrator.me(),
+            rollout=row["id"], challenger=challenger,
+            challenger_share=move.share if move.state == "canary" else 0.0, step=step,
+        )  # fmt: skip
+    except LostRace:
+        return Outcome(state_machine.standing(place.ledger.rollout_steps(row["id"])), seen, moved=True)
+    after = state_machine.standing(place.ledger.rollout_steps(row["id"]))
+    print(f"{short(row['release'])}: {after.words}: {reason}")
+    contract.follow(place)
+    if not model_server.wait_until_followed(place.server, now.version):
+        print("The model server has not followed the ledger yet; it will when it is back.")
+    tell(place, row, after, reason, now)
+    return Outcome(after, seen, moved=True)
+
+
+def _who(row: dict[str, Any], move: Move) -> tuple[str, str | None]:
+    """Champion and challenger after a step. In court the one before goes on scoring in the other's place."""
+    release, before = row["release"], row["champion_before"]
+    match move.state:
+        case "champion":
+            return release, before
+        case "closed":
+            return release, None
+        case "rolled back" | "reverted":
+            return before, None
+        case _:
+            return before, release
+
+
+def _overtaken(place: Here, row: dict[str, Any], at: Standing, live: Live | None) -> Outcome:
+    """Somebody made another release live meanwhile, so this rollout has nothing left to decide."""
+    reason = f"overtaken: {live.move} of {short(live.champion)}" if live else "nothing is live any more"
+    place.ledger.step_rollout(
+        row["id"], at.steps + 1, "ended", {"share": at.share, "exposed": at.exposed_before, "reason": reason}
+    )
+    return Outcome(state_machine.standing(place.ledger.rollout_steps(row["id"])), Seen(), moved=True)
+
+
+def _keep_look(place: Here, id: str, at: Standing, seen: Seen) -> None:
+    """A look that saw something new is kept: together they are the story of the verdict."""
+    last = place.ledger.look(id)
+    verdict = "roll back" if seen.broken else seen.verdict
+    now = (at.words, seen.pairs, seen.labels, verdict)
+    if last is None or (last.state, last.answers, last.labels, last.verdict) != now:
+        place.ledger.record_look(Look(id, last.number + 1 if last else 1, *now, evidence=seen.model_dump(mode="json")))
+
+
+def tell(place: Here, row: dict[str, Any], at: Standing, reason: str, live: Live) -> None:
+    """Let everybody know of a step: alias, event, alert, artifact. Safe to repeat."""
+    project = place.params.project.name
+    if at.state in EVENTS:
+        champion = place.ledger.release(live.champion)
+        if champion is not None:
+            tried = place.ledger.release(row["release"]) or {}
+            tracking.crown(
+                place.tracking, name=champion["model_name"], version=int(champion["model_version"]),
+                out=tried.get("model_version"),
+            )  # fmt: skip
+        orchestrator.tell(
+            EVENTS[at.state], project=project, id=f"{row['id']}-{at.steps}",
+            payload={"release": row["release"], "version": live.version, "cause": row["cause"], "reason": reason},
+        )  # fmt: skip
+    warn(place, row, at)
+    orchestrator.show_markdown("rollout", page(place, row), about=f"Rollout of {short(row['release'])}: {at.words}")
+
+
+def warn(place: Here, row: dict[str, Any], at: Standing) -> bool:
+    """Raise the alert of a rollout that went back; False when there is none, or it was raised before."""
+    if at.state not in ("rolled back", "reverted"):
+        return False
+    steps = place.ledger.rollout_steps(row["id"])
+    version = (place.ledger.release(row["release"]) or {}).get("model_version")
+    what = "was rolled back" if at.state == "rolled back" else "was champion and is taken back"
+    reason = steps[at.steps - 1]["evidence"].get("reason", "")
+    message = f"{place.params.project.name}: version {version} ({short(row['release'])}) {what}: {reason}"
+    return alerts.raise_alert(
+        place.ledger, place.listeners, id=f"rollout:{row['id']}:{at.steps}", kind=at.state, message=message,
+        evidence={"release": row["release"], "rollout": row["id"]},
+    )  # fmt: skip
+
+
+def page(place: Here, row: dict[str, Any]) -> str:
+    """A rollout as people read it."""
+    steps, look = place.ledger.rollout_steps(row["id"]), place.ledger.look(row["id"])
+    lines = [
+        f"## {state_machine.standing(steps).words}", "",
+        f"Release `{short(row['release'])}` against `{short(row['champion_before'])}`: {row['cause']}", "",
+        "| step | state | answers users got | why |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for number, step in enumerate(steps, start=1):
+        told, state = step["evidence"], state_machine.standing(steps[:number]).words
+        lines.append(f"| {step['step']} | {state} | {told.get('exposed', 0):,} | {told.get('reason', '')} |")
+    if look is not None:
+        lines += ["", f"**{look.verdict}** after {look.answers:,} pairs and {look.labels:,} labels: "
+                  f"{look.evidence['reason']}"]  # fmt: skip
+    return "\n".join(lines)
+
+
+def stamp(place: Here) -> tuple[Any, ...]:
+    """Changes whenever there may be something new to see."""
+    return rollout_observation.stamp(place.telemetry)

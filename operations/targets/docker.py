@@ -1,0 +1,219 @@
+"""Releases as Docker containers: each is baked into an image named by its digest, started beside the running one,
+probed, and only then given the users, by a front that all of them stand behind (docs/decisions/0009).
+
+Labels on containers are the only record of what they are for, and the ledger says which of them should be there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from operations.context import Here, short
+from operations.targets.contract import TargetAway, TargetRefused, Wanted, under_way, wanted
+from stores.releases import bundle as bundle_module
+from tasks import containers, model_server
+from tasks.containers import Container, EngineAway, EngineRefused
+from tasks.load_balancer import Front, FrontRefused
+from tasks.model_server import Away, NotNow, Server, ServerRefused
+from trimtab.config.secret_files import SUFFIX, holds_secret
+
+PROJECT, RELEASE, ROLLOUT = "trimtab.project", "trimtab.model.release", "trimtab.rollout.state_machine"
+BASE = "trimtab.base"  # on images: the id of the server's image that the release was baked into
+BAKED = "/srv/baked"
+_STOP_S = 60  # a server answers its last requests and brings its telemetry to the store before it ends
+_STATE = "/srv/trimtab/state"
+_QUIET_S = 2.0  # a request that the front has read is on its way for less
+
+
+def server_environment(pairs: Sequence[str]) -> dict[str, str]:
+    """The variables of model servers. Raises TargetRefused for a secret's value, which Docker would show."""
+    given = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise TargetRefused(f"TRIMTAB_DOCKER_ENV: {pair!r} is not NAME=value")
+        if holds_secret(name):
+            raise TargetRefused(
+                f"TRIMTAB_DOCKER_ENV holds {name}, which Docker would show to everybody: give {name}{SUFFIX}, and "
+                "mount the file with TRIMTAB_DOCKER_VOLUMES"
+            )
+        given[name] = value
+    return given
+
+
+class DockerTarget:
+    """The containers of a project's releases on one engine."""
+
+    def __init__(self, place: Here) -> None:
+        self._place, self._settings = place, place.settings
+        self._project = place.params.project.name
+        self._front = Front(place.settings.docker_front, place.settings.model_server)
+
+    def admit(self, digest: str, rollout: str) -> dict[str, Any]:
+        """Have the release's containers running, ready and probed. Raises TargetRefused, or TargetAway."""
+        try:
+            self._have_present_image(digest)
+            started = self._have_containers(digest, rollout)
+            found = [self._probed(container.name, digest) for container in started]
+        except (EngineAway, NotNow, bundle_module.UnreachableRelease) as error:
+            raise TargetAway(str(error)) from error
+        except (EngineRefused, ServerRefused, bundle_module.ReleaseError) as error:
+            raise TargetRefused(str(error)) from error
+        return {**found[0], "image": self.image(digest), "containers": [container.name for container in started]}
+
+    def dismiss(self, digest: str) -> None:
+        """Take away the containers and the image of a release that was refused, unless it is live after all. What an
+        engine that is away keeps of them gets no users; `settle` takes the containers."""
+        live = self._place.ledger.live()
+        if live is not None and digest in (live.champion, live.challenger):
+            return
+        try:
+            for container in self._containers(digest):
+                containers.take_away(container.name)
+            containers.remove_image(self.image(digest))
+        except EngineRefused as error:
+            print(f"something of {short(digest)} is still there; reconcile tries again: {error}")
+
+    def settle(self) -> list[str]:
+        """Send users to the containers of the release that the ledger wants, and take the others away when they have
+        answered their last requests. Where the wanted ones do not come up, users stay where they are. Raises
+        TargetRefused."""
+        try:
+            done: list[str] = []
+            while (asked := wanted(self._place.ledger)) is not None:
+                done += self._point(asked.digest, asked.version)
+                if wanted(self._place.ledger) == asked:
+                    return done + self._clear(keep=asked.digest)
+            return done
+        except (EngineRefused, FrontRefused, ServerRefused, bundle_module.ReleaseError) as error:
+            raise TargetRefused(str(error)) from error
+
+    def image(self, digest: str) -> str:
+        """The name of the image that the release is baked into."""
+        name = f"trimtab-{self._project}:{digest}"
+        return f"{self._settings.registry}/{name}" if self._settings.registry else name
+
+    def _point(self, digest: str, version: int) -> list[str]:
+        names = self._names(digest)
+        at, shown = self._front.shown()
+        if at > version and wanted(self._place.ledger) != Wanted(digest, version):
+            return []  # another run has seen more of the ledger, and has told the front
+        if containers.find_image(self.image(digest)) is None:
+            self._have_present_image(digest)
+        for container in self._have_containers(digest, ""):
+            self._wait_until_ready(container.name)
+        if not self._front.point(names, version=version, drain_s=self._settings.docker_drain_s):
+            return []
+        return [] if list(shown) == names else [f"users are sent to {', '.join(names)}"]
+
+    def _have_present_image(self, digest: str) -> None:
+        """The release's image, on the server's image as it is now, and in the registry if there is one."""
+        image, base = self.image(digest), self._settings.server_image
+        if base is None:
+            raise TargetRefused(
+                "TRIMTAB_TARGET=docker bakes releases into an image: name the server's in TRIMTAB_SERVER_IMAGE"
+            )
+        there, present = containers.find_image(image), containers.find_image(base)
+        if there is None or (present is not None and there.labels.get(BASE) != present.id):
+            bundle = self._place.shelf.open(digest)
+            version = str(bundle.manifest.model_version)
+            labels = {PROJECT: self._project, RELEASE: digest, BASE: present.id if present else "",
+                      "org.opencontainers.image.version": version}  # fmt: skip
+            containers.bake(
+                bundle.path, f"{BAKED}/{digest}", base=base, reference=image, labels=labels,
+                environment={"TRIMTAB_BAKED": BAKED, "TRIMTAB_PRELOAD": digest},
+            )  # fmt: skip
+        if self._settings.registry:
+            containers.push(image)  # also one that is there: who baked it may have been killed before
+
+    def _have_containers(self, digest: str, rollout: str) -> list[Container]:
+        """The release's containers, of its present image; those that users are sent to stay as they are."""
+        environment = server_environment(self._settings.docker_env)
+        labels = {PROJECT: self._project, RELEASE: digest, ROLLOUT: rollout}
+        _, shown = self._front.shown()
+        return [
+            containers.start(
+                name, self.image(digest), labels=labels, environment=environment,
+                network=self._settings.docker_network, volumes=self._volumes(), replace=name not in shown,
+            )
+            for name in self._names(digest)
+        ]  # fmt: skip
+
+    def _volumes(self) -> list[str]:
+        """What is asked for; and where nothing is for the state, as it is with a store, a volume without a name."""
+        given = self._settings.docker_volumes
+        return [*given, *([] if any(f":{_STATE}" in volume for volume in given) else [_STATE])]
+
+    def _names(self, digest: str) -> list[str]:
+        return [f"trimtab-{self._project}-{digest[:12]}-{n}" for n in range(1, self._settings.replicas + 1)]
+
+    def _server(self, name: str) -> Server:
+        found = containers.look(name)
+        if found is None or found.address is None:
+            raise ServerRefused(f"the container {name} has no address: {containers.last_words(name)}")
+        return Server(found.address, self._settings.server_key)
+
+    def _probed(self, name: str, digest: str) -> dict[str, Any]:
+        """What the release answers to its own samples there. One that cannot answer them is not waited for."""
+        self._wait_until_ready(name, path="/health")
+        try:
+            found = model_server.probe(self._server(name), digest, timeout_s=self._settings.ready_s)
+        except Away as error:
+            if containers.look(name) is None:
+                raise
+            # Its process was there, and served nothing but this release: whatever ended it, it was that.
+            raise ServerRefused(f"{error}; {containers.last_words(name)}") from error
+        self._wait_until_ready(name)
+        return found
+
+    def _wait_until_ready(self, name: str, *, path: str = "/ready") -> None:
+        """Raises ServerRefused when it ends, or is not ready in time, with what it said last; Away when another run
+        took it away, as it does with one whose rollout was overtaken."""
+        deadline = time.monotonic() + self._settings.ready_s
+        while time.monotonic() < deadline:
+            found = containers.look(name)
+            if found is None:
+                raise Away(f"the container {name} was taken away by another run")
+            if found.state in ("exited", "dead", "restarting"):
+                break
+            if found.address and model_server.ready(Server(found.address), within_s=0.5, path=path):
+                return
+        why = model_server.unready(self._server(name)) if (seen := containers.look(name)) and seen.runs else "it ended"
+        raise ServerRefused(f"the container {name} is not ready: {why}; {containers.last_words(name)}")
+
+    def _containers(self, digest: str | None = None) -> list[Container]:
+        return containers.find({PROJECT: self._project, **({RELEASE: digest} if digest else {})})
+
+    def _clear(self, *, keep: str) -> list[str]:
+        """Take away containers of other releases, when they have nothing left to answer. One whose rollout has just
+        begun is another run's to use."""
+        names, begun = self._names(keep), under_way(self._place.ledger)
+        going = [
+            container for container in self._containers()
+            if container.name not in names and container.labels.get(RELEASE, "") != begun
+        ]  # fmt: skip
+        if not going:
+            return []
+        self._wait_until_idle(going)
+        done = []
+        for container in going:
+            containers.take_away(container.name, stop_s=_STOP_S)
+            done.append(f"{container.name} of release {short(container.labels.get(RELEASE))} is gone")
+        return done
+
+    def _wait_until_idle(self, going: list[Container]) -> None:
+        """Until none of them has answered anybody for a while, or `docker_drain_s` are over."""
+        now = time.monotonic()
+        deadline, quiet_since = now + self._settings.docker_drain_s, now
+        while now < deadline and now - quiet_since < _QUIET_S:
+            time.sleep(0.2)
+            now = time.monotonic()
+            if any(self._is_busy(container) for container in going):
+                quiet_since = now
+
+    def _is_busy(self, container: Container) -> bool:
+        """Whether it is answering somebody; one that does not say is not."""
+        return (
+            container.runs and container.address is not None and model_server.in_flight(Server(container.address)) > 0
+        )

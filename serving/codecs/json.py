@@ -1,0 +1,113 @@
+"""From a request's bytes to questions, and from a closed round to an answer's bytes: JSON both ways, and labels. HTTP
+itself is `serving.http.asgi`'s business, Arrow `serving.codecs.arrow`'s."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from serving.batching.microbatch import Encode, Question, Round
+from serving.http.refusals import TooLarge
+from serving.metrics.server import Metrics
+from serving.models.loaded import Loaded
+from stores.telemetry import LabelCounts, Recorder
+from stores.telemetry.wal.ids import is_prediction_id
+from trimtab.requests.parser import BadInput, micros
+
+_SHAPE = 'must be {"rows": [{…}, …]}, {"columns": {"…": […], …}} or one row'
+
+
+def question(body: bytes, *, max_rows: int, answer: Encode | None = None) -> Question:
+    """What the body of ``POST /predict`` asks; *answer* encodes it, as JSON unless told. Raises BadInput, TooLarge."""
+    content = parsed(body)
+    raw: Any = [content]
+    size = 1
+    if type(content) is dict and len(content) == 1:
+        if "rows" in content:
+            raw = content["rows"]
+            if type(raw) is not list:
+                raise BadInput(_SHAPE)
+            size = len(raw)
+        elif "columns" in content:
+            raw = content["columns"]
+            if type(raw) is not dict:
+                raise BadInput(_SHAPE)
+            size = max((len(values) for values in raw.values() if isinstance(values, list)), default=0)
+    return Question(raw, checked_size(size, max_rows), answer or encode)
+
+
+def checked_size(rows: int, max_rows: int) -> int:
+    """*rows*, if one request may have as many."""
+    if rows == 0:
+        raise BadInput("must have at least one row")
+    if rows > max_rows:
+        raise TooLarge(f"{rows} rows; at most {max_rows} in one request (TRIMTAB_MAX_ROWS)")
+    return rows
+
+
+def encode(round: Round, question: Question) -> bytes:
+    """The answer to one question of a closed round. Rows that another than the answer's own release answered say so."""
+    first, last = question.first, question.first + question.size
+    answers = [{"id": i, **answer} for i, answer in zip(round.ids[first:last], round.answers(first, last), strict=True)]
+    release: Loaded = round.champion
+    challenger = round.standing.challenger
+    if round.answered is not None and challenger is not None:
+        by_challenger = round.answered[first:last].tolist()
+        if all(by_challenger):
+            release = challenger
+        else:
+            other = {"release": challenger.digest, "version": challenger.version}
+            answers = [{**a, **other} if is_other else a for a, is_other in zip(answers, by_challenger, strict=True)]
+    return orjson.dumps({"release": release.digest, "version": release.version, "predictions": answers})
+
+
+def parsed(body: bytes) -> Any:
+    """A body's JSON. Raises BadInput."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        hint = " (NaN is no JSON: send null)" if b"NaN" in body else ""
+        raise BadInput(f"the body is not JSON: {error}{hint}") from error
+
+
+def record_labels(body: bytes, recorder: Recorder, metrics: Metrics, *, max_rows: int) -> LabelCounts:
+    """Record the labels of ``POST /labels``. Raises TooLarge, BadInput, Unwritable; then none was recorded."""
+    content = parsed(body)
+    rows = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise BadInput('must be {"labels": [{"id": …, "label": …}, …]}')
+    if len(rows) > max_rows:
+        raise TooLarge(f"{len(rows)} labels; at most {max_rows} in one request (TRIMTAB_MAX_ROWS)")
+    times = [_checked_label(i, row) for i, row in enumerate(rows)]
+    counts = recorder.labels(
+        [row["id"] for row in rows],
+        [row["label"] for row in rows],
+        received_us=time.time_ns() // 1000,
+        times_us=times,
+    )
+    for outcome in ("accepted", "duplicates", "conflicts"):
+        metrics.labels.labels(outcome).inc(getattr(counts, outcome))
+    return counts
+
+
+def _checked_label(index: int, row: Any) -> int | None:
+    """Refuse what is no label; returns its time."""
+    if type(row) is not dict:
+        raise BadInput("a label must be an object", row=index, got=row)
+    if unknown := row.keys() - {"id", "label", "time"}:
+        name = min(unknown)
+        raise BadInput("unknown field", row=index, field=name, got=row[name])
+    if not is_prediction_id(row.get("id")):
+        raise BadInput("must be an id that /predict answered", row=index, field="id", got=row.get("id"))
+    if type(row.get("label")) not in (str, int, float, bool):
+        raise BadInput("must be a number, a text, true or false", row=index, field="label", got=row.get("label"))
+    at = row.get("time")
+    if at is None:
+        return None
+    try:
+        return micros(datetime.fromisoformat(at))
+    except (TypeError, ValueError) as error:
+        raise BadInput("must be a time like 2013-03-01T05:00:00Z", row=index, field="time", got=at) from error

@@ -1,0 +1,182 @@
+"""The ASGI application that uvicorn calls. What is asked thousands of times a second is answered here, without a
+framework; everything else goes on to FastAPI. Keys, limits of size and time, and the metrics of all routes are here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serving.http.auth import Keys
+from serving.http.errors import Refusal, explained
+from serving.http.refusals import Busy, NotAllowed, SlowBody, TooLarge
+from serving.metrics.server import Metrics
+
+Message = Any
+Scope = Any
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+_PATIENCE = 4
+_JSON = b"application/json"
+_NONE: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class ClientGone(Exception):
+    """Who asked is not there any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was let in: its body, and what it says it is and wants."""
+
+    body: bytes
+    sends: bytes
+    wants: bytes
+
+
+Answer = Callable[[Asked], Awaitable[tuple[bytes, bytes]]]  # gives the body and its media type
+
+
+class Front:
+    """*doors* answer POST at their paths; *app* answers the rest."""
+
+    def __init__(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        doors: Mapping[str, Answer],
+        *,
+        keys: Keys,
+        metrics: Metrics,
+        max_body_bytes: int,
+        max_held_bytes: int,
+        body_s: float,
+    ) -> None:
+        self._app, self._doors, self._keys, self._metrics = app, dict(doors), keys, metrics
+        self._max_body, self._max_held, self._body_s = max_body_bytes, max_held_bytes, body_s
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or the server's own start and stop."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, path = time.perf_counter(), scope["path"]
+        door = self._doors.get(path)
+        if door is None:
+            await self._pass_on(scope, receive, send, started)
+            return
+        self._metrics.requests.in_flight += 1
+        try:
+            await self._answer(scope, receive, send, door, started)
+        finally:
+            self._metrics.requests.in_flight -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, door: Answer, started: float) -> None:
+        status, headers, body, path = 200, _NONE, b"", scope["path"]
+        try:
+            if scope["method"] != "POST":
+                raise NotAllowed
+            if self._keys.required:
+                self._keys.check(path, scope["headers"])
+            body = await self._body(receive)
+            self._held += len(body)
+            if self._held > self._max_held:
+                raise Busy
+            answer, media = await door(_asked(body, scope["headers"]))
+        except ClientGone:
+            self._metrics.errors.labels("client_gone").inc()
+            return
+        except Exception as error:  # noqa: BLE001 - every error is explained to who asked
+            refusal = self._refuse(error)
+            status, answer, media, headers = refusal.status, refusal.body, _JSON, refusal.headers
+        finally:
+            self._held -= len(body)
+        length = str(len(answer)).encode()
+        start = [(b"content-type", media), (b"content-length", length), *headers]
+        await send({"type": "http.response.start", "status": status, "headers": start})
+        await send({"type": "http.response.body", "body": answer})
+        self._metrics.requests.note(path, status, time.perf_counter() - started)
+
+    async def _body(self, receive: Receive) -> bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            return await self._rest(bytearray(body), receive)
+        if len(body) > self._max_body:
+            raise self._too_large()
+        return body
+
+    async def _rest(self, body: bytearray, receive: Receive) -> bytes:
+        """A body that comes in several pieces. What is somewhat too large is read to its end, unkept: most clients
+        listen only after that. Reading a slow client's body is no reason to refuse others."""
+        held = len(body)
+        self._held += held
+        try:
+            async with asyncio.timeout(self._body_s):
+                received, more = len(body), True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    more, chunk = message.get("more_body", False), message.get("body", b"")
+                    received += len(chunk)
+                    if received <= self._max_body:
+                        body += chunk
+                        held += len(chunk)
+                        self._held += len(chunk)
+                    elif received > self._max_body * _PATIENCE:
+                        break
+                    if self._held > self._max_held:
+                        raise Busy
+        except TimeoutError as error:
+            raise SlowBody from error
+        finally:
+            self._held -= held
+        if received > self._max_body:
+            raise self._too_large()
+        return bytes(body)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"more than {self._max_body / 2**20:g} MB in one request (TRIMTAB_MAX_BODY_MB)")
+
+    def _refuse(self, error: Exception) -> Refusal:
+        refusal = explained(error)
+        self._metrics.errors.labels(refusal.kind).inc()
+        return refusal
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+        status, begun = 500, False
+
+        async def watched(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                status, begun = message["status"], True
+            await send(message)
+
+        try:
+            self._keys.check(scope["path"], scope["headers"])
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if begun:
+                raise
+            refusal = self._refuse(error)
+            start = [(b"content-type", _JSON), (b"content-length", str(len(refusal.body)).encode()), *refusal.headers]
+            await watched({"type": "http.response.start", "status": refusal.status, "headers": start})
+            await watched({"type": "http.response.body", "body": refusal.body})
+        finally:
+            name = getattr(scope.get("route"), "path", "other")
+            self._metrics.requests.note(name, status, time.perf_counter() - started)
+
+
+def _asked(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Asked:
+    sends = wants = b""
+    for name, value in headers:
+        if name == b"content-type":
+            sends = value
+        elif name == b"accept":
+            wants = value
+    return Asked(body, sends, wants)

@@ -1,0 +1,113 @@
+"""Which way a release's model is asked: proved when it is registered, written into its bundle as route.json, followed
+when it is loaded. What the ways are is `trimtab.predictors.compile`'s business.
+
+A fast way is taken at load only when the record allows it and it agrees with scikit-learn once more, on the bundle's
+samples and on rows made to be hard. A bundle from before there were records is proved when it is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stores.releases.bundle import load_model
+from trimtab.data.features import Feature, columns_of, frame
+from trimtab.model.release import ROUTE
+from trimtab.model.scoring import Scorer
+from trimtab.predictors.compile import SCIKIT_LEARN, TOLERANCE, Compiled, check, compiled
+from trimtab.predictors.preprocessing import NotCompilable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from stores.releases.bundle import Bundle
+
+_ROWS_AT_LOAD = 2000
+_FINEST = 1e-12
+
+
+class Route(BaseModel):
+    """What was found when the release was registered. *worst_difference* is rounded up to a power of ten, at least
+    1e-12, so that the same candidate gives the same record, and so the same release, on any machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    route: str
+    worst_difference: float | None = None
+    tolerance: float = TOLERANCE
+    rows: int = 0
+    reason: str
+
+
+def prove(scorer: Scorer, table: pd.DataFrame) -> tuple[Compiled | None, Route]:
+    """The fast way to ask the model of *scorer*, if there is one that agrees with scikit-learn on the rows of *table*
+    and on rows made to be hard; and the record of that."""
+    try:
+        fast = compiled(scorer.model, scorer.features)
+    except NotCompilable as error:
+        return None, Route(route=SCIKIT_LEARN, reason=str(error))
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="openmp"):  # a busy server has no thread to spare for a release that loads
+        worst = check(fast, scorer, columns_of(table, scorer.features), len(table))
+    if worst <= TOLERANCE:
+        return fast, Route(
+            route=fast.route,
+            worst_difference=_rounded_up(worst),
+            rows=len(table),
+            reason="gives the answers of scikit-learn",
+        )
+    shown = _rounded_up(worst) if math.isfinite(worst) else None
+    return None, Route(
+        route=SCIKIT_LEARN, worst_difference=shown, rows=len(table), reason=f"{fast.route} differs from scikit-learn"
+    )
+
+
+def record(
+    *, model: bytes, reference: bytes, fields: Mapping[str, Any], allow: Collection[str] = (), digest: str = "new"
+) -> bytes:
+    """route.json of a release in the making; *fields* are its manifest's. Safe to repeat: it gives the same bytes."""
+    import pandas as pd
+
+    loaded = load_model(model, digest=digest, trusted=fields["trusted_types"], allow=allow)
+    features = [Feature.model_validate(feature) for feature in fields["features"]]
+    scorer = Scorer(loaded, task=fields["task"], features=features, classes=fields["classes"])
+    _, route = prove(scorer, pd.read_parquet(BytesIO(reference)))
+    return route.model_dump_json(indent=1).encode()
+
+
+def scorer_of(bundle: Bundle, *, allow: Collection[str] = ()) -> Scorer:
+    """The bundle's model, ready to answer by the way that its record says, if that still holds here."""
+    m = bundle.manifest
+    model = bundle.model(allow=allow)
+    plain = Scorer(model, task=m.task, features=m.features, classes=m.classes)
+    fast, why = _fast_way(bundle, plain)
+    return Scorer(model, task=m.task, features=m.features, classes=m.classes, fast=fast, why=why)
+
+
+def _fast_way(bundle: Bundle, plain: Scorer) -> tuple[Compiled | None, str]:
+    if ROUTE not in bundle.manifest.files:
+        table = bundle.reference().head(_ROWS_AT_LOAD)
+        if missing := [f.name for f in plain.features if f.name not in table]:
+            return None, f"not proved: the reference profile lacks {', '.join(missing)}"
+        fast, found = prove(plain, table)
+        return fast, f"{found.reason} (proved at load: the bundle has no {ROUTE})"
+    try:
+        recorded = Route.model_validate_json(bundle.read(ROUTE))
+    except ValidationError:
+        return None, f"{ROUTE} cannot be read"
+    if recorded.route == SCIKIT_LEARN:
+        return None, recorded.reason
+    rows, _ = bundle.samples
+    fast, found = prove(plain, frame(rows, plain.features))
+    if fast is None or fast.route != recorded.route:
+        now = found.route if fast else f"{SCIKIT_LEARN}, as here it {found.reason}"
+        return None, f"{ROUTE} says {recorded.route}, found was {now}"
+    return fast, recorded.reason
+
+
+def _rounded_up(worst: float) -> float:
+    return max(_FINEST, 10.0 ** math.ceil(math.log10(worst))) if worst > 0 else _FINEST

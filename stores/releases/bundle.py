@@ -1,0 +1,237 @@
+"""Release bundles on disk: one folder per digest, written whole or not at all, read only after every byte was
+checked. What a manifest means is `trimtab.model.release`'s business."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from trimtab.model.release import MODEL, REFERENCE, SAMPLES, Manifest, is_digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from trimtab.model.scoring import Scorer
+
+MANIFEST = "manifest.json"
+_ABANDONED_AFTER_S = 3600
+
+# What scikit-learn's own models are made of beyond skops' list (found by saving every estimator of the pinned version).
+# A manifest can only choose from these, never add to them.
+ALLOWED_TYPES = frozenset(
+    {
+        "functools.partial",
+        "numpy.dtype",
+        "sklearn._loss.loss.HalfTweedieLossIdentity",
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.metrics._dist_metrics.EuclideanDistance64",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.tree._tree.Tree",
+        "sklearn.utils.validation.check_array",
+    }
+)
+
+
+class ReleaseError(Exception):
+    """Something is wrong with one release."""
+
+    def __init__(self, digest: str, problem: str) -> None:
+        super().__init__(f"release {digest[:12]}: {problem}")
+        self.digest, self.problem = digest, problem
+
+
+class UnknownRelease(ReleaseError):
+    """There is no bundle of that digest."""
+
+
+class CorruptRelease(ReleaseError):
+    """A bundle's file is not the one its digest names, so nothing of it may be loaded."""
+
+    def __init__(self, digest: str, file: str, problem: str) -> None:
+        super().__init__(digest, f"{file}: {problem}")
+        self.file = file
+
+
+class UnreachableRelease(ReleaseError):
+    """The bundle may be in the store, which does not answer. Later it may: this says nothing against the release."""
+
+
+class UntrustedRelease(ReleaseError):
+    """The model holds types that may run code when loaded, and nobody here vouches for them."""
+
+    def __init__(self, digest: str, types: Collection[str]) -> None:
+        super().__init__(digest, f"the model needs types that are not trusted: {', '.join(sorted(types))}")
+        self.types = tuple(sorted(types))
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every file has been checked."""
+
+    path: Path
+    digest: str
+    manifest: Manifest
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes, checked again: what is used is what was verified, whatever happened in between."""
+        return _checked(self.path, self.digest, name, self.manifest.files[name])
+
+    def model(self, *, allow: Collection[str] = ()) -> Any:
+        """The model. Only types that the manifest names *and* this code (or *allow*, for a project's own) vouches
+        for are let through skops; anything else raises UntrustedRelease before any of it is loaded."""
+        return load_model(self.read(MODEL), digest=self.digest, trusted=self.manifest.trusted_types, allow=allow)
+
+    def scorer(self, *, allow: Collection[str] = ()) -> Scorer:
+        """The model, ready to answer the fastest way that is proved to be right."""
+        from stores.releases.backend import scorer_of
+
+        return scorer_of(self, allow=allow)
+
+    @cached_property
+    def samples(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Some rows, and what the model answered to each when it was registered."""
+        content = json.loads(self.read(SAMPLES))
+        return content["rows"], content["predictions"]
+
+    def reference(self) -> pd.DataFrame:
+        """The reference profile: rows with their features, prediction and target."""
+        import pandas as pd
+
+        return pd.read_parquet(BytesIO(self.read(REFERENCE)))
+
+
+def load_model(content: bytes, *, digest: str, trusted: Collection[str], allow: Collection[str] = ()) -> Any:
+    """The model in a skops file. Only types in *trusted* that this code (or *allow*) vouches for are let through;
+    anything else raises UntrustedRelease before any of it is loaded."""
+    import skops.io
+
+    vouched = set(trusted) & (ALLOWED_TYPES | set(allow))
+    found = set(skops.io.get_untrusted_types(data=content))
+    if refused := found - vouched:
+        raise UntrustedRelease(digest, refused)
+    return skops.io.loads(content, trusted=sorted(found))
+
+
+def needed_types(model: bytes, *, allow: Collection[str] = ()) -> tuple[str, ...]:
+    """What a manifest must name as ``trusted_types`` for this saved model. Raises UntrustedRelease at once, so that a
+    model that no server would load is found where it is made; *allow* names a project's own types."""
+    import skops.io
+
+    found = set(skops.io.get_untrusted_types(data=model))
+    if refused := found - ALLOWED_TYPES - set(allow):
+        raise UntrustedRelease("not yet made", refused)
+    return tuple(sorted(found))
+
+
+def write(releases: Path, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> Bundle:
+    """Make the bundle of *files*; *manifest_fields* is all of the manifest but ``files``.
+
+    Safe to repeat: equal content has the same digest, and a folder that is there already is checked and kept. A
+    folder that is there but damaged is set aside and replaced. A crash leaves at most a hidden temporary folder.
+    """
+    contents = {name: f if isinstance(f, bytes) else f.read_bytes() for name, f in files.items()}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    manifest = Manifest.model_validate({**manifest_fields, "files": digests})
+    digest, target = manifest.digest, releases / manifest.digest
+    try:
+        return open_bundle(releases, digest)
+    except UnknownRelease:
+        pass
+    except CorruptRelease:
+        set_aside(releases, digest)
+    releases.mkdir(parents=True, exist_ok=True)
+    sweep(releases)
+    scratch = releases / f".new-{uuid.uuid4().hex}"
+    scratch.mkdir()
+    try:
+        for name, content in {**contents, MANIFEST: manifest.canonical()}.items():
+            _write_durably(scratch / name, content)
+        _sync_folder(scratch)
+        try:
+            scratch.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+        _sync_folder(releases)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return open_bundle(releases, digest)
+
+
+def open_bundle(releases: Path, digest: str) -> Bundle:
+    """The bundle *digest*, after the digest of every one of its files was found right.
+
+    Raises UnknownRelease when there is none, CorruptRelease (which names the file) when a byte differs.
+    """
+    path = releases / digest
+    if not is_digest(digest) or not path.is_dir():
+        raise UnknownRelease(digest, f"no bundle in {releases}")
+    content = _checked(path, digest, MANIFEST, digest)
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise CorruptRelease(digest, MANIFEST, f"not a manifest this version can read: {error}") from error
+    for name, expected in manifest.files.items():
+        _checked(path, digest, name, expected)
+    return Bundle(path, digest, manifest)
+
+
+def _checked(path: Path, digest: str, name: str, expected: str) -> bytes:
+    try:
+        content = (path / name).read_bytes()
+    except FileNotFoundError as error:
+        raise CorruptRelease(digest, name, "missing") from error
+    except OSError as error:
+        raise CorruptRelease(digest, name, f"cannot be read: {error.strerror}") from error
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != expected:
+        raise CorruptRelease(digest, name, f"sha256 is {actual[:12]}…, expected {expected[:12]}…")
+    return content
+
+
+def set_aside(releases: Path, digest: str) -> None:
+    """Take a damaged folder out of the way, to be looked at; another process may have done so."""
+    with suppress(FileNotFoundError):
+        (releases / digest).rename(releases / f".damaged-{digest[:12]}-{uuid.uuid4().hex[:8]}")
+
+
+def sweep(releases: Path) -> None:
+    """Remove what a crash left of an unfinished bundle; a fresh one may be in the making."""
+    for path in releases.glob(".new-*"):
+        try:
+            abandoned = time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S
+        except FileNotFoundError:
+            continue
+        if abandoned:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,139 @@
+"""Releases where they are kept: a folder, and behind it, where there is one, a store that all machines share. What a
+bundle is, and when it may be loaded, is `stores.releases.bundle`' business."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stores.object_store.store import Damaged, NoSuchObject, Objects, ObjectsError
+from stores.releases import bundle as bundle_module
+from stores.releases.bundle import MANIFEST, Bundle, CorruptRelease, UnknownRelease, UnreachableRelease
+from trimtab.model.release import Manifest, is_digest
+
+FOLDER = "releases"
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The releases in *folder* and, when there are *objects*, below ``releases/`` there. With a store the folder is a
+    cache, from which anything may be removed at any time.
+
+    In the store the manifest is written last: a release without one is not there yet.
+    """
+
+    folder: Path
+    objects: Objects | None = None
+
+    @classmethod
+    def at(cls, folder: Path, store: str | None, endpoint: str | None, *, attempts: int = 6) -> Shelf:
+        """The shelf that these settings mean."""
+        return cls(folder, Objects(store, endpoint=endpoint, attempts=attempts) if store else None)
+
+    def open(self, digest: str) -> Bundle:
+        """The bundle *digest*, every byte of it checked. What is not in the folder, or damaged there, is fetched.
+
+        Raises UnknownRelease when it is nowhere, CorruptRelease when it is damaged where it was made to last, and
+        UnreachableRelease when the store would have to be asked and does not answer.
+        """
+        try:
+            return bundle_module.open_bundle(self.folder, digest)
+        except UnknownRelease:
+            if self.objects is None or not is_digest(digest):
+                raise
+            self._fetch(self.objects, digest)
+        except CorruptRelease:
+            if self.objects is None:
+                raise
+            self._fetch(self.objects, digest)
+        return bundle_module.open_bundle(self.folder, digest)
+
+    def write(self, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> Bundle:
+        """Make the bundle of *files*, as `stores.releases.bundle.write` does, and keep it in the store.
+
+        Safe to repeat: what is there already is compared, and mended where it differs. Raises UnreachableRelease when
+        the store does not answer; nobody sees anything of the release then.
+        """
+        bundle = bundle_module.write(self.folder, manifest_fields=manifest_fields, files=files)
+        if self.objects is not None:
+            try:
+                self._keep(self.objects, bundle)
+            except ObjectsError as error:
+                raise UnreachableRelease(bundle.digest, f"not kept in the store: {error}") from error
+        return bundle
+
+    def _keep(self, objects: Objects, bundle: Bundle) -> None:
+        for name in [*bundle.manifest.files, MANIFEST]:
+            key, content = _key(bundle.digest, name), (bundle.path / name).read_bytes()
+            if not objects.put(key, content, if_absent=True) and not _holds(objects, key, content):
+                objects.put(key, content)
+
+    def _fetch(self, objects: Objects, digest: str) -> None:
+        """Put *digest* into the folder, in place of what may be there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        bundle_module.sweep(self.folder)
+        scratch = self.folder / f".new-{uuid.uuid4().hex}"
+        scratch.mkdir()
+        try:
+            content = self._part(objects, digest, MANIFEST, digest, scratch)
+            for name, expected in _manifest(digest, content).files.items():
+                self._part(objects, digest, name, expected, scratch)
+            self._install(scratch, digest)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _part(self, objects: Objects, digest: str, name: str, expected: str, folder: Path) -> bytes:
+        key = _key(digest, name)
+        try:
+            objects.fetch(key, folder / name)
+        except NoSuchObject as error:
+            if name == MANIFEST:
+                raise UnknownRelease(digest, f"no bundle in {self.folder}, nor at {objects.url}/{FOLDER}") from error
+            raise CorruptRelease(digest, name, f"missing at {objects.url}/{FOLDER}/{digest}") from error
+        except Damaged as error:
+            raise CorruptRelease(digest, name, f"damaged in the store: {error}") from error
+        except ObjectsError as error:
+            raise UnreachableRelease(digest, f"cannot be fetched: {error}") from error
+        content = (folder / name).read_bytes()
+        actual = hashlib.sha256(content).hexdigest()
+        if actual != expected:
+            where = f"{objects.url}/{key}"
+            raise CorruptRelease(digest, name, f"sha256 of {where} is {actual[:12]}…, expected {expected[:12]}…")
+        return content
+
+    def _install(self, scratch: Path, digest: str) -> None:
+        """Let the folder in *scratch* take the bundle's place. Another process may do the same at the same time."""
+        target = self.folder / digest
+        try:
+            scratch.rename(target)
+        except OSError:  # there is one
+            try:
+                bundle_module.open_bundle(self.folder, digest)
+            except CorruptRelease:
+                bundle_module.set_aside(self.folder, digest)
+                self._install(scratch, digest)
+
+
+def _key(digest: str, name: str) -> str:
+    return f"{FOLDER}/{digest}/{name}"
+
+
+def _holds(objects: Objects, key: str, content: bytes) -> bool:
+    try:
+        return objects.read(key) == content
+    except (Damaged, NoSuchObject):
+        return False
+
+
+def _manifest(digest: str, content: bytes) -> Manifest:
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise CorruptRelease(digest, MANIFEST, f"not a manifest this version can read: {error}") from error

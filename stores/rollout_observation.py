@@ -1,0 +1,52 @@
+"""What telemetry says of a rollout now, for whoever wants to know: the flows that step it, and the model server, which
+tells other tools. How it is weighed is `trimtab.rollout.observation`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from stores import telemetry
+from stores.telemetry.remote.replica import Where
+from trimtab.rollout.state_machine import Seen, Terms, standing
+
+_CLOCKS_APART = timedelta(minutes=10)  # the database's clock and a server's
+
+
+def look(root: Where, rollout: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Seen:
+    """What was seen of *rollout* (a row of the ledger, with its *steps*) in the telemetry below *root*."""
+    from trimtab.rollout import observation
+
+    began = rollout["recorded_at"]
+    since = (began if began.tzinfo else began.replace(tzinfo=UTC)) - _CLOCKS_APART
+    pairs = telemetry.pairs(root, rollout=rollout["id"], since=since)
+    if pairs.empty:
+        return Seen()
+    first = pairs["time"].min()
+    labels = telemetry.labels(root, _moment(first), since=since)
+    return observation.seen(
+        pairs, labels, release=rollout["release"], other=rollout["champion_before"], at=standing(steps),
+        terms=Terms.model_validate(rollout["terms"]),
+    )  # fmt: skip
+
+
+def stamp(root: Where) -> tuple[tuple[str, int], ...]:
+    """Changes whenever there may be more to see below *root* than before; costs a listing. Raises ObjectsError when
+    the store has to be asked and does not answer."""
+    from stores.telemetry.parquet import files
+    from stores.telemetry.remote.replica import Mirror, folder_of
+
+    found = []
+    for stream in (files.PAIRS, files.LABELS):
+        for name, path in files.segments(folder_of(root), stream).items():
+            with suppress(FileNotFoundError):
+                found.append((name, path.stat().st_size))
+        if isinstance(root, Mirror):
+            found += [(part.path.name, part.size) for part in root.listed_lately(stream)]
+    return tuple(found)
+
+
+def _moment(time: Any) -> datetime:
+    return time.to_pydatetime().replace(microsecond=0)  # type: ignore[no-any-return]

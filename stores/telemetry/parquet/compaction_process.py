@@ -1,0 +1,94 @@
+"""Compaction beside a server, in a process of its own: it would take the interpreter's lock from whoever answers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from stores.telemetry.parquet import files
+from stores.telemetry.parquet.compaction import compact, finished
+
+_NICE = 10  # low, but at 19 it would starve beside a server that is busy all the time
+_CODE = Path(__file__).parents[3]
+
+
+class Compactor:
+    """Starts a compaction of *root* when there is something to compact, one at a time, and knows how the last one
+    ended. It ends by itself, also when the server that started it has died."""
+
+    def __init__(self, root: Path, *, every_s: float = 60) -> None:
+        self._root, self._every_s = root, every_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._not_before = 0.0
+        self.failure: str | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a compaction was under way at the last look."""
+        return self._process is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, if one runs."""
+        return None if self._process is None else self._process.pid
+
+    def tend(self) -> None:
+        """To be called every second or so, by one thread. Looks after the process that runs; when none does, and the
+        last one ended *every_s* ago, one is started if there is a finished segment."""
+        if self._process is not None:
+            self._reap(self._process)
+        if self._process is None and time.monotonic() >= self._not_before and anything_finished(self._root):
+            self._process = start(self._root)
+
+    def stop(self) -> None:
+        """End what runs, and wait for it. Compaction may be interrupted at any moment."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.communicate()
+            self._process = None
+
+    def _reap(self, process: subprocess.Popen[bytes]) -> None:
+        code = process.poll()
+        if code is None:
+            return
+        _, said = process.communicate()
+        last_line = (said.decode(errors="replace").strip() or f"exit code {code}").splitlines()[-1]
+        self.failure = last_line if code else None
+        self._process, self._not_before = None, time.monotonic() + self._every_s
+
+
+def anything_finished(root: Path) -> bool:
+    """Whether there is a segment below *root* that nobody writes to."""
+    return any(finished(path) for stream in files.STREAMS for path in files.segments(root, stream).values())
+
+
+def start(root: Path) -> subprocess.Popen[bytes]:
+    """Start a compaction of *root*. Exit code 0: there is nothing more to do, or another one is at it."""
+    command = [sys.executable, "-m", "stores.telemetry", str(root.resolve())]
+    return subprocess.Popen(
+        command, cwd=_CODE, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def main(root: Path) -> int:
+    """What the process does: compact until nothing is left. Exit code 1: it could not, and says why."""
+    if not root.is_dir():
+        print(f"there is no folder {root}", file=sys.stderr)
+        return 1
+    os.nice(_NICE)
+    with (root / "compacting.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0
+        try:
+            while compact(root):
+                pass
+        except OSError as error:
+            print(f"telemetry in {root} cannot be compacted: {error}", file=sys.stderr)
+            return 1
+    return 0

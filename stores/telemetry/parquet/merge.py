@@ -1,0 +1,117 @@
+"""Many small parts of one writer become one, so that there are few names to list and files to open. Safe to interrupt:
+the merged part appears whole, under a name that makes those it was made from void, before they are removed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stores.telemetry.parquet import files
+from stores.telemetry.parquet.compaction import ROW_GROUP, appearing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FEWEST, MOST = 16, 64
+MOST_BYTES = 128 * 1024 * 1024
+
+
+def merge(root: Path, stream: str) -> int:
+    """Make one part of every 16 to 64 that follow each other; returns how many were made. One process at a time."""
+    if not files.parts_folder(root, stream).is_dir():
+        return 0
+    with alone(root, stream) as free:
+        if not free:
+            return 0
+        for part in files.left_over(root, stream):
+            part.path.unlink(missing_ok=True)
+        groups = list(_groups(files.parts(root, stream), set(files.segments(root, stream))))
+        for parts in groups:
+            _merge(root, stream, parts)
+            for part in parts:
+                part.path.unlink(missing_ok=True)
+        return len(groups)
+
+
+def _groups(parts: list[files.Part], waiting: set[str]) -> Iterator[list[files.Part]]:
+    """Neighbours of one writer, none of which is merged yet, with nothing between them that is still a segment."""
+    for _, mine in groupby(parts, key=lambda part: part.writer):
+        group: list[files.Part] = []
+        for part in mine:
+            gap = range(group[-1].number if group else part.number, part.number + 1)
+            alone = part.last_number != part.number or any(part.named(number) in waiting for number in gap)
+            if alone or len(group) == MOST or _bytes(group) > MOST_BYTES:
+                if len(group) >= FEWEST:
+                    yield group
+                group = []
+            if not alone:
+                group.append(part)
+        if len(group) >= FEWEST:
+            yield group
+
+
+def _bytes(parts: list[files.Part]) -> int:
+    return sum(part.path.stat().st_size for part in parts)
+
+
+def _merge(root: Path, stream: str, parts: list[files.Part]) -> None:
+    newest = max(part.path.stat().st_mtime for part in parts)
+    with appearing(files.merged_path(root, stream, parts), mtime=newest) as scratch:
+        write_together([part.path for part in parts], scratch)
+
+
+def write_together(paths: Sequence[Path], target: Path) -> None:
+    """Make one file of several, in their order. Some ten thousand rows at a time go through memory. A column that some
+    do not have is missing in their rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.unify_schemas([pq.read_schema(path) for path in paths], promote_options="permissive")
+    waiting: list[pa.Table] = []
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        for table in _groups_of_rows(paths):
+            if waiting and sum(t.num_rows for t in waiting) + table.num_rows > ROW_GROUP:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+            waiting.append(_fitted(table, schema))
+        writer.write_table(pa.concat_tables(waiting))
+
+
+def _groups_of_rows(paths: Sequence[Path]) -> Iterator[pa.Table]:
+    import pyarrow.parquet as pq
+
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number, use_threads=False)
+
+
+def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+@contextmanager
+def alone(root: Path, stream: str, *, wait: bool = False) -> Iterator[bool]:
+    """Whether nobody else removes parts of *stream* until this ends. The kernel lets go of the lock when its holder
+    dies."""
+    fd = os.open(root / stream / "removing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        yield free
+    finally:
+        os.close(fd)

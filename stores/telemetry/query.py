@@ -1,0 +1,150 @@
+"""Which segments and parts can hold what is asked, and their rows as one table. What readers are offered is
+`stores.telemetry.reader`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stores.object_store.store import NoSuchObject
+from stores.telemetry.parquet import files
+from stores.telemetry.parquet.schema import label_table, pair_table, prediction_table
+from stores.telemetry.remote import replica
+from stores.telemetry.remote.replica import Where, folder_of
+from stores.telemetry.wal.framing import Record, scan
+from stores.telemetry.wal.ids import first_id
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+EVER = (-(2**62) // 1_000_000 * 1_000_000, 2**62 // 1_000_000 * 1_000_000)
+_MOST_GONE = 20  # listings, one after another, in each of which something was gone when it was fetched
+_CLOCK_SLACK_S = 2.0  # file systems stamp with a coarser clock than the one that rows are stamped with
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of *stream* with a data time in *span*, that arrived at *since_us* or later (wall time), and that are of
+    *rollout*; of these, *columns*."""
+
+    root: Where
+    stream: str
+    span: tuple[int, int] = EVER
+    since_us: int | None = None
+    rollout: str | None = None
+    columns: Sequence[str] | None = None
+
+    def read(self) -> pa.Table | None:
+        """All of them, by writer and segment; None when there are none.
+
+        Segments are listed before parts, and a folder's before the store's, so what turns into something else meanwhile
+        is either seen as that or found gone, and then it is looked for again. Raises ObjectsError when the store has
+        to be asked and does not answer, or has something damaged.
+        """
+        gone = 0
+        while True:
+            segments = files.segments(folder_of(self.root), self.stream)
+            parts = replica.parts(self.root, self.stream)
+            compacted = files.Compacted(parts)
+            try:
+                wanted = [part for part in parts if part.overlaps(*self.span) and self._recent(part.arrived_s)]
+                replica.bring(self.root, wanted)
+                tables = [
+                    *((s, self._of_segment(path)) for s, path in segments.items() if s not in compacted),
+                    *((part.segment, self._of_part(part)) for part in wanted),
+                ]
+            except FileNotFoundError:
+                continue
+            except NoSuchObject:
+                gone += 1
+                if gone == _MOST_GONE:
+                    raise
+                continue
+            found = [(name, table) for name, table in tables if table is not None and table.num_rows]
+            return self._together([table for _, table in sorted(found, key=lambda item: item[0])])
+
+    def _recent(self, written_s: float) -> bool:
+        """Whether anything that was written until then can have arrived since."""
+        return self.since_us is None or written_s + _CLOCK_SLACK_S >= self.since_us / 1e6
+
+    def _of_segment(self, path: Path) -> pa.Table | None:
+        if not self._recent(path.stat().st_mtime):
+            return None
+        with path.open("rb") as file:
+            content = file.read()
+        start, end = self.span
+        table = self._converted(r for r in scan(content) if r.first_us < end and start <= r.last_us)
+        return None if table is None else self._filtered(table, whole=self.span == EVER)
+
+    def _converted(self, records: Iterable[Record]) -> pa.Table | None:
+        if self.stream == files.PAIRS:
+            return pair_table(records, rollout=self.rollout)
+        return (prediction_table if self.stream == files.PREDICTIONS else label_table)(records)
+
+    def _of_part(self, part: files.Part) -> pa.Table | None:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(part.path, memory_map=True) as file:
+            present = file.schema_arrow.names
+            columns = None
+            if self.columns is not None:
+                helpers = () if self.since_us is None else ("received_at",)
+                columns = [c for c in dict.fromkeys([*self.columns, *helpers]) if c in present]
+            groups = [i for i in range(file.num_row_groups) if self._can_be_in(file, i)]
+            table = file.read_row_groups(groups, columns=columns, use_threads=False) if groups else None
+        return None if table is None else self._filtered(table, whole=part.within(*self.span))
+
+    def _can_be_in(self, file: pq.ParquetFile, group: int) -> bool:
+        """By the bounds that a part keeps for each of its groups of rows."""
+        wanted: dict[str, tuple[Any, Any]] = {}
+        if self.stream == files.LABELS:
+            wanted["prediction_id"] = (first_id(self.span[0]).encode(), first_id(self.span[1]).encode())
+        else:
+            wanted["time"] = self.span
+        if self.since_us is not None:
+            wanted["received_at"] = (self.since_us, EVER[1])
+        if self.rollout is not None:
+            wanted["rollout"] = (self.rollout.encode(), self.rollout.encode())
+        chunks = file.metadata.row_group(group)
+        for name, (low, high) in wanted.items():
+            bounds = chunks.column(file.schema_arrow.get_field_index(name)).statistics
+            if bounds is not None and bounds.has_min_max and (bounds.max_raw < low or high < bounds.min_raw):
+                return False
+        return True
+
+    def _filtered(self, table: pa.Table, *, whole: bool) -> pa.Table:
+        """The rows that are meant; *whole*: the data times are known to be. Labels carry none but in the id, whose
+        order is that of time."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        conditions = []
+        if not whole:
+            start, end = self.span
+            if self.stream == files.LABELS:
+                column = table["prediction_id"]
+                low, high = pa.scalar(first_id(start)), pa.scalar(first_id(end))
+            else:
+                column = table["time"]
+                low, high = (pa.scalar(us, column.type) for us in self.span)
+            conditions += [pc.greater_equal(column, low), pc.less(column, high)]
+        if self.since_us is not None:
+            arrived = table["received_at"]
+            conditions.append(pc.greater_equal(arrived, pa.scalar(self.since_us, arrived.type)))
+        if self.rollout is not None:
+            conditions.append(pc.equal(table["rollout"], self.rollout))
+        for condition in conditions[1:]:
+            conditions[0] = pc.and_(conditions[0], condition)
+        return table.filter(conditions[0]) if conditions else table
+
+    def _together(self, tables: list[pa.Table]) -> pa.Table | None:
+        import pyarrow as pa
+
+        if not tables:
+            return None
+        if self.columns is not None:
+            tables = [t.select([c for c in self.columns if c in t.column_names]) for t in tables]
+        return pa.concat_tables(tables, promote_options="permissive")

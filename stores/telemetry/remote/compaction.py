@@ -1,0 +1,104 @@
+"""Many small parts of one writer in the store become one. Safe to interrupt at any line and for several processes to do
+at the same time: what is merged begins at a multiple of a power of 16 and goes on without a gap, so that of any two
+either one holds the other, or they have nothing in common; readers take the one that holds more.
+
+A gap (a segment in which nothing was ever written whole) leaves those around it as they are: up to 15 of a level."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from itertools import groupby
+
+from stores.object_store.store import NoSuchObject
+from stores.telemetry.parquet import files
+from stores.telemetry.parquet.files import Part
+from stores.telemetry.parquet.merge import MOST_BYTES, write_together
+from stores.telemetry.remote.replica import FAN, Mirror, key_of
+
+LEVELS = 5
+QUIET_S = 3600.0  # after that long without a new part a writer is taken for gone; if it is not, nothing is lost
+
+
+def tidy(
+    mirror: Mirror, stream: str, *, own: Collection[str] = (), is_all: bool = True, quiet_s: float = QUIET_S
+) -> int:
+    """Merge what there is to merge of the writers in *own* and, with *is_all*, of those that are gone; returns how many
+    parts were made. Removes what an interrupted merge left. Raises ObjectsError and OSError."""
+    made, parts = 0, _tidied(mirror, stream)
+    gone = {w for w, last_s in _last_written(parts).items() if is_all and last_s < time.time() - quiet_s}
+    for level in range(1, LEVELS + 1):
+        blocks = list(_blocks(parts, level, {*own, *gone}, gone))
+        made += sum(_merge(mirror, stream, block) for block in blocks)
+        parts = _tidied(mirror, stream) if blocks else parts
+    return made
+
+
+def _tidied(mirror: Mirror, stream: str) -> list[Part]:
+    """The parts in the store that count; the others are removed."""
+    listed = mirror.listed(stream)
+    counting = files.counting(listed)
+    names = {part.path.name for part in counting}
+    _remove(mirror, [part for part in listed if part.path.name not in names])
+    return counting
+
+
+def _last_written(parts: list[Part]) -> dict[str, float]:
+    """When the store got each writer's last part."""
+    last: dict[str, float] = {}
+    for part in parts:
+        last[part.writer] = max(part.arrived_s, last.get(part.writer, 0.0))
+    return last
+
+
+def _blocks(parts: list[Part], level: int, writers: Collection[str], gone: Collection[str]) -> Iterator[list[Part]]:
+    """Neighbours that become one part of *level*: all of its numbers or, of a writer that is gone, those there are, up
+    to where a part of the level below ends (a part of that level, were it made, must not lie across the end)."""
+    size = FAN**level
+    wanted = (part for part in parts if part.writer in writers)
+    for (writer, number), block in groupby(wanted, key=lambda part: (part.writer, part.number // size)):
+        run = _run(list(block), number * size, size)
+        is_complete = bool(run) and run[-1].last_number == (number + 1) * size - 1
+        while run and (run[-1].last_number + 1) % (size // FAN):
+            run.pop()
+        if len(run) > 1 and (is_complete or writer in gone) and sum(part.size for part in run) <= MOST_BYTES:
+            yield run
+
+
+def _run(parts: list[Part], start: int, size: int) -> list[Part]:
+    """Those of *parts* that follow one another without a gap from *start* on, and end before the block does."""
+    run: list[Part] = []
+    for part in parts:
+        if part.number != (run[-1].last_number + 1 if run else start) or part.last_number >= start + size:
+            break
+        run.append(part)
+    return run
+
+
+def _merge(mirror: Mirror, stream: str, parts: list[Part]) -> bool:
+    """False when another process was quicker."""
+    folder = files.fetched_folder(mirror.root, stream)
+    scratch = folder / f".{uuid.uuid4().hex}"
+    try:
+        mirror.bring(parts)
+        write_together([part.path for part in parts], scratch)
+        made = files.part_named(files.merged_name(parts), folder)
+        assert made is not None
+        is_mine = mirror.objects.put(key_of(stream, made), scratch, if_absent=True)
+        scratch.rename(made.path)
+    except (NoSuchObject, FileNotFoundError):
+        return False
+    finally:
+        scratch.unlink(missing_ok=True)
+    _remove(mirror, parts)
+    return is_mine
+
+
+def _remove(mirror: Mirror, parts: list[Part]) -> None:
+    """From the store, then from the folder."""
+    if not parts:
+        return
+    mirror.objects.remove([part.key for part in parts if part.key is not None])
+    for part in parts:
+        part.path.unlink(missing_ok=True)

@@ -1,0 +1,144 @@
+"""Telemetry that several machines share: a folder, and the parts that all of them brought to a store. How parts get
+there is `stores.telemetry.remote.upload`'s business, what they become there is `stores.telemetry.remote.compaction`'s.
+
+In the store a part lies at ``telemetry/<stream>/parts/<name>``, a merged one at ``telemetry/<stream>/merged/<level>/
+<name>``; what is merged has a higher level than what it was made from, or the same and a name that comes later. So in a
+listing it comes later too, and whoever lists while others merge and remove sees each row once at least: the part, or
+what it became."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from stores.object_store.store import Objects
+from stores.telemetry.parquet import files
+from stores.telemetry.parquet.files import Part
+
+FOLDER = "telemetry"
+FAN = 16  # how many parts of one level become one of the next
+_AT_ONCE = 8
+_UNUSED_AFTER_S = 3600.0
+_LISTED_FOR_S = 1.0
+
+
+class Mirror:
+    """What is below *root*, and below ``telemetry/`` in *objects*; what is needed of the latter is fetched and kept for
+    an hour. Safe to share between threads and processes."""
+
+    def __init__(self, root: Path, objects: Objects) -> None:
+        self.root, self.objects = root, objects
+        self._recent: dict[str, tuple[float, list[Part]]] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> tuple[Path, Objects]:
+        return self.root, self.objects
+
+    def __setstate__(self, state: tuple[Path, Objects]) -> None:
+        Mirror.__init__(self, *state)
+
+    def listed(self, stream: str) -> list[Part]:
+        """All parts of *stream* in the store, also those that others stand for. Raises ObjectsError."""
+        folder, found = files.fetched_folder(self.root, stream), []
+        for kind in ("parts", "merged"):
+            for one in self.objects.list(f"{FOLDER}/{stream}/{kind}/"):
+                part = files.part_named(one.key.rsplit("/", 1)[1], folder)
+                if part is not None:
+                    found.append(replace(part, key=one.key, size=one.size, written_s=one.modified.timestamp()))
+        with self._lock:
+            self._recent[stream] = (time.monotonic(), found)
+        return found
+
+    def listed_lately(self, stream: str) -> list[Part]:
+        """The same as it was at most a second ago, for those who ask all the time."""
+        with self._lock:
+            at, found = self._recent.get(stream, (0.0, []))
+        return found if at and time.monotonic() - at < _LISTED_FOR_S else self.listed(stream)
+
+    def bring(self, parts: Iterable[Part]) -> None:
+        """Have these of the store's parts in the folder. Raises NoSuchObject when one was merged away or forgotten
+        meanwhile, and ObjectsError."""
+        missing = [part for part in parts if part.key is not None and not _use(part.path)]
+        if missing:
+            self._prune_if_due()
+        if len(missing) == 1:
+            self._fetch(missing[0])
+        elif missing:
+            with ThreadPoolExecutor(min(_AT_ONCE, len(missing)), thread_name_prefix="fetch") as pool:
+                list(pool.map(self._fetch, missing))
+
+    def prune(self, *, unused_s: float = _UNUSED_AFTER_S) -> None:
+        """Remove what was fetched, or shipped, and not used for so long; the store has it."""
+        for stream in files.STREAMS:
+            folder = files.fetched_folder(self.root, stream)
+            with suppress(FileNotFoundError):
+                for entry in os.scandir(folder):
+                    with suppress(FileNotFoundError):
+                        if time.time() - entry.stat().st_atime > unused_s:
+                            Path(entry.path).unlink()
+
+    def _prune_if_due(self) -> None:
+        """Where no server runs that would do it."""
+        stamp = self.root / "fetched" / ".pruned"
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        if not stamp.exists() or time.time() - stamp.stat().st_mtime > _UNUSED_AFTER_S / 6:
+            stamp.touch()
+            self.prune()
+
+    def _fetch(self, part: Part) -> None:
+        assert part.key is not None
+        assert part.written_s is not None
+        self.objects.fetch(part.key, part.path)
+        with suppress(FileNotFoundError):
+            os.utime(part.path, (time.time(), part.written_s))
+
+
+Where: TypeAlias = Path | Mirror
+
+
+def where(root: Path, objects: Objects | None) -> Where:
+    """The folder alone, or with the store behind it."""
+    return root if objects is None else Mirror(root, objects)
+
+
+def folder_of(place: Where) -> Path:
+    """The folder."""
+    return place.root if isinstance(place, Mirror) else place
+
+
+def parts(place: Where, stream: str) -> list[Part]:
+    """All parts of *stream* that count. Whoever needs segments as well has to list those before."""
+    if isinstance(place, Path):
+        return files.parts(place, stream)
+    local = files.every_part(place.root, stream)
+    return files.counting([*local, *place.listed(stream)])
+
+
+def bring(place: Where, wanted: Sequence[Part]) -> None:
+    """See `Mirror.bring`."""
+    if isinstance(place, Mirror):
+        place.bring(wanted)
+
+
+def key_of(stream: str, part: Part) -> str:
+    """Where *part* belongs in the store."""
+    name, level = part.path.name, 0
+    while FAN**level <= part.last_number - part.number:
+        level += 1
+    return f"{FOLDER}/{stream}/merged/{level}/{name}" if level else f"{FOLDER}/{stream}/parts/{name}"
+
+
+def _use(path: Path) -> bool:
+    """Note that a file is in use, if it is there."""
+    try:
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+    except FileNotFoundError:
+        return False
+    return True

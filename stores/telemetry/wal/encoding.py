@@ -1,0 +1,106 @@
+"""What a record of predictions or pairs says, as bytes and back. Framing is `stores.telemetry.wal.framing`' business,
+the table that rows become is `stores.telemetry.parquet.schema`'.
+
+A payload is a byte for its kind, the length of its head, the head (JSON: what all rows share, and texts by column),
+then the rows' ids (32 bytes each), data times (int64), numbers (float64, column by column) and flags (a byte each).
+A scan that lost its place looks for the next `MAGIC`, so none may be in a payload: one whose numbers happen to contain
+it is written in base64. What servers wrote before that is JSON throughout, and is read as well."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from stores.telemetry.wal.framing import MAGIC
+from stores.telemetry.wal.ids import ID_LENGTH
+
+_PLAIN, _ARMOURED = b"\x01", b"\x02"
+_HEAD_LENGTH = struct.Struct("<I")
+_JSON = orjson.OPT_SERIALIZE_NUMPY
+
+
+@dataclass(slots=True)
+class Rows:
+    """A payload, read: *head* is what was given, *floats* has a row for each name in *names*; *ids*, *times* and
+    *flags* are still bytes, as many rows' will be put together."""
+
+    head: dict[str, Any]
+    size: int
+    names: tuple[str, ...]
+    ids: bytes | memoryview
+    times: bytes | memoryview
+    floats: Any
+    flags: bytes | memoryview
+
+
+def packed(
+    head: dict[str, Any],
+    *,
+    ids: Sequence[str],
+    times_us: Any,
+    floats: Mapping[str, Any],
+    texts: Mapping[str, Sequence[str | None]],
+    flags: Any = None,
+) -> bytes:
+    """The payload. Raises ValueError when something has not one value for each id: it could not be read again."""
+    size, names = len(ids), "".join(ids).encode()
+    columns = [_floats(values) for values in floats.values()]
+    times: Any = np.asarray(times_us, dtype="<i8") if hasattr(times_us, "dtype") else array("q", times_us)
+    ticks = b"" if flags is None else np.asarray(flags, dtype=np.bool_).tobytes()
+    lengths = {len(times), *map(len, columns), *map(len, texts.values())}
+    if lengths != {size} or len(names) != ID_LENGTH * size or len(ticks) not in (0, size):
+        raise ValueError(f"telemetry needs one value of each column for each of {size} ids of {ID_LENGTH} characters")
+    start = orjson.dumps({**head, "size": size, "floats": list(floats), "texts": texts}, default=_listed, option=_JSON)
+    payload = b"".join((_PLAIN, _HEAD_LENGTH.pack(len(start)), start, names, times, *columns, ticks))
+    return _ARMOURED + base64.b64encode(payload[1:]) if MAGIC in payload else payload
+
+
+def unpacked(payload: memoryview) -> Rows:
+    """The rows of a payload that `packed` made, or of the JSON that was written before."""
+    kind = bytes(payload[:1])
+    if kind == _PLAIN:
+        return _rows(payload[1:])
+    if kind == _ARMOURED:
+        return _rows(memoryview(base64.b64decode(payload[1:])))
+    return _rows_of_json(orjson.loads(payload))
+
+
+def _rows(content: memoryview) -> Rows:
+    (length,) = _HEAD_LENGTH.unpack_from(content)
+    at = _HEAD_LENGTH.size
+    head = orjson.loads(content[at : at + length])
+    size, names = head["size"], tuple(head["floats"])
+    ids = at + length
+    times = ids + ID_LENGTH * size
+    floats = times + 8 * size
+    flags = floats + 8 * size * len(names)
+    numbers = np.frombuffer(content, "<f8", size * len(names), floats).reshape(len(names), size)
+    return Rows(head, size, names, content[ids:times], content[times:floats], numbers, content[flags : flags + size])
+
+
+def _rows_of_json(head: dict[str, Any]) -> Rows:
+    """Predictions as they were written before there were rollouts."""
+    floats = {"prediction": head.pop("prediction"), **head.pop("numbers")}
+    ids, times = head.pop("ids"), array("q", head.pop("times"))
+    matrix = np.array(list(floats.values()), dtype=np.float64)
+    return Rows(head, len(ids), tuple(floats), "".join(ids).encode(), times.tobytes(), matrix, b"")
+
+
+def _floats(values: Any) -> Any:
+    """float64 without gaps, whatever came: an array of another type, a list with None for what is missing. A copy only
+    where that is needed."""
+    column = np.asarray(values, dtype="<f8")
+    return column if column.flags.c_contiguous and column.ndim == 1 else np.ascontiguousarray(column.reshape(-1))
+
+
+def _listed(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"telemetry cannot record {type(value).__name__}")

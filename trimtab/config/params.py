@@ -1,0 +1,311 @@
+"""`params.yaml`: the one file that says what changes the model.
+
+What changes the place (addresses, ports, folders) is in `trimtab.config.settings`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from trimtab.config.fields import Cron, Duration, Holdout, OutOf, Window, written
+from trimtab.config.secret_detection import secret_in
+from trimtab.config.yaml_lines import Loader, line_of
+from trimtab.data.periods import Every, Period, PeriodError, span
+from trimtab.rollout.config import LOSSES, Rules
+
+
+class ParamsError(ValueError):
+    """`params.yaml` cannot be used; the message names the file, the line and what to change."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Project(_Section):
+    """What is being modelled."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="also the model's name in MLflow")
+    task: Literal["binary", "multiclass", "regression"]
+
+
+class Source(_Section):
+    """Where the rows of a period come from."""
+
+    target: str = Field(
+        description="module:function called with (start, end), or a Parquet/CSV path or s3:// address with {period}"
+    )
+
+
+class Columns(_Section):
+    """What each column is for. Columns named nowhere are kept in the data and not shown to the model."""
+
+    target: str
+    time: str
+    id: str
+    key: str | None = Field(None, description="whom a prediction is about; keeps an answer sticky in a rollout")
+    number: tuple[str, ...] = ()
+    category: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The model's inputs, in order."""
+        return (*self.number, *self.category)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Columns:
+        if not self.features:
+            raise ValueError("name at least one feature under number or category")
+        if twice := sorted({c for c in self.features if self.features.count(c) > 1}):
+            raise ValueError(f"a feature is named twice: {', '.join(twice)}")
+        if leak := {self.target, self.id} & set(self.features):
+            raise ValueError(f"{', '.join(sorted(leak))} cannot be a feature: it would tell the answer")
+        if self.time in self.features:
+            raise ValueError(f"{self.time} cannot be a feature: it is the time of a row; derive what matters from it")
+        if len({self.target, self.time, self.id}) < 3:
+            raise ValueError("target, time and id have to be three columns")
+        return self
+
+
+class Periods(_Section):
+    """How data time is cut."""
+
+    every: Every
+    start: str
+    first_train: str = Field(description="the last period that the first model may learn from")
+    label_delay: Duration = Field(timedelta(0), description="how long after a row its label is known")
+
+    @model_validator(mode="after")
+    def _parse(self) -> Periods:
+        named = {}
+        for key in ("start", "first_train"):
+            try:
+                named[key] = Period.parse(getattr(self, key), self.every)
+            except PeriodError as error:
+                raise ValueError(f"{key} {error}") from None
+        if named["first_train"] < named["start"]:
+            raise ValueError(f"first_train {self.first_train} lies before start {self.start}")
+        return self
+
+
+class Validate(_Section):
+    """When a batch is refused whole."""
+
+    max_bad_share: float = Field(0.05, ge=0, lt=1)
+
+
+class Train(_Section):
+    """How a candidate is made."""
+
+    window: Window = "all"
+    holdout: Holdout = 1
+    seed: int = 0
+    model: str = "hist_gradient_boosting"
+    params: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _possible(self) -> Train:
+        if self.window != "all" and self.window < 1:
+            raise ValueError(f"window {self.window} is impossible: use at least 1 period, or all")
+        if isinstance(self.holdout, int) and self.window != "all" and self.holdout >= self.window:
+            raise ValueError(
+                f"window {self.window} leaves nothing to train on after a holdout of {self.holdout}: "
+                "make window larger than holdout"
+            )
+        if self.holdout <= timedelta(0) if isinstance(self.holdout, timedelta) else self.holdout < 1:
+            raise ValueError("holdout leaves no row for the gate: give it at least 1 period, or 1h")
+        return self
+
+
+class Gate(_Section):
+    """What a candidate has to show before it may be released. There is no way to turn it off."""
+
+    metric: Literal["roc_auc", "log_loss", "accuracy", "f1_macro", "rmse", "mae", "r2"]
+    min: float = Field(description="an absolute floor; for errors, the largest allowed")
+    max_regression: float = Field(0.0, ge=0, description="how much worse than the champion still passes")
+    slices: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="column: margin in each of its values")
+    min_slice_rows: int = Field(300, ge=30)
+    resamples: int = Field(500, ge=50, le=5000)
+
+
+class Drift(_Section):
+    """Effect sizes, so that more rows do not mean more alarms."""
+
+    threshold: float = Field(0.1, gt=0, description="a column's distance from which it counts as drifted")
+    impact: float = Field(0.1, gt=0, description="importance-weighted mean distance that asks for a retrain")
+    prediction: float = Field(0.3, gt=0, description="distance of the predictions that asks for a retrain")
+    max_null_gain: float = Field(0.1, gt=0, le=1, description="more missing values than this blocks")
+    max_unseen: float = Field(0.1, gt=0, le=1, description="a larger share of unseen categories blocks")
+
+
+class Quality(_Section):
+    """When the live model's own results ask for a retrain."""
+
+    max_drop: float = Field(0.05, gt=0)
+    min_labels: int = Field(500, ge=1)
+
+
+class Monitor(_Section):
+    """When what was seen in production asks for action."""
+
+    sample: int = Field(20_000, ge=100)
+    drift: Drift = Drift()
+    quality: Quality = Quality()
+    persist: OutOf = (2, 3)
+    cooldown: int = Field(1, ge=0, description="periods after a retrain in which none follows")
+    min_rows: int = Field(200, ge=1)
+
+
+class Schedule(_Section):
+    """Cron lines, UTC."""
+
+    retrain: Cron = "0 2 * * *"
+    ingest: Cron = "30 1 * * *"
+    changes: Cron = "*/5 * * * *"
+
+
+class Alert(_Section):
+    """Somewhere to say that something is wrong. An address that is secret comes from a variable or a file."""
+
+    kind: Literal["log", "webhook", "slack", "email", "apprise"]
+    url: SecretStr | None = None
+    url_env: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$", description="the variable that holds the address")
+    url_file: Path | None = Field(None, description="the file that holds the address, like /run/secrets/slack")
+
+    @model_validator(mode="after")
+    def _addressed(self) -> Alert:
+        given = [value for value in (self.url, self.url_env, self.url_file) if value is not None]
+        if self.kind == "log" and given:
+            raise ValueError("kind log has no address: remove it, or choose another kind")
+        if self.kind != "log" and len(given) != 1:
+            raise ValueError(f"kind {self.kind} needs one of url, url_env and url_file")
+        if self.url_file is not None and not self.url_file.is_absolute():
+            raise ValueError("url_file has to be an absolute path: flows run in folders of their own")
+        return self
+
+
+def _kept_secret(alert: Alert) -> Alert:
+    """params.yaml is in git and on every page that shows it: raises ValueError where an address there looks secret."""
+    found = secret_in(alert.url.get_secret_value()) if alert.url else None
+    if alert.url and alert.kind in ("slack", "apprise"):
+        found = "a token, as all addresses of this kind do"
+    if found:
+        raise ValueError(
+            f"url holds {found}: put it into a variable and name that with url_env, or into a file, with url_file"
+        )
+    return alert
+
+
+class Params(_Section):
+    """The whole file."""
+
+    project: Project
+    source: Source
+    columns: Columns
+    period: Periods
+    checks: Validate = Field(Validate(), alias="validate")
+    train: Train = Train()
+    gate: Gate
+    monitor: Monitor = Monitor()
+    rollout: Rules = Rules()
+    schedule: Schedule = Schedule()
+    alerts: tuple[Annotated[Alert, AfterValidator(_kept_secret)], ...] = (Alert(kind="log"),)
+
+    @model_validator(mode="after")
+    def _fit(self) -> Params:
+        allowed = {
+            "binary": {"roc_auc", "log_loss", "accuracy"},
+            "multiclass": {"log_loss", "accuracy", "f1_macro"},
+            "regression": {"rmse", "mae", "r2"},
+        }[self.project.task]
+        if self.gate.metric not in allowed:
+            raise ValueError(f"gate.metric {self.gate.metric} does not measure a {self.project.task} task: "
+                             f"use one of {', '.join(sorted(allowed))}")  # fmt: skip
+        if self.rollout.loss_of(self.project.task) not in LOSSES[self.project.task]:
+            raise ValueError(f"rollout.loss {self.rollout.loss} does not measure a {self.project.task} task: "
+                             f"use one of {', '.join(LOSSES[self.project.task])}")  # fmt: skip
+        for section, slices in (("gate", self.gate.slices), ("rollout", self.rollout.slices)):
+            for name in slices:
+                if name not in {*self.columns.features, self.columns.key}:
+                    raise ValueError(
+                        f"{section}.slices.{name} is no column that is kept: name it under columns, or remove it"
+                    )
+        if self.rollout.block and (missing := sorted(self.rollout.slices.keys() - self.gate.slices.keys())):
+            raise ValueError(
+                f"rollout.slices.{missing[0]} needs a margin under gate.slices too: blocks are judged by gate.metric"
+            )
+        learned = list(span(self.first, self.first_train))
+        learned = learned if self.train.window == "all" else learned[-self.train.window :]
+        held, whole = self.train.holdout, learned[-1].end - learned[0].start
+        if held >= whole if isinstance(held, timedelta) else held >= len(learned):
+            raise ValueError(
+                f"train.holdout {written(held)} leaves nothing to train on: the first model sees {learned[0]} to "
+                f"{learned[-1]} only; make holdout shorter or period.first_train later"
+            )
+        return self
+
+    def parse_period(self, text: str) -> Period:
+        """The period of this project called *text*; raises PeriodError."""
+        return Period.parse(text, self.period.every)
+
+    @property
+    def first(self) -> Period:
+        """The project's first period."""
+        return self.parse_period(self.period.start)
+
+    @property
+    def first_train(self) -> Period:
+        """The last period that the first model may learn from."""
+        return self.parse_period(self.period.first_train)
+
+
+def load(project: Path) -> Params:
+    """Read *project*/params.yaml. Raises ParamsError naming the line to change."""
+    path = project / "params.yaml"
+    try:
+        loader = Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        data = loader.construct_document(node) if node else None
+    except FileNotFoundError:
+        raise ParamsError(f"{path} does not exist: run this in a project's folder, or set TRIMTAB_PROJECT") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ParamsError(f"{path}:{line}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}:1: not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise ParamsError(f"{path}:1: expected sections like project: and columns:, found {type(data).__name__}")
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_explain(path, node, problem) for problem in error.errors())) from None
+
+
+def _explain(path: Path, node: yaml.Node | None, problem: Any) -> str:
+    where = [part for part in problem["loc"] if not (isinstance(part, str) and "[" in part)]
+    message = problem["msg"].removeprefix("Value error, ")
+    first, _, rest = message.partition(" ")
+    named = [*where, *first.split(".")]
+    if problem["type"] == "value_error" and line_of(node, named)[1] == len(named):  # our rules begin with the key
+        where, message = named, rest
+    line, known = line_of(node, where)
+    name = ".".join(map(str, where[:known] if problem["type"] not in ("missing", "extra_forbidden") else where))
+    if problem["type"] == "extra_forbidden":
+        what = "is not a key that exists here: remove it or look for a typo"
+    elif problem["type"] == "missing":
+        what = "is missing"
+    else:
+        is_secret = where[:1] == ["alerts"] and where[-1] != "kind"
+        found = "" if is_secret or isinstance(problem["input"], dict) else f" (found {_shown(problem['input'])})"
+        what = f"{message}{found}"
+    return f"{path}:{line}: {name}{':' if name else ''} {what}".replace(":  ", ": ")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,139 @@
+"""Where things are: addresses, ports and folders. What changes the model lives in `params.yaml`
+(`trimtab.config.params`); what changes the place lives here and comes from `TRIMTAB_*` variables.
+
+Only the doors (cli, flows, serving, deployments) call `Settings()`; everything below them takes
+plain arguments. A secret may come from a file: `TRIMTAB_LEDGER_URL_FILE` for `TRIMTAB_LEDGER_URL`."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from trimtab.config.secret_files import SettingsWithSecrets
+
+
+class Settings(SettingsWithSecrets):
+    """One place's addresses. An address left empty is served by the embedded stack."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIMTAB_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    project: Path = Field(Path(), description="folder with params.yaml")
+    home: Path | None = Field(None, description="state folder; default: .trimtab in the project")
+
+    host: str = Field("127.0.0.1", description="address that every embedded server listens on")
+    postgres_port: int = Field(5442, ge=1, le=65535)
+    prefect_port: int = Field(4200, ge=1, le=65535)
+    mlflow_port: int = Field(5000, ge=1, le=65535)
+    server_port: int = Field(8000, ge=1, le=65535, description="the model server's port")
+    s3: bool = Field(False, description="keep data, models and telemetry on an S3 server that the stack starts")
+    s3_port: int = Field(8333, ge=1, le=65526, description="the first of ten ports for that S3 server and its parts")
+    exporter_port: int = Field(9464, ge=1, le=65535, description="where the loop's metrics are, for Prometheus")
+    exporter: bool = Field(False, description="run the exporter of these metrics as a part of the stack")
+
+    postgres_url: SecretStr | None = Field(
+        None, description="own PostgreSQL: postgresql://user:password@host:port/database"
+    )
+    ledger_url: SecretStr | None = Field(None, description="SQLAlchemy URL of the ledger; the stack sets it")
+    prefect_url: str | None = Field(None, description="own Prefect server: http://host:port/api")
+    mlflow_url: str | None = Field(None, description="own MLflow server: http://host:port")
+    server_url: str | None = Field(None, description="own model server: http://host:port")
+    server_replicas: str | None = Field(
+        None,
+        pattern="^http://.+",
+        description="http://name:port where each address of the name is a replica, which flows load and probe; "
+        "default: server_url, as the only one",
+    )
+    server_key: SecretStr | None = Field(None, description="key of scope admin for a model server that asks for one")
+
+    store: str | None = Field(
+        None,
+        pattern="^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$",
+        description="releases, telemetry and reports are kept at s3://bucket/prefix as well",
+    )
+    store_endpoint: str | None = Field(None, pattern="^https?://.+", description="own S3 server: http://host:port")
+
+    source_endpoint: str | None = Field(
+        None, pattern="^https?://.+", description="own S3 server of the source's buckets: http://host:port"
+    )
+    source_profile: str | None = Field(
+        None, description="profile of the AWS credentials file for the source's buckets, where they are not the store's"
+    )
+
+    worker: str = Field(
+        "warm", pattern="^(warm|process)$", description="warm: fork flow runs from a loaded process (Linux)"
+    )
+    work_pool: str = "trimtab"
+    pool_type: str = Field(
+        "process", pattern="^(process|docker|kubernetes)$", description="where flow runs are carried out"
+    )
+    image: str | None = Field(None, description="image of flow runs in containers, with its tag or digest")
+    image_pull: str = Field("IfNotPresent", pattern="^(IfNotPresent|Always|Never)$")
+    code: str | None = Field(
+        None,
+        pattern=r"^git\+(https|http|ssh|file)://",
+        description="git+https://host/repository.git@branch-or-commit; default: the code that is in the image",
+    )
+    pool_networks: tuple[str, ...] = Field((), description="Docker networks of flow runs, as a JSON list")
+    pool_volumes: tuple[str, ...] = Field((), description="volumes of flow runs, as a JSON list: source:target[:ro]")
+    pool_template: Path | None = Field(None, description="base job template of the work pool, instead of ours (JSON)")
+
+    target: str = Field(
+        "server", pattern="^(server|docker|kubernetes)$", description="what deploy moves beside the ledger"
+    )
+    server_image: str | None = Field(None, description="target docker: image of the model server, without a release")
+    registry: str | None = Field(None, description="target docker: where images with a release are pushed: host/path")
+    docker_network: str = Field("trimtab", description="target docker: network of model servers and their front")
+    docker_front: str = Field("trimtab-front", description="target docker: name of the container that is the front")
+    docker_env: tuple[str, ...] = Field((), description="target docker: NAME=value for model servers, as a JSON list")
+    docker_volumes: tuple[str, ...] = Field((), description="target docker: volumes of model servers, as a JSON list")
+    replicas: int = Field(1, ge=1, le=20, description="target docker: containers of a release")
+    kube_namespace: str = Field("default", description="target kubernetes: namespace of the model server")
+    kube_deployment: str = Field("trimtab-server", description="target kubernetes: the model server's Deployment")
+    kube_container: str = Field("server", description="target kubernetes: its container")
+    kube_config: Path | None = Field(None, description="target kubernetes: kubeconfig; default: the pod's own account")
+    ready_s: float = Field(120, gt=0, description="time that a release's containers may take to be ready")
+    docker_drain_s: float = Field(
+        15, ge=0, description="target docker: time for the last requests of a container that goes"
+    )
+
+    trusted_types: tuple[str, ...] = Field(
+        (), description="types of the project's own model.py that may be loaded, as a JSON list"
+    )
+    commit_data: bool = Field(False, description="commit data.dvc in the project's git after each new dataset version")
+    scheduled_ingest: bool = Field(True, description="let the nightly ingest run by its schedule")
+    webhook_url: SecretStr | None = Field(None, description="alerts are posted here as well, as JSON")
+
+    @property
+    def root(self) -> Path:
+        """The project's folder, absolute."""
+        return self.project.resolve()
+
+    @property
+    def state(self) -> Path:
+        """The state folder, absolute."""
+        return (self.home or self.root / ".trimtab").resolve()
+
+    @property
+    def releases(self) -> Path:
+        """Where release bundles are, one folder per digest."""
+        return self.state / "releases"
+
+    @property
+    def telemetry(self) -> Path:
+        """Where predictions and labels are."""
+        return self.state / "telemetry"
+
+    @property
+    def prefect_api(self) -> str:
+        """Prefect's API address."""
+        return self.prefect_url or f"http://{self.host}:{self.prefect_port}/api"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's address."""
+        return self.mlflow_url or f"http://{self.host}:{self.mlflow_port}"
+
+    @property
+    def model_server(self) -> str:
+        """The model server's address."""
+        return self.server_url or f"http://{self.host}:{self.server_port}"

@@ -1,0 +1,161 @@
+"""Which columns a model sees, and the one way of making a frame of them. Training, serving and monitoring all
+build their frames here, so that a value means the same to a model everywhere. What a row may look like when a
+client sends it is `trimtab.requests.parser`'s business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Values = Literal["number", "boolean", "text", "integer"]
+
+
+class Feature(BaseModel):
+    """One input of a model. *values* says what a client may send for it: a category can be text, integers or
+    booleans, a number can be numbers or booleans; left out it is text for a category and number for a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    kind: Literal["number", "category"]
+    values: Values = "number"
+    nullable: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _values_follow_kind(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "values" not in data and data.get("kind") == "category":
+            return {**data, "values": "text"}
+        return data
+
+    @model_validator(mode="after")
+    def _values_fit_kind(self) -> Feature:
+        fitting = ("number", "boolean") if self.kind == "number" else ("text", "integer", "boolean")
+        if self.values not in fitting:
+            raise ValueError(f"feature {self.name!r}: a {self.kind} cannot have {self.values} values")
+        return self
+
+
+def describe(table: pd.DataFrame, *, number: Iterable[str] = (), category: Iterable[str] = ()) -> tuple[Feature, ...]:
+    """The features of *table* that a project names, with what clients may send for each, read off the column's type.
+
+    A feature is nullable, whatever *table* holds: a model that trained without gaps meets its first one in service.
+    """
+    numeric = [Feature(name=n, kind="number", values=_number_values(n, table[n])) for n in number]
+    return (*numeric, *(Feature(name=n, kind="category", values=_category_values(table[n])) for n in category))
+
+
+def _number_values(name: str, column: pd.Series[Any]) -> Values:
+    from pandas.api import types
+
+    if types.is_bool_dtype(column.dtype):
+        return "boolean"
+    if not types.is_numeric_dtype(column.dtype):
+        raise TypeError(f"feature {name!r} is said to be a number but holds {column.dtype}")
+    return "number"
+
+
+def _category_values(column: pd.Series[Any]) -> Values:
+    """A category's integers turn into floats once one is missing, so a numeric column is an integer one."""
+    import pandas as pd
+    from pandas.api import types
+
+    dtype = column.cat.categories.dtype if isinstance(column.dtype, pd.CategoricalDtype) else column.dtype
+    if types.is_bool_dtype(dtype):
+        return "boolean"
+    return "integer" if types.is_numeric_dtype(dtype) else "text"
+
+
+def frame(rows: pd.DataFrame | Sequence[Mapping[str, Any]], features: Sequence[Feature]) -> pd.DataFrame:
+    """The model's view of *rows*: exactly *features*, in their order, with a fresh RangeIndex.
+
+    Numbers are float64, categories pandas' ``str``; missing is nan in both (None, NaN, NA and NaT all become it).
+    A category that was an integer or boolean reads "3" or "true", also where missing values had made it a float.
+    Mappings may lack a feature (it is missing then); a frame may not (KeyError). Inputs are never changed.
+    """
+    import pandas as pd
+
+    if isinstance(rows, pd.DataFrame):
+        columns: dict[str, Any] = {
+            f.name: _numbers(rows[f.name]) if f.kind == "number" else _texts(rows[f.name]) for f in features
+        }
+        return assemble(columns, features, size=len(rows))
+    listed = {f.name: [row.get(f.name) for row in rows] for f in features}
+    return assemble(
+        {f.name: numbers(listed[f.name]) if f.kind == "number" else texts(listed[f.name]) for f in features},
+        features,
+        size=len(rows),
+    )
+
+
+def assemble(columns: Mapping[str, Any], features: Sequence[Feature], *, size: int) -> pd.DataFrame:
+    """A frame of columns that are already clean: float64 arrays for numbers, str-or-None lists for categories."""
+    import pandas as pd
+
+    index = pd.RangeIndex(size)
+    return pd.DataFrame(
+        {
+            f.name: columns[f.name] if f.kind == "number" else pd.Series(columns[f.name], dtype="str", index=index)
+            for f in features
+        },
+        index=index,
+        copy=False,
+    )
+
+
+def columns_of(rows: pd.DataFrame, features: Sequence[Feature]) -> dict[str, Any]:
+    """The clean columns of *rows*, as `assemble` takes them; may have more columns than *features*."""
+    table = frame(rows, features)
+    return {
+        f.name: table[f.name].to_numpy()
+        if f.kind == "number"
+        else [text if isinstance(text, str) else None for text in table[f.name].tolist()]
+        for f in features
+    }
+
+
+def numbers(values: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Python numbers and booleans as float64, None as nan."""
+    return np.array(values, dtype=np.float64)
+
+
+def texts(values: Sequence[Any]) -> list[str | None]:
+    """Category values as their one spelling; missing is None. Almost always text already, which costs nothing."""
+    if set(map(type, values)) <= {str, type(None)}:
+        return list(values)
+    return [_text(value) for value in values]
+
+
+def _text(value: Any) -> str | None:
+    match value:
+        case str() | None:
+            return value
+        case bool() | np.bool_():
+            return "true" if value else "false"
+        case float() | np.floating():
+            if np.isnan(value):
+                return None
+            return str(int(value)) if float(value).is_integer() else str(float(value))
+        case _:
+            return None if type(value).__name__ in ("NAType", "NaTType") else str(value)
+
+
+def _numbers(column: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _texts(column: pd.Series[Any]) -> pd.Series[Any] | list[str | None]:
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.StringDtype):
+        return column.astype("str").reset_index(drop=True)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        spelled = np.array([*texts(column.cat.categories.tolist()), None], dtype=object)
+        return list(spelled[column.cat.codes.to_numpy()])
+    return texts(column.tolist())

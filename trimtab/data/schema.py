@@ -1,0 +1,200 @@
+"""What a good batch looks like: inferred once into a file that people review, then enforced.
+
+Numbers and frames in, a judgement out; where batches are kept is `stores.batches`' business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from trimtab.config.params import Params
+from trimtab.data.features import texts
+from trimtab.data.periods import Period
+
+Kind = Literal["number", "category", "time", "id"]
+
+
+class SchemaError(ValueError):
+    """`schema.yaml` cannot be used."""
+
+
+class ColumnRule(BaseModel):
+    """What one column may hold. *min* and *max* bound numbers, both included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    nullable: bool = False
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min is not None and self.max is not None and not self.min <= self.max:
+            raise ValueError(f"min {self.min} is larger than max {self.max}: no number would pass")
+        return self
+
+
+class Schema(BaseModel):
+    """Every column that a batch must have. Columns that are not named are left out of accepted batches."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: dict[str, ColumnRule]
+
+    def dumps(self) -> str:
+        """The reviewable file: one line a column."""
+        lines = ["# What a good batch looks like. Inferred once; yours to tighten. See docs/validation.md.", "columns:"]
+        for name, rule in self.columns.items():
+            entry = {name: rule.model_dump(exclude_defaults=True)}
+            body = yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
+            lines.append(f"  {body.strip()[1:-1]}")
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def loads(cls, text: str, *, name: str = "schema.yaml") -> Schema:
+        """The schema written in *text*; raises SchemaError saying what is wrong with the file called *name*."""
+        try:
+            return cls.model_validate(yaml.safe_load(text))
+        except (ValidationError, yaml.YAMLError) as error:
+            raise SchemaError(f"{name}: {error}") from None
+
+    @property
+    def digest(self) -> str:
+        """Identity of the rules, whatever the file's layout."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A batch divided: *good* rows with the schema's types, *bad* ones as they came with a `reason` column.
+
+    When the batch as a whole is refused, *refusal* says why and *good* is empty.
+    """
+
+    good: pd.DataFrame
+    bad: pd.DataFrame
+    reasons: Mapping[str, int]
+    refusal: str | None
+
+
+def infer(frame: pd.DataFrame, params: Params) -> Schema:
+    """Rules that the rows of *frame* keep, with room: a number may leave the seen range by its full width.
+
+    A column may be missing where it was ever missing; time and id never.
+    """
+    columns = params.columns
+    roles: dict[str, Kind] = {columns.id: "id", columns.time: "time"}
+    roles[columns.target] = "category" if params.project.task == "multiclass" else "number"
+    if columns.key:
+        roles[columns.key] = "category"
+    roles.update(dict.fromkeys(columns.number, "number"))
+    roles.update(dict.fromkeys(columns.category, "category"))
+    if missing := [name for name in roles if name not in frame]:
+        raise SchemaError(f"the source gives no column {', '.join(missing)}; params.yaml names it under columns")
+    rules = {}
+    for name, kind in roles.items():
+        null = bool(frame[name].isna().any()) and kind not in ("id", "time")
+        low = high = None
+        if kind == "number":
+            is_binary = name == columns.target and params.project.task == "binary"
+            low, high = _bounds(_typed(frame[name], kind).dropna(), is_exact=is_binary)
+        rules[name] = ColumnRule(kind=kind, nullable=null, min=low, max=high)
+    return Schema(columns=rules)
+
+
+def _bounds(values: pd.Series[Any], *, is_exact: bool) -> tuple[float | None, float | None]:
+    """What later numbers may be; no bounds where nothing is known, 0 where nothing was below it."""
+    if values.empty:
+        return None, None
+    low, high = float(values.min()), float(values.max())
+    room = 0.0 if is_exact else (high - low or abs(high) or 1.0)
+    floor = 0.0 if low >= 0 and low - room < 0 else low - room
+    return min(low, round(floor, 6)), max(high, round(high + room, 6))
+
+
+def check(frame: pd.DataFrame, schema: Schema, params: Params, period: Period) -> Checked:
+    """Hold *frame* against *schema*: rows that break a rule go to `bad`, and too many of them refuse the batch.
+
+    Refused whole: no rows, a missing column, ids that are given twice, and more bad rows than
+    `validate.max_bad_share`, be it for their values or because they lie outside *period*.
+    """
+    id_, time = params.columns.id, params.columns.time
+    if unruled := [c for c in (id_, time, params.columns.target, *params.columns.features) if c not in schema.columns]:
+        raise SchemaError(
+            f"schema.yaml has no rule for {', '.join(unruled)}: add it, or remove the file to infer it anew"
+        )
+    if frame.empty:
+        return _refuse(frame, f"empty: the source gave no row for {period}")
+    if missing := [name for name in schema.columns if name not in frame]:
+        return _refuse(frame, f"missing column: {', '.join(missing)}")
+    frame = frame.reset_index(drop=True)
+    typed = pd.DataFrame({name: _typed(frame[name], rule.kind) for name, rule in schema.columns.items()})
+    is_twice = typed[id_].duplicated(keep=False) & typed[id_].notna()
+    if is_twice.any():
+        example = typed.loc[is_twice, id_].iloc[0]
+        return _refuse(frame, f"duplicate ids: {is_twice.sum()} rows share theirs with another, e.g. {id_}={example}")
+
+    reasons = pd.Series("", index=typed.index, dtype=object)
+    for name, rule in schema.columns.items():
+        unreadable = typed[name].isna() & frame[name].notna()
+        _note(
+            reasons, unreadable, f"{name}: not a {'time like 2013-03-04 05:00' if rule.kind == 'time' else rule.kind}"
+        )
+        if not rule.nullable:
+            _note(reasons, frame[name].isna(), f"{name}: missing")
+        if rule.kind == "number":
+            low = -math.inf if rule.min is None else rule.min
+            high = math.inf if rule.max is None else rule.max
+            _note(reasons, (typed[name] < low) | (typed[name] > high), f"{name}: outside {low:g} to {high:g}")
+    start, end = (pd.Timestamp(t).tz_localize(None) for t in (period.start, period.end))
+    outside = typed[time].notna() & ~((typed[time] >= start) & (typed[time] < end))
+    _note(reasons, outside, f"{time}: outside {period}")
+
+    is_bad = reasons != ""
+    counts = _counted(reasons[is_bad])
+    limit = params.checks.max_bad_share
+    if outside.mean() > limit:
+        return _refuse(frame, f"wrong period: {int(outside.sum())} of {len(frame)} rows lie outside {period}", reasons)
+    if is_bad.mean() > limit:
+        worst = next(iter(counts))
+        return _refuse(frame, f"{int(is_bad.sum())} of {len(frame)} rows are bad, more than {limit:.0%}; "
+                              f"the commonest reason is {worst} ({counts[worst]} rows)", reasons)  # fmt: skip
+    good = typed[~is_bad].reset_index(drop=True)
+    bad = frame[is_bad].assign(reason=reasons[is_bad].astype("str")).reset_index(drop=True)
+    return Checked(good, bad, counts, None)
+
+
+def _refuse(frame: pd.DataFrame, why: str, reasons: pd.Series | None = None) -> Checked:
+    own = reasons.where(reasons != "", "in a refused batch") if reasons is not None else why
+    bad = frame.assign(reason=pd.Series(own, index=frame.index, dtype="str")).reset_index(drop=True)
+    return Checked(frame.iloc[:0], bad, {why: len(bad)} if reasons is None else _counted(bad["reason"]), why)
+
+
+def _counted(reasons: pd.Series[Any]) -> dict[str, int]:
+    each = reasons.astype("str").str.split("; ").explode()
+    return {str(why): int(count) for why, count in each.value_counts().items()}
+
+
+def _note(reasons: pd.Series[Any], rows: pd.Series[bool], why: str) -> None:
+    reasons[rows] = reasons[rows].map(lambda old: f"{old}; {why}" if old else why)
+
+
+def _typed(values: pd.Series[Any], kind: Kind) -> pd.Series[Any]:
+    """*values* as this kind is kept; missing where they cannot be read as it, as infinite numbers."""
+    if kind == "number":
+        numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+        return numbers.where(np.isfinite(numbers))
+    if kind == "time":
+        times = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
+        return times.dt.tz_localize(None).astype("datetime64[us]")
+    return pd.Series(texts(values.tolist()), dtype="str", index=values.index)

@@ -1,0 +1,241 @@
+"""What the pairs, answers and labels of an A/B experiment say, as its report. Frames in, a report out; where they come
+from is `operations.experiments`'s business, what the report's words mean `trimtab.experiment.report`'s."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trimtab.data.features import texts
+from trimtab.evaluation import metrics
+from trimtab.experiment.report import (
+    BROKEN_BELOW,
+    POWER,
+    Arm,
+    Days,
+    Effect,
+    Finding,
+    Measured,
+    Plan,
+    Power,
+    Report,
+    Split,
+    State,
+)
+from trimtab.model.scoring import Floats, Scores
+from trimtab.rollout import block_means, evalues, observation
+from trimtab.rollout.state_machine import Terms
+
+RESAMPLES = 200
+SEED = 20130101
+_CELLS = 2_000_000
+_FEWEST = 5  # expected in each arm, below which a chi-square says nothing
+
+
+def guardrails(found: pd.DataFrame, terms: Terms) -> tuple[str, ...]:
+    """What of B would harm users, in words: errors, missing answers, slowness, one answer to everything.
+
+    A rollout's guard on distributions is left out: an experiment may try a release that answers differently.
+    """
+    tolerant = terms.guardrails.model_copy(update={"distance": 1.0})
+    return observation.guardrails(found, terms.model_copy(update={"guardrails": tolerant}))
+
+
+def report(
+    plan: Plan,
+    terms: Terms,
+    *,
+    metric: str,
+    state: State,
+    reason: str,
+    pairs: pd.DataFrame,
+    answers: pd.DataFrame,
+    labels: pd.DataFrame,
+) -> Report:
+    """What telemetry says of the experiment *plan*, judged by *terms*.
+
+    *pairs* and *labels* are telemetry's; *answers* are the predictions that users got in it, with the columns
+    prediction_id, arm, propensity, prediction, for multiclass predicted_label and probabilities, and key where the
+    project has one.
+    """
+    found = observation.oriented(pairs, plan.b, terms)
+    known = observation.labelled(found, labels)
+    differences = observation.differences(known, plan.b, plan.a, terms)
+    whole = _effect(differences, terms, alpha=terms.alpha)
+    from_day_to_day = days(known, differences, terms)
+    split, broken = split_of(answers, plan.share), guardrails(found, terms)
+    a, b, gain = arms(plan, terms, metric, answers, labels)
+    return Report(
+        plan=plan, state=state, reason=reason, elapsed=observation.elapsed(found), loss=terms.loss_of(terms.task),
+        alpha=terms.alpha, margin=terms.margin, metric=metric, pairs=len(found), a=a, b=b, gain=gain, split=split,
+        effect=whole, slices=slices(known, differences, terms), days=from_day_to_day, power=power(differences, terms),
+        broken=broken, conclusion=_conclusion(whole, from_day_to_day, split),
+    )  # fmt: skip
+
+
+def split_of(answers: pd.DataFrame, share: float) -> Split:
+    """How the keys of *answers* fell, against the chosen *share*. A key is B's when B answered any of it, so one that
+    only ever got a replacement is missing in B, as it is for its users."""
+    by_b = (answers["arm"] == "challenger").to_numpy()
+    replaced = int((~by_b & (answers["propensity"] == 1.0).to_numpy()).sum())
+    has_keys = "key" in answers and bool(answers["key"].notna().any())
+    owners = pd.Series(by_b)
+    if has_keys:
+        owners = owners.groupby(answers["key"].fillna(answers["prediction_id"]).to_numpy()).any()
+    count, b = len(owners), int(owners.sum())
+    chi_square = p_value = holds = None
+    if count * min(share, 1 - share) >= _FEWEST:
+        chi_square = (b - count * share) ** 2 / (count * share * (1 - share))
+        p_value = math.erfc(math.sqrt(chi_square / 2))
+        holds = p_value >= BROKEN_BELOW
+    return Split(
+        unit="keys" if has_keys else "answers", a=count - b, b=b, chosen=share, chi_square=chi_square,
+        p_value=p_value, holds=holds, replaced=replaced,
+    )  # fmt: skip
+
+
+def slices(known: pd.DataFrame, differences: Floats, terms: Terms) -> tuple[Effect, ...]:
+    """The effect in every value of the named columns. All these intervals hold together at 1 - alpha: the j-th value
+    to get a label has alpha / (j (j + 1)), which sums to alpha however many there will be."""
+    first: dict[tuple[str, str], tuple[int, np.ndarray[Any, np.dtype[np.bool_]]]] = {}
+    for column in terms.slices:
+        values = texts(known[column].astype(object).tolist()) if column in known else []
+        for value in {v for v in values if v is not None}:
+            mask = np.array([v == value for v in values])
+            first[(column, value)] = (int(mask.argmax()), mask)
+    ordered = sorted(first, key=lambda key: (first[key][0], key))
+    return tuple(
+        _effect(differences[first[key][1]], terms, alpha=terms.alpha / (j * (j + 1)), key=key)
+        for j, key in enumerate(ordered, 1)
+    )
+
+
+def _effect(differences: Floats, terms: Terms, *, alpha: float, key: tuple[str, str] | None = None) -> Effect:
+    values = differences[np.isfinite(differences)]
+    low, high = evalues.interval(values, alpha=alpha)
+    margin = terms.margin if key is None else terms.slices[key[0]]
+    enough = len(values) >= (1 if key is None else terms.min_slice_labels)
+    finding = _finding(low, high, margin) if enough else "too few labels"
+    return Effect(
+        column=key[0] if key else None, value=key[1] if key else None, labels=len(values),
+        difference=float(values.mean()) if len(values) else None, low=low, high=high, finding=finding,
+    )  # fmt: skip
+
+
+def _finding(low: float, high: float, margin: float) -> Finding:
+    if high < 0 or low > 0:
+        return "B is better" if high < 0 else "B is worse"
+    return "no difference that matters" if -margin < low and high < margin else "not told apart"
+
+
+def days(known: pd.DataFrame, differences: Floats, terms: Terms) -> Days | None:
+    """The overall effect from day to day, if the rules ask for it. Each side of the interval has half of alpha."""
+    if terms.block is None:
+        return None
+    times_us: Any = known["time"].astype("datetime64[us, UTC]").astype("int64").to_numpy()
+    found = block_means.daily(differences, times_us, terms.block, terms.alpha / 2)
+    if not math.isfinite(found.half_width):
+        return Days(
+            block=terms.block, blocks=found.blocks, difference=None, low=None, high=None, finding="too few blocks"
+        )
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    enough = found.blocks >= block_means.MIN_BLOCKS
+    return Days(
+        block=terms.block, blocks=found.blocks, difference=found.mean, low=low, high=high,
+        finding=_finding(low, high, terms.margin) if enough else "too few blocks",
+    )  # fmt: skip
+
+
+def power(differences: Floats, terms: Terms) -> Power:
+    """What the labels so far would likely show. Each side of the interval has half of alpha."""
+    values = differences[np.isfinite(differences)]
+    sd = float(values.std()) if len(values) > 1 else 0.0
+    if sd == 0:
+        return Power()
+
+    def detectable(labels: int) -> float:
+        return evalues.detectable(labels, sd, alpha=terms.alpha / 2, power=POWER, margin=terms.margin)
+
+    few, enough = 0, 1
+    while detectable(enough) > terms.margin:
+        few, enough = enough, 2 * enough
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (middle, enough) if detectable(middle) > terms.margin else (few, middle)
+    return Power(
+        sd=sd, detectable=detectable(len(values)), needed=enough, still_needed=max(0, enough - len(values))
+    )  # fmt: skip
+
+
+def arms(
+    plan: Plan, terms: Terms, metric: str, answers: pd.DataFrame, labels: pd.DataFrame
+) -> tuple[Arm, Arm, Measured]:
+    """Both arms, and how much better B's metric is. Keys are drawn anew, not rows, as it is keys that were dealt."""
+    known = answers.merge(labels[["prediction_id", "label"]], on="prediction_id", how="inner", sort=False)
+    made = []
+    for arm, release, seed in (("champion", plan.a, SEED), ("challenger", plan.b, SEED + 1)):
+        mine = known[known["arm"] == arm].reset_index(drop=True)
+        made.append((release, arm, len(mine), *_resampled(mine, release, terms, metric, seed)))
+    a, b = (
+        Arm(
+            release=release, answers=int((answers["arm"] == arm).sum()), labels=rows,
+            metric=_measured(metrics.interval(replicates, value)),
+        )
+        for release, arm, rows, value, replicates in made
+    )  # fmt: skip
+    (_, _, _, old, olds), (_, _, _, new, news) = made
+    gains = metrics.gain(metric, news, olds)
+    gain = float(metrics.gain(metric, np.array([new]), np.array([old]))[0])
+    return a, b, _measured(metrics.interval(gains, gain))
+
+
+def _resampled(mine: pd.DataFrame, release: str, terms: Terms, metric: str, seed: int) -> tuple[float, Floats]:
+    """The metric on these rows, and its bootstrap replicates."""
+    truth, scores = _scored(mine, release, terms)
+    value = float(metrics.measure(metric, truth, scores)[0])
+    drawn_by = mine["key"].fillna(mine["prediction_id"]) if "key" in mine else mine["prediction_id"]
+    codes, names = pd.factorize(drawn_by)
+    if not len(mine) or not math.isfinite(value):
+        return value, np.full(RESAMPLES, np.nan)
+    at_once = max(1, _CELLS // max(len(mine), len(names)))
+    replicates = []
+    for first in range(0, RESAMPLES, at_once):
+        weights = metrics.resampling(len(names), resamples=min(at_once, RESAMPLES - first), seed=seed + 1000 * first)
+        replicates.append(metrics.measure(metric, truth, scores, weights=weights[:, codes]))
+    return value, np.concatenate(replicates)
+
+
+def _scored(mine: pd.DataFrame, release: str, terms: Terms) -> tuple[metrics.Labels, Scores]:
+    prediction = mine["prediction"].to_numpy(dtype=float)
+    if terms.task != "multiclass":
+        return mine["label"].to_numpy(dtype=float), Scores(terms.task, prediction, terms.classes.get(release, ()))
+    known = tuple(str(label) for label in texts(terms.classes[release]))
+    shares = np.array(mine["probabilities"].tolist(), dtype=float).reshape(len(mine), len(known))
+    truth = np.array(texts(mine["label"].tolist()), dtype=object)
+    chosen = tuple(str(label) for label in mine["predicted_label"])
+    return truth, Scores("multiclass", prediction, known, chosen, shares)
+
+
+def _measured(found: metrics.Interval) -> Measured:
+    numbers = (found.value, found.low, found.high)
+    value, low, high = (number if math.isfinite(number) else None for number in numbers)
+    return Measured(value=value, low=low, high=high)
+
+
+def _conclusion(effect: Effect, days: Days | None, split: Split) -> str:
+    if split.holds is False:
+        got = split.b / (split.a + split.b)
+        return (
+            f"not valid: B has {got:.1%} of the {split.unit} where {split.chosen:.1%} were to be, which chance does "
+            f"not explain (p = {split.p_value:.1g}): find out why before you believe any other number here"
+        )
+    if effect.difference is None:
+        return "no label has arrived yet"
+    seen = f"{effect.difference:+.4f} ({effect.low:+.4f} to {effect.high:+.4f}) over {effect.labels:,} labels"
+    told = f"{effect.finding}: mean loss of B less that of A {seen}"
+    if days is None or effect.finding in {days.finding, "not told apart"}:
+        return told
+    return f"not from day to day yet ({days.finding}), though by the labels {told}"

@@ -1,0 +1,145 @@
+"""From a frame of features to predictions, the same way for every task. What is a good prediction is decided by
+`trimtab.evaluation.metrics` and the gate; which model answers is decided by the ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trimtab.data.features import Feature, frame
+from trimtab.predictors.compile import SCIKIT_LEARN
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from trimtab.model.release import Label, Task
+    from trimtab.predictors.compile import Compiled
+    from trimtab.requests.parser import Rows
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Predictions of some rows. *prediction* is the probability of the positive class (binary), the value
+    (regression) or the chosen label's probability (multiclass, where *labels* and *probabilities* are set:
+    one row each, columns in the order of *classes*)."""
+
+    task: Task
+    prediction: Floats
+    classes: tuple[Label, ...] = ()
+    labels: tuple[Label, ...] | None = None
+    probabilities: Floats | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return len(self.prediction)
+
+    def take(self, rows: np.ndarray[Any, np.dtype[np.bool_]]) -> Scores:
+        """The scores of the *rows* that are true in a mask of shape (n,)."""
+        labels = None if self.labels is None else tuple(v for v, kept in zip(self.labels, rows, strict=True) if kept)
+        shares = None if self.probabilities is None else self.probabilities[rows]
+        return Scores(self.task, self.prediction[rows], self.classes, labels, shares)
+
+    def answers(self) -> list[dict[str, Any]]:
+        """One JSON object per row, as clients get them and as samples.json keeps them."""
+        if self.labels is None or self.probabilities is None:
+            name = "value" if self.task == "regression" else "probability"
+            return [{name: p} for p in self.prediction.tolist()]
+        names = [str(c) for c in self.classes]
+        return [
+            {"label": label, "probabilities": dict(zip(names, row, strict=True))}
+            for label, row in zip(self.labels, self.probabilities.tolist(), strict=True)
+        ]
+
+
+class Scorer:
+    """A model with the knowledge of how to ask it. Safe to call from many threads: models don't change by asking.
+
+    *fast* is the compiled way, if the release has one; *why* says why it has or has none."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        task: Task,
+        features: Sequence[Feature],
+        classes: Sequence[Label] = (),
+        fast: Compiled | None = None,
+        why: str = "",
+    ) -> None:
+        self.task, self.features, self.classes = task, tuple(features), tuple(classes)
+        self.model, self.why = model, why
+        self._fast = fast
+        self._order: list[int] = []
+        if task != "regression":
+            known = [c.item() if hasattr(c, "item") else c for c in model.classes_]
+            if set(known) != set(self.classes):
+                raise ValueError(f"the model knows the classes {known}, its manifest says {list(self.classes)}")
+            self._order = [known.index(c) for c in self.classes]
+        self._in_order = self._order == list(range(len(self._order)))
+
+    @property
+    def route(self) -> str:
+        """The way that `score_rows` goes."""
+        return self._fast.route if self._fast else SCIKIT_LEARN
+
+    def score(self, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Scores:
+        """Predictions for *rows*, which may have more columns than the model's features."""
+        return self.score_frame(frame(rows, self.features))
+
+    def score_rows(self, rows: Rows) -> Scores:
+        """Predictions for rows that an Intake of this model's features understood, the fastest way there is."""
+        if self._fast is None:
+            return self.score_frame(rows.frame())
+        return self._scores(self.ask_compiled(self._fast, rows.columns, rows.size))
+
+    def score_frame(self, table: pd.DataFrame) -> Scores:
+        """Predictions for a frame that `features.frame` or `features.assemble` made, by scikit-learn."""
+        return self._scores(self.ask(table))
+
+    def ask(self, table: pd.DataFrame) -> Floats:
+        """scikit-learn's answers: values or the probability of the positive class, shape (n,); else (n, classes) in
+        the order of *classes*."""
+        if self.task == "regression":
+            return np.asarray(self.model.predict(table), dtype=np.float64)
+        shares = np.asarray(self.model.predict_proba(table), dtype=np.float64)
+        return np.ascontiguousarray(shares[:, self._order[-1]]) if self.task == "binary" else shares[:, self._order]
+
+    def ask_compiled(self, fast: Compiled, columns: Mapping[str, Any], size: int) -> Floats:
+        """The same by *fast*."""
+        found = fast.predict(columns, size)
+        if self._in_order:
+            return found
+        return 1 - found if self.task == "binary" else found[:, self._order]
+
+    def _scores(self, found: Floats) -> Scores:
+        if self.task != "multiclass":
+            return Scores(self.task, found, self.classes)
+        best = found.argmax(axis=1)
+        labels = tuple(self.classes[i] for i in best.tolist())
+        return Scores("multiclass", found[np.arange(len(found)), best], self.classes, labels, found)
+
+
+def worst_difference(answers: Sequence[Mapping[str, Any]], recorded: Sequence[Mapping[str, Any]]) -> float:
+    """The largest difference of two lists of answers, relative where numbers exceed 1; infinite when they differ
+    in number, in shape, or in a label."""
+    if len(answers) != len(recorded):
+        return math.inf
+    return max((_difference(a, b) for a, b in zip(answers, recorded, strict=True)), default=0.0)
+
+
+def _difference(answer: Any, recorded: Any) -> float:
+    if isinstance(answer, Mapping) and isinstance(recorded, Mapping):
+        if answer.keys() != recorded.keys():
+            return math.inf
+        return max((_difference(answer[k], recorded[k]) for k in answer), default=0.0)
+    if isinstance(answer, float) and isinstance(recorded, int | float):
+        gap = abs(answer - recorded) / max(1.0, abs(recorded))
+        return gap if math.isfinite(gap) else math.inf
+    return 0.0 if answer == recorded else math.inf

@@ -1,0 +1,259 @@
+"""Make a model from rows: the split by time, the pipeline, the fit, and what is known of the result.
+
+Rows in, a model out; where rows come from and models go is `tasks`' business. The same rows and params give the
+same model, to the bit, on any number of threads (docs/reproducibility.md says for which estimators)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from trimtab.config.params import Params, ParamsError
+from trimtab.data.features import Feature, frame
+from trimtab.data.periods import Period
+from trimtab.data.schema import Schema
+from trimtab.evaluation import metrics
+from trimtab.model.scoring import Scorer
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+ESTIMATORS: Mapping[tuple[str, bool], str] = {
+    ("hist_gradient_boosting", True): "sklearn.ensemble.HistGradientBoostingClassifier",
+    ("hist_gradient_boosting", False): "sklearn.ensemble.HistGradientBoostingRegressor",
+    ("random_forest", True): "sklearn.ensemble.RandomForestClassifier",
+    ("random_forest", False): "sklearn.ensemble.RandomForestRegressor",
+    ("logistic_regression", True): "sklearn.linear_model.LogisticRegression",
+    ("ridge", False): "sklearn.linear_model.Ridge",
+}
+IMPORTANCE_ROWS = 3000
+IMPORTANCE_REPEATS = 3
+REFERENCE_ROWS = 20_000
+
+
+class NotEnoughData(ValueError):
+    """The window has no rows to train on, or none to judge on."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A window cut by time: *train* before *cut*, *holdout* from there on; labelled rows only."""
+
+    train: pd.DataFrame
+    holdout: pd.DataFrame
+    cut: pd.Timestamp
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A fitted pipeline, how to ask it, its file and what it weighs."""
+
+    pipeline: Pipeline
+    scorer: Scorer
+    content: bytes
+    importances: dict[str, float]
+    metrics: dict[str, float]
+
+
+def cut_of(params: Params, as_of: Period) -> pd.Timestamp:
+    """Where the holdout begins in a window that ends with the period *as_of*."""
+    held = params.train.holdout
+    moment = as_of.end - held if isinstance(held, timedelta) else as_of.shift(1 - held).start
+    return pd.Timestamp(moment).tz_localize(None)
+
+
+def split(rows: pd.DataFrame, params: Params, as_of: Period) -> Split:
+    """The window that ends with *as_of*, cut into train and holdout. Raises NotEnoughData."""
+    time, target, window = params.columns.time, params.columns.target, params.train.window
+    first = params.first if window == "all" else as_of.shift(1 - window)
+    start, end, cut = (pd.Timestamp(t).tz_localize(None) for t in (first.start, as_of.end, cut_of(params, as_of)))
+    known = rows[rows[target].notna() & (rows[time] >= start) & (rows[time] < end)]
+    known = known.sort_values([time, params.columns.id], ignore_index=True)
+    train, holdout = known[known[time] < cut], known[known[time] >= cut]
+    for part, name in ((train, "train on"), (holdout, "judge on")):
+        if part.empty:
+            raise NotEnoughData(
+                f"no labelled rows to {name} between {start if name == 'train on' else cut} and {end}: "
+                "ingest earlier periods, or change train.window or train.holdout in params.yaml"
+            )
+    return Split(train.reset_index(drop=True), holdout.reset_index(drop=True), cut)
+
+
+def features_of(params: Params, schema: Schema) -> tuple[Feature, ...]:
+    """The model's inputs, with what the schema allows to be missing."""
+    kinds = dict.fromkeys(params.columns.number, "number") | dict.fromkeys(params.columns.category, "category")
+    return tuple(
+        Feature.model_validate({"name": name, "kind": kind, "nullable": schema.columns[name].nullable})
+        for name, kind in kinds.items()
+    )
+
+
+def truth_of(rows: pd.DataFrame, params: Params) -> np.ndarray[Any, Any]:
+    """The labels of *rows*, shape (n,): 0 and 1 for binary, text for multiclass, numbers for regression."""
+    values = rows[params.columns.target]
+    match params.project.task:
+        case "binary":
+            if strange := sorted(set(values.dropna().unique()) - {0, 1}):
+                raise ValueError(f"{params.columns.target} is not binary: it has {strange[:3]} beside 0 and 1")
+            return values.to_numpy(dtype=np.int64)
+        case "multiclass":
+            return values.astype("str").to_numpy(dtype=object)
+        case "regression":
+            return values.to_numpy(dtype=np.float64)
+
+
+def estimator(params: Params, project: Path) -> Any:
+    """The unfitted estimator that ``train.model`` names: one of ours, a dotted scikit-learn path, or `model.py`.
+
+    `model.py` in the project's folder has a function ``model(params, seed)`` that returns one.
+    Raises ParamsError when the name or its params do not fit.
+    """
+    from sklearn.base import is_classifier, is_regressor
+
+    name, options, task = params.train.model, dict(params.train.params), params.project.task
+    made = _own(project, options, params.train.seed) if name == "model.py" else _named(params, name, options)
+    fits = hasattr(made, "__sklearn_tags__") and (
+        is_regressor(made) if task == "regression" else is_classifier(made) and hasattr(made, "predict_proba")
+    )
+    if not fits:
+        wanted = "regressor" if task == "regression" else "classifier with predict_proba"
+        raise ParamsError(f"train.model {name} gives a {type(made).__name__}, which does not fit a {task} task: "
+                          f"it has to be a scikit-learn {wanted}")  # fmt: skip
+    return made
+
+
+def _own(project: Path, options: dict[str, Any], seed: int) -> Any:
+    path = project / "model.py"
+    spec = importlib.util.spec_from_file_location("project_model", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise ParamsError(f"train.model is model.py, but {path} does not exist")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.model(options, seed)
+    except Exception as error:
+        raise ParamsError(f"{path} has to define model(params, seed): {type(error).__name__}: {error}") from error
+
+
+def _named(params: Params, name: str, options: dict[str, Any]) -> Any:
+    is_class = params.project.task != "regression"
+    module_name, _, attribute = ESTIMATORS.get((name, is_class), name).rpartition(".")
+    if not module_name.startswith("sklearn."):
+        choices = sorted(known for known, kind in ESTIMATORS if kind == is_class)
+        raise ParamsError(f"train.model {name} is unknown here: use {', '.join(choices)}, a sklearn path, or model.py")
+    if "random_state" in options:
+        raise ParamsError("train.params random_state: write it as train.seed, which seeds the whole training")
+    try:
+        kind = getattr(importlib.import_module(module_name), attribute)
+        seeded = {"random_state": params.train.seed} if "random_state" in kind().get_params() else {}
+        return kind(**seeded, **options)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ParamsError(f"train.model {name} with params {options}: {error}") from None
+
+
+def pipeline(params: Params, features: tuple[Feature, ...], project: Path) -> Pipeline:
+    """Preprocessing that fits the estimator, then the estimator. Unknown categories count as missing ones."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+
+    model = estimator(params, project)
+    number = [f.name for f in features if f.kind == "number"]
+    category = [f.name for f in features if f.kind == "category"]
+    if type(model).__name__.startswith("HistGradientBoosting"):
+        encode = OrdinalEncoder(
+            handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan,
+            max_categories=model.max_bins,
+        )  # fmt: skip
+        model.set_params(categorical_features=[len(number) + i for i in range(len(category))] or None)
+        prepare = ColumnTransformer([("number", "passthrough", number), ("category", encode, category)])
+    else:
+        scale = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
+        encode = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=20, sparse_output=False)
+        prepare = ColumnTransformer([("number", scale, number), ("category", encode, category)])
+    return make_pipeline(prepare, model)
+
+
+def learn(params: Params, schema: Schema, rows: pd.DataFrame, project: Path) -> tuple[Pipeline, Scorer]:
+    """A pipeline fitted on all of *rows*, and how to ask it. Raises NotEnoughData when there is nothing to learn."""
+    from sklearn.utils._param_validation import InvalidParameterError
+
+    features = features_of(params, schema)
+    truth = truth_of(rows, params)
+    if params.project.task != "regression" and len(set(truth.tolist())) < 2:
+        raise NotEnoughData(f"every row to train on has the same {params.columns.target}: there is nothing to learn")
+    model = pipeline(params, features, project)
+    try:
+        model.fit(frame(rows, features), truth)
+    except InvalidParameterError as error:
+        raise ParamsError(f"train.params: {error}") from None
+    classes = [] if params.project.task == "regression" else model.classes_.tolist()
+    return model, Scorer(model, task=params.project.task, features=features, classes=classes)
+
+
+def fit(params: Params, schema: Schema, parts: Split, project: Path) -> Candidate:
+    """Train on ``parts.train`` and measure on ``parts.holdout``."""
+    import skops.io
+
+    model, scorer = learn(params, schema, parts.train, project)
+    held = truth_of(parts.holdout, params)
+    scores = scorer.score(parts.holdout)
+    measured = {
+        name: float(metrics.measure(name, held, scores)[0]) for name in metrics.TASK_METRICS[params.project.task]
+    }
+    if not np.isfinite(measured[params.gate.metric]):
+        raise NotEnoughData(
+            f"{params.gate.metric} is not defined on the {len(held)} rows kept to judge on, as when all of them have "
+            f"the same {params.columns.target}: make train.holdout longer, or choose another gate.metric"
+        )
+    buffer = BytesIO()
+    skops.io.dump(model, buffer)
+    return Candidate(
+        pipeline=model,
+        scorer=scorer,
+        content=buffer.getvalue(),
+        importances=importances(scorer, parts.holdout, params),
+        metrics={name: value for name, value in measured.items() if np.isfinite(value)},
+    )
+
+
+def importances(scorer: Scorer, rows: pd.DataFrame, params: Params) -> dict[str, float]:
+    """What each feature is worth: the loss in the gate's metric when its values are shuffled among at most
+    IMPORTANCE_ROWS rows (Breiman 2001, section 10), shares that add up to 1; equal shares when nothing matters."""
+    rows = rows.sample(min(IMPORTANCE_ROWS, len(rows)), random_state=params.train.seed)
+    table, truth = frame(rows, scorer.features), truth_of(rows, params)
+    random, metric = np.random.default_rng(params.train.seed), params.gate.metric
+    shuffled = [
+        table.assign(**{feature.name: table[feature.name].to_numpy()[random.permutation(len(table))]})
+        for feature in scorer.features
+        for _ in range(IMPORTANCE_REPEATS)
+    ]
+    # One question for all of them: a model's answer costs far less per row when it is asked for many.
+    scores = scorer.score_frame(pd.concat([table, *shuffled], ignore_index=True))
+    part = np.repeat(np.arange(len(shuffled) + 1), len(table))
+    values = [float(metrics.measure(metric, truth, scores.take(part == i))[0]) for i in range(len(shuffled) + 1)]
+    gains = metrics.gain(metric, np.array(values[0]), np.array(values[1:])).reshape(-1, IMPORTANCE_REPEATS)
+    lost = dict(
+        zip((f.name for f in scorer.features), np.clip(np.nan_to_num(gains).mean(axis=1), 0, None), strict=True)
+    )
+    total = sum(lost.values())
+    return {name: float(loss / total) if total else 1 / len(lost) for name, loss in lost.items()}
+
+
+def reference(candidate: Candidate, parts: Split, params: Params) -> pd.DataFrame:
+    """What the model was made for: a sample of its training rows, with its features, `prediction` and target."""
+    rows = parts.train.sample(min(REFERENCE_ROWS, len(parts.train)), random_state=params.train.seed)
+    rows = rows.sort_index().reset_index(drop=True)
+    names = [f.name for f in candidate.scorer.features]
+    scores = candidate.scorer.score(rows)
+    return rows[[*names, params.columns.target]].assign(prediction=scores.prediction)

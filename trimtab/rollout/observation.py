@@ -1,0 +1,208 @@
+"""What pairs of predictions and their labels say about the release on trial: loss differences for the verdict, and the
+guardrails, which need no label. Frames in, numbers out; where they come from is `stores.rollout_observation`'s
+business."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trimtab.data.features import texts
+from trimtab.model.release import Label
+from trimtab.model.scoring import Scores
+from trimtab.rollout import block_test, losses, sequential_test
+from trimtab.rollout.block_test import Days
+from trimtab.rollout.state_machine import Seen, Standing, Terms
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+_SLOWEST = 0.9  # the quantile of call times that is compared: waiting now and then is waiting, too
+_SURE = 1e-4  # chance that distance_beyond calls samples of one distribution apart
+
+
+def oriented(pairs: pd.DataFrame, release: str, terms: Terms) -> pd.DataFrame:
+    """*pairs* as (on trial, other) whoever of the two was champion, with the columns new, old (predictions),
+    new_shares, old_shares (multiclass), new_us, old_us, is_trial (the release did not answer by itself) and exposed
+    (users got its answer)."""
+    is_trial = (pairs["challenger"] == release).to_numpy()
+    ours = pairs[is_trial | (pairs["champion"] == release).to_numpy()].reset_index(drop=True)
+    is_trial = (ours["challenger"] == release).to_numpy()
+    found = ours.assign(is_trial=is_trial, exposed=np.where(is_trial, ours["by_challenger"].astype(bool), True))
+    kinds = ("prediction", "probabilities", "us") if terms.task == "multiclass" else ("prediction", "us")
+    names = {"prediction": "", "probabilities": "_shares", "us": "_us"}
+    for kind in kinds:
+        mine, others = ours[f"challenger_{kind}"], ours[f"champion_{kind}"]
+        found[f"new{names[kind]}"] = mine.where(is_trial, others)
+        found[f"old{names[kind]}"] = others.where(is_trial, mine)
+    return found
+
+
+def labelled(found: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """The oriented pairs whose label has arrived, in the order of arrival, with the columns label and arrived."""
+    known = labels[["prediction_id", "label", "received_at"]].rename(columns={"received_at": "arrived"})
+    both = found.merge(known, on="prediction_id", how="inner", sort=False)
+    return both.sort_values(["arrived", "prediction_id"], ignore_index=True)
+
+
+def differences(known: pd.DataFrame, release: str, other: str, terms: Terms) -> Floats:
+    """Loss of the release on trial minus the other's, per labelled pair, in [-1, 1], shape (n,)."""
+    loss = terms.loss_of(terms.task)
+    if terms.task != "multiclass":
+        truth = known["label"].to_numpy(dtype=float)
+        old, new = known["old"].to_numpy(dtype=float), known["new"].to_numpy(dtype=float)
+        return losses.differences(loss, truth, old, new, cap=terms.cap)
+    mine, others = terms.classes[release], terms.classes[other]
+    classes = tuple(dict.fromkeys(texts([*others, *mine])))
+    truth = np.array(texts(known["label"].tolist()), dtype=object)
+    return losses.differences(
+        loss, truth, _shares(known["old_shares"], others, classes), _shares(known["new_shares"], mine, classes),
+        classes=classes,
+    )  # fmt: skip
+
+
+def _shares(rows: pd.Series[Any], known: Sequence[Label], classes: Sequence[str | None]) -> Floats:
+    """Probability vectors over *classes*; a label that the model does not know has none. A missing one is nan."""
+    places = [list(classes).index(name) for name in texts(known)]
+    matrix = np.zeros((len(rows), len(classes)))
+    blank = [float("nan")] * len(known)
+    given = [blank if row is None or len(row) != len(known) else row for row in rows]
+    matrix[:, places] = np.array(given, dtype=float).reshape(len(rows), len(known))
+    return matrix
+
+
+def guardrails(found: pd.DataFrame, terms: Terms) -> tuple[str, ...]:
+    """The guardrails that the release on trial broke, in words; found are oriented pairs. In court the one before
+    answers what the new champion failed at, so that these pairs say it as those of the trial do."""
+    rules, trial = terms.guardrails, found[found["is_trial"]]
+    failed = trial["error"].notna().to_numpy()
+    broken = []
+    if (errors := int(failed.sum())) > rules.max_errors:
+        example = str(trial.loc[failed, "error"].iloc[0])[:200]
+        broken.append(f"it failed on {errors:,} of {len(trial):,} requests that the champion answered: {example}")
+    missing = int((~failed & ~np.isfinite(trial["new"].to_numpy(dtype=float))).sum())
+    if missing > rules.max_missing:
+        broken.append(f"{missing:,} of its {len(trial):,} answers are no number")
+    answered = trial[~failed & np.isfinite(trial["new"].to_numpy(dtype=float))]
+    if len(answered) < rules.min_answers:
+        return tuple(broken)
+    mine_ms, champions_ms = (float(answered[name].quantile(_SLOWEST)) / 1000 for name in ("new_us", "old_us"))
+    if mine_ms > rules.latency_ms and mine_ms > rules.latency_ratio * champions_ms:
+        broken.append(f"one call in ten takes {mine_ms:.3g} ms or more, of the champion's {champions_ms:.3g} ms")
+    if answered["new"].nunique() == 1 and answered["old"].nunique() > 1:
+        broken.append(f"it gives the same answer to everything: {answered['new'].iloc[0]:g}")
+    if (apart := _far_from_the_shadow(answered, terms)) is not None:
+        broken.append(apart)
+    return tuple(broken)
+
+
+def _far_from_the_shadow(answered: pd.DataFrame, terms: Terms) -> str | None:
+    """Keys are dealt by chance, so what users get must be distributed like what the shadow gives at the same time."""
+    exposed = answered["exposed"].to_numpy(dtype=bool)
+    if not exposed.any():
+        return None
+    since = answered["received_at"] >= answered.loc[exposed, "received_at"].min()
+    given, shadow = (answered.loc[since & (exposed == side), "new"].to_numpy(dtype=float) for side in (True, False))
+    if min(len(given), len(shadow)) < terms.guardrails.min_answers:
+        return None
+    beyond = distance_beyond(given, shadow)
+    if beyond <= terms.guardrails.distance:
+        return None
+    return f"the answers that users get are distributed otherwise than those in its shadow: distance over {beyond:.2f}"
+
+
+def distance_beyond(one: Floats, other: Floats) -> float:
+    """What the Kolmogorov-Smirnov distance of two distributions is at least, all but surely: the distance of the
+    samples less what chance explains (Massart's form of the Dvoretzky-Kiefer-Wolfowitz bound, 1990)."""
+    values = np.concatenate([one, other])
+    shares = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (one, other)]
+    chance = sum(float(np.sqrt(np.log(4 / _SURE) / (2 * len(sample)))) for sample in (one, other))
+    return float(np.abs(shares[0] - shares[1]).max()) - chance
+
+
+def seen(pairs: pd.DataFrame, labels: pd.DataFrame, *, release: str, other: str, at: Standing, terms: Terms) -> Seen:
+    """What the *pairs* of a rollout and all *labels* say of *release* in the state it is in.
+
+    On trial every label counts; in court only those that arrived after the ones that the promotion rests on.
+    """
+    found = oriented(pairs, release, terms)
+    if found.empty:
+        return Seen()
+    known = labelled(found, labels)
+    if at.in_court and at.labels_until is not None:
+        known = known[known["arrived"] > pd.Timestamp(at.labels_until)].reset_index(drop=True)
+    values = differences(known, release, other, terms)
+    weigh = sequential_test.convict if at.in_court else sequential_test.judge
+    judged = weigh(values, terms, slices=_slices(known, terms))
+    outcome, reason, suspected, told = judged.outcome, judged.reason, False, judged.model_dump(mode="json")
+    if terms.block is not None and len(known):
+        by_day = _by_the_day(known, values, release, other, at, terms)
+        outcome, reason, told["days"] = by_day.outcome, by_day.reason, by_day.evidence
+        suspected = by_day.suspected
+        if judged.outcome == "roll back" and outcome == "keep collecting":
+            suspected, reason = True, f"{reason}; the labels by themselves speak against it"
+    newest = known["arrived"].max() if len(known) else None
+    return Seen(
+        pairs=len(found),
+        exposed=int(found["exposed"].sum()),
+        labels=len(known),
+        elapsed=elapsed(found[~found["is_trial"]] if at.in_court else found),
+        verdict=outcome,
+        reason=reason,
+        suspected=suspected,
+        broken=guardrails(found, terms),
+        labels_until=newest.isoformat() if newest is not None else at.labels_until,
+        evidence=told,
+    )
+
+
+def _by_the_day(known: pd.DataFrame, values: Floats, release: str, other: str, at: Standing, terms: Terms) -> Days:
+    """What blocks of time say of labelled pairs, whose loss differences are *values*."""
+    truth, new, old = _both_scores(known, release, other, terms)
+    times_us = np.asarray(known["time"].astype("datetime64[us, UTC]").astype("int64"), dtype=np.int64)
+    masks = {key: mask for key, mask in _slices(known, terms).items() if key[0] in terms.metric_slices}
+    enough = {key: mask for key, mask in masks.items() if mask.sum() >= terms.min_slice_labels}
+    suspects = [key for key, mask in enough.items() if np.nanmean(values[mask]) > terms.slices[key[0]]]
+    return block_test.judge(truth, new, old, times_us, terms, slices=masks, suspects=suspects, in_court=at.in_court)
+
+
+def _both_scores(known: pd.DataFrame, release: str, other: str, terms: Terms) -> tuple[Any, Scores, Scores]:
+    """The labels, and what both models said, as the gate's metric takes them. Missing answers make it undefined."""
+    if terms.task != "multiclass":
+        truth = known["label"].to_numpy(dtype=float)
+        return truth, *(Scores(terms.task, known[side].to_numpy(dtype=float)) for side in ("new", "old"))  # type: ignore[return-value]
+    classes = tuple(str(c) for c in dict.fromkeys(texts([*terms.classes[other], *terms.classes[release]])))
+    sides = (("new_shares", release), ("old_shares", other))
+    shares = [_shares(known[column], terms.classes[digest], classes) for column, digest in sides]
+    truth = np.array(texts(known["label"].tolist()), dtype=object)
+    return truth, *(_chosen(matrix, classes) for matrix in shares)  # type: ignore[return-value]
+
+
+def _chosen(shares: Floats, classes: tuple[str, ...]) -> Scores:
+    best = np.nan_to_num(shares, nan=-1.0).argmax(axis=1)
+    labels = tuple(classes[i] for i in best.tolist())
+    return Scores("multiclass", shares[np.arange(len(shares)), best], classes, labels, shares)
+
+
+def elapsed(found: pd.DataFrame) -> timedelta:
+    """Data time that went by: from the median of the first twentieth of the pairs, in the order they arrived, to that
+    of the last. So a few rows with a strange time, or rows in no order, do not make the time pass."""
+    if found.empty:
+        return timedelta(0)
+    few = max(1, len(found) // 20)
+    times = found.sort_values("received_at", kind="stable")["time"].astype("datetime64[us, UTC]").astype("int64")
+    span_us = float(np.median(times.tail(few)) - np.median(times.head(few)))
+    return timedelta(microseconds=max(0.0, span_us))
+
+
+def _slices(known: pd.DataFrame, terms: Terms) -> dict[tuple[str, str], np.ndarray[Any, np.dtype[np.bool_]]]:
+    """A mask for every value of every named column."""
+    masks = {}
+    for column in terms.slices:
+        if column in known:
+            values = known[column].astype(object).to_numpy()
+            for value in sorted({str(v) for v in values if isinstance(v, str)}):
+                masks[(column, value)] = values == value
+    return masks
