@@ -1,7 +1,7 @@
 # Two images from one tree: `server` answers users and holds only what answering needs, `worker` runs the flows.
 #   python infra/images/build.py             both, with their bills of materials, and how large they are
 #   docker build --target server --tag trimtab-server .
-# See docs/images.md. BuildKit is needed (DOCKER_BUILDKIT=1 where the engine is old).
+# See docs/how-to/images.md. BuildKit is needed (DOCKER_BUILDKIT=1 where the engine is old).
 ARG PYTHON=3.11-slim-bookworm
 
 FROM python:${PYTHON} AS interpreter

@@ -24,7 +24,7 @@ unexport PYTHONHOME
 unexport PYTHONPATH
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test browser check format bench bench-serving bench-verdict data up down lock clean
+.PHONY: help demo test browser check docs format bench bench-serving bench-verdict data up down lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -44,6 +44,9 @@ check: $(DEV) ## style, types, rooms, security
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive .
+
+docs: $(DEV) ## the documentation as a site in build/docs; a broken link is an error
+	$(BIN)/zensical build --clean --strict
 
 format: $(DEV) ## let ruff repair what it can
 	$(BIN)/ruff check --fix-only .

@@ -1,6 +1,6 @@
 """Change a key of the model servers without a pause: `python3 infra/change_key.py add|drop server-predict`.
 
-`add` puts a new key before the one that is there, `drop` leaves the first alone; docs/compose.md says what comes
+`add` puts a new key before the one that is there, `drop` leaves the first alone; docs/how-to/compose.md says what comes
 between. The file is written in place: who has it mounted keeps seeing it (servers read it again within seconds). Keys
 are not printed."""
 

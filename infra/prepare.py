@@ -2,9 +2,9 @@
 
     python3 infra/prepare.py [--env FILE] [--secrets FOLDER] [--pager URL] [--tickets URL]
 
-What is there stays as it is, so this can be run again at any time; delete a file to get a new secret (docs/compose.md
-says how to change each without downtime). The folder can be entered by its owner only; the files in it can be read by
-containers, which run as other users, and by nobody else."""
+What is there stays as it is, so this can be run again at any time; delete a file to get a new secret
+(docs/how-to/compose.md says how to change each without downtime). The folder can be entered by its owner only; the
+files in it can be read by containers, which run as other users, and by nobody else."""
 
 from __future__ import annotations
 

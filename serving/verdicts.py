@@ -1,6 +1,6 @@
 """The verdict as a service: what telemetry says of a rollout at this moment, for tools that shift traffic themselves
-(docs/verdict-service.md). This changes nothing: evidence is weighed in `trimtab.rollout.observation`, rollouts are
-stepped by the flows, and the routes are `serving.http.verdict_routes`'."""
+(docs/how-to/verdict-service.md). This changes nothing: evidence is weighed in `trimtab.rollout.observation`, rollouts
+are stepped by the flows, and the routes are `serving.http.verdict_routes`'."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_every_trimtab_command_exists(page: Path) -> None:
 
 
 def test_every_key_of_params_is_in_its_page() -> None:
-    page = (ROOT / "docs" / "params.md").read_text()
+    page = (ROOT / "docs" / "reference" / "params.md").read_text()
     sections = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, keys in sections.items():
         assert f"`{section}" in page

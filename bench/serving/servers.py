@@ -1,5 +1,5 @@
 """The servers that are compared: how each is started, asked and understood. Settings of the peers are argued for in
-docs/benchmarks.md."""
+docs/design/benchmarks.md."""
 
 from __future__ import annotations
 

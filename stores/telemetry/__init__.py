@@ -1,7 +1,8 @@
 """Predictions, the labels that arrive later, joined by prediction id, and, while a rollout runs, pairs: what champion
 and challenger said of the same rows. Every answered prediction is here exactly once, also after the server was killed.
 Written by `recorder` (through `journal`), kept small by `compaction`, read by `reading`; how it lies on disk is
-`layout`'s business, what several machines share `mirror`'s. Why it is built like this: docs/telemetry.md."""
+`layout`'s business, what several machines share `mirror`'s. Why it is built like this:
+docs/explanation/telemetry.md."""
 
 from stores.telemetry.parquet.compaction import compact
 from stores.telemetry.parquet.compaction_process import Compactor

@@ -60,7 +60,7 @@ def test_every_rule_has_a_severity_and_says_what_is_wrong_and_what_to_do() -> No
 
 
 def test_every_alert_and_every_metric_is_on_its_page() -> None:
-    page = (ROOT / "docs" / "watching.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "watching.md").read_text()
     code = "".join(path.read_text() for path in (ROOT / "deployments" / "exporter").glob("*.py"))
     told = set(re.findall(r"(?:gauge|one)\(\s*\"(\w+)\"", code))
     assert not [name for name in told if f"`trimtab_loop_{name}" not in page and f"`_{name}" not in page]

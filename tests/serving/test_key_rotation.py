@@ -1,4 +1,5 @@
-"""Keys change while a real server answers with them: nobody who keeps to the steps in docs/serving.md is refused."""
+"""Keys change while a real server answers with them: a client that keeps to the steps in
+docs/explanation/serving.md is refused nothing."""
 
 from __future__ import annotations
 

@@ -53,7 +53,10 @@ class Schema(BaseModel):
 
     def dumps(self) -> str:
         """The reviewable file: one line a column."""
-        lines = ["# What a good batch looks like. Inferred once; yours to tighten. See docs/validation.md.", "columns:"]
+        lines = [
+            "# What a good batch looks like. Inferred once; yours to tighten. See docs/explanation/validation.md.",
+            "columns:",
+        ]
         for name, rule in self.columns.items():
             entry = {name: rule.model_dump(exclude_defaults=True)}
             body = yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)

@@ -1,7 +1,7 @@
 """Make a model from rows: the split by time, the pipeline, the fit, and what is known of the result.
 
 Rows in, a model out; where rows come from and models go is `tasks`' business. The same rows and params give the
-same model, to the bit, on any number of threads (docs/reproducibility.md says for which estimators)."""
+same model, to the bit, on any number of threads (docs/explanation/reproducibility.md says for which estimators)."""
 
 from __future__ import annotations
 
