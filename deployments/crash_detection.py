@@ -1,9 +1,8 @@
-"""The automations that notice lost runs. One that had begun is lost when its heartbeats cease and it has not ended; one
-that a worker took is lost when it never begins. In both cases the process, the container or the machine is gone.
+"""Prefect automations that mark lost flow runs as crashed: started runs whose heartbeats stop, and pending runs that
+never start.
 
-A run whose worker is alive is reported by the worker at once (`deployments.workers.warm_worker`); this is for when
-the worker went as well. A run that was taken and never begins holds its place in a concurrency limit for good, as
-Prefect forgets what it lent when its server restarts.
+A running worker reports a crash at once (`deployments.workers.warm_worker`); the automations are for runs that are lost
+together with their worker. Without them a run that never starts would occupy its slot of a concurrency limit forever.
 """
 
 from datetime import timedelta
@@ -14,35 +13,35 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-LOST = "crash-lost-runs"
-NEVER_BEGUN = "crash-runs-never-begun"
+LOST_RUNS = "crash-lost-runs"
+UNSTARTED_RUNS = "crash-unstarted-runs"
 _EVENT = "prefect.flow-run."
-_ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
-_BEGUN = ("Running", "Paused", "Suspended", "Cancelling", "Scheduled", "Late", "AwaitingRetry", *_ENDS)
+_FINAL = ("Completed", "Failed", "Cancelled", "Crashed")
+_STARTED = ("Running", "Paused", "Suspended", "Cancelling", "Scheduled", "Late", "AwaitingRetry", *_FINAL)
 
 
-def lost_runs(within_s: int) -> AutomationCore:
-    """A run that sent a heartbeat and for *within_s* seconds neither another one nor an end has crashed."""
+def lost_runs_automation(within_s: int) -> AutomationCore:
+    """Crash a run that has sent a heartbeat, and for *within_s* seconds no other one and no final state."""
     return _automation(
-        LOST, "Marks runs as crashed whose process, worker or machine was lost.", after="heartbeat",
-        expect=("heartbeat", *_ENDS), within_s=within_s, message="no heartbeat: process or machine lost",
+        LOST_RUNS, "Marks runs as crashed whose process, worker or machine is lost.", after="heartbeat",
+        expect=("heartbeat", *_FINAL), within_s=within_s, message="no heartbeat: process or machine lost",
     )  # fmt: skip
 
 
-def runs_never_begun(within_s: int) -> AutomationCore:
-    """A run that a worker took and that after *within_s* seconds has neither begun nor ended has crashed."""
+def unstarted_runs_automation(within_s: int) -> AutomationCore:
+    """Crash a run that has been pending for *within_s* seconds."""
     return _automation(
-        NEVER_BEGUN, "Marks runs as crashed that a worker took and that never began.", after="Pending", expect=_BEGUN,
-        within_s=within_s, message="it was taken and never began: worker or machine lost, or no image",
+        UNSTARTED_RUNS, "Marks runs as crashed that a worker accepted and that never started.", after="Pending",
+        expect=_STARTED, within_s=within_s, message="pending, but never started: worker or machine lost, or no image",
     )  # fmt: skip
 
 
 def _automation(
-    name: str, about: str, *, after: str, expect: tuple[str, ...], within_s: int, message: str
+    name: str, description: str, *, after: str, expect: tuple[str, ...], within_s: int, message: str
 ) -> AutomationCore:
     return AutomationCore(
         name=name,
-        description=about,
+        description=description,
         trigger=EventTrigger(
             after={f"{_EVENT}{after}"},
             expect={f"{_EVENT}{event}" for event in expect},
@@ -57,27 +56,27 @@ def _automation(
 
 
 def ensure_crash_automations(*, silent_s: int = 90, start_s: int = 300) -> None:
-    """Have exactly these automations on the server that the settings name; untouched if they are right.
+    """Create both automations at the server of Prefect's settings; replace only those that differ.
 
-    *silent_s* should be three heartbeats (`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, at least 30 seconds): with less,
-    a busy machine gets its runs declared dead. *start_s* has to be longer than pulling an image takes. Replacing an
-    automation loses what it was waiting for, so this does so only when something differs.
+    *silent_s* should be three heartbeats (`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, at least 30 seconds): with less, runs
+    of a busy machine are marked as crashed. *start_s* must exceed the time to pull an image. An automation that is
+    replaced loses its pending triggers.
     """
     with get_client(sync_client=True) as client:
-        for wanted in (lost_runs(silent_s), runs_never_begun(start_s)):
+        for wanted in (lost_runs_automation(silent_s), unstarted_runs_automation(start_s)):
             _ensure(client, wanted)
 
 
 def _ensure(client: SyncPrefectClient, wanted: AutomationCore) -> None:
     found = client.read_automations_by_name(wanted.name)
-    right = [automation for automation in found if _meaning(automation) == _meaning(wanted)]
+    equal = [automation for automation in found if _comparable(automation) == _comparable(wanted)]
     for automation in found:
-        if automation not in right[:1]:
+        if automation not in equal[:1]:
             client.delete_automation(automation.id)
-    if not right:
+    if not equal:
         client.create_automation(wanted)
 
 
-def _meaning(automation: AutomationCore) -> dict[str, object]:
+def _comparable(automation: AutomationCore) -> dict[str, object]:
     fields = set(AutomationCore.model_fields)
     return automation.model_dump(mode="python", include=fields, exclude={"trigger": {"id"}, "owner_resource": True})

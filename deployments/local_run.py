@@ -1,5 +1,5 @@
-"""Running a flow in this process, against the stack whose addresses are in the environment; and what a person at a
-terminal sees of it: what the flow prints, what is being tried again, what went wrong. The rest is on the run's page."""
+"""Runs a flow in this process, against the stack whose addresses are in the environment. The terminal shows what the
+flow prints, retries and errors; Prefect's page of the run has the rest."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-RUNS = ("prefect.flow_runs", "prefect.task_runs")
+_RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
-class WrongParameters(ValueError):
-    """The flow takes no such parameters; the message names those that it takes."""
+class InvalidParameters(ValueError):
+    """The flow has no such parameters, or their values are invalid; the message names its parameters."""
 
 
-class Unreachable(RuntimeError):
-    """Prefect does not answer, so there is nothing to run a flow against."""
+class PrefectUnavailable(RuntimeError):
+    """Prefect's server does not answer."""
 
 
 def run(flow: str, parameters: Mapping[str, Any]) -> Any:
-    """The result of the flow called *flow*, like drift-monitor.
+    """Run the flow named *flow*, e.g. drift-monitor, and return its result.
 
-    Raises WrongParameters, Unreachable, and whatever the flow raises.
+    Raises InvalidParameters, PrefectUnavailable, and the flow's own errors.
     """
     name = flow.replace("-", "_")
     found = getattr(importlib.import_module(f"flows.{name}"), name)
@@ -31,18 +31,18 @@ def run(flow: str, parameters: Mapping[str, Any]) -> Any:
 
     if unknown := sorted(set(parameters) - set(found.parameters.properties)):
         takes = ", ".join(found.parameters.properties) or "none"
-        raise WrongParameters(f"{flow} has no parameter {', '.join(unknown)}: its parameters are {takes}")
+        raise InvalidParameters(f"{flow} has no parameter {', '.join(unknown)}: its parameters are {takes}")
     require_prefect()
     if not os.environ.get("TRIMTAB_DEBUG"):
-        hush()
+        quiet_prefect_logs()
     try:
         return found(**parameters)
     except (ParameterBindError, ParameterTypeError) as error:
-        raise WrongParameters(f"{flow} cannot be run with these parameters: {error}") from error
+        raise InvalidParameters(f"{flow} cannot be run with these parameters: {error}") from error
 
 
 def require_prefect() -> None:
-    """Whether there is a server to record the run. Raises Unreachable."""
+    """Raise PrefectUnavailable unless Prefect's server answers."""
     import httpx
     from prefect.settings import PREFECT_API_URL
 
@@ -50,22 +50,22 @@ def require_prefect() -> None:
     try:
         httpx.get(f"{url}/health", timeout=10.0)
     except httpx.HTTPError as error:
-        raise Unreachable(
+        raise PrefectUnavailable(
             f"Prefect at {url} does not answer ({type(error).__name__}): start the stack with `trimtab up`"
         ) from error
 
 
-def hush() -> None:
-    """Keep Prefect's own account of a run off the terminal: it is on the run's page, tracebacks included."""
+def quiet_prefect_logs() -> None:
+    """Keep Prefect's log of a run off the terminal; the run's page has it, with tracebacks."""
     for handler in logging.getLogger().handlers:
-        handler.addFilter(_worth_reading)
+        handler.addFilter(_is_for_terminal)
 
 
-def _worth_reading(record: logging.LogRecord) -> bool:
+def _is_for_terminal(record: logging.LogRecord) -> bool:
     if not record.name.startswith("prefect"):
         return record.levelno >= logging.WARNING
-    if record.name.startswith(RUNS):
+    if record.name.startswith(_RUN_LOGGERS):
         text = record.getMessage()
         return "will start" in text or "View at" in text
-    is_said_at_the_end = record.name in ("prefect.flows", "prefect.engine")
-    return record.levelno >= logging.ERROR and record.exc_info is None and not is_said_at_the_end
+    is_raised_again = record.name in ("prefect.flows", "prefect.engine")
+    return record.levelno >= logging.ERROR and record.exc_info is None and not is_raised_again

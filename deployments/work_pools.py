@@ -1,8 +1,8 @@
-"""Where flow runs are carried out: in processes of a worker's machine, in Docker containers or as Kubernetes jobs.
-One setting decides, `TRIMTAB_POOL_TYPE`; which occasions there are is the same for all (`deployments.definitions`).
+"""The work pool: flow runs as processes, Docker containers or Kubernetes jobs, by `TRIMTAB_POOL_TYPE`. The deployments
+(`deployments.definitions`) are the same for all three.
 
-A run in a container gets its addresses as variables and its secrets as the names of mounted files. No secret's value
-becomes a job variable: Prefect shows these to everybody who may look at a deployment.
+A run in a container gets addresses as variables and secrets as names of mounted files. The value of a secret never
+becomes a job variable, because Prefect shows job variables to everyone who can view a deployment.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from trimtab.config.secret_files import FOREIGN, SUFFIX, holds_secret, secret_fi
 from trimtab.config.settings import Settings
 
 RETRAIN_QUEUE = "retrain"
-IMAGE_CODE = "/srv/code"  # where the worker's image has our code
+IMAGE_CODE = "/srv/code"  # our code in the worker's image
 STATE, PROJECT = "/srv/trimtab/state", "/srv/trimtab/project"
-SCRATCH = "/tmp"  # nosec B108 # of a container that nobody else is in
+SCRATCH = "/tmp"  # nosec B108 # inside a container of one run
 _CLONED = f"{SCRATCH}/code"
-_PYTHON = ["python"]  # instead of the image's own entrypoint, which starts a worker
+_PYTHON = ["python"]  # the image's own entrypoint starts a worker
 _ENGINE = "-m deployments.workers.run_with_secrets prefect.engine"
-# What a pod's eviction does to its run is the business of the process around the engine.
+# On Kubernetes a supervisor process reports a run whose pod is evicted.
 _SUPERVISED = "-m deployments.workers.run_with_secrets prefect flow-run execute"
-_OF_THE_PLACE = {
+_MACHINE_SETTINGS = {
     "project", "home", "host", "postgres_port", "prefect_port", "mlflow_port", "server_port", "postgres_url", "worker",
     "work_pool", "pool_type", "pool_networks", "pool_volumes", "pool_template", "image_pull", "code",
 }  # fmt: skip
-_FOREIGN_PREFIXES = ("AWS_", "DVC_", "MLFLOW_")
+_COPIED_PREFIXES = ("AWS_", "DVC_", "MLFLOW_")
 _PASSWORD_IN_URL = re.compile(r"://[^/@]*:[^/@]*@")
 
 
-class WrongPool(RuntimeError):
-    """The work pool cannot be as the settings want it; the message says what to change."""
+class InvalidWorkPool(RuntimeError):
+    """The settings ask for a work pool that cannot exist; the message says what to change."""
 
 
 @dataclass(frozen=True)
-class Pool:
-    """How runs are started: the pool's type and template, every deployment's job variables, where code comes from."""
+class WorkPoolSpec:
+    """The pool's type and base job template, and every deployment's job variables and code storage."""
 
     kind: str
     job_variables: Mapping[str, Any]
@@ -56,58 +56,58 @@ class Pool:
     template: Mapping[str, Any] = field(default_factory=dict)
 
 
-def pool_of(settings: Settings, environ: Mapping[str, str]) -> Pool:
-    """The pool that *settings* ask for. *environ* is the registering process's: runs get its references to secrets.
+def work_pool_spec(settings: Settings, environ: Mapping[str, str]) -> WorkPoolSpec:
+    """The work pool that *settings* describe. Runs get the secret file names in *environ*, the registering process's.
 
-    Raises WrongPool.
+    Raises InvalidWorkPool.
     """
     if settings.pool_type == "process":
-        return Pool("process", {"command": f"{sys.executable} -m prefect.engine"})
+        return WorkPoolSpec("process", {"command": f"{sys.executable} -m prefect.engine"})
     if settings.image is None:
-        raise WrongPool(
+        raise InvalidWorkPool(
             f"TRIMTAB_POOL_TYPE={settings.pool_type} runs flows in containers: name their image in TRIMTAB_IMAGE"
         )
     variables = {
         "image": settings.image,
         "image_pull_policy": settings.image_pull,
-        "env": run_environment(settings, environ),
+        "env": container_environment(settings, environ),
     }
     if settings.pool_type == "docker":
         variables |= {
             "command": _ENGINE,
             "networks": list(settings.pool_networks),
-            "volumes": [*settings.pool_volumes, *_own_folders(settings.pool_volumes)],
+            "volumes": [*settings.pool_volumes, *_anonymous_volumes(settings.pool_volumes)],
         }
     else:
         variables |= {"command": _SUPERVISED}
-    return Pool(settings.pool_type, variables, _storage(settings), _template(settings))
+    return WorkPoolSpec(settings.pool_type, variables, _storage(settings), _template(settings))
 
 
-def run_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str | None]:
-    """The variables of a run in a container. None takes away what Prefect's worker would hand on of its own.
+def container_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Environment variables of a run in a container; None removes one that Prefect's worker would pass on.
 
-    Other programs' variables come along unless they hold a secret, by their name or in an address. Raises WrongPool
-    where a secret that runs need is given as a value.
+    Variables of AWS, DVC and MLflow are copied unless they hold a secret, judged by their name or by a password in a
+    URL. Raises InvalidWorkPool when a secret that runs need is given as a value.
     """
-    secrets = {f"TRIMTAB_{name.upper()}" for name in secret_fields(Settings) if name not in _OF_THE_PLACE}
-    by_value = [
+    secrets = {f"TRIMTAB_{name.upper()}" for name in secret_fields(Settings) if name not in _MACHINE_SETTINGS}
+    given_as_value = [
         name for name in sorted({*secrets, *FOREIGN}) if environ.get(name) and not environ.get(name + SUFFIX)
     ]  # fmt: skip
-    if by_value:
-        raise WrongPool(
-            f"{', '.join(by_value)}: flow runs in containers get secrets as files only, as job variables are shown to "
-            f"everybody; set {by_value[0]}{SUFFIX} to the file's place in the container, and mount it there "
+    if given_as_value:
+        raise InvalidWorkPool(
+            f"{', '.join(given_as_value)}: flow runs in containers get secrets from files only, because Prefect shows "
+            f"job variables; set {given_as_value[0]}{SUFFIX} to the file's path in the container, and mount it there "
             "(TRIMTAB_POOL_VOLUMES, or the chart's secretName)"
         )
-    given = {
+    own_settings = {
         f"TRIMTAB_{name.upper()}": _text(getattr(settings, name))
-        for name in sorted(settings.model_fields_set - _OF_THE_PLACE - set(secret_fields(Settings)))
+        for name in sorted(settings.model_fields_set - _MACHINE_SETTINGS - set(secret_fields(Settings)))
     }
     references = {name + SUFFIX: environ[name + SUFFIX] for name in (*secrets, *FOREIGN) if environ.get(name + SUFFIX)}
     foreign = {
         name: value
         for name, value in environ.items()
-        if name.startswith(_FOREIGN_PREFIXES) and not holds_secret(name) and not _PASSWORD_IN_URL.search(value)
+        if name.startswith(_COPIED_PREFIXES) and not holds_secret(name) and not _PASSWORD_IN_URL.search(value)
     }
     hidden: dict[str, str | None] = {"PREFECT_API_AUTH_STRING": None, "PREFECT_API_KEY": None}
     cloned = {"PYTHONPATH": _CLONED, "TRIMTAB_PROJECT": _CLONED} if settings.code else {}
@@ -118,11 +118,11 @@ def run_environment(settings: Settings, environ: Mapping[str, str]) -> dict[str,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
     }
-    return {**foreign, **ours, **given, **references, **cloned, **hidden}
+    return {**foreign, **ours, **own_settings, **references, **cloned, **hidden}
 
 
-def _own_folders(volumes: Sequence[str]) -> list[str]:
-    """What a run writes to, as volumes of its own that begin as the image has them and go with the container."""
+def _anonymous_volumes(volumes: Sequence[str]) -> list[str]:
+    """Folders that a run writes to, unless mounted: as volumes with the image's content, removed with the container."""
     mounted = {volume.split(":")[min(1, volume.count(":"))] for volume in volumes}
     return [folder for folder in (STATE, PROJECT) if folder not in mounted]
 
@@ -138,7 +138,7 @@ def _storage(settings: Settings) -> RunnerStorage:
         return LocalStorage(IMAGE_CODE)
     parts = urlsplit(settings.code.removeprefix("git+"))
     if parts.password or (parts.username and parts.scheme in ("http", "https")):  # where a token stands for the user
-        raise WrongPool(
+        raise InvalidWorkPool(
             "TRIMTAB_CODE holds a password or a token: give git its credentials in the image or by a mounted file"
         )
     path, _, ref = parts.path.partition("@")
@@ -154,7 +154,7 @@ def _template(settings: Settings) -> dict[str, Any]:
         try:
             return dict(json.loads(settings.pool_template.read_text()))
         except (OSError, ValueError) as error:
-            raise WrongPool(f"TRIMTAB_POOL_TEMPLATE={settings.pool_template} is no JSON file: {error}") from error
+            raise InvalidWorkPool(f"TRIMTAB_POOL_TEMPLATE={settings.pool_template} is no JSON file: {error}") from error
     if settings.pool_type == "docker":
         from prefect_docker.worker import DockerWorker
 
@@ -171,10 +171,10 @@ def _template(settings: Settings) -> dict[str, Any]:
     return jobs
 
 
-def ensure_pool(client: SyncPrefectClient, name: str, pool: Pool) -> None:
-    """Have the work pool as *pool* says, and the queue in which retrains wait for one another. Safe to repeat.
+def ensure_work_pool(client: SyncPrefectClient, name: str, pool: WorkPoolSpec) -> None:
+    """Create or update the work pool, and the queue in which only one retrain runs at a time. Safe to repeat.
 
-    Raises WrongPool when there is one of another type by that name: Prefect cannot change it.
+    Raises InvalidWorkPool when a pool of that name has another type, which Prefect cannot change.
     """
     try:
         found = client.read_work_pool(name)
@@ -183,12 +183,12 @@ def ensure_pool(client: SyncPrefectClient, name: str, pool: Pool) -> None:
             client.create_work_pool(WorkPoolCreate(name=name, type=pool.kind, base_job_template=dict(pool.template)))
         found = client.read_work_pool(name)
     if found.type != pool.kind:
-        raise WrongPool(
+        raise InvalidWorkPool(
             f"the work pool {name!r} is of type {found.type}, not {pool.kind}: choose another name with "
             f"TRIMTAB_WORK_POOL, or `prefect work-pool delete {name}` first"
         )
     if pool.template and found.base_job_template != pool.template:
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=dict(pool.template)))
-    # One retrain at a time, if the worker says in time that it took one: that spares work, the ledger's claims decide.
+    # This limit only saves work, as a worker may report late; the ledger's claims exclude two retrains.
     with suppress(ObjectAlreadyExists):
         client.create_work_queue(RETRAIN_QUEUE, work_pool_name=name, concurrency_limit=1)

@@ -1,6 +1,6 @@
-"""The worker's end of the fork server: start it, ask it for processes, start it again when it dies.
+"""The worker's side of the fork server: start it, request processes, restart it when it dies.
 
-Nothing of Prefect is known here; the protocol is described in `deployments.workers.fork_server`.
+Independent of Prefect. `deployments.workers.fork_server` describes the protocol.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ EARLY_DEATH_SECONDS = 5.0
 EARLY_DEATHS_ALLOWED = 3
 KILLED = -int(signal.SIGKILL)
 
-# Libraries that would start threads while they are imported, and so make forking unsafe.
+# Keeps libraries from starting threads at import: a fork would be unsafe.
 SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 QUIET = {"MPLBACKEND": "Agg", "DO_NOT_TRACK": "true", "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 class ForkServerUnavailable(RuntimeError):
-    """The fork server died before it could start the process; nothing of the process has run."""
+    """The fork server died before the process started; nothing of the process has run."""
 
 
 class ForkedProcess:
-    """A child of the fork server. `returncode` is None while it runs, as with subprocess."""
+    """A child of the fork server. `returncode` is None while it runs, as in `subprocess`."""
 
     def __init__(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.pid = pid
@@ -39,21 +39,21 @@ class ForkedProcess:
         self._reader, self._writer = reader, writer
 
     async def wait(self) -> int:
-        """Exit code, negative for a signal. A child of a fork server that died was killed with it."""
+        """Wait for the exit code, negative for a signal. A child is killed when its fork server dies."""
         with contextlib.suppress(ConnectionError):
             line = await self._reader.readline()
             if line.startswith(b"exited "):
                 self.returncode = int(line.split()[1])
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)  # what it had started itself
+                os.killpg(self.pid, signal.SIGKILL)  # processes that the child started
             self.returncode = KILLED
         self._writer.close()
         return self.returncode
 
 
 class ForkClient:
-    """Keeps one fork server alive. Use as an async context manager; leaving it ends the server."""
+    """Keeps one fork server running. An async context manager; leaving it ends the server."""
 
     def __init__(self, preload: Sequence[str], logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
         self.preload = tuple(preload)
@@ -64,8 +64,8 @@ class ForkClient:
         self._early_deaths = 0
 
     @property
-    def usable(self) -> bool:
-        """False once the server has died several times in a row right after its start."""
+    def is_usable(self) -> bool:
+        """False after the server has died several times in a row right after its start."""
         return self._early_deaths < EARLY_DEATHS_ALLOWED
 
     async def __aenter__(self) -> Self:
@@ -74,7 +74,7 @@ class ForkClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Let go of the server, which exits when its last child has; kill it if it does not hurry."""
+        """Close the connection: the server exits after its last child. Kill it if that takes over 5 s."""
         if self._keeper is not None:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -89,10 +89,10 @@ class ForkClient:
                 await self.process.wait()
 
     async def spawn(self, env: dict[str, str], cwd: str, hooks: dict[str, Any] | None = None) -> ForkedProcess:
-        """Fork a process that runs the flow run (or only the *hooks*) named in *env* in *cwd*.
+        """Fork a process in *cwd* that runs the flow run named in *env*, or only its *hooks*.
 
-        Requests wait while the server loads. Asked a second time if the server dies in between, which is
-        safe: a child says that it has started before it does anything else.
+        Requests wait while the server imports. A request is repeated once if the server dies before the child has
+        started, which is safe: a child reports its start before it does anything else. Raises ForkServerUnavailable.
         """
         request = json.dumps({"env": env, "cwd": cwd, "hooks": hooks}).encode()
         for attempt in (1, 2):
@@ -101,7 +101,7 @@ class ForkClient:
             except ForkServerUnavailable:
                 if attempt == 2:
                     raise
-                await asyncio.sleep(0.5)  # the keeper is starting the next one
+                await asyncio.sleep(0.5)  # _keep_alive starts the next server
         raise AssertionError("unreachable")
 
     async def _spawn(self, request: bytes) -> ForkedProcess:
@@ -115,7 +115,7 @@ class ForkClient:
             socket.send_fds(self._control, [b"fork"], [request_file, theirs.fileno()])
         except OSError as error:
             ours.close()
-            raise ForkServerUnavailable(f"the fork server does not take requests: {error}") from error
+            raise ForkServerUnavailable(f"the fork server does not accept requests: {error}") from error
         finally:
             os.close(request_file)
             theirs.close()
@@ -148,7 +148,7 @@ class ForkClient:
         self._control = ours
 
     async def _keep_alive(self) -> None:
-        """Log what each server has loaded, and start the next one when it dies."""
+        """Log what each server has imported, and start the next one when it dies."""
         while self.process is not None and self._control is not None:
             started = time.monotonic()
             await self._report_ready(self._control)
@@ -156,9 +156,11 @@ class ForkClient:
             self._control.close()
             lived = time.monotonic() - started
             self._early_deaths = self._early_deaths + 1 if lived < EARLY_DEATH_SECONDS else 0
-            self._logger.error("Fork server died with exit code %s; its flow runs died with it. Restarting.", code)
-            if not self.usable:
-                self._logger.error("It died %s times right after its start: runs start slowly now.", self._early_deaths)
+            self._logger.error("The fork server died with exit code %s, and its flow runs with it. Restarting.", code)
+            if not self.is_usable:
+                self._logger.error(
+                    "It died %s times right after its start: flow runs start without it, slowly.", self._early_deaths
+                )
                 return
             await self._start()
 
@@ -169,9 +171,7 @@ class ForkClient:
                 return
             ready = json.loads(message)["ready"]
             for module, reason in ready["missing"].items():
-                self._logger.warning(
-                    "Preload module %r could not be imported (%s); runs go on without.", module, reason
-                )
+                self._logger.warning("Preload module %r could not be imported (%s).", module, reason)
             if ready["threads"] != 1:
-                self._logger.warning("The fork server has %s threads; forking is only safe with 1.", ready["threads"])
+                self._logger.warning("The fork server has %s threads; forking is safe with 1 only.", ready["threads"])
             self._logger.info("Fork server %s is warm after %s s.", self.process and self.process.pid, ready["seconds"])

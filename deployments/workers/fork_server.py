@@ -1,15 +1,14 @@
-"""A process that loads the heavy modules once and forks itself for every flow run.
+"""A process that imports the heavy modules once and forks for every flow run.
 
-It knows sockets, signals and `fork`; what a flow run is, Prefect's engine knows, and when one is due, the
-worker (`deployments.workers.warm_worker`) knows. Started by path with `-P`, so nothing of this project is imported
-here and a flow finds its own code first. It never starts a thread: a fork copies only the calling thread,
-and a lock that another one holds would stay locked in the child for ever.
+The worker (`deployments.workers.warm_worker`) requests the forks. This script is started by path with `-P`: it
+imports nothing of this project, and a flow run's own code comes first on the import path. It never starts a
+thread, because a fork copies only the calling thread and a lock held by another one would stay locked in the child.
 
-Protocol. The worker holds the other end of a SOCK_SEQPACKET pair whose descriptor is argv[1]. Towards the
-worker goes one JSON message, `{"ready": {...}}`, after the imports. From the worker comes one message per
-fork, carrying two descriptors: a memory file with the JSON request, and a stream. On the stream the child
-says `started PID`, before it does anything else, and the server `exited CODE`. End of file on the pair means
-that the worker is gone: the server waits for its children and exits.
+Protocol: argv[1] is the descriptor of one end of a SOCK_SEQPACKET pair; the worker holds the other end. After the
+imports the server sends one JSON message, `{"ready": {...}}`. The worker sends one message per fork with two
+descriptors: a memory file with the JSON request, and a stream. The child first writes `started PID` to the stream;
+the server writes `exited CODE` when the child has ended. End of file on the pair means that the worker has ended:
+the server waits for its children and exits.
 """
 
 import asyncio
@@ -36,17 +35,17 @@ MESSAGE_BYTES = 1 << 16
 OWN_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG = 1
 
-# The worker starts the server with one thread for linear algebra; children get their cores back.
+# The worker starts the server with one BLAS thread; `restore_threads` undoes that in children.
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 
-# Event loops that libraries make while they are imported (Evidently does). Their epoll and wake-up sockets would
-# be shared by all children, which would wake and miss each other; so they are closed here and opened there.
+# Event loops that libraries create at import (Evidently does). Children must not share their epoll and wake-up
+# sockets, so the server closes the loops and each child opens them again.
 IDLE_LOOPS: list[asyncio.BaseEventLoop] = []
 
 
 @dataclass
 class ForkServer:
-    """State of the serving loop: the worker's socket and the stream of every living child, by pid."""
+    """The serving loop: the worker's socket, and each running child's stream by pid."""
 
     worker: socket.socket
     children: dict[int, socket.socket] = field(default_factory=dict)
@@ -55,20 +54,20 @@ class ForkServer:
     wake_pipe: tuple[int, int] = field(default_factory=os.pipe)
 
     def serve(self) -> None:
-        """Fork on request until the worker is gone (or SIGTERM came) and the last child has exited."""
+        """Fork on request until the worker has ended or SIGTERM arrived, and all children have exited."""
         wake_read, wake_write = self.wake_pipe
         for end in self.wake_pipe:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "draining", True))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the worker decides
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C signals the whole process group; the worker handles it
         self.selector.register(self.worker, selectors.EVENT_READ)
         self.selector.register(wake_read, selectors.EVENT_READ)
         while not self.draining or self.children:
             for key, _ in self.selector.select():
                 if key.fileobj is self.worker:
-                    self._answer()
+                    self._handle_request()
                 else:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wake_read, 4096)
@@ -76,8 +75,8 @@ class ForkServer:
             if self.draining and self.worker in self.selector.get_map():
                 self.selector.unregister(self.worker)
 
-    def _answer(self) -> None:
-        """Take one request and fork for it; an empty message is the end of the worker."""
+    def _handle_request(self) -> None:
+        """Receive one request and fork for it. An empty message means that the worker has ended."""
         message, descriptors, _, _ = socket.recv_fds(self.worker, 16, 2)
         if not message:
             self.draining = True
@@ -87,14 +86,14 @@ class ForkServer:
         server_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._forget()
+            self._close_inherited()
             run_child(request_file, stream, server_pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, OWN_SIGNALS)
         os.close(request_file)
         self.children[pid] = stream
 
-    def _forget(self) -> None:
-        """In the child: let go of everything that belongs to the server and to the other children."""
+    def _close_inherited(self) -> None:
+        """In the child: close what belongs to the server and to other children."""
         signal.set_wakeup_fd(-1)
         self.selector.close()
         self.worker.close()
@@ -105,9 +104,9 @@ class ForkServer:
         self.children.clear()
 
     def _reap(self) -> None:
-        """Report children that have exited, after killing what they left behind in their process group.
+        """Report exited children, after killing the rest of their process groups.
 
-        The zombie still holds its pid while the group is killed, so the number cannot mean anybody else.
+        A group is killed before its leader is reaped: until then the pid cannot be reused.
         """
         while self.children:
             exited = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -118,13 +117,13 @@ class ForkServer:
             _, status = os.waitpid(exited.si_pid, 0)
             stream = self.children.pop(exited.si_pid, None)
             if stream is not None:
-                with contextlib.suppress(OSError):  # the worker has gone before its child
+                with contextlib.suppress(OSError):  # the worker ended first
                     stream.sendall(b"exited %d\n" % os.waitstatus_to_exitcode(status))
                 stream.close()
 
 
 def run_child(request_file: int, stream: socket.socket, server_pid: int) -> NoReturn:
-    """Become the requested process; never returns to the server's stack."""
+    """Become the requested process; does not return."""
     code = 1
     try:
         for number in OWN_SIGNALS:
@@ -137,22 +136,22 @@ def run_child(request_file: int, stream: socket.socket, server_pid: int) -> NoRe
         with os.fdopen(request_file, "rb") as file:
             file.seek(0)
             request = json.load(file)
-        enter_surroundings(request["env"], request["cwd"])
+        enter_environment(request["env"], request["cwd"])
         code = run_hooks(request["hooks"]) if request["hooks"] else run_engine()
-    except BaseException:  # noqa: BLE001 - the child ends here whatever it was
+    except BaseException:  # noqa: BLE001 - nothing may return to the server's loop
         traceback.print_exc()
-    leave(code)
+    exit_process(code)
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel to kill this process with its parent, so that no run outlives the fork server."""
+    """Have the kernel kill this process when its parent ends, so that no run outlives the fork server."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before we could ask
+    if os.getppid() != parent_pid:  # the parent ended before the call
         os._exit(1)
 
 
-def enter_surroundings(env: dict[str, str], cwd: str) -> None:
-    """Make the process look as if it had been started as `python -m …` with *env* in *cwd*."""
+def enter_environment(env: dict[str, str], cwd: str) -> None:
+    """Set up the process as `python -m …` would start with *env* in *cwd*."""
     gc.enable()
     inherited_paths = set(python_path(dict(os.environ)))
     os.environ.clear()
@@ -166,24 +165,24 @@ def enter_surroundings(env: dict[str, str], cwd: str) -> None:
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
-        spread_threads(env)
+        restore_threads(env)
     if "prefect" in sys.modules:
         import prefect.context
         from prefect.logging.configuration import setup_logging
 
-        prefect.context.refresh_global_settings_context()  # read at import, from the server's environment
+        prefect.context.refresh_global_settings_context()  # it was read at import from the server's environment
         setup_logging(incremental=False)
 
 
 def python_path(env: dict[str, str]) -> list[str]:
-    """The folders that *env* adds to the import path."""
+    """The folders of PYTHONPATH in *env*."""
     return [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
-def spread_threads(env: dict[str, str]) -> None:
-    """Give linear algebra and OpenMP the threads that *env* allows, by default one per core.
+def restore_threads(env: dict[str, str]) -> None:
+    """Give BLAS and OpenMP the threads that *env* allows, by default one per core.
 
-    Both libraries read the variables when they are loaded, which was before this run existed.
+    The libraries read these variables when they are loaded, so setting them in the child has no effect.
     """
     from threadpoolctl import threadpool_limits
 
@@ -195,9 +194,9 @@ def spread_threads(env: dict[str, str]) -> None:
 
 
 def run_engine() -> int:
-    """Run the flow run named in the environment as `python -m prefect.engine` would; its exit code."""
+    """Run the flow run of the environment as `python -m prefect.engine` would; return the exit code."""
     sys.argv = ["prefect.engine"]
-    sys.modules.pop("prefect.engine", None)  # a module that is loaded already makes runpy warn
+    sys.modules.pop("prefect.engine", None)  # runpy warns about a module that is already imported
     try:
         runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
     except SystemExit as stop:
@@ -209,7 +208,7 @@ def run_engine() -> int:
 
 
 def run_hooks(hooks: dict[str, Any]) -> int:
-    """Run a flow's on_crashed or on_cancellation hooks, whose own process is gone."""
+    """Run the on_crashed or on_cancellation hooks of a flow run whose process has ended; return the exit code."""
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.flows import load_flow_from_flow_run
     from prefect.runner._hook_runner import HookRunner
@@ -222,12 +221,12 @@ def run_hooks(hooks: dict[str, Any]) -> int:
     return 0
 
 
-def leave(code: int) -> NoReturn:
-    """Exit like the interpreter (threads, exit functions, streams), without tearing the inherited heap apart."""
+def exit_process(code: int) -> NoReturn:
+    """Exit as the interpreter does (join threads, atexit, flush), but without finalizing the inherited heap."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-    except BaseException:  # noqa: BLE001 - the child ends here whatever it was
+    except BaseException:  # noqa: BLE001 - nothing may return to the server's loop
         traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -236,19 +235,22 @@ def leave(code: int) -> NoReturn:
 
 
 def load(modules: list[str]) -> dict[str, Any]:
-    """Import *modules* and report how it went: seconds, threads alive, and which could not be imported."""
+    """Import *modules*, and prepare the heap for forks.
+
+    Returns the duration in seconds, the number of threads, and the errors of modules that could not be imported.
+    """
     started = time.monotonic()
     missing: dict[str, str] = {}
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - a broken optional library must not cost the runs that do without it
+        except Exception as error:  # noqa: BLE001 - runs that do not need this module must still work
             missing[module] = f"{type(error).__name__}: {error}"
     gc.collect()
-    IDLE_LOOPS.extend(thing for thing in gc.get_objects() if isinstance(thing, asyncio.BaseEventLoop))
+    IDLE_LOOPS.extend(found for found in gc.get_objects() if isinstance(found, asyncio.BaseEventLoop))
     for loop in IDLE_LOOPS:
         loop.close()
-    gc.freeze()  # the collector would write to, and so copy, every page it visits
+    gc.freeze()  # a collection would write to shared pages and so copy them
     gc.disable()
     return {
         "seconds": round(time.monotonic() - started, 2),

@@ -1,10 +1,10 @@
-"""A Prefect worker whose flow runs are forked from a process that has everything imported.
+"""A Prefect worker that forks flow runs from a process with the heavy modules imported.
 
     python -m deployments.workers.warm_worker --pool NAME [--name WORKER] [--preload MODULE …]
 
-It serves ordinary work pools of type "process", so the stock worker can take over the same pool at any time
-(docs/decisions/0002-warm-worker.md). How processes are forked is `fork_server`'s and `fork_client`'s business.
-Linux only, and bound to the pinned Prefect: it stands on modules that Prefect keeps private.
+It serves ordinary work pools of type "process"; the stock worker can serve the same pool instead
+(docs/decisions/0002-warm-worker.md). `fork_server` and `fork_client` do the forking. Linux only, and bound to the
+pinned Prefect: it uses private modules of Prefect.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from prefect.utilities.processutils import command_from_string, sanitize_subproc
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from deployments.workers.fork_client import ForkClient, ForkedProcess
-from deployments.workers.forked_run import ForkedHooks, ForkStarter, Surroundings
+from deployments.workers.forked_run import ForkContext, ForkedHookRunner, ForkStarter
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -51,7 +51,7 @@ PRELOAD = (
     *("mlflow", "mlflow.sklearn", "evidently", "evidently.metrics", "evidently.presets", "dvc.repo", "skops.io"),
     *("sqlalchemy", "psycopg", "matplotlib.pyplot"),
 )
-# The worker's own defaults; whatever the environment says instead wins. Prefetched runs would start early.
+# Defaults; variables of the environment take precedence. Prefetched runs would start early.
 WORKER_SETTINGS = {
     "PREFECT_WORKER_QUERY_SECONDS": "0.3",
     "PREFECT_WORKER_PREFETCH_SECONDS": "1",
@@ -64,13 +64,13 @@ OUTAGE_PAUSE_SECONDS = 2.0
 
 
 class WarmWorker(ProcessWorker, ABC):
-    """A process worker that forks. Runs with a command of their own are started the stock way.
+    """A process worker that forks. Runs with a `command` of their own are started as by the stock worker.
 
-    Nothing is abstract here: `ABC` keeps it out of Prefect's registry, where "process" is the stock worker's.
+    `ABC` only keeps the class out of Prefect's registry, where "process" is the stock worker.
     """
 
     def __init__(self, *args: Any, forks: ForkClient, **kwargs: Any) -> None:
-        """*forks* is started and ended by the caller, and outlives the worker's own teardown."""
+        """The caller starts and ends *forks*, which must outlive the worker's teardown."""
         super().__init__(*args, **kwargs)
         self.forks = forks
         self.running: set[ForkedProcess] = set()
@@ -83,10 +83,10 @@ class WarmWorker(ProcessWorker, ABC):
         configuration: ProcessJobConfiguration,
         task_status: anyio.abc.TaskStatus[int] | None = None,
     ) -> ProcessWorkerResult:
-        """Fork the run and stay with it; its exit code decides, as in the stock worker."""
+        """Fork the run and wait for it; its exit code decides, as in the stock worker."""
         self.active += 1
         try:
-            if not self.forks.usable or not runs_engine(configuration):
+            if not self.forks.is_usable or not runs_engine(configuration):
                 return await super().run(flow_run, configuration, task_status)
             result = await self._run_forked(flow_run, configuration, task_status or anyio.TASK_STATUS_IGNORED)
         finally:
@@ -101,13 +101,13 @@ class WarmWorker(ProcessWorker, ABC):
         result: FlowRunExecutionResult | None = None
         async with contextlib.AsyncExitStack() as stack:
             cwd = str(configuration.working_dir or stack.enter_context(tempfile.TemporaryDirectory(suffix="prefect")))
-            surroundings = Surroundings(self.forks, run_environment(configuration), cwd)
+            fork_context = ForkContext(self.forks, process_environment(configuration), cwd)
             context = await stack.enter_async_context(FlowRunExecutorContext())
             executor = context.create_executor(
                 flow_run,
-                ForkStarter(surroundings, context.control_channel, self.running),
-                propose_submitting=False,  # the worker has done it
-                hook_runner=ForkedHooks(surroundings),
+                ForkStarter(fork_context, context.control_channel, self.running),
+                propose_submitting=False,  # the worker has proposed it already
+                hook_runner=ForkedHookRunner(fork_context),
             )
 
             async def execute(*, task_status: anyio.abc.TaskStatus[ProcessHandle]) -> None:
@@ -120,29 +120,29 @@ class WarmWorker(ProcessWorker, ABC):
         return result
 
     async def get_and_submit_flow_runs(self) -> list["FlowRun"]:
-        """Poll; sit out an outage of the server, which would end the stock worker and every run with it."""
+        """Poll for runs. An outage of the server is waited out; the stock worker would end, and its runs with it."""
         if self.draining:
             return []
         try:
             return await super().get_and_submit_flow_runs()
         except httpx.HTTPError as error:
-            await self._sit_out(error)
+            await self._wait_out_outage(error)
             return []
 
     async def _sync_and_initialize(self) -> None:
         try:
             await super()._sync_and_initialize()
         except httpx.HTTPError as error:
-            await self._sit_out(error)
+            await self._wait_out_outage(error)
 
-    async def _sit_out(self, error: httpx.HTTPError) -> None:
+    async def _wait_out_outage(self, error: httpx.HTTPError) -> None:
         if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
             raise error
-        self._logger.warning("The Prefect server does not answer (%r); trying again.", error)
+        self._logger.warning("The Prefect server does not answer (%r); retrying.", error)
         await asyncio.sleep(OUTAGE_PAUSE_SECONDS)
 
     async def drain(self, finish_seconds: float) -> None:
-        """Take no new run; let the present ones finish, then terminate, then kill them, and report each."""
+        """Accept no new runs; wait for running ones, then send SIGTERM, then SIGKILL, and report each."""
         self.draining = True
         await self._until_idle(finish_seconds)
         self._signal_all(signal.SIGTERM)
@@ -165,33 +165,33 @@ class WarmWorker(ProcessWorker, ABC):
 
 
 def runs_engine(configuration: ProcessJobConfiguration) -> bool:
-    """Whether the run's command is Prefect's engine on this very Python, which is what a fork gives."""
+    """Whether the run's command is Prefect's engine on this Python, so that a fork can replace it."""
     command = command_from_string(configuration.command) if configuration.command else []
     return command in ([], [sys.executable, "-m", "prefect.engine"])
 
 
-def run_environment(configuration: ProcessJobConfiguration) -> dict[str, str]:
-    """The run's variables: the active Prefect profile's, over them the worker's, over them its own."""
+def process_environment(configuration: ProcessJobConfiguration) -> dict[str, str]:
+    """The run's variables: Prefect profile, overridden by the worker's, overridden by the run's own."""
     profile = get_current_settings().to_environment_variables(exclude_unset=True)
     return dict(sanitize_subprocess_env({**profile, **configuration.env}))
 
 
 async def serve(pool: str, name: str | None, preload: Sequence[str], finish_seconds: float) -> None:
-    """Work until SIGTERM or SIGINT; a second one shortens the wait for runs that are under way."""
-    asked, hurried = asyncio.Event(), asyncio.Event()
+    """Work until SIGTERM or SIGINT; a second signal ends the wait for running flow runs."""
+    stop_requested, stop_now = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
-        (hurried if asked.is_set() else asked).set()
+        (stop_now if stop_requested.is_set() else stop_requested).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
 
     async def drain_and_cancel(worker: WarmWorker, scope: anyio.CancelScope) -> None:
-        await asked.wait()
-        patient = asyncio.create_task(worker.drain(finish_seconds))
-        await asyncio.wait([patient, asyncio.create_task(hurried.wait())], return_when=asyncio.FIRST_COMPLETED)
-        if not patient.done():
-            patient.cancel()
+        await stop_requested.wait()
+        drain = asyncio.create_task(worker.drain(finish_seconds))
+        await asyncio.wait([drain, asyncio.create_task(stop_now.wait())], return_when=asyncio.FIRST_COMPLETED)
+        if not drain.done():
+            drain.cancel()
             await worker.drain(0)
         scope.cancel()
 
@@ -204,12 +204,17 @@ async def serve(pool: str, name: str | None, preload: Sequence[str], finish_seco
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Work until told to stop; the exit status."""
+    """Work until a signal to stop; return the exit status."""
     parser = argparse.ArgumentParser(prog="deployments.workers.warm_worker", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--pool", required=True, help="work pool of type process")
     parser.add_argument("--name", help="the worker's name in the UI")
     parser.add_argument("--preload", nargs="*", default=PRELOAD, help="modules to import before the first fork")
-    parser.add_argument("--finish-seconds", type=float, default=FINISH_SECONDS, help="what runs get when stopped")
+    parser.add_argument(
+        "--finish-seconds",
+        type=float,
+        default=FINISH_SECONDS,
+        help="seconds that running flow runs get when the worker is stopped",
+    )
     options = parser.parse_args(arguments)
     for name, value in WORKER_SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -12,7 +12,7 @@ from tests.conftest import Stack
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=20_000)
 
-OCCASIONS = {
+DEPLOYMENTS = {
     "ingest": ["nightly", "on-request"],
     "drift-monitor": ["on-batch"],
     "retrain": ["on-drift", "nightly"],
@@ -20,7 +20,7 @@ OCCASIONS = {
 }
 
 
-@pytest.mark.parametrize(("flow", "names"), OCCASIONS.items(), ids=list(OCCASIONS))
+@pytest.mark.parametrize(("flow", "names"), DEPLOYMENTS.items(), ids=list(DEPLOYMENTS))
 def test_the_deployments_are_found_by_their_flow(page: Page, stack: Stack, flow: str, names: list[str]) -> None:
     page.goto(f"{_prefect(stack)}/deployments")
     page.get_by_placeholder("Search deployments").fill(flow)

@@ -13,7 +13,7 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import ConcurrencyOptions
 from prefect.states import Cancelled, Pending
 
-from deployments.crash_detection import LOST, NEVER_BEGUN, ensure_crash_automations, lost_runs
+from deployments.crash_detection import LOST_RUNS, UNSTARTED_RUNS, ensure_crash_automations, lost_runs_automation
 from tests.deployments.workers import LIGHT_POOL, Orders, Worker, facts
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the warm worker forks: Linux only")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the warm worker
 def no_automations(light_orders: Orders) -> Iterator[None]:
     """None before, none afterwards."""
     yield
-    for name in (LOST, NEVER_BEGUN):
+    for name in (LOST_RUNS, UNSTARTED_RUNS):
         for automation in light_orders.client.read_automations_by_name(name):
             light_orders.client.delete_automation(automation.id)
 
@@ -33,14 +33,14 @@ def test_the_crash_automations_are_left_alone_when_they_are_right(light_orders: 
         return light_orders.client.read_automations_by_name(name)
 
     ensure_crash_automations(silent_s=90)
-    before = found(LOST) + found(NEVER_BEGUN)
+    before = found(LOST_RUNS) + found(UNSTARTED_RUNS)
     ensure_crash_automations(silent_s=90)
-    assert [automation.id for automation in found(LOST) + found(NEVER_BEGUN)] == [each.id for each in before]
+    assert [automation.id for automation in found(LOST_RUNS) + found(UNSTARTED_RUNS)] == [each.id for each in before]
     assert len(before) == 2
 
-    light_orders.client.create_automation(lost_runs(within_s=30))
+    light_orders.client.create_automation(lost_runs_automation(within_s=30))
     ensure_crash_automations(silent_s=120)
-    (changed,) = found(LOST)
+    (changed,) = found(LOST_RUNS)
     assert changed.trigger.within.total_seconds() == 120
 
 
@@ -60,7 +60,7 @@ def test_a_run_that_was_taken_and_never_begins_is_reported_crashed_and_gives_its
     client.set_flow_run_state(second.id, Pending())
     assert light_orders.state(second) == "Cancelled", "there is place for one"
     assert light_orders.finish(first) == "Crashed"
-    assert "never began" in light_orders.message(first)
+    assert "never started" in light_orders.message(first)
     client.set_flow_run_state(third.id, Pending())
     assert light_orders.state(third) == "Pending", "the place is free again"
     client.set_flow_run_state(third.id, Cancelled())

@@ -108,7 +108,7 @@ def test_a_flow_run_has_a_container_of_its_own_and_leaves_none(
     assert not containers.find({"io.prefect.flow-run-id": str(run.id)})
     inspected = json.loads(seen)[0]
     assert inspected["HostConfig"]["ReadonlyRootfs"] and inspected["HostConfig"]["CapDrop"] == ["ALL"]
-    assert inspected["Config"]["Labels"]["trimtab.occasion"] == "reconcile.on-lost-run"
+    assert inspected["Config"]["Labels"]["trimtab.deployment"] == "reconcile.on-lost-run"
     assert f"TRIMTAB_LEDGER_URL_FILE={LEDGER}" in inspected["Config"]["Env"]
     assert "marked-77" not in seen
     assert ledger not in seen

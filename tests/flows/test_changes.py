@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from deployments.definitions import occasions
+from deployments.definitions import deployment_specs
 from operations import datasets
 from operations.context import Here, NotSetUp, here
 from stores.ledger import Ledger
@@ -257,11 +257,11 @@ def test_a_source_that_fails_leaves_nothing_half_landed(source: Source, seaweed:
     assert not list(source.place.root.glob("data/**/*.parquet"))
 
 
-def test_the_occasion_that_looks_for_changes_rests_where_the_source_is_no_bucket(source: Source) -> None:
+def test_the_deployment_that_looks_for_changes_rests_where_the_source_is_no_bucket(source: Source) -> None:
     project = params.load(source.place.root)
     elsewhere = project.model_copy(update={"source": project.source.model_copy(update={"target": "rows:load"})})
     for known, is_scheduled in ((project, True), (elsewhere, False)):
-        found = {each.title: each for each in occasions(known, Settings())}["ingest/on-change"]
+        found = {each.full_name: each for each in deployment_specs(known, Settings())}["ingest/on-change"]
         assert (found.is_scheduled, found.cron, found.parameters) == (is_scheduled, "*/5 * * * *", {"changed": True})
     with pytest.raises(ValueError, match="is no bucket: only objects of a bucket say whether they have changed"):
         import_module("flows.ingest").changed_periods(Here(Settings(), elsewhere, source.place.ledger))

@@ -21,7 +21,7 @@ import yaml
 from prefect.client.schemas.objects import FlowRun
 from prefect.utilities.templating import apply_values
 
-from deployments.work_pools import pool_of
+from deployments.work_pools import work_pool_spec
 from trimtab.config.settings import Settings
 
 HELM = Path(__file__).parents[2] / "infra" / "helm"
@@ -64,7 +64,7 @@ def flow_job(rendered: list[Resource]) -> Resource:
     environ = {v["name"]: v["value"] for v in containers(of(rendered, "Job")[0])[0]["env"]}
     given = {name: environ.get(f"TRIMTAB_{name.upper()}") for name in Settings.model_fields if name != "pool_template"}
     settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
-    pool = pool_of(settings, environ)
+    pool = work_pool_spec(settings, environ)
     assert pool.template, "the pool's own template is what the chart's takes the place of"
     template = job_template(rendered)
     properties = template["variables"]["properties"]

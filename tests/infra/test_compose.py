@@ -105,15 +105,15 @@ def test_each_run_had_a_container_of_its_own_and_nothing_is_left_of_them(team: T
 def test_both_workers_had_runs_and_runs_of_all_kinds_went_on_at_the_same_time(team: Team, played: Week) -> None:
     for number in (1, 2):
         assert docker("logs", team.container("worker", number)).count("submitting flow run") >= 3
-    ended = [run for run in played.runs if occasion(run) and run["end_time"]]
-    times = [(occasion(run), run["start_time"], run["end_time"]) for run in ended]
+    ended = [run for run in played.runs if flow_of_run(run) and run["end_time"]]
+    times = [(flow_of_run(run), run["start_time"], run["end_time"]) for run in ended]
     together = {frozenset((a, c)) for a, b, e in times for c, d, f in times if a != c and b < f and d < e}
     assert frozenset(("retrain", "ingest")) in together
     assert frozenset(("deploy", "retrain")) in together or frozenset(("deploy", "ingest")) in together
 
 
-def occasion(run: dict[str, Any]) -> str:
-    """The flow of an occasion's run; nothing for one that is part of another."""
+def flow_of_run(run: dict[str, Any]) -> str:
+    """The flow of a deployment's run; empty for a subflow."""
     return next((tag.partition("/")[0] for tag in run["tags"] if "/" in tag), "")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployments.definitions import occasions
+from deployments.definitions import deployment_specs
 from tests.infra.monitored import INFRA
 from trimtab.config import params
 from trimtab.config.settings import Settings
@@ -69,7 +69,7 @@ def test_every_deployment_that_a_page_runs_exists_and_takes_those_parameters() -
     import importlib
     import inspect
 
-    known = {occasion.title: occasion.flow for occasion in occasions(params.load(ROOT), Settings())}
+    known = {spec.full_name: spec.flow for spec in deployment_specs(params.load(ROOT), Settings())}
     ran = [words for words in _commands(*PAGES) if words[:3] == ["prefect", "deployment", "run"]]
     assert len(ran) > 5
     for words in ran:
