@@ -31,7 +31,7 @@ class Project(_Section):
     """What is being modelled."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="also the model's name in MLflow")
-    task: Literal["binary", "multiclass", "regression"]
+    task: Literal["binary", "multiclass", "regression"] = Field(description="what kind of label is predicted")
 
 
 class Source(_Section):
@@ -45,12 +45,12 @@ class Source(_Section):
 class Columns(_Section):
     """What each column is for. Columns named nowhere are kept in the data and not shown to the model."""
 
-    target: str
-    time: str
-    id: str
+    target: str = Field(description="the label")
+    time: str = Field(description="the row's data time")
+    id: str = Field(description="the row's unique id")
     key: str | None = Field(None, description="whom a prediction is about; keeps an answer sticky in a rollout")
-    number: tuple[str, ...] = ()
-    category: tuple[str, ...] = ()
+    number: tuple[str, ...] = Field((), description="features that are numbers, in order")
+    category: tuple[str, ...] = Field((), description="features that are categories, in order")
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -75,8 +75,8 @@ class Columns(_Section):
 class Periods(_Section):
     """How data time is cut."""
 
-    every: Every
-    start: str
+    every: Every = Field(description="length of a period")
+    start: str = Field(description="the first period")
     first_train: str = Field(description="the last period that the first model may learn from")
     label_delay: Duration = Field(timedelta(0), description="how long after a row its label is known")
 
@@ -96,17 +96,20 @@ class Periods(_Section):
 class Validate(_Section):
     """When a batch is refused whole."""
 
-    max_bad_share: float = Field(0.05, ge=0, lt=1)
+    max_bad_share: float = Field(0.05, ge=0, lt=1, description="a larger share of bad rows refuses the batch")
 
 
 class Train(_Section):
     """How a candidate is made."""
 
-    window: Window = "all"
-    holdout: Holdout = 1
-    seed: int = 0
-    model: str = "hist_gradient_boosting"
-    params: dict[str, Any] = {}
+    window: Window = Field("all", description="periods to train on: all, or the newest so many")
+    holdout: Holdout = Field(1, description="newest part of the window, kept for the gate: periods, or a duration")
+    seed: int = Field(0, description="seed of the estimator and of every sample")
+    model: str = Field(
+        "hist_gradient_boosting",
+        description="hist_gradient_boosting, random_forest, logistic_regression, ridge, a sklearn. path, or model.py",
+    )
+    params: dict[str, Any] = Field({}, description="the estimator's own parameters")
 
     @model_validator(mode="after")
     def _possible(self) -> Train:
@@ -125,12 +128,14 @@ class Train(_Section):
 class Gate(_Section):
     """What a candidate has to show before it may be released. There is no way to turn it off."""
 
-    metric: Literal["roc_auc", "log_loss", "accuracy", "f1_macro", "rmse", "mae", "r2"]
+    metric: Literal["roc_auc", "log_loss", "accuracy", "f1_macro", "rmse", "mae", "r2"] = Field(
+        description="what candidate and champion are compared by"
+    )
     min: float = Field(description="an absolute floor; for errors, the largest allowed")
     max_regression: float = Field(0.0, ge=0, description="how much worse than the champion still passes")
     slices: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="column: margin in each of its values")
-    min_slice_rows: int = Field(300, ge=30)
-    resamples: int = Field(500, ge=50, le=5000)
+    min_slice_rows: int = Field(300, ge=30, description="values of a slice with fewer rows are not judged")
+    resamples: int = Field(500, ge=50, le=5000, description="resamples of the bootstrap intervals")
 
 
 class Drift(_Section):
@@ -146,34 +151,34 @@ class Drift(_Section):
 class Quality(_Section):
     """When the live model's own results ask for a retrain."""
 
-    max_drop: float = Field(0.05, gt=0)
-    min_labels: int = Field(500, ge=1)
+    max_drop: float = Field(0.05, gt=0, description="how far the live metric may fall below what was promised")
+    min_labels: int = Field(500, ge=1, description="with fewer labels nothing is concluded")
 
 
 class Monitor(_Section):
     """When what was seen in production asks for action."""
 
-    sample: int = Field(20_000, ge=100)
+    sample: int = Field(20_000, ge=100, description="rows of a period that are measured")
     drift: Drift = Drift()
     quality: Quality = Quality()
-    persist: OutOf = (2, 3)
+    persist: OutOf = Field((2, 3), description="periods that must violate, the newest among them")
     cooldown: int = Field(1, ge=0, description="periods after a retrain in which none follows")
-    min_rows: int = Field(200, ge=1)
+    min_rows: int = Field(200, ge=1, description="a period with fewer answers is not judged")
 
 
 class Schedule(_Section):
     """Cron lines, UTC."""
 
-    retrain: Cron = "0 2 * * *"
-    ingest: Cron = "30 1 * * *"
-    changes: Cron = "*/5 * * * *"
+    retrain: Cron = Field("0 2 * * *", description="when retrain/nightly runs")
+    ingest: Cron = Field("30 1 * * *", description="when ingest/nightly runs")
+    changes: Cron = Field("*/5 * * * *", description="when ingest/on-change looks for changed objects in a bucket")
 
 
 class Alert(_Section):
     """Somewhere to say that something is wrong. An address that is secret comes from a variable or a file."""
 
-    kind: Literal["log", "webhook", "slack", "email", "apprise"]
-    url: SecretStr | None = None
+    kind: Literal["log", "webhook", "slack", "email", "apprise"] = Field(description="how it is sent")
+    url: SecretStr | None = Field(None, description="the address, where it holds no secret")
     url_env: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$", description="the variable that holds the address")
     url_file: Path | None = Field(None, description="the file that holds the address, like /run/secrets/slack")
 

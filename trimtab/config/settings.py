@@ -21,9 +21,9 @@ class Settings(SettingsWithSecrets):
     home: Path | None = Field(None, description="state folder; default: .trimtab in the project")
 
     host: str = Field("127.0.0.1", description="address that every embedded server listens on")
-    postgres_port: int = Field(5442, ge=1, le=65535)
-    prefect_port: int = Field(4200, ge=1, le=65535)
-    mlflow_port: int = Field(5000, ge=1, le=65535)
+    postgres_port: int = Field(5442, ge=1, le=65535, description="port of the embedded PostgreSQL")
+    prefect_port: int = Field(4200, ge=1, le=65535, description="port of Prefect's API and UI")
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="port of MLflow")
     server_port: int = Field(8000, ge=1, le=65535, description="the model server's port")
     s3: bool = Field(False, description="keep data, models and telemetry on an S3 server that the stack starts")
     s3_port: int = Field(8333, ge=1, le=65526, description="the first of ten ports for that S3 server and its parts")
@@ -62,12 +62,14 @@ class Settings(SettingsWithSecrets):
     worker: str = Field(
         "warm", pattern="^(warm|process)$", description="warm: fork flow runs from a loaded process (Linux)"
     )
-    work_pool: str = "trimtab"
+    work_pool: str = Field("trimtab", description="name of the work pool in Prefect")
     pool_type: str = Field(
         "process", pattern="^(process|docker|kubernetes)$", description="where flow runs are carried out"
     )
     image: str | None = Field(None, description="image of flow runs in containers, with its tag or digest")
-    image_pull: str = Field("IfNotPresent", pattern="^(IfNotPresent|Always|Never)$")
+    image_pull: str = Field(
+        "IfNotPresent", pattern="^(IfNotPresent|Always|Never)$", description="when that image is pulled"
+    )
     code: str | None = Field(
         None,
         pattern=r"^git\+(https|http|ssh|file)://",

@@ -48,16 +48,20 @@ class Rules(BaseModel):
     steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.05, 0.25, 0.5), description="shares of the keys that the challenger answers, one after another"
     )
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of a wrong verdict, however often one looks")
-    margin: float = Field(0.002, gt=0, lt=1, description="how much larger a mean loss still counts as not worse")
-    loss: Loss | None = Field(None, description="empty: brier, or squared for a regression")
-    min_labels: int = Field(500, ge=1, description="labels before the challenger answers the first user")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of a wrong verdict, at however many looks")
+    margin: float = Field(
+        0.002, gt=0, lt=1, description="how much larger a mean loss (0 to 1) still counts as not worse"
+    )
+    loss: Loss | None = Field(None, description="loss of a row; default: brier, squared for a regression")
+    min_labels: int = Field(500, ge=1, description="labels before the first canary step, and before any verdict")
     block: Duration | None = Field(
         None, description="data time that counts as one observation, by the gate's metric and margins, like 1d"
     )
-    min_answers: int = Field(500, ge=1, description="answers by the challenger in each step")
-    horizon: Duration = Field(timedelta(days=28), description="data time after which it is decided anyhow")
-    on_inconclusive: Literal["keep", "promote"] = Field("keep", description="keep the champion, or promote")
+    min_answers: int = Field(500, ge=1, description="pairs in the shadow, and answers of each canary step")
+    horizon: Duration = Field(timedelta(days=28), description="data time after which on_inconclusive decides")
+    on_inconclusive: Literal["keep", "promote"] = Field(
+        "keep", description="at the horizon: keep the champion, or promote"
+    )
     slices: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
         {}, description="column: margin of the loss in each value"
     )
