@@ -65,7 +65,7 @@ class World:
             shown = self.rows[period].sample(min(settings.monitor.sample, len(self.rows[period])), random_state=0)
             shown = shown.assign(prediction=candidate.scorer.score(shown).prediction)
             features = candidate.scorer.features
-            self.drifts[key] = reports.drift(reference, shown, features, threshold=0.1, period=str(period))
+            self.drifts[key] = reports.drift_report(reference, shown, features, threshold=0.1, period=str(period))
         return self.drifts[key]
 
 

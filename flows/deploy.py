@@ -15,11 +15,11 @@ from operations.targets import contract
 from stores.ledger import Live, Step
 from stores.releases import bundle
 from tasks import alerts, model_server, orchestrator, tracking
-from tasks.retries import OUTSIDE
+from tasks.retries import RETRIED
 from trimtab.rollout import state_machine as journey
 
-wait_until_followed = task(name="wait-until-followed", **OUTSIDE)(model_server.wait_until_followed)
-crown = task(name="crown", **OUTSIDE)(tracking.crown)
+wait_until_followed = task(name="wait-until-followed", **RETRIED)(model_server.wait_for_version)
+crown = task(name="crown", **RETRIED)(tracking.set_champion)
 
 LOOK_EVERY_S = 0.25
 
@@ -90,11 +90,12 @@ def switch(place: Here, digest: str, before: Live | None, cause: str) -> str:
     rollout = start(place, digest, before, cause, strategy="switch")
     admit(place, digest, rollout)
     now = place.ledger.switch(
-        digest, expected=before.version if before else 0, move="promote", reason=cause, actor=orchestrator.me(),
-        rollout=rollout, step=Step(rollout, 3, "ended", {"reason": "champion without a trial", "share": 1.0}),
+        digest, expected=before.version if before else 0, move="promote", reason=cause,
+        actor=orchestrator.current_run_id(), rollout=rollout,
+        step=Step(rollout, 3, "ended", {"reason": "champion without a trial", "share": 1.0}),
     )  # fmt: skip
     follow(place, now)
-    orchestrator.tell(
+    orchestrator.emit(
         "trimtab.rollout.promoted", project=place.params.project.name, id=rollout,
         payload={"release": digest, "version": now.version, "cause": cause},
     )  # fmt: skip
@@ -106,12 +107,12 @@ def begin(place: Here, digest: str, before: Live, cause: str) -> Live:
     rollout = start(place, digest, before, cause, strategy="rollout")
     admit(place, digest, rollout)
     now = place.ledger.switch(
-        before.champion, expected=before.version, move="shadow", reason=cause, actor=orchestrator.me(),
+        before.champion, expected=before.version, move="shadow", reason=cause, actor=orchestrator.current_run_id(),
         rollout=rollout, challenger=digest, step=Step(rollout, 3, "shadow", {"reason": cause, "share": 0.0}),
     )  # fmt: skip
     contract.follow(place)
     wait_until_followed(place.server, now.version)
-    orchestrator.tell(
+    orchestrator.emit(
         "trimtab.rollout.started", project=place.params.project.name, id=rollout,
         payload={"release": digest, "rollout": rollout, "version": now.version, "cause": cause},
     )  # fmt: skip
@@ -164,7 +165,7 @@ def stop(place: Here, rollout: str, digest: str, why: str) -> None:
         place.ledger, place.listeners, id=f"rollout:{rollout}", kind="release refused", message=message,
         evidence={"release": digest},
     )  # fmt: skip
-    orchestrator.tell(
+    orchestrator.emit(
         "trimtab.rollout.rolled-back",
         project=project,
         id=rollout,
@@ -175,7 +176,7 @@ def stop(place: Here, rollout: str, digest: str, why: str) -> None:
 def watch(place: Here, rollout: str, watch_s: int) -> str:
     """Look whenever something new has come in, until it is decided who is champion, or *watch_s* are over."""
     deadline, last = time.monotonic() + watch_s, None
-    progress = orchestrator.Progress("rollout-progress")
+    progress = orchestrator.ProgressArtifact("rollout-progress")
     while True:
         now = rollouts.stamp(place)
         if now != last:

@@ -13,15 +13,15 @@ from stores import telemetry
 from stores.ledger import Decision
 from stores.releases.bundle import Bundle
 from tasks import alerts, orchestrator, reports, tracking
-from tasks.retries import OUTSIDE
+from tasks.retries import RETRIED
 from trimtab.data.periods import Period
 from trimtab.evaluation import metrics, monitoring
 from trimtab.evaluation.monitoring import Facts, Finding, Judgement, Quality
 from trimtab.model.candidate import PROFILE, Profile
 from trimtab.model.scoring import Scores
 
-measure_drift = task(name="measure-drift", **OUTSIDE)(reports.drift)
-log_monitoring = task(name="log-monitoring", **OUTSIDE)(tracking.log_monitoring)
+measure_drift = task(name="measure-drift", **RETRIED)(reports.drift_report)
+log_monitoring = task(name="log-monitoring", **RETRIED)(tracking.log_monitoring)
 
 NOT_LIVE = "nothing was live"
 
@@ -39,7 +39,7 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
     work = f"monitor:{period}:{batch or 'asked'}"
     live = place.ledger.live()
     if live is None:
-        place.ledger.record_outcome(work, NOT_LIVE, owner=orchestrator.me())
+        place.ledger.record_outcome(work, NOT_LIVE, owner=orchestrator.current_run_id())
         print(f"{NOT_LIVE.capitalize()} yet: there is nothing to watch in {period}.")
         return "none"
     for row, _ in rollouts.unfinished(place):  # labels have come in: a late verdict may be due
@@ -53,7 +53,9 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
     report = keep(place, judgement, page)
     show(judgement, report)
     announce(place, judgement)
-    place.ledger.record_outcome(work, judgement.action, owner=orchestrator.me(), evidence={"decision": judgement.id})
+    place.ledger.record_outcome(
+        work, judgement.action, owner=orchestrator.current_run_id(), evidence={"decision": judgement.id}
+    )
     return judgement.action
 
 
@@ -143,7 +145,7 @@ def keep(place: Here, judgement: Judgement, page: str | None) -> str | None:
         tags={"period": facts.period, "release": facts.release, "action": judgement.action},
         measures=measures, facts=judgement.model_dump(mode="json"), report=page,
     )  # fmt: skip
-    return tracking.run_page(place.tracking, run_id, artifact="drift.html") if page else None
+    return tracking.run_url(place.tracking, run_id, artifact="drift.html") if page else None
 
 
 def show(judgement: Judgement, report: str | None) -> None:
@@ -176,7 +178,7 @@ def announce(place: Here, judgement: Judgement) -> None:
     payload = {"decision": judgement.id, "period": facts.period, "release": facts.release, "cause": judgement.cause}
     if judgement.action == "retrain":
         event = "trimtab.quality.degraded" if judgement.kind == "quality" else "trimtab.drift.detected"
-        orchestrator.tell(event, project=project, id=judgement.id, payload=payload)
+        orchestrator.emit(event, project=project, id=judgement.id, payload=payload)
     if judgement.action == "block":
         message = f"{project}: the data of {facts.period} look broken, nothing is learned from them: {judgement.cause}"
         alerts.raise_alert(

@@ -14,8 +14,8 @@ from stores.ledger import Gate, Live
 from stores.releases import bundle
 from stores.releases.bundle import Bundle
 from tasks import dataset, orchestrator, reports, tracking
-from tasks.retries import OUTSIDE
-from tasks.tracking import Drafted
+from tasks.retries import RETRIED
+from tasks.tracking import CandidateArtifacts
 from trimtab.evaluation import gate
 from trimtab.evaluation.gate import Verdict
 from trimtab.evaluation.metrics import Interval
@@ -24,9 +24,9 @@ from trimtab.model.candidate import PROFILE, Profile
 from trimtab.model.release import MODEL
 from trimtab.model.scoring import Scorer, Scores
 
-fetch_candidate = task(name="fetch-candidate", **OUTSIDE)(tracking.candidate)
-log_verdict = task(name="log-verdict", **OUTSIDE)(tracking.log_verdict)
-report_performance = task(name="report-performance", **OUTSIDE)(reports.performance)
+fetch_candidate = task(name="fetch-candidate", **RETRIED)(tracking.fetch_candidate)
+log_verdict = task(name="log-verdict", **RETRIED)(tracking.log_gate_result)
+report_performance = task(name="report-performance", **RETRIED)(reports.performance_report)
 
 
 def _name() -> str:
@@ -66,7 +66,7 @@ def evaluate(run_id: str) -> bool:
     return verdict.passed
 
 
-def role_of(place: Here, drafted: Drafted, live: Live | None) -> str | None:
+def role_of(place: Here, drafted: CandidateArtifacts, live: Live | None) -> str | None:
     """Which of those that are live the candidate is over again; None when it is another model."""
     if live is None:
         return None
@@ -78,7 +78,7 @@ def role_of(place: Here, drafted: Drafted, live: Live | None) -> str | None:
     return None
 
 
-def unchanged(place: Here, drafted: Drafted, role: str) -> Verdict:
+def unchanged(place: Here, drafted: CandidateArtifacts, role: str) -> Verdict:
     """The verdict on a candidate that is live already."""
     known = drafted.paper.metrics[place.params.gate.metric]
     same = Interval(known, known, known)
@@ -86,7 +86,7 @@ def unchanged(place: Here, drafted: Drafted, role: str) -> Verdict:
     return Verdict(False, reason, place.params.gate.metric, drafted.paper.rows_holdout, same, same, None)
 
 
-def fresh_rows(place: Here, drafted: Drafted, champion: Bundle | None) -> pd.DataFrame:
+def fresh_rows(place: Here, drafted: CandidateArtifacts, champion: Bundle | None) -> pd.DataFrame:
     """Labelled rows of the candidate's dataset that neither model learned from. Raises NotEnoughData."""
     cuts = [drafted.paper.cut]
     if champion:
@@ -102,7 +102,7 @@ def fresh_rows(place: Here, drafted: Drafted, champion: Bundle | None) -> pd.Dat
     return fresh.sort_values([columns.time, columns.id], ignore_index=True)
 
 
-def scorer_of(drafted: Drafted, allow: Collection[str] = ()) -> Scorer:
+def scorer_of(drafted: CandidateArtifacts, allow: Collection[str] = ()) -> Scorer:
     """The candidate's model, ready to answer; nothing is loaded that is not vouched for."""
     paper = drafted.paper
     content = (drafted.folder / MODEL).read_bytes()
@@ -115,7 +115,7 @@ def answers(scores: Scores) -> object:
     return list(scores.labels) if scores.labels is not None else scores.prediction
 
 
-def record(place: Here, drafted: Drafted, champion: Bundle | None, verdict: Verdict) -> None:
+def record(place: Here, drafted: CandidateArtifacts, champion: Bundle | None, verdict: Verdict) -> None:
     """The verdict into the ledger, named by what was compared."""
     against = champion.digest if champion else None
     compared = f"{drafted.run_id}|{against}|{place.params.gate.model_dump_json()}|{verdict.rows}"
@@ -137,6 +137,6 @@ def show(place: Here, run_id: str, verdict: Verdict) -> None:
             f"| {s.gain.value:+.4f} ({s.gain.low:+.4f} to {s.gain.high:+.4f}) | {'harmed' if s.harmed else ''} |"
             for s in verdict.slices
         ]
-    lines += ["", f"[The candidate's run in MLflow]({tracking.run_page(place.tracking, run_id)})"]
+    lines += ["", f"[The candidate's run in MLflow]({tracking.run_url(place.tracking, run_id)})"]
     orchestrator.show_markdown("gate", "\n".join(lines), about="The gate's verdict on a candidate")
     print(verdict.reason)

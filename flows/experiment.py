@@ -67,7 +67,7 @@ def admit(place: Here, plan: Plan) -> None:
             place.shelf.open(digest)
             load_release(place.server, digest)
             probe_release(place.server, digest)
-        except (bundle.ReleaseError, model_server.ServerRefused) as refusal:
+        except (bundle.ReleaseError, model_server.ServerRejected) as refusal:
             raise NotStarted(f"{arm} ({short(digest)}) cannot answer users: {refusal}") from refusal
 
 
@@ -84,7 +84,7 @@ def begin(place: Here, plan: Plan, *, instead: bool) -> Live:
     )  # fmt: skip
     evidence = {"share": plan.share, "before": experiments.rightful(place, live), "plan": plan.model_dump(mode="json")}
     now = place.ledger.switch(
-        plan.a, expected=live.version, move="experiment", actor=orchestrator.me(), rollout=plan.id,
+        plan.a, expected=live.version, move="experiment", actor=orchestrator.current_run_id(), rollout=plan.id,
         reason=f"experiment {plan.title}: A {short(plan.a)}, B {short(plan.b)} for {written(plan.duration)}",
         challenger=plan.b, challenger_share=plan.share, step=Step(plan.id, 1, "experiment", evidence),
     )  # fmt: skip

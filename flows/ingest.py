@@ -14,14 +14,14 @@ from operations.context import Here, here, one_heartbeat
 from stores import batches
 from tasks import buckets, dataset, sources
 from tasks.buckets import SourceObject
-from tasks.retries import OUTSIDE
-from tasks.sources import Access, SourceError
+from tasks.retries import RETRIED
+from tasks.sources import BucketAccess, SourceError
 from trimtab.data.periods import Period
 
-fetch = task(**OUTSIDE)(sources.fetch)
-read_bucket = task(name="fetch", **OUTSIDE)(buckets.read)
-list_period = task(name="list-objects", **OUTSIDE)(buckets.of_period)
-list_all = task(name="list-objects", **OUTSIDE)(buckets.by_period)
+fetch = task(**RETRIED)(sources.fetch)
+read_bucket = task(name="fetch", **RETRIED)(buckets.read)
+list_period = task(name="list-objects", **RETRIED)(buckets.list_period_objects)
+list_all = task(name="list-objects", **RETRIED)(buckets.list_by_period)
 
 
 def _name() -> str:
@@ -74,7 +74,7 @@ def land(place: Here, wanted: Period, *, and_validate: bool) -> str:
         datasets.advance(place, {name: batch.path}, period=period, cause="landed", message=message)
         is_new = place.ledger.record_batch(period, batch.digest, rows=batch.rows, source=target)
         # Last: whoever finds this landing has no reason to do any of it again.
-        place.ledger.record_landing(period, batch.digest, source=target, objects=buckets.facts(objects))
+        place.ledger.record_landing(period, batch.digest, source=target, objects=buckets.object_records(objects))
         digest, news = batch.digest, f"{batch.rows} rows{'' if is_new else ', as before'}"
     print(f"{period}: landed as {digest[:12]}: {news}")
     if and_validate:
@@ -101,7 +101,7 @@ def unchanged(place: Here, wanted: Period) -> str | None:
     if last is None or last.source != target or not sources.in_bucket(target):
         return None
     objects = list_period(target, wanted, access(place))
-    return last.digest if objects and buckets.facts(objects) == last.objects else None
+    return last.digest if objects and buckets.object_records(objects) == last.objects else None
 
 
 def changed_periods(place: Here) -> list[Period]:
@@ -110,7 +110,7 @@ def changed_periods(place: Here) -> list[Period]:
     if not sources.in_bucket(target):
         raise ValueError(f"source.target {target} is no bucket: only objects of a bucket say whether they have changed")
     found = list_all(target, place.params.first, access(place))
-    periods = {place.params.parse_period(name): buckets.facts(objects) for name, objects in found.items()}
+    periods = {place.params.parse_period(name): buckets.object_records(objects) for name, objects in found.items()}
     return sorted(
         period
         for period, objects in periods.items()
@@ -133,6 +133,6 @@ def is_complete(place: Here, period: Period) -> bool:
     return period.end + delay <= due
 
 
-def access(place: Here) -> Access:
+def access(place: Here) -> BucketAccess:
     """How to get to the source's buckets from here."""
-    return Access(place.settings.source_endpoint, place.settings.source_profile)
+    return BucketAccess(place.settings.source_endpoint, place.settings.source_profile)

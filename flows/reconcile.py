@@ -63,7 +63,7 @@ def owed_validation(place: Here) -> list[str]:
         work = work_of_landing(landing)
         if work not in outcomes and _is_due(landing.recorded_at, INGEST_GRACE):
             parameters = {"period": period, "batch": landing.digest}
-            if not orchestrator.is_asked_for(VALIDATE, parameters):
+            if not orchestrator.has_active_run(VALIDATE, parameters):
                 started += try_again(place, VALIDATE, work, parameters)
     return started
 
@@ -76,10 +76,10 @@ def owed_retrains(place: Here) -> list[str]:
         if decision.action != "retrain" or work in outcomes or not _is_due(decision.recorded_at, GRACE):
             continue
         attempt = next_attempt(place, work)
-        if attempt is not None and orchestrator.is_asked_for(RETRAIN, {"decision": decision.id}):
+        if attempt is not None and orchestrator.has_active_run(RETRAIN, {"decision": decision.id}):
             continue  # the event's run waits for a worker, or for its container
         if attempt is not None:
-            run = orchestrator.start(RETRAIN, key=f"{work}#{attempt}", parameters={"decision": decision.id})
+            run = orchestrator.start_run(RETRAIN, key=f"{work}#{attempt}", parameters={"decision": decision.id})
             started.append(f"retrain for {decision.id}: run {run}")
         elif len(place.ledger.claims(work)) >= MAX_ATTEMPTS:
             message = f"{place.params.project.name}: the retrain for {decision.id} was lost {MAX_ATTEMPTS} times"
@@ -97,7 +97,7 @@ def owed_monitoring(place: Here) -> list[str]:
         work = f"monitor:{check.period}:{check.digest}"
         if check.accepted and work not in outcomes and _is_due(check.recorded_at, GRACE):
             parameters = {"period": check.period, "batch": check.digest}
-            if not orchestrator.is_asked_for(MONITOR, parameters):
+            if not orchestrator.has_active_run(MONITOR, parameters):
                 started += try_again(place, MONITOR, work, parameters)
     return started
 
@@ -106,7 +106,7 @@ def try_again(place: Here, deployment: str, work: str, parameters: dict[str, Any
     """Have one run at *work*: the one that is at it, or another after one that did not end well; a person is told
     when MAX_ATTEMPTS of them did not."""
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        run = orchestrator.start(deployment, key=f"{work}#{attempt}", parameters=parameters)
+        run = orchestrator.start_run(deployment, key=f"{work}#{attempt}", parameters=parameters)
         if orchestrator.run_state(run) not in LOST:
             return [f"{deployment} for {work}: run {run}"]
     message = f"{place.params.project.name}: {deployment} for {work} did not work {MAX_ATTEMPTS} times"
@@ -158,16 +158,16 @@ def alias(place: Here) -> list[str]:
     if released is None:
         return []
     name, version = released["model_name"], int(released["model_version"])
-    if tracking.aliased(place.tracking, name=name, alias="champion") == version:
+    if tracking.alias_version(place.tracking, name=name, alias="champion") == version:
         return []
-    tracking.crown(place.tracking, name=name, version=version)
+    tracking.set_champion(place.tracking, name=name, version=version)
     return [f"MLflow's champion is version {version} again"]
 
 
 def failures(place: Here) -> list[str]:
     """Flow runs that failed or crashed and that nobody was told of; what was a part of them has ended too."""
-    lost = orchestrator.failed_runs()
-    told = [f"{name} ended with its parent" for name in orchestrator.end_orphans([run.id for run in lost])]
+    lost = orchestrator.list_failed_runs()
+    told = [f"{name} ended with its parent" for name in orchestrator.crash_orphaned_subflows([run.id for run in lost])]
     for run in lost:
         message = f"{place.params.project.name}: {run.deployment} {run.state.lower()}: {run.message}"
         evidence = {"flow_run": run.id, "state": run.state, "name": run.name}
@@ -181,4 +181,4 @@ def failures(place: Here) -> list[str]:
 
 def waiting_alerts(place: Here) -> list[str]:
     """Deliver what has not reached everybody."""
-    return [f"alert {id} delivered" for id in alerts.deliver_waiting(place.ledger, place.listeners, grace=GRACE)]
+    return [f"alert {id} delivered" for id in alerts.deliver_pending(place.ledger, place.listeners, grace=GRACE)]

@@ -13,18 +13,18 @@ from stores.releases import backend
 from stores.releases.bundle import Bundle
 from stores.releases.store import Shelf
 from tasks import orchestrator, tracking
-from tasks.retries import OUTSIDE
+from tasks.retries import RETRIED
 from trimtab.model import candidate as paperwork
 from trimtab.model.release import CARD, MODEL, REFERENCE, ROUTE, SAMPLES, SCHEMA
 
-fetch_candidate = task(name="fetch-candidate", **OUTSIDE)(tracking.candidate)
-register_version = task(name="register-version", **OUTSIDE)(tracking.register)
-describe_version = task(name="describe-version", **OUTSIDE)(tracking.describe_version)
-set_alias = task(name="set-alias", **OUTSIDE)(tracking.set_alias)
-prove_route = task(name="prove-route", **OUTSIDE)(backend.record)
+fetch_candidate = task(name="fetch-candidate", **RETRIED)(tracking.fetch_candidate)
+register_version = task(name="register-version", **RETRIED)(tracking.register_version)
+describe_version = task(name="describe-version", **RETRIED)(tracking.describe_version)
+set_alias = task(name="set-alias", **RETRIED)(tracking.set_alias)
+prove_route = task(name="prove-route", **RETRIED)(backend.record)
 
 
-@task(name="write-bundle", **OUTSIDE)
+@task(name="write-bundle", **RETRIED)
 def write_bundle(shelf: Shelf, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
     """Keep a release where all servers find it. Safe to repeat: the same content is the same release."""
     return shelf.write(manifest_fields=manifest_fields, files=files)
@@ -69,7 +69,7 @@ def register(run_id: str) -> str:
         tags={"release": bundle.digest, "as_of": paper.as_of, "dataset": paper.dataset},
     )  # fmt: skip
     set_alias(place.tracking, name=name, alias="challenger", version=version)
-    orchestrator.tell(
+    orchestrator.emit(
         "trimtab.release.created",
         project=name,
         id=bundle.digest,

@@ -45,7 +45,7 @@ def retrain(
             night no trial that is longer would ever come to its end
     """
     place = here()
-    work = work_of(decision) if decision else f"retrain:run:{orchestrator.me()}"
+    work = work_of(decision) if decision else f"retrain:run:{orchestrator.current_run_id()}"
     if decision is None and not despite_block and (broken := blocked(place)):
         return finish(place, work, "blocked", period=broken.period, reason=broken.cause)
     patient = BY_SCHEDULE in flow_run.tags if overtake is None else not overtake
@@ -95,8 +95,8 @@ def claimed(place: Here, decision: str) -> bool:
     work = work_of(decision)
     if work in place.ledger.outcomes():
         return False
-    attempt = next_attempt(place, work, me=orchestrator.me())
-    return attempt is not None and place.ledger.claim(work, orchestrator.me(), attempt=attempt)
+    attempt = next_attempt(place, work, me=orchestrator.current_run_id())
+    return attempt is not None and place.ledger.claim(work, orchestrator.current_run_id(), attempt=attempt)
 
 
 def next_attempt(place: Here, work: str, *, me: str | None = None) -> int | None:
@@ -124,7 +124,7 @@ def cause_of(place: Here, decision: str | None) -> str:
 
 def finish(place: Here, work: str, result: str, **evidence: object) -> str:
     """Record the outcome, once."""
-    place.ledger.record_outcome(work, result, owner=orchestrator.me(), evidence=dict(evidence))
+    place.ledger.record_outcome(work, result, owner=orchestrator.current_run_id(), evidence=dict(evidence))
     orchestrator.show_markdown(
         "retrain", "\n".join(f"- {key}: `{value}`" for key, value in {"result": result, **evidence}.items()),
         about=f"Retrain: {result}",

@@ -34,11 +34,13 @@ def rollback(reason: str = "asked for by hand", to: str | None = None) -> int:
         return ended
     target, now = previous(place, to)
     place.shelf.open(target)  # one that is damaged would leave nobody to answer
-    moved = place.ledger.switch(target, expected=now, move="rollback", reason=reason, actor=orchestrator.me())
+    moved = place.ledger.switch(
+        target, expected=now, move="rollback", reason=reason, actor=orchestrator.current_run_id()
+    )
     follow(place, moved)
     project = place.params.project.name
     payload = {"release": target, "version": moved.version, "reason": reason}
-    orchestrator.tell("trimtab.rollout.rolled-back", project=project, id=f"live-{moved.version}", payload=payload)
+    orchestrator.emit("trimtab.rollout.rolled-back", project=project, id=f"live-{moved.version}", payload=payload)
     alerts.raise_alert(
         place.ledger, place.listeners, id=f"live:{moved.version}", kind="rolled back",
         message=f"{project}: rolled back to {target[:12]}: {reason}", evidence=payload,

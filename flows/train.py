@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from operations import datasets
 from operations.context import Here, here
 from tasks import dataset, lineage, orchestrator, plots, tracking
-from tasks.retries import ONCE
+from tasks.retries import RETRIED_CACHED
 from trimtab.config.params import Params
 from trimtab.data.schema import Schema
 from trimtab.model import candidate as paperwork
@@ -51,7 +51,7 @@ def train(as_of: str | None = None, dataset_hash: str | None = None) -> str:
         remote=place.remote,
     )
     orchestrator.show_link(
-        "candidate", tracking.run_page(place.tracking, run_id), text=f"Candidate of {newest} in MLflow",
+        "candidate", tracking.run_url(place.tracking, run_id), text=f"Candidate of {newest} in MLflow",
         about="The candidate's run, with its metrics, plots, inputs and lineage",
     )  # fmt: skip
     return run_id
@@ -65,7 +65,7 @@ def newest_period(place: Here, version: str) -> str:
     return names[-1]
 
 
-@task(persist_result=True, **ONCE)
+@task(persist_result=True, **RETRIED_CACHED)
 def make_candidate(
     project: Path,
     tracking_uri: str,
@@ -90,10 +90,10 @@ def make_candidate(
     facts = lineage.lineage(project, pointer=pointer, seed=params.train.seed)
     paper, files = paperwork.write(fitted, parts, params, period, dataset=version, lineage=facts)
     truth = training.truth_of(parts.holdout, params)
-    figures = plots.of_candidate(truth, fitted.scorer.score(parts.holdout), fitted.importances)
+    figures = plots.candidate_figures(truth, fitted.scorer.score(parts.holdout), fitted.importances)
     run_id = tracking.log_candidate(
         tracking_uri, paper=paper, candidate=fitted, parts=parts, files=files, figures=figures,
-        flow_run=orchestrator.me(),
+        flow_run=orchestrator.current_run_id(),
     )  # fmt: skip
     log_s = time.monotonic() - started - read_s - fit_s
     print(f"{paper.rows_train:,} rows: read {read_s:.1f} s, fit and weigh {fit_s:.1f} s, write and log {log_s:.1f} s")

@@ -20,7 +20,7 @@ BRING_SCHEMA = (
     "run ingest once where the project is worked on, review the schema.yaml that it infers, and bring it here with the "
     "project (commit it, into the image or the folder that is mounted)"
 )
-summarise = task(name="summarise")(reports.summary)
+summarise = task(name="summarise")(reports.summary_report)
 
 
 class Quarantined(RuntimeError):
@@ -53,7 +53,7 @@ def validate(period: str, batch: str | None = None) -> bool:
     announce(place, check)  # before the pages are drawn: what follows need not wait for them
     if last is not None and last.digest == landed.digest:
         place.ledger.record_outcome(
-            work_of(last), "accepted" if is_accepted else "quarantined", owner=orchestrator.me()
+            work_of(last), "accepted" if is_accepted else "quarantined", owner=orchestrator.current_run_id()
         )
     show(place, check, checked)
     return is_accepted
@@ -144,9 +144,9 @@ def announce(place: Here, check: BatchCheck) -> None:
     fact = f"{check.period}-{check.digest[:16]}-{check.schema[:8]}"
     payload: dict[str, Any] = {"period": check.period, "batch": check.digest, "reason": check.reason}
     if check.accepted:
-        orchestrator.tell("trimtab.batch.accepted", project=project, id=fact, payload=payload)
+        orchestrator.emit("trimtab.batch.accepted", project=project, id=fact, payload=payload)
         return
-    orchestrator.tell("trimtab.batch.quarantined", project=project, id=fact, payload=payload)
+    orchestrator.emit("trimtab.batch.quarantined", project=project, id=fact, payload=payload)
     message = f"{project}: the batch of {check.period} was quarantined: {check.reason}. The live model goes on."
     alerts.raise_alert(
         place.ledger, place.listeners, id=f"batch:{fact}", kind="batch quarantined", message=message, evidence=payload

@@ -17,7 +17,7 @@ from stores.releases.store import Shelf
 from stores.telemetry import Where, where
 from tasks import dataset
 from tasks.dataset import Remote
-from tasks.model_server import Server
+from tasks.model_server import ModelServerClient
 from trimtab.config import params
 from trimtab.config.params import Alert, Params
 from trimtab.config.settings import Settings
@@ -92,10 +92,10 @@ class Here:
         return f"{self.objects.url}/reports/{name}"
 
     @property
-    def server(self) -> Server:
+    def server(self) -> ModelServerClient:
         """The model server, or all of its replicas, with the key that opens it."""
         url = self.settings.server_replicas
-        return Server(url or self.settings.model_server, self.settings.server_key, is_many=url is not None)
+        return ModelServerClient(url or self.settings.model_server, self.settings.server_key, is_many=url is not None)
 
     @property
     def cache(self) -> Path:

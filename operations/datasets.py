@@ -13,9 +13,9 @@ from operations.context import Here
 from stores.ledger import Head, LostRace
 from tasks import dataset
 from tasks.dataset import DatasetVersion
-from tasks.retries import OUTSIDE
+from tasks.retries import RETRIED
 
-next_version = task(name="next-version", **OUTSIDE)(dataset.extend)
+next_version = task(name="next-version", **RETRIED)(dataset.extend)
 
 
 def current(place: Here) -> DatasetVersion:
@@ -31,7 +31,7 @@ def newest(place: Here) -> Head | None:
     the first."""
     if place.ledger.head() is None:
         _take_first(place)
-    while (head := place.ledger.head()) is not None and (theirs := dataset.by_hand(place.workspace)) is not None:
+    while (head := place.ledger.head()) is not None and (theirs := dataset.manual_change(place.workspace)) is not None:
         _take_in(place, head, theirs)
     return place.ledger.head()
 
@@ -60,7 +60,7 @@ def advance(place: Here, files: Mapping[str, Path | None], *, period: str, cause
 def bring(place: Here, name: str) -> Path:
     """The file called *name* below `data/` in the newest version, and no other. Raises DatasetError."""
     folder, _, rest = name.partition("/")
-    return dataset.one(place.workspace, current(place).hash, name=f"{folder}/{rest}", remote=place.remote)
+    return dataset.fetch_file(place.workspace, current(place).hash, name=f"{folder}/{rest}", remote=place.remote)
 
 
 def _take_first(place: Here) -> None:
@@ -73,7 +73,7 @@ def _take_first(place: Here) -> None:
         print(f"data.dvc names {found.hash}, which is in no cache or remote: the dataset begins anew.")
         return
     if _move(place, found, expected=0, cause="found") and home == place.workspace:
-        dataset.take_for_ours(place.workspace, found)
+        dataset.mark_as_ours(place.workspace, found)
 
 
 def _take_in(place: Here, head: Head, theirs: DatasetVersion) -> None:
@@ -91,7 +91,7 @@ def _take_in(place: Here, head: Head, theirs: DatasetVersion) -> None:
         print(f"data.dvc was changed by hand: {', '.join(sorted(changes)) or 'nothing'} taken in as {made.hash}.")
         if made.hash != head.hash and not _move(place, made, expected=head.version, cause="by hand"):
             return  # somebody was faster: once more, from theirs
-    dataset.take_for_ours(place.workspace, theirs)
+    dataset.mark_as_ours(place.workspace, theirs)
 
 
 def _move(place: Here, made: DatasetVersion, *, expected: int, cause: str) -> bool:

@@ -91,7 +91,7 @@ def _over(place: Here, row: dict[str, Any], steps: list[dict[str, Any]]) -> str 
     live, plan = place.ledger.live(), plan_of(steps)
     if live is None or live.rollout != row["id"]:
         return f"overtaken: {live.move} of {short(live.champion)}" if live else "nothing is live any more"
-    if why := model_server.refused(place.server, plan.b):
+    if why := model_server.refusal_reason(place.server, plan.b):
         return f"guardrail: the model server will not have B: {why}"
     terms = Terms.model_validate(row["terms"])
     found = observation.oriented(_pairs(place, row), plan.b, terms)
@@ -116,7 +116,7 @@ def end(place: Here, id: str, reason: str) -> Live:
     champion = _sound(place, steps)
     try:
         now = place.ledger.switch(
-            champion, expected=live.version, move="close", rollout=id, actor=orchestrator.me(),
+            champion, expected=live.version, move="close", rollout=id, actor=orchestrator.current_run_id(),
             reason=f"experiment {plan_of(steps).title} ended: {reason}", step=Step(id, at.steps + 1, "ended", evidence),
         )  # fmt: skip
     except LostRace:
@@ -143,11 +143,11 @@ def _sound(place: Here, steps: list[dict[str, Any]]) -> str:
 def follow(place: Here, live: Live) -> None:
     """Let target, model server and MLflow's alias follow the ledger."""
     contract.follow(place)
-    if not model_server.wait_until_followed(place.server, live.version):
+    if not model_server.wait_for_version(place.server, live.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     released = place.ledger.release(live.champion)
     if released is not None:
-        tracking.crown(place.tracking, name=released["model_name"], version=int(released["model_version"]))
+        tracking.set_champion(place.tracking, name=released["model_name"], version=int(released["model_version"]))
 
 
 def plan_of(steps: list[dict[str, Any]]) -> Plan:
@@ -205,7 +205,7 @@ def keep(place: Here, id: str, found: Report, text: str) -> str:
         measures=measures(found), labels=found.effect.labels, report=text, facts=found.model_dump(mode="json"),
         is_over=found.state == "ended",
     )  # fmt: skip
-    return tracking.run_page(place.tracking, run)
+    return tracking.run_url(place.tracking, run)
 
 
 def text_of(place: Here, found: Report) -> str:
@@ -224,7 +224,7 @@ def publish(place: Here, id: str) -> str:
     link = keep(place, id, found, text)
     orchestrator.show_markdown("experiment", f"{text}\n[In MLflow]({link})", about=f"Experiment {found.plan.title}")
     payload = {"id": id, "conclusion": found.conclusion, "reason": found.reason}
-    orchestrator.tell(
+    orchestrator.emit(
         "trimtab.experiment.started" if found.state == "running" else "trimtab.experiment.ended",
         project=project, id=f"{id}-{found.state}", payload=payload,
     )  # fmt: skip
@@ -234,7 +234,7 @@ def publish(place: Here, id: str) -> str:
             alerts.raise_alert(
                 place.ledger, place.listeners, id=id, kind="experiment ended", message=message, evidence=payload
             )
-        place.ledger.record_outcome(_told(id), "reported", owner=orchestrator.me(), evidence=payload)
+        place.ledger.record_outcome(_told(id), "reported", owner=orchestrator.current_run_id(), evidence=payload)
     return text
 
 

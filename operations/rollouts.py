@@ -83,7 +83,7 @@ def advance(place: Here, id: str) -> Outcome:
         return Outcome(at, Seen(), moved=False)
     if live is None or live.rollout != id:
         return _overtaken(place, row, at, live)
-    why = model_server.refused(place.server, row["release"]) if at.on_trial else None
+    why = model_server.refusal_reason(place.server, row["release"]) if at.on_trial else None
     try:
         seen = rollout_observation.look(place.telemetry, row, steps)
     except ObjectsError:
@@ -127,7 +127,7 @@ def take(place: Here, row: dict[str, Any], at: Standing, seen: Seen, move: Move,
     champion, challenger = _who(row, move)
     try:
         now = place.ledger.switch(
-            champion, expected=live.version, move=MOVES[move.state], reason=reason, actor=orchestrator.me(),
+            champion, expected=live.version, move=MOVES[move.state], reason=reason, actor=orchestrator.current_run_id(),
             rollout=row["id"], challenger=challenger,
             challenger_share=move.share if move.state == "canary" else 0.0, step=step,
         )  # fmt: skip
@@ -136,7 +136,7 @@ def take(place: Here, row: dict[str, Any], at: Standing, seen: Seen, move: Move,
     after = state_machine.standing(place.ledger.rollout_steps(row["id"]))
     print(f"{short(row['release'])}: {after.words}: {reason}")
     contract.follow(place)
-    if not model_server.wait_until_followed(place.server, now.version):
+    if not model_server.wait_for_version(place.server, now.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     tell(place, row, after, reason, now)
     return Outcome(after, seen, moved=True)
@@ -181,11 +181,11 @@ def tell(place: Here, row: dict[str, Any], at: Standing, reason: str, live: Live
         champion = place.ledger.release(live.champion)
         if champion is not None:
             tried = place.ledger.release(row["release"]) or {}
-            tracking.crown(
+            tracking.set_champion(
                 place.tracking, name=champion["model_name"], version=int(champion["model_version"]),
                 out=tried.get("model_version"),
             )  # fmt: skip
-        orchestrator.tell(
+        orchestrator.emit(
             EVENTS[at.state], project=project, id=f"{row['id']}-{at.steps}",
             payload={"release": row["release"], "version": live.version, "cause": row["cause"], "reason": reason},
         )  # fmt: skip

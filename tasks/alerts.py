@@ -13,7 +13,7 @@ from stores.ledger.statistics import moment
 from tasks import notifiers
 from trimtab.config.params import Alert
 
-ROUND_S = 20.0
+DELIVERY_LIMIT_S = 20.0
 """Longest time that the delivery of waiting alerts may take; the rest is for the next round, a minute later."""
 
 
@@ -22,7 +22,7 @@ def raise_alert(
 ) -> bool:
     """Record the alert and tell each listener; False when this very alert was raised before.
 
-    A listener that cannot be reached does not stop the others, nor the caller; `deliver_waiting` tries again later.
+    A listener that cannot be reached does not stop the others, nor the caller; `deliver_pending` tries again later.
     """
     if not ledger.record_alert(id, kind=kind, message=message, evidence=dict(evidence)):
         return False
@@ -30,7 +30,7 @@ def raise_alert(
     return True
 
 
-def deliver_waiting(ledger: Ledger, listeners: Sequence[Alert], *, grace: timedelta) -> list[str]:
+def deliver_pending(ledger: Ledger, listeners: Sequence[Alert], *, grace: timedelta) -> list[str]:
     """Deliver the alerts that have not reached everybody, to those who miss them; the ids of those that did now.
 
     One that was recorded within *grace* is left to whoever raised it, who may be delivering it. The newest come first,
@@ -43,7 +43,7 @@ def deliver_waiting(ledger: Ledger, listeners: Sequence[Alert], *, grace: timede
         for alert in reversed(ledger.alerts())
         if f"alert:{alert['id']}" not in known and moment(alert["recorded_at"]) <= raised_before
     ]
-    end, delivered, refused = time.monotonic() + ROUND_S, [], set[str]()
+    end, delivered, refused = time.monotonic() + DELIVERY_LIMIT_S, [], set[str]()
     for alert in waiting:
         if time.monotonic() >= end:
             break
@@ -61,10 +61,10 @@ def _deliver(
     """Tell the listeners whom *reached* does not hold, but none whose name is in *left_alone*; the names of those who
     do not know now. A repeat spares those who know."""
     work = f"alert:{body['id']}"
-    named = {notifiers.name_of(listener): listener for listener in listeners}
+    named = {notifiers.channel_name(listener): listener for listener in listeners}
     missing = [name for name in named if f"{work}:{name}" not in reached]
     asked = [name for name in missing if name not in left_alone]
-    told = notifiers.tell([named[name] for name in asked], body)
+    told = notifiers.notify_all([named[name] for name in asked], body)
     knowing = [name for name, knows in zip(asked, told, strict=True) if knows]
     unaware = {*missing} - {*knowing}
     for name in [f"{work}:{name}" for name in knowing] if unaware else [work]:

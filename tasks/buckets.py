@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from stores.object_store.s3 import Refused, credentials_from_files
-from tasks.sources import Access, SourceError, SourceRefused
+from tasks.sources import BucketAccess, SourceError, SourceRejected
 from trimtab.config.params import ParamsError
 from trimtab.data.periods import Period, PeriodError
 
@@ -48,26 +48,27 @@ class SourceObject:
     size: int
 
 
-def facts(objects: Sequence[SourceObject]) -> list[list[Any]]:
+def object_records(objects: Sequence[SourceObject]) -> list[list[Any]]:
     """*objects* as the ledger keeps them."""
     return [list(astuple(each)) for each in objects]
 
 
-def of_period(target: str, period: Period, access: Access) -> list[SourceObject]:
+def list_period_objects(target: str, period: Period, access: BucketAccess) -> list[SourceObject]:
     """The objects that hold the rows of *period*, in order of key; none when nothing has come yet.
 
     *target* is ``s3://bucket/path/{period}*.parquet`` (or .csv); each ``*`` stands for anything but a slash.
-    Raises ParamsError, SourceRefused or SourceError.
+    Raises ParamsError, SourceRejected or SourceError.
     """
     return _of_period(_client(access), target, period)
 
 
-def by_period(target: str, example: Period, access: Access) -> dict[str, list[SourceObject]]:
-    """The objects of every period that has some. *example* is any period of the project. Raises as `of_period`."""
+def list_by_period(target: str, example: Period, access: BucketAccess) -> dict[str, list[SourceObject]]:
+    """The objects of every period that has some. *example* is any period of the project. Raises as
+    `list_period_objects`."""
     written = re.sub(r"\d", r"\\d", re.escape(str(example)))
-    bucket, before, shape = _parsed(target, None, written)
+    bucket, before, shape = _split_target(target, None, written)
     periods: dict[str, list[SourceObject]] = {}
-    for found in _listed(_client(access), bucket, before):
+    for found in _list_objects(_client(access), bucket, before):
         match = shape.fullmatch(found.key)
         if match and _is_period(match["period"], example):
             periods.setdefault(match["period"], []).append(found)
@@ -77,14 +78,14 @@ def by_period(target: str, example: Period, access: Access) -> dict[str, list[So
 def read(
     target: str,
     period: Period,
-    access: Access,
+    access: BucketAccess,
 ) -> tuple[pd.DataFrame, list[SourceObject]]:
     """The rows of *period*, and the objects that they are from, each read whole as it was listed: when one is replaced
     meanwhile all is begun again, so that rows of two states never mix.
 
-    Raises ParamsError, SourceRefused or SourceError.
+    Raises ParamsError, SourceRejected or SourceError.
     """
-    bucket, client = _parsed(target, str(period))[0], _client(access)
+    bucket, client = _split_target(target, str(period))[0], _client(access)
     for _ in range(_ATTEMPTS):
         objects = _of_period(client, target, period)
         try:
@@ -96,8 +97,8 @@ def read(
 
 
 def _of_period(client: Any, target: str, period: Period) -> list[SourceObject]:
-    bucket, before, shape = _parsed(target, str(period))
-    return [found for found in _listed(client, bucket, before) if shape.fullmatch(found.key)]
+    bucket, before, shape = _split_target(target, str(period))
+    return [found for found in _list_objects(client, bucket, before) if shape.fullmatch(found.key)]
 
 
 def _frame(client: Any, bucket: str, found: SourceObject, period: Period) -> pd.DataFrame:
@@ -115,7 +116,7 @@ def _content(client: Any, bucket: str, found: SourceObject) -> bytes:
     where = f"s3://{bucket}/{found.key}"
     problem = ""
     for _ in range(_ATTEMPTS):
-        with _told(where, was_listed=True):
+        with _explain_errors(where, was_listed=True):
             answer = client.get_object(Bucket=bucket, Key=found.key, IfMatch=f'"{found.etag}"')
         try:
             content: bytes = answer["Body"].read()
@@ -128,18 +129,18 @@ def _content(client: Any, bucket: str, found: SourceObject) -> bytes:
     raise SourceError(f"{where}: {problem} ({_ATTEMPTS} attempts): try later")
 
 
-def _listed(client: Any, bucket: str, prefix: str) -> Iterator[SourceObject]:
-    with _told(f"s3://{bucket}/{prefix}"):
+def _list_objects(client: Any, bucket: str, prefix: str) -> Iterator[SourceObject]:
+    with _explain_errors(f"s3://{bucket}/{prefix}"):
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for entry in page.get("Contents", ()):
                 yield SourceObject(entry["Key"], entry["ETag"].strip('"'), entry["Size"])
 
 
-def _client(access: Access) -> Any:
+def _client(access: BucketAccess) -> Any:
     import boto3
     from botocore.config import Config
 
-    with _told(access.endpoint or "S3"):
+    with _explain_errors(access.endpoint or "S3"):
         given = {} if access.profile else credentials_from_files()
         session = boto3.session.Session(profile_name=access.profile, **given)
         return session.client(
@@ -152,7 +153,7 @@ def _client(access: Access) -> Any:
 
 
 @contextmanager
-def _told(where: str, *, was_listed: bool = False) -> Iterator[None]:
+def _explain_errors(where: str, *, was_listed: bool = False) -> Iterator[None]:
     """What boto3 raises inside, in our words about *where*. _Moved for what *was_listed* and is no longer there."""
     from botocore import exceptions as known
     from botocore.parsers import ResponseParserError
@@ -166,20 +167,20 @@ def _told(where: str, *, was_listed: bool = False) -> Iterator[None]:
             raise _Moved from error
         if code in _BUSY or status >= 500 or status == 429:
             raise SourceError(f"{where}: the server says {code} ({_ATTEMPTS} attempts): try later") from error
-        raise SourceRefused(f"{where}: {_REASONS.get(code, f'the server says {code}')}") from error
+        raise SourceRejected(f"{where}: {_REASONS.get(code, f'the server says {code}')}") from error
     except (known.HTTPClientError, known.ConnectionError) as error:
         text = re.sub(r"\?\S+", "", " ".join(str(error).split()))  # a signed address would be a secret
         raise SourceError(f"{where}: {text}") from error
     except ResponseParserError as error:
         raise SourceError(f"{where}: the answer is not S3's: try later, or correct TRIMTAB_SOURCE_ENDPOINT") from error
     except Refused as error:
-        raise SourceRefused(str(error)) from error
+        raise SourceRejected(str(error)) from error
     except known.BotoCoreError as error:
         text = " ".join(str(error).split())
-        raise SourceRefused(f"{where}: {text}: set the credentials of the source") from error
+        raise SourceRejected(f"{where}: {text}: set the credentials of the source") from error
 
 
-def _parsed(target: str, period: str | None, written: str = "") -> tuple[str, str, re.Pattern[str]]:
+def _split_target(target: str, period: str | None, written: str = "") -> tuple[str, str, re.Pattern[str]]:
     """Bucket, what all keys begin with, and the shape of a key. Raises ParamsError."""
     found = _TARGET.fullmatch(target)
     if found is None or "{period}" not in found["key"] or not target.endswith((".parquet", ".csv")):

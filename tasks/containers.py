@@ -25,11 +25,11 @@ _NO_REGISTRY = re.compile(
 _SCRATCH = {"/tmp": "mode=1777"}  # nosec B108 # of a container that nobody else is in
 
 
-class EngineRefused(RuntimeError):
+class EngineRejected(RuntimeError):
     """Docker would not do what was asked; the message says what, and what it said."""
 
 
-class EngineAway(EngineRefused):
+class EngineUnavailable(EngineRejected):
     """The engine, or the registry that it asked, does not answer: later it may."""
 
 
@@ -58,8 +58,8 @@ class Container:
         return self.state == "running"
 
 
-def check() -> str:
-    """The engine's version. Raises EngineAway when none answers."""
+def engine_version() -> str:
+    """The engine's version. Raises EngineUnavailable when none answers."""
     with _engine("be asked for its version") as engine:
         return str(engine.version()["Version"])
 
@@ -68,7 +68,7 @@ def find(labels: Mapping[str, str]) -> list[Container]:
     """Containers that have all these labels, ended ones too, by name."""
     with _engine("list containers") as engine:
         found = engine.containers.list(all=True, filters={"label": _texts(labels)}, ignore_removed=True)
-        return sorted((_described(container) for container in found), key=lambda container: container.name)
+        return sorted((_to_container(container) for container in found), key=lambda container: container.name)
 
 
 def find_image(reference: str) -> Image | None:
@@ -102,7 +102,7 @@ def bake(
                 forcerm=True,
             )  # fmt: skip
         except BuildError as error:
-            raise refusal_of(str(error.msg))(f"{reference} cannot be built from {base}: {error.msg}") from error
+            raise error_type(str(error.msg))(f"{reference} cannot be built from {base}: {error.msg}") from error
 
 
 def push(reference: str) -> None:
@@ -110,7 +110,7 @@ def push(reference: str) -> None:
     with _engine(f"push {reference}") as engine:
         for line in engine.images.push(reference, stream=True, decode=True):
             if "error" in line:
-                raise refusal_of(str(line["error"]))(f"{reference} cannot be pushed: {line['error']}")
+                raise error_type(str(line["error"]))(f"{reference} cannot be pushed: {line['error']}")
 
 
 def remove_image(reference: str) -> None:
@@ -161,21 +161,21 @@ def start(
                 container = created(engine)
         container.start()
         container.reload()
-        return _described(container)
+        return _to_container(container)
 
 
-def look(name: str) -> Container | None:
+def inspect(name: str) -> Container | None:
     """The container as it is now; None when there is none."""
     from docker.errors import NotFound
 
     with _engine(f"look at {name}") as engine:
         try:
-            return _described(engine.containers.get(name))
+            return _to_container(engine.containers.get(name))
         except NotFound:
             return None
 
 
-def last_words(name: str, lines: int = 15) -> str:
+def tail_logs(name: str, lines: int = 15) -> str:
     """The end of what a container wrote."""
     from docker.errors import NotFound
 
@@ -186,7 +186,7 @@ def last_words(name: str, lines: int = 15) -> str:
             return ""
 
 
-def take_away(name: str, *, stop_s: int = 0) -> int | None:
+def remove(name: str, *, stop_s: int = 0) -> int | None:
     """Have no such container: stopped, with *stop_s* seconds to finish, and removed. What it ended with; None when
     there was none."""
     from docker.errors import APIError, NotFound
@@ -208,13 +208,13 @@ def take_away(name: str, *, stop_s: int = 0) -> int | None:
         return None if code is None else int(code)
 
 
-def take_away_ended(labels: Mapping[str, str], older_s: float) -> int:
+def remove_exited(labels: Mapping[str, str], older_s: float) -> int:
     """Remove containers that ended longer ago than that; how many."""
     with _engine("remove ended containers") as engine:
         filters = {"label": _texts(labels), "status": ["exited", "dead"]}
         ended = engine.containers.list(all=True, filters=filters, ignore_removed=True)
         old = [c.name for c in ended if _age_s(c.attrs["State"].get("FinishedAt")) > older_s]
-    return sum(take_away(name) is not None for name in old)
+    return sum(remove(name) is not None for name in old)
 
 
 def write_file(name: str, path: str, content: bytes, *, then_signal: str) -> None:
@@ -226,16 +226,16 @@ def write_file(name: str, path: str, content: bytes, *, then_signal: str) -> Non
         try:
             container = engine.containers.get(name)
         except NotFound as error:
-            raise EngineRefused(f"there is no container {name} to write {path} into") from error
+            raise EngineRejected(f"there is no container {name} to write {path} into") from error
         if not container.put_archive(folder or "/", _archive({file: content})):
-            raise EngineRefused(f"{path} could not be written into {name}")
+            raise EngineRejected(f"{path} could not be written into {name}")
         container.kill(signal=then_signal)
 
 
 @contextmanager
 def _engine(what: str) -> Iterator[Any]:
-    """A connection to the engine that DOCKER_HOST names. Raises EngineRefused for whatever it says no to; EngineAway
-    when it says nothing."""
+    """A connection to the engine that DOCKER_HOST names. Raises EngineRejected for whatever it says no to;
+    EngineUnavailable when it says nothing."""
     import docker
     from docker.errors import APIError, DockerException
     from requests.exceptions import RequestException
@@ -244,26 +244,26 @@ def _engine(what: str) -> Iterator[Any]:
     try:
         engine = docker.from_env(timeout=_TIMEOUT_S)
     except DockerException as error:
-        raise EngineAway(f"no Docker engine answers, so it cannot {what}: {error}") from error
+        raise EngineUnavailable(f"no Docker engine answers, so it cannot {what}: {error}") from error
     try:
         yield engine
     except APIError as error:
-        kind = EngineAway if error.status_code in _AWAY else refusal_of(str(error))
+        kind = EngineUnavailable if error.status_code in _AWAY else error_type(str(error))
         raise kind(f"Docker would not {what}: {error}") from error
     except DockerException as error:
-        raise EngineRefused(f"Docker would not {what}: {error}") from error
+        raise EngineRejected(f"Docker would not {what}: {error}") from error
     except (RequestException, HTTPError) as error:  # the latter while it reads what comes in pieces
-        raise EngineAway(f"Docker ceased to answer when it was to {what}: {error}") from error
+        raise EngineUnavailable(f"Docker ceased to answer when it was to {what}: {error}") from error
     finally:
         engine.close()
 
 
-def refusal_of(said: str) -> type[EngineRefused]:
+def error_type(said: str) -> type[EngineRejected]:
     """Whether the engine was refused something, or a registry did not answer it; it tells of both in words only."""
-    return EngineAway if _NO_REGISTRY.search(said) else EngineRefused
+    return EngineUnavailable if _NO_REGISTRY.search(said) else EngineRejected
 
 
-def _described(container: Any) -> Container:
+def _to_container(container: Any) -> Container:
     attrs = container.attrs
     networks = attrs.get("NetworkSettings", {}).get("Networks") or {}
     addresses = [net["IPAddress"] for net in networks.values() if net.get("IPAddress")]

@@ -26,11 +26,11 @@ _TRIES = 6
 _ASK_S = 10.0
 
 
-class ClusterRefused(RuntimeError):
+class ClusterRejected(RuntimeError):
     """The cluster would not do what was asked; the message says what, and what it said."""
 
 
-class ClusterAway(ClusterRefused):
+class ClusterUnavailable(ClusterRejected):
     """The API server does not answer, or others keep changing the Deployment: later it may be done."""
 
 
@@ -50,7 +50,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Seen:
+class WorkloadStatus:
     """A Deployment as it was when somebody looked. *progress* is None once all its pods are new and ready. It is
     *stuck* when its controller has given this generation up; what it said of an earlier one does not count."""
 
@@ -76,18 +76,18 @@ class _Refusal(Exception):
         return "; ".join(c.get("message", "") for c in causes if c.get("reason") == "FieldManagerConflict")
 
 
-def look(workload: Workload) -> Seen:
-    """The Deployment now. Raises ClusterRefused; ClusterAway while the API server does not answer."""
-    return _run(workload, _look)
+def read_status(workload: Workload) -> WorkloadStatus:
+    """The Deployment now. Raises ClusterRejected; ClusterUnavailable while the API server does not answer."""
+    return _run(workload, _read_status)
 
 
-def set_release(workload: Workload, digest: str, *, rollout: str) -> Seen:
+def set_release(workload: Workload, digest: str, *, rollout: str) -> WorkloadStatus:
     """Have the Deployment start its pods for that release; the Deployment afterwards. Safe to repeat, and when others
-    change it at the same time. Raises ClusterRefused, also when somebody else holds these fields."""
+    change it at the same time. Raises ClusterRejected, also when somebody else holds these fields."""
 
-    async def apply(api: Any, workload: Workload) -> Seen:
+    async def apply(api: Any, workload: Workload) -> WorkloadStatus:
         for attempt in range(_TRIES):
-            seen = await _look(api, workload)
+            seen = await _read_status(api, workload)
             if (seen.release, seen.rollout) == (digest, rollout):
                 return seen
             try:
@@ -96,16 +96,18 @@ def set_release(workload: Workload, digest: str, *, rollout: str) -> Seen:
                 if refusal.status != 409 or refusal.holders:
                     raise
             await asyncio.sleep(0.1 * 2**attempt)  # its status changes while pods come and go
-        raise ClusterAway(f"the Deployment {workload.name} changed each of {_TRIES} times that it was to be written")
+        raise ClusterUnavailable(
+            f"the Deployment {workload.name} changed each of {_TRIES} times that it was to be written"
+        )
 
     return _run(workload, apply)
 
 
 def wait_until_rolled_out(workload: Workload, generation: int, *, within_s: float) -> None:
-    """Until every pod is of that generation, or a later one, and ready. Raises NotRolledOut, or ClusterRefused."""
+    """Until every pod is of that generation, or a later one, and ready. Raises NotRolledOut, or ClusterRejected."""
 
     async def wait(api: Any, workload: Workload) -> None:
-        deadline, seen = time.monotonic() + within_s, await _look(api, workload)
+        deadline, seen = time.monotonic() + within_s, await _read_status(api, workload)
         while seen.generation < generation or seen.progress is not None:
             if seen.stuck:
                 raise NotRolledOut(f"the Deployment {workload.name} is stuck: {seen.progress}")
@@ -113,16 +115,18 @@ def wait_until_rolled_out(workload: Workload, generation: int, *, within_s: floa
             if left <= 0:
                 raise NotRolledOut(f"the Deployment {workload.name} is not ready after {within_s:g} s: {seen.progress}")
             await _until_changed(api, workload, seen.version, min(left, 30.0))
-            seen = await _look(api, workload)
+            seen = await _read_status(api, workload)
 
     _run(workload, wait)
 
 
-async def _look(api: Any, workload: Workload) -> Seen:
-    return _seen(await _answer(lambda: api.read_namespaced_deployment(workload.name, workload.namespace, **_raw())))
+async def _read_status(api: Any, workload: Workload) -> WorkloadStatus:
+    return _to_status(
+        await _request(lambda: api.read_namespaced_deployment(workload.name, workload.namespace, **_raw()))
+    )
 
 
-async def _apply(api: Any, workload: Workload, digest: str, rollout: str, version: str) -> Seen:
+async def _apply(api: Any, workload: Workload, digest: str, rollout: str, version: str) -> WorkloadStatus:
     marks = {RELEASE: digest, ROLLOUT: rollout}
     container = {"name": workload.container, "env": [{"name": PRELOAD, "value": digest}]}
     body = {
@@ -131,8 +135,8 @@ async def _apply(api: Any, workload: Workload, digest: str, rollout: str, versio
         "metadata": {"name": workload.name, "resourceVersion": version, "annotations": marks},
         "spec": {"template": {"metadata": {"annotations": {RELEASE: digest}}, "spec": {"containers": [container]}}},
     }
-    return _seen(
-        await _answer(
+    return _to_status(
+        await _request(
             lambda: api.patch_namespaced_deployment(
                 workload.name, workload.namespace, body, field_manager=MANAGER, force=False,
                 _content_type="application/apply-patch+yaml", **_raw(),
@@ -162,8 +166,8 @@ async def _until_changed(api: Any, workload: Workload, version: str, within_s: f
     await asyncio.sleep(0.5)
 
 
-async def _answer(ask: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
-    """What the API server says; troubles that pass are waited for. Raises _Refusal, or ClusterAway."""
+async def _request(ask: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
+    """What the API server says; troubles that pass are waited for. Raises _Refusal, or ClusterUnavailable."""
     from aiohttp import ClientError
 
     trouble = ""
@@ -182,7 +186,7 @@ async def _answer(ask: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
             trouble = f"{answer.status}: {body.get('message')}"
         if attempt + 1 < _TRIES:
             await asyncio.sleep(0.1 * 2**attempt)
-    raise ClusterAway(f"the API server did not answer {_TRIES} times: {trouble}")
+    raise ClusterUnavailable(f"the API server did not answer {_TRIES} times: {trouble}")
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -196,7 +200,7 @@ def _raw() -> dict[str, Any]:
     return {"_preload_content": False, "_request_timeout": _ASK_S}
 
 
-def _seen(deployment: dict[str, Any]) -> Seen:
+def _to_status(deployment: dict[str, Any]) -> WorkloadStatus:
     meta, spec, status = deployment["metadata"], deployment["spec"], deployment.get("status") or {}
     marks = meta.get("annotations") or {}
     wanted, updated = int(spec.get("replicas", 1)), int(status.get("updatedReplicas") or 0)
@@ -216,7 +220,7 @@ def _seen(deployment: dict[str, Any]) -> Seen:
         progress = f"{there - updated} pods from before have not gone yet"
     elif available < updated:
         progress = f"{available} of {updated} new pods are ready"
-    return Seen(
+    return WorkloadStatus(
         release=marks.get(RELEASE), rollout=marks.get(ROLLOUT, ""), generation=int(meta["generation"]),
         version=str(meta["resourceVersion"]), progress=progress, stuck=is_over,
     )  # fmt: skip
@@ -233,10 +237,10 @@ def _run(workload: Workload, work: Callable[[Any, Workload], Coroutine[Any, Any,
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(asyncio.run, connected()).result()
     except _Refusal as refusal:
-        raise ClusterRefused(_explained(workload, refusal)) from refusal
+        raise ClusterRejected(_explain(workload, refusal)) from refusal
 
 
-def _explained(workload: Workload, refusal: _Refusal) -> str:
+def _explain(workload: Workload, refusal: _Refusal) -> str:
     what = f"Deployment {workload.name} in namespace {workload.namespace}"
     if refusal.holders:
         return (
@@ -264,7 +268,7 @@ async def _api(workload: Workload) -> AsyncIterator[Any]:
             except config.ConfigException:
                 await config.load_kube_config(client_configuration=settings, persist_config=False)
     except (config.ConfigException, OSError, TypeError) as error:
-        raise ClusterRefused(
+        raise ClusterRejected(
             "no cluster is known: run in a pod with a service account, or name a kubeconfig in TRIMTAB_KUBE_CONFIG: "
             f"{error}"
         ) from error

@@ -1,6 +1,5 @@
-"""The front of containers: an HAProxy that sends users to the model servers named in its file. The file is replaced and
-HAProxy reloaded, so a restart of the front forgets nothing, and requests that are under way are answered to their end.
-"""
+"""HAProxy in front of the model servers' containers. A switch replaces its configuration file and reloads it, so a
+restart keeps the route, and requests in flight finish on the old server."""
 
 from __future__ import annotations
 
@@ -13,52 +12,52 @@ import httpx
 
 from tasks import containers
 
-PATH = "/etc/trimtab/haproxy.cfg"  # in the front's container, on a volume
-ASKED_AT = "/front"
+PATH = "/etc/trimtab/haproxy.cfg"  # in HAProxy's container, on a volume
+BACKEND_PATH = "/backend"
 
 
-class FrontRefused(RuntimeError):
-    """The front does not send users where it should; they go where they went before."""
+class ProxyRejected(RuntimeError):
+    """HAProxy did not take the new route in time; users keep the old one."""
 
 
 @dataclass(frozen=True)
-class Front:
-    """The front in the container *name*, for users at *url*."""
+class HAProxy:
+    """HAProxy in the container *name*; users reach it at *url*."""
 
     name: str
     url: str
 
-    def shown(self) -> tuple[int, tuple[str, ...]]:
-        """Ledger version and containers that users are sent to now; 0 and none when it does not say."""
+    def current(self) -> tuple[int, tuple[str, ...]]:
+        """The ledger version and the containers of the current route; (0, ()) when HAProxy does not answer."""
         try:
-            answer = httpx.get(f"{self.url}{ASKED_AT}", timeout=2.0, headers={"Connection": "close"})
+            answer = httpx.get(f"{self.url}{BACKEND_PATH}", timeout=2.0, headers={"Connection": "close"})
         except httpx.HTTPError:
             return 0, ()
         found = re.fullmatch(r"(\d+) ?(.*)", answer.text.strip())
         return (int(found[1]), tuple(found[2].split())) if found and answer.is_success else (0, ())
 
-    def point(self, servers: Sequence[str], *, version: int, drain_s: float, within_s: float = 20.0) -> bool:
-        """Send users to these containers from now on, as the ledger's *version* asks; whether anything had to change.
+    def route_to(self, servers: Sequence[str], *, version: int, drain_s: float, within_s: float = 20.0) -> bool:
+        """Route users to the containers *servers*, as of the ledger's *version*; False when it was the route already.
 
-        Raises FrontRefused when it does not do so in time.
+        Raises ProxyRejected when HAProxy does not show the route within *within_s* seconds.
         """
-        if self.shown() == (version, tuple(servers)):
+        if self.current() == (version, tuple(servers)):
             return False
-        content = written(servers, version=version, drain_s=drain_s)
+        content = haproxy_config(servers, version=version, drain_s=drain_s)
         containers.write_file(self.name, PATH, content.encode(), then_signal="SIGUSR2")
         deadline = time.monotonic() + within_s
-        while self.shown() != (version, tuple(servers)):
+        while self.current() != (version, tuple(servers)):
             if time.monotonic() >= deadline:
-                raise FrontRefused(
-                    f"the front {self.name} was told to send users to {', '.join(servers)}, and {self.url}{ASKED_AT} "
-                    f"does not say so after {within_s:g} s: {containers.last_words(self.name)}"
+                raise ProxyRejected(
+                    f"HAProxy in {self.name} was told to route to {', '.join(servers)}, but {self.url}{BACKEND_PATH} "
+                    f"does not show it after {within_s:g} s: {containers.tail_logs(self.name)}"
                 )
             time.sleep(0.1)
         return True
 
 
-def written(servers: Sequence[str], *, version: int, drain_s: float) -> str:
-    """HAProxy's file. Servers are found by name again and again, so one that restarts with another address is found."""
+def haproxy_config(servers: Sequence[str], *, version: int, drain_s: float) -> str:
+    """The text of haproxy.cfg. HAProxy resolves names repeatedly, so a container may restart with a new address."""
     lines = [
         "# Written by deploy; a change by hand lasts until the next one.",
         "global",
@@ -81,7 +80,7 @@ def written(servers: Sequence[str], *, version: int, drain_s: float) -> str:
         "frontend users",
         f"    bind :{containers.PORT}",
         f'    http-request return status 200 content-type text/plain string "{version} {" ".join(servers)}" '
-        f"if {{ path {ASKED_AT} }}",
+        f"if {{ path {BACKEND_PATH} }}",
         "    default_backend servers",
         "frontend inside",
         "    bind :8404",

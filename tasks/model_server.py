@@ -16,23 +16,25 @@ import httpx
 from pydantic import SecretStr
 
 Answer = TypeVar("Answer")
-AWAY_S = 10.0  # how long to wait for a replica that nobody hears from, or for a first one: names in DNS lag behind
+UNREACHABLE_WAIT_S = (
+    10.0  # how long to wait for a replica that nobody hears from, or for a first one: names in DNS lag behind
+)
 
 
-class ServerRefused(RuntimeError):
+class ServerRejected(RuntimeError):
     """The model server would not take a release; *problem* says why."""
 
 
-class NotNow(ServerRefused):
+class ServerUnavailable(ServerRejected):
     """The model server can say neither yes nor no at present, which is held against no release."""
 
 
-class Away(NotNow):
+class ReplicaUnreachable(ServerUnavailable):
     """Nobody listens there: the replica is starting, ending, or dead."""
 
 
 @dataclass(frozen=True)
-class Server:
+class ModelServerClient:
     """A model server's address, and the key of scope admin if it asks for one. Its text does not show the key.
 
     With *is_many*, every address that the URL's name stands for is a replica (several A records, as Compose gives an
@@ -48,8 +50,8 @@ class Server:
         """What opens the server."""
         return {"X-API-Key": self.key.get_secret_value()} if self.key else {}
 
-    def replicas(self) -> list[Server]:
-        """Each replica by its own address; itself where it is one. Raises Away when the name is unknown."""
+    def replicas(self) -> list[ModelServerClient]:
+        """One client per replica address; itself where there is one. Raises ReplicaUnreachable for an unknown name."""
         if not self.is_many:
             return [self]
         parts = urlsplit(self.url)
@@ -57,56 +59,60 @@ class Server:
         try:
             found = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)}
         except OSError as error:
-            raise Away(f"{self.url} has no replica: its name stands for no address ({error})") from error
+            raise ReplicaUnreachable(f"{self.url} has no replica: its name stands for no address ({error})") from error
         hosts = [f"[{address}]" if ":" in address else address for address in sorted(found)]
         return [replace(self, url=f"{parts.scheme}://{host}:{port}", is_many=False) for host in hosts]
 
 
-def _each(server: Server, ask: Callable[[Server], Answer], *, away_s: float = 0.0) -> list[Answer]:
+def _ask_each_replica(
+    server: ModelServerClient, ask: Callable[[ModelServerClient], Answer], *, away_s: float = 0.0
+) -> list[Answer]:
     """What every replica answers, asked at the same time; the first error is raised when all have answered. Raises
-    Away when there is none, or nobody hears from one for *away_s*."""
+    ReplicaUnreachable when there is none, or nobody hears from one for *away_s*."""
     if not server.is_many:
         return [ask(server)]
     deadline = time.monotonic() + away_s
-    replicas = _patiently(server.replicas, deadline)
+    replicas = _retry_until(server.replicas, deadline)
     with ThreadPoolExecutor(len(replicas)) as pool:
-        answers = [a for found in pool.map(partial(_while_there, server, ask, deadline), replicas) for a in found]
+        answers = [a for found in pool.map(partial(_ask_replica, server, ask, deadline), replicas) for a in found]
     if not answers:
-        raise Away(f"{server.url} has no replica left: all that it had are gone")
+        raise ReplicaUnreachable(f"{server.url} has no replica left: all that it had are gone")
     return answers
 
 
-def _while_there(server: Server, ask: Callable[[Server], Answer], deadline: float, one: Server) -> list[Answer]:
+def _ask_replica(
+    server: ModelServerClient, ask: Callable[[ModelServerClient], Answer], deadline: float, one: ModelServerClient
+) -> list[Answer]:
     """The replica's answer; nothing when the name has ceased to stand for it, as it does when replicas are rolled."""
 
     def asked() -> list[Answer]:
         try:
             return [ask(one)]
-        except Away:
+        except ReplicaUnreachable:
             if one not in server.replicas():
                 return []
             raise
 
-    return _patiently(asked, deadline)
+    return _retry_until(asked, deadline)
 
 
-def _patiently(ask: Callable[[], Answer], deadline: float) -> Answer:
+def _retry_until(ask: Callable[[], Answer], deadline: float) -> Answer:
     while True:
         try:
             return ask()
-        except Away:
+        except ReplicaUnreachable:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.5)
 
 
-def load(server: Server, digest: str, *, timeout_s: float = 30.0) -> None:
-    """Have the release loaded beside the live one, in every replica. Raises ServerRefused; NotNow while a server is
-    away or cannot reach its store."""
-    _each(server, lambda one: _post(one, f"/releases/{digest}/load", timeout_s), away_s=AWAY_S)
+def load(server: ModelServerClient, digest: str, *, timeout_s: float = 30.0) -> None:
+    """Have the release loaded beside the live one, in every replica. Raises ServerRejected; ServerUnavailable while a
+    server is away or cannot reach its store."""
+    _ask_each_replica(server, lambda one: _post(one, f"/releases/{digest}/load", timeout_s), away_s=UNREACHABLE_WAIT_S)
 
 
-def ready(server: Server, *, within_s: float, path: str = "/ready") -> bool:
+def wait_until_ready(server: ModelServerClient, *, within_s: float, path: str = "/ready") -> bool:
     """Whether the server can answer users within that time; with the path ``/health``, whether it is there at all."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -119,7 +125,7 @@ def ready(server: Server, *, within_s: float, path: str = "/ready") -> bool:
     return False
 
 
-def unready(server: Server) -> str:
+def unready_reasons(server: ModelServerClient) -> str:
     """Why it cannot answer users, as it says itself."""
     try:
         answer = httpx.get(f"{server.url}/ready", timeout=5.0)
@@ -128,7 +134,7 @@ def unready(server: Server) -> str:
         return f"{server.url}/ready does not answer: {type(error).__name__}"
 
 
-def in_flight(server: Server) -> float:
+def in_flight(server: ModelServerClient) -> float:
     """How many requests it is answering now; none when it does not say."""
     try:
         told = httpx.get(f"{server.url}/metrics", timeout=2.0).text
@@ -138,79 +144,81 @@ def in_flight(server: Server) -> float:
     return sum(map(float, counts))
 
 
-def probe(server: Server, digest: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
+def probe(server: ModelServerClient, digest: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
     """Health, and the release's own samples through the whole path against the recorded predictions, in every replica;
     what was found, with the number of replicas.
 
-    Raises ServerRefused when the answers differ, and NotNow as `load` does.
+    Raises ServerRejected when the answers differ, and ServerUnavailable as `load` does.
     """
-    found = _each(server, lambda one: _post(one, f"/releases/{digest}/probe", timeout_s), away_s=AWAY_S)
+    found = _ask_each_replica(
+        server, lambda one: _post(one, f"/releases/{digest}/probe", timeout_s), away_s=UNREACHABLE_WAIT_S
+    )
     for one in found:
         if not one["ok"]:
-            raise ServerRefused(f"the release does not answer as recorded: {one['reason']}")
+            raise ServerRejected(f"the release does not answer as recorded: {one['reason']}")
     return {**found[0], "replicas": len(found)}
 
 
-def live(server: Server) -> dict[str, Any]:
+def live(server: ModelServerClient) -> dict[str, Any]:
     """Who answers there now."""
     try:
         return dict(httpx.get(f"{server.url}/live", headers=server.headers, timeout=5.0).raise_for_status().json())
     except httpx.HTTPStatusError as error:
-        raise ServerRefused(_refusal(error.response)) from error
+        raise ServerRejected(_refusal(error.response)) from error
     except httpx.HTTPError as error:
-        raise ServerRefused(f"the model server at {server.url} does not answer: {error}") from error
+        raise ServerRejected(f"the model server at {server.url} does not answer: {error}") from error
 
 
-def wait_until_followed(server: Server, version: int, *, within_s: float = 10.0) -> bool:
+def wait_for_version(server: ModelServerClient, version: int, *, within_s: float = 10.0) -> bool:
     """Whether every replica stands at the ledger's *version*, or a newer one, within that time. They follow by
     themselves; one that does not answer will find out when it is back."""
     try:
-        return all(_each(server, lambda one: _has_followed(one, version, within_s)))
-    except ServerRefused:
+        return all(_ask_each_replica(server, lambda one: _reaches_version(one, version, within_s)))
+    except ServerRejected:
         return False
 
 
-def _has_followed(server: Server, version: int, within_s: float) -> bool:
+def _reaches_version(server: ModelServerClient, version: int, within_s: float) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:
             if int(live(server).get("ledger_version") or 0) >= version:
                 return True
-        except ServerRefused:
+        except ServerRejected:
             return False
         time.sleep(0.1)
     return False
 
 
-def refused(server: Server, digest: str) -> str | None:
+def refusal_reason(server: ModelServerClient, digest: str) -> str | None:
     """Why a replica will not have a release, as after one that killed it; None when all do, or do not answer."""
     try:
-        reasons = _each(server, lambda one: _refused(one, digest))
-    except ServerRefused:
+        reasons = _ask_each_replica(server, lambda one: _refusal_reason(one, digest))
+    except ServerRejected:
         return None
     return next(filter(None, reasons), None)
 
 
-def _refused(server: Server, digest: str) -> str | None:
+def _refusal_reason(server: ModelServerClient, digest: str) -> str | None:
     try:
         reason = (live(server).get("refused") or {}).get(digest)
-    except ServerRefused:
+    except ServerRejected:
         return None
     return str(reason) if reason else None
 
 
-def _post(server: Server, path: str, timeout_s: float) -> dict[str, Any]:
+def _post(server: ModelServerClient, path: str, timeout_s: float) -> dict[str, Any]:
     url = f"{server.url}{path}"
     try:
         answer = httpx.post(url, headers=server.headers, timeout=timeout_s)
     except httpx.HTTPError as error:
         is_gone = isinstance(error, httpx.NetworkError | httpx.ConnectTimeout | httpx.RemoteProtocolError)
         told = f"{url} does not answer: {type(error).__name__}: {error}"
-        raise (Away(told) if is_gone else ServerRefused(told)) from error
+        raise (ReplicaUnreachable(told) if is_gone else ServerRejected(told)) from error
     if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        raise NotNow(_refusal(answer))
+        raise ServerUnavailable(_refusal(answer))
     if answer.status_code >= 400:
-        raise ServerRefused(_refusal(answer))
+        raise ServerRejected(_refusal(answer))
     return dict(answer.json())
 
 

@@ -1,8 +1,8 @@
 """Carrying an alert to whoever listens: a webhook of one's own, which gets it as JSON, or Slack, e-mail and the other
 services that apprise knows. Who has heard what is in the ledger, see `tasks.alerts`.
 
-Nothing here waits for long: receivers are told side by side, and who does not take an alert within `PATIENCE_S` is left
-alone for `REST_S`. The thread that waits for it ends with the process at the latest."""
+Nothing here waits for long: receivers are told side by side, and who does not take an alert within `TIMEOUT_S` is left
+alone for `BACKOFF_S`. The thread that waits for it ends with the process at the latest."""
 
 from __future__ import annotations
 
@@ -21,47 +21,49 @@ import httpx
 from trimtab.config.params import Alert
 
 log = logging.getLogger("trimtab.alerts")
-PATIENCE_S = 8.0
-REST_S = 60.0
+TIMEOUT_S = 8.0
+BACKOFF_S = 60.0
 BODY_LIMIT = 3000
 _SCHEMES = {"email": ("mailto", "mailtos"), "slack": ("slack", "https")}
 # They log the addresses that they ask, and these are secrets.
 for _name, _level in {"httpx": logging.WARNING, "urllib3": logging.INFO, "apprise": logging.CRITICAL + 1}.items():
     logging.getLogger(_name).setLevel(_level)
 
-_resting: dict[str, float] = {}  # names of listeners that kept somebody waiting, and until when they are left alone
+_backoff_until: dict[
+    str, float
+] = {}  # names of listeners that kept somebody waiting, and until when they are left alone
 
 
-class NotDelivered(RuntimeError):
+class DeliveryFailed(RuntimeError):
     """A receiver did not take an alert. The text says why, and holds no address."""
 
 
-def name_of(listener: Alert) -> str:
+def channel_name(listener: Alert) -> str:
     """What the ledger calls a listener, whose address may be secret, and may change where it comes from elsewhere."""
     where = listener.url.get_secret_value() if listener.url else listener.url_env or str(listener.url_file or "")
     return f"{listener.kind}-{hashlib.sha256(where.encode()).hexdigest()[:12]}"
 
 
-def tell(listeners: Sequence[Alert], body: Mapping[str, Any]) -> list[bool]:
+def notify_all(listeners: Sequence[Alert], body: Mapping[str, Any]) -> list[bool]:
     """Tell everybody side by side; who has taken it. Never raises, and takes little longer than PATIENCE_S."""
     if any(listener.kind not in ("log", "webhook") for listener in listeners):
         import apprise  # noqa: F401 - its import may take a while, which is not the receiver's fault
-    carriers = [_Carrier(listener, body) for listener in listeners]
-    deadline = time.monotonic() + PATIENCE_S
+    carriers = [_Delivery(listener, body) for listener in listeners]
+    deadline = time.monotonic() + TIMEOUT_S
     return [carrier.outcome(deadline) for carrier in carriers]
 
 
-class _Carrier:
+class _Delivery:
     """One alert on its way to one listener."""
 
     def __init__(self, listener: Alert, body: Mapping[str, Any]) -> None:
-        self.listener, self.body, self.name = listener, body, name_of(listener)
+        self.listener, self.body, self.name = listener, body, channel_name(listener)
         self.trouble: str | None = "no answer in time"
         self.thread: threading.Thread | None = None
         if listener.kind == "log":
             log.warning("%s: %s", body["kind"], body["message"])
             self.trouble = None
-        elif time.monotonic() < _resting.get(self.name, 0.0):
+        elif time.monotonic() < _backoff_until.get(self.name, 0.0):
             self.trouble = "it did not answer in time a moment ago"
         else:
             self.thread = threading.Thread(target=self._carry, daemon=True)
@@ -72,7 +74,7 @@ class _Carrier:
         if self.thread is not None:
             self.thread.join(max(deadline - time.monotonic(), 0.0))
             if self.thread.is_alive():
-                _resting[self.name] = time.monotonic() + REST_S
+                _backoff_until[self.name] = time.monotonic() + BACKOFF_S
         if self.trouble is not None:
             kind, id = self.listener.kind, self.body["id"]
             log.error("the alert %s could not be delivered (%s): %s", id, kind, self.trouble)
@@ -81,8 +83,8 @@ class _Carrier:
     def _carry(self) -> None:
         try:
             send = _post if self.listener.kind == "webhook" else _notify
-            send(self.listener, address_of(self.listener), self.body)
-        except NotDelivered as error:
+            send(self.listener, resolve_address(self.listener), self.body)
+        except DeliveryFailed as error:
             self.trouble = str(error)
         except Exception as error:  # noqa: BLE001 - a library's surprise is one more reason, and its text may be secret
             self.trouble = type(error).__name__
@@ -90,20 +92,20 @@ class _Carrier:
             self.trouble = None
 
 
-def address_of(listener: Alert) -> str:
-    """Where the listener is, read anew each time, so that a changed secret counts at once. Raises NotDelivered."""
+def resolve_address(listener: Alert) -> str:
+    """Where the listener is, read anew each time, so that a changed secret counts at once. Raises DeliveryFailed."""
     if listener.url is not None:
         return listener.url.get_secret_value()
     if listener.url_env is not None:
         if not (address := os.environ.get(listener.url_env, "").strip()):
-            raise NotDelivered(f"the variable {listener.url_env} is not set where this flow runs")
+            raise DeliveryFailed(f"the variable {listener.url_env} is not set where this flow runs")
         return address
     try:
         address = listener.url_file.read_text(encoding="utf-8").strip() if listener.url_file else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise NotDelivered(f"{listener.url_file} cannot be read ({type(error).__name__})") from None
+        raise DeliveryFailed(f"{listener.url_file} cannot be read ({type(error).__name__})") from None
     if not address:
-        raise NotDelivered(f"{listener.url_file} is empty")
+        raise DeliveryFailed(f"{listener.url_file} is empty")
     return address
 
 
@@ -111,9 +113,9 @@ def _post(_: Alert, address: str, body: Mapping[str, Any]) -> None:
     try:
         httpx.post(address, json=body, timeout=5.0).raise_for_status()
     except httpx.HTTPStatusError as error:
-        raise NotDelivered(f"it answers {error.response.status_code}") from None
+        raise DeliveryFailed(f"it answers {error.response.status_code}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise NotDelivered(type(error).__name__) from None
+        raise DeliveryFailed(type(error).__name__) from None
 
 
 def _notify(listener: Alert, address: str, body: Mapping[str, Any]) -> None:
@@ -121,19 +123,21 @@ def _notify(listener: Alert, address: str, body: Mapping[str, Any]) -> None:
 
     allowed = _SCHEMES.get(listener.kind)
     if allowed and _scheme(address) not in allowed:
-        raise NotDelivered(f"its address does not begin like one for kind {listener.kind}: {'://, '.join(allowed)}://")
+        raise DeliveryFailed(
+            f"its address does not begin like one for kind {listener.kind}: {'://, '.join(allowed)}://"
+        )
     asset = apprise.AppriseAsset(app_id="Trimtab", app_desc="Trimtab", app_url="")
     receiver = apprise.Apprise.instantiate(address, asset=asset, suppress_exceptions=True)
     if not isinstance(receiver, apprise.NotifyBase):
-        raise NotDelivered("its address is none that apprise knows")
+        raise DeliveryFailed("its address is none that apprise knows")
     receiver.socket_connect_timeout = receiver.socket_read_timeout = 5.0
     everybody = apprise.Apprise(asset=asset)
     everybody.add(receiver)
     if not everybody.notify(
-        title=f"Trimtab: {body['kind']}", body=_letter(body), notify_type=apprise.NotifyType.WARNING,
+        title=f"Trimtab: {body['kind']}", body=_message_text(body), notify_type=apprise.NotifyType.WARNING,
         body_format=apprise.NotifyFormat.TEXT,
     ):  # fmt: skip
-        raise NotDelivered("it was refused, or cannot be reached")
+        raise DeliveryFailed("it was refused, or cannot be reached")
 
 
 def _scheme(address: str) -> str:
@@ -142,7 +146,7 @@ def _scheme(address: str) -> str:
     return ""
 
 
-def _letter(body: Mapping[str, Any]) -> str:
+def _message_text(body: Mapping[str, Any]) -> str:
     """The alert as people read it."""
     facts = [f"{name}: {value}" for name, value in body["evidence"].items()]
     text = "\n".join([str(body["message"]), "", *facts, f"alert: {body['id']}"])

@@ -37,7 +37,7 @@ RESOURCE = "trimtab.project"
 TAG = "trimtab"
 
 
-def tell(event: str, *, project: str, id: str, payload: Mapping[str, Any]) -> None:
+def emit(event: str, *, project: str, id: str, payload: Mapping[str, Any]) -> None:
     """Emit *event* about *project*; *id* names the fact, so that telling twice is one event to Prefect."""
     emit_event(
         event=event,
@@ -50,7 +50,7 @@ def tell(event: str, *, project: str, id: str, payload: Mapping[str, Any]) -> No
     )
 
 
-def start(deployment: str, *, key: str, parameters: Mapping[str, Any], tags: Sequence[str] = ()) -> str:
+def start_run(deployment: str, *, key: str, parameters: Mapping[str, Any], tags: Sequence[str] = ()) -> str:
     """Ask for a run of *deployment* without waiting for it; the same run for the same *key*. Its id."""
     run = run_deployment(
         deployment, parameters=dict(parameters), idempotency_key=key, timeout=0, as_subflow=False, tags=[*tags]
@@ -68,15 +68,15 @@ def run_state(id: str) -> str | None:
     return run.state_type.value if run.state_type else None
 
 
-ALIVE = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING)
+ACTIVE_STATES = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING)
 
 
-def is_asked_for(deployment: str, parameters: Mapping[str, Any]) -> bool:
+def has_active_run(deployment: str, parameters: Mapping[str, Any]) -> bool:
     """Whether a run of *deployment* with these *parameters* goes on or waits for a worker, whoever asked for it."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*ALIVE])),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*ACTIVE_STATES])),
                 tags=FlowRunFilterTags(all_=[deployment]),
             ),
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
@@ -85,7 +85,7 @@ def is_asked_for(deployment: str, parameters: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class LostRun:
+class FailedRun:
     """A flow run that did not end well."""
 
     id: str
@@ -95,7 +95,7 @@ class LostRun:
     message: str
 
 
-def failed_runs(*, limit: int = 100) -> list[LostRun]:
+def list_failed_runs(*, limit: int = 100) -> list[FailedRun]:
     """The newest runs of our deployments that failed or crashed."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
@@ -107,7 +107,7 @@ def failed_runs(*, limit: int = 100) -> list[LostRun]:
             limit=limit,
         )
     return [
-        LostRun(
+        FailedRun(
             id=str(run.id), name=run.name, deployment=next((t for t in run.tags if "/" in t), "a flow run"),
             state=run.state_type.value if run.state_type else "",
             message=(run.state.message or "") if run.state else "",
@@ -116,7 +116,7 @@ def failed_runs(*, limit: int = 100) -> list[LostRun]:
     ]  # fmt: skip
 
 
-def end_orphans(parents: Sequence[str]) -> list[str]:
+def crash_orphaned_subflows(parents: Sequence[str]) -> list[str]:
     """Mark the runs as crashed that went on within *parents*, which are lost: nobody else will. Their names."""
     if not parents:
         return []
@@ -139,7 +139,7 @@ def run_times(id: str) -> tuple[datetime | None, datetime | None]:
     return run.start_time, run.end_time
 
 
-def me() -> str:
+def current_run_id() -> str:
     """The id of the flow run that this is part of; `local` outside of one."""
     return str(flow_run.id or "local")
 
@@ -159,7 +159,7 @@ def show_link(key: str, url: str, *, text: str, about: str) -> None:
     create_link_artifact(url, link_text=text, key=key, description=about)
 
 
-class Progress:
+class ProgressArtifact:
     """A progress artifact on this run's page that moves on; written only when it does."""
 
     def __init__(self, key: str) -> None:

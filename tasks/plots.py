@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trimtab.model.scoring import Scores
 
 
-def of_candidate(truth: np.ndarray[Any, Any], scores: Scores, importances: dict[str, float]) -> dict[str, Figure]:
+def candidate_figures(truth: np.ndarray[Any, Any], scores: Scores, importances: dict[str, float]) -> dict[str, Figure]:
     """Name → figure: importance for every task, ROC and calibration for binary, predicted against true otherwise."""
     figures = {"importance": _importance(importances)}
     if scores.task == "binary":

@@ -33,7 +33,7 @@ class DriftReport:
     html: str
 
 
-def drift(
+def drift_report(
     reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature], *, threshold: float, period: str
 ) -> DriftReport:
     """How far *current* lies from *reference*: Wasserstein distance in units of the reference's standard deviation
@@ -54,7 +54,7 @@ def drift(
     numbers = [name for name in usable if kinds[name] == "number"]
     categories = [name for name in usable if kinds[name] == "category"]
     columns = [ValueDrift(column=name, method=METHODS[kinds[name]], threshold=threshold) for name in usable]
-    before, after = _clipped(reference[usable], current[usable], numbers)
+    before, after = _clip_outliers(reference[usable], current[usable], numbers)
     report = Report(columns, include_tests=True, metadata={"period": period})
     run = report.run(_dataset(after, numbers, categories), _dataset(before, numbers, categories), name=period)
     found = {m["config"]["column"]: float(m["value"]) for m in run.dict()["metrics"]}
@@ -62,7 +62,7 @@ def drift(
     return DriftReport({n: v for n, v in found.items() if v == v}, prediction, _html(run))
 
 
-def performance(
+def performance_report(
     truth: Any, prediction: Any, *, task: str, period: str, reference: tuple[Any, Any] | None = None
 ) -> str:
     """A page about predictions with known labels: classification quality, or regression quality.
@@ -94,7 +94,7 @@ def performance(
     return _html(run)
 
 
-def summary(frame: pd.DataFrame, *, numbers: Sequence[str], categories: Sequence[str], period: str) -> str:
+def summary_report(frame: pd.DataFrame, *, numbers: Sequence[str], categories: Sequence[str], period: str) -> str:
     """A page that describes a batch, column by column, from at most SUMMARY_ROWS of its rows."""
     from evidently import Report
     from evidently.presets import DataSummaryPreset
@@ -113,7 +113,9 @@ def _dataset(frame: pd.DataFrame, numbers: Sequence[str], categories: Sequence[s
     return Dataset.from_pandas(frame, data_definition=definition)
 
 
-def _clipped(before: pd.DataFrame, after: pd.DataFrame, numbers: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _clip_outliers(
+    before: pd.DataFrame, after: pd.DataFrame, numbers: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     low, high = before[numbers].quantile(0.001), before[numbers].quantile(0.999)
     room = (high - low).where(high > low, 1.0)
     old, new = (f[numbers].clip(low - room, high + room, axis=1) for f in (before, after))

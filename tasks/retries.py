@@ -10,10 +10,10 @@ from prefect.tasks import Task, exponential_backoff
 
 from tasks.sources import SourceError
 
-LASTING = (ValueError, LookupError, TypeError, AssertionError, FileNotFoundError)
+PERMANENT = (ValueError, LookupError, TypeError, AssertionError, FileNotFoundError)
 
 
-class Policy(TypedDict):
+class TaskOptions(TypedDict):
     """Options of `prefect.task`."""
 
     retries: int
@@ -23,13 +23,13 @@ class Policy(TypedDict):
     cache_policy: Any
 
 
-def is_passing(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether the trouble may be gone at the next try: what is wrong with the input stays wrong."""
     try:
         state.result()
     except SourceError:
         return True
-    except LASTING:
+    except PERMANENT:
         return False
     except Exception as error:  # noqa: BLE001  # whatever a task may raise
         status = getattr(error, "get_http_status_code", lambda: 500)()  # MLflow's errors
@@ -37,14 +37,14 @@ def is_passing(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     return False
 
 
-OUTSIDE = Policy(
+RETRIED = TaskOptions(
     retries=3,
     retry_delay_seconds=exponential_backoff(backoff_factor=1),
     retry_jitter_factor=0.5,
-    retry_condition_fn=is_passing,
+    retry_condition_fn=is_transient,
     cache_policy=NO_CACHE,
 )
 """For tasks that touch the outside world; every one of them is safe to repeat."""
 
-ONCE: Policy = {**OUTSIDE, "cache_policy": INPUTS + TASK_SOURCE}
+RETRIED_CACHED: TaskOptions = {**RETRIED, "cache_policy": INPUTS + TASK_SOURCE}
 """For tasks whose result is kept: the same inputs and the same code are not worked on twice."""

@@ -15,7 +15,7 @@ from trimtab.data.periods import Period
 
 
 @dataclass(frozen=True)
-class Access:
+class BucketAccess:
     """How to get to the source's buckets: the address of an S3 server of one's own, a profile of the AWS credentials
     file. Neither: Amazon's, with the credentials of the environment."""
 
@@ -27,7 +27,7 @@ class SourceError(RuntimeError):
     """The source did not give the rows of a period; nothing of it was kept."""
 
 
-class SourceRefused(ValueError):
+class SourceRejected(ValueError):
     """The source does not let us, and will not however often it is asked: a bucket that is not there, credentials."""
 
 
@@ -36,19 +36,19 @@ def in_bucket(target: str) -> bool:
     return target.startswith("s3://")
 
 
-def fetch(project: Path, target: str, period: Period, access: Access | None = None) -> pd.DataFrame:
+def fetch(project: Path, target: str, period: Period, access: BucketAccess | None = None) -> pd.DataFrame:
     """The rows that *target* has for *period*; an empty frame when there are none.
 
     *target* is ``module:function``, looked for in the project's folder first and called with the period's start and
     end (UTC), or the path of a Parquet or CSV file, relative to the project, with ``{period}`` in its name; or objects
     of a bucket, to which *access* leads.
-    Raises ParamsError when the target cannot be found, SourceError when it fails, SourceRefused when asking again is
+    Raises ParamsError when the target cannot be found, SourceError when it fails, SourceRejected when asking again is
     of no use.
     """
     if in_bucket(target):
         from tasks import buckets
 
-        return buckets.read(target, period, access or Access())[0]
+        return buckets.read(target, period, access or BucketAccess())[0]
     if target.endswith((".parquet", ".csv")):
         return _read(project / target.replace("{period}", str(period)), period)
     module_name, _, function_name = target.partition(":")

@@ -29,7 +29,7 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages for tr
 
 
 @dataclass(frozen=True)
-class Drafted:
+class CandidateArtifacts:
     """A candidate read back from its run: its paper, and the folder that holds its files."""
 
     run_id: str
@@ -138,7 +138,7 @@ def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def candidate(tracking_uri: str, run_id: str, *, cache: Path) -> Drafted:
+def fetch_candidate(tracking_uri: str, run_id: str, *, cache: Path) -> CandidateArtifacts:
     """The candidate of a run, its files fetched into *cache* once. Raises LookupError for a run that is none."""
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -157,10 +157,10 @@ def candidate(tracking_uri: str, run_id: str, *, cache: Path) -> Drafted:
             run_id=run_id, artifact_path=FOLDER, dst_path=str(folder), tracking_uri=tracking_uri
         )
     paper = Paper.model_validate_json((folder / FOLDER / PAPER).read_bytes())
-    return Drafted(run_id, paper, folder / FOLDER, run.data.tags["trimtab.model_uri"])
+    return CandidateArtifacts(run_id, paper, folder / FOLDER, run.data.tags["trimtab.model_uri"])
 
 
-def log_verdict(
+def log_gate_result(
     tracking_uri: str, run_id: str, *, passed: bool, reason: str, evidence: Mapping[str, Any], report: str | None
 ) -> None:
     """The gate's verdict onto the candidate's run."""
@@ -175,7 +175,7 @@ def log_verdict(
         client.log_text(run_id, report, "gate.html")
 
 
-def register(tracking_uri: str, *, name: str, drafted: Drafted, tags: Mapping[str, str]) -> int:
+def register_version(tracking_uri: str, *, name: str, drafted: CandidateArtifacts, tags: Mapping[str, str]) -> int:
     """The model version of a candidate, made once; its number."""
     import mlflow
 
@@ -202,15 +202,15 @@ def set_alias(tracking_uri: str, *, name: str, alias: str, version: int) -> None
     _client(tracking_uri).set_registered_model_alias(name, alias, str(version))
 
 
-def crown(tracking_uri: str, *, name: str, version: int, out: int | None = None) -> None:
+def set_champion(tracking_uri: str, *, name: str, version: int, out: int | None = None) -> None:
     """Let the alias `champion` point at a version. It is no challenger any more, nor is the one that is *out*."""
     client = _client(tracking_uri)
     client.set_registered_model_alias(name, "champion", str(version))
-    if aliased(tracking_uri, name=name, alias="challenger") in (version, out or version):
+    if alias_version(tracking_uri, name=name, alias="challenger") in (version, out or version):
         client.delete_registered_model_alias(name, "challenger")
 
 
-def aliased(tracking_uri: str, *, name: str, alias: str) -> int | None:
+def alias_version(tracking_uri: str, *, name: str, alias: str) -> int | None:
     """The version that *alias* points at; None when it points nowhere."""
     from mlflow.exceptions import MlflowException
 
@@ -302,7 +302,7 @@ def _run_of(client: MlflowClient, experiment: str, tag: str, value: str) -> str:
     return first
 
 
-def run_page(tracking_uri: str, run_id: str, *, artifact: str | None = None) -> str:
+def run_url(tracking_uri: str, run_id: str, *, artifact: str | None = None) -> str:
     """Where a person sees a run, or one of its artifacts, in MLflow's pages."""
     experiment = _client(tracking_uri).get_run(run_id).info.experiment_id
     page = f"{tracking_uri}/#/experiments/{experiment}/runs/{run_id}"

@@ -11,10 +11,10 @@ BASE = "python:3.11-slim-bookworm"
 
 def _why_not() -> str:
     try:
-        containers.check()
+        containers.engine_version()
         if containers.find_image(BASE) is None:
             return f"the engine has no {BASE}: .ci/engine makes it"
-    except containers.EngineRefused as error:
+    except containers.EngineRejected as error:
         return str(error)
     return ""
 

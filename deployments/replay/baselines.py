@@ -29,7 +29,7 @@ from trimtab.model.scoring import Scorer, Scores
 def accepted(project: Path, settings: Params, rules: Schema, period: Period) -> pd.DataFrame:
     """The rows of a period that validation would accept."""
     place = Settings()
-    access = sources.Access(place.source_endpoint, place.source_profile)
+    access = sources.BucketAccess(place.source_endpoint, place.source_profile)
     rows = sources.fetch(project, settings.source.target, period, access)
     return schema.check(rows, rules, settings, period).good
 

@@ -84,7 +84,7 @@ class Replay:
                 self.echo(f"{period}  landed and accepted")
         if self.ledger.live() is None:
             began = time.monotonic()
-            run = orchestrator.start("retrain/nightly", key=f"first-{time.time()}", parameters={})
+            run = orchestrator.start_run("retrain/nightly", key=f"first-{time.time()}", parameters={})
             self._finished(run, "the first retrain")
             live = self.ledger.live()
             if live is None:
@@ -130,7 +130,7 @@ class Replay:
     def _rows(self, first: Period, last: Period) -> Iterator[pd.DataFrame]:
         """Per period the rows that users ask for until its labels are known: the beginning of the next period is
         answered by the release that is live then."""
-        access = sources.Access(self.settings.source_endpoint, self.settings.source_profile)
+        access = sources.BucketAccess(self.settings.source_endpoint, self.settings.source_profile)
         year = pd.concat(
             [sources.fetch(self.settings.root, self.params.source.target, p, access) for p in span(first, last)],
             ignore_index=True,
@@ -143,7 +143,7 @@ class Replay:
 
     def _ingest(self, period: Period) -> None:
         self._status(f"{period}  ingest")
-        run = orchestrator.start(
+        run = orchestrator.start_run(
             "ingest/on-request", key=f"replay-{period}-{time.time()}", parameters={"period": str(period)}
         )
         self._finished(run, f"ingest of {period}")

@@ -11,7 +11,7 @@ import orjson
 import pandas as pd
 from pydantic import SecretStr
 
-from tasks.model_server import Server
+from tasks.model_server import ModelServerClient
 from trimtab.config.params import Columns
 
 ROWS_PER_REQUEST = 1000
@@ -66,7 +66,7 @@ class Traffic:
         return known["prediction_id"].tolist()
 
     def _client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.server, timeout=60, headers=Server(self.server, self.key).headers)
+        return httpx.Client(base_url=self.server, timeout=60, headers=ModelServerClient(self.server, self.key).headers)
 
     def _bodies(self, rows: pd.DataFrame) -> Iterator[bytes]:
         names = [*self.columns.features, self.columns.time, self.columns.id]

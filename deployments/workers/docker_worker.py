@@ -37,7 +37,7 @@ class TidyDockerWorker(DockerWorker):  # type: ignore[misc]
         """Carry the run out and take its container away; what it ended with is read again, as the stock worker may
         have looked before it ended."""
         result = await super().run(flow_run, configuration, task_status)
-        code = await asyncio.to_thread(containers.take_away, result.identifier.rpartition(":")[2])
+        code = await asyncio.to_thread(containers.remove, result.identifier.rpartition(":")[2])
         return result if code is None else DockerWorkerResult(status_code=code, identifier=result.identifier)
 
 
@@ -46,10 +46,8 @@ async def tidy(pool: str) -> None:
     again the next time."""
     while True:
         try:
-            gone = await asyncio.to_thread(
-                containers.take_away_ended, {"io.prefect.work-pool-name": pool}, LOST_AFTER_S
-            )
-        except containers.EngineRefused as error:
+            gone = await asyncio.to_thread(containers.remove_exited, {"io.prefect.work-pool-name": pool}, LOST_AFTER_S)
+        except containers.EngineRejected as error:
             print(f"containers of runs that ended without their worker stay for now: {error}")
         else:
             if gone:
@@ -80,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=max(4, os.cpu_count() or 4), help="runs at once on this machine")
     parser.add_argument("--with-healthcheck", action="store_true", help="answer /health, as Prefect's worker does")
     options = parser.parse_args(arguments)
-    containers.check()
+    containers.engine_version()
     asyncio.run(serve(options.pool, options.name, limit=options.limit, with_healthcheck=options.with_healthcheck))
     return 0
 

@@ -12,13 +12,13 @@ from prefect import task
 from operations.context import Here
 from stores.ledger import Ledger
 from tasks import model_server
-from tasks.model_server import NotNow, ServerRefused
-from tasks.retries import OUTSIDE
+from tasks.model_server import ServerRejected, ServerUnavailable
+from tasks.retries import RETRIED
 from trimtab.experiment.report import STRATEGY
 from trimtab.rollout import state_machine as journey
 
-load_release = task(name="load-release", **OUTSIDE)(model_server.load)
-probe_release = task(name="probe-release", **OUTSIDE)(model_server.probe)
+load_release = task(name="load-release", **RETRIED)(model_server.load)
+probe_release = task(name="probe-release", **RETRIED)(model_server.probe)
 
 
 class TargetRefused(RuntimeError):
@@ -97,9 +97,9 @@ class RunningServers:
         try:
             load_release(self._server, digest)
             return dict(probe_release(self._server, digest))
-        except NotNow as error:
+        except ServerUnavailable as error:
             raise TargetAway(str(error)) from error
-        except ServerRefused as error:
+        except ServerRejected as error:
             raise TargetRefused(str(error)) from error
 
     def dismiss(self, digest: str) -> None:

@@ -1,5 +1,5 @@
 """Releases as Docker containers: each is baked into an image named by its digest, started beside the running one,
-probed, and only then given the users, by a front that all of them stand behind (docs/decisions/0009).
+probed, and only then given the users, by a proxy that all of them stand behind (docs/decisions/0009).
 
 Labels on containers are the only record of what they are for, and the ledger says which of them should be there."""
 
@@ -13,9 +13,9 @@ from operations.context import Here, short
 from operations.targets.contract import TargetAway, TargetRefused, Wanted, under_way, wanted
 from stores.releases import bundle as bundle_module
 from tasks import containers, model_server
-from tasks.containers import Container, EngineAway, EngineRefused
-from tasks.load_balancer import Front, FrontRefused
-from tasks.model_server import Away, NotNow, Server, ServerRefused
+from tasks.containers import Container, EngineRejected, EngineUnavailable
+from tasks.load_balancer import HAProxy, ProxyRejected
+from tasks.model_server import ModelServerClient, ReplicaUnreachable, ServerRejected, ServerUnavailable
 from trimtab.config.secret_files import SUFFIX, holds_secret
 
 PROJECT, RELEASE, ROLLOUT = "trimtab.project", "trimtab.model.release", "trimtab.rollout.state_machine"
@@ -23,7 +23,7 @@ BASE = "trimtab.base"  # on images: the id of the server's image that the releas
 BAKED = "/srv/baked"
 _STOP_S = 60  # a server answers its last requests and brings its telemetry to the store before it ends
 _STATE = "/srv/trimtab/state"
-_QUIET_S = 2.0  # a request that the front has read is on its way for less
+_QUIET_S = 2.0  # a request that the proxy has read is on its way for less
 
 
 def server_environment(pairs: Sequence[str]) -> dict[str, str]:
@@ -48,7 +48,7 @@ class DockerTarget:
     def __init__(self, place: Here) -> None:
         self._place, self._settings = place, place.settings
         self._project = place.params.project.name
-        self._front = Front(place.settings.docker_front, place.settings.model_server)
+        self._proxy = HAProxy(place.settings.docker_proxy, place.settings.model_server)
 
     def admit(self, digest: str, rollout: str) -> dict[str, Any]:
         """Have the release's containers running, ready and probed. Raises TargetRefused, or TargetAway."""
@@ -56,9 +56,9 @@ class DockerTarget:
             self._have_present_image(digest)
             started = self._have_containers(digest, rollout)
             found = [self._probed(container.name, digest) for container in started]
-        except (EngineAway, NotNow, bundle_module.UnreachableRelease) as error:
+        except (EngineUnavailable, ServerUnavailable, bundle_module.UnreachableRelease) as error:
             raise TargetAway(str(error)) from error
-        except (EngineRefused, ServerRefused, bundle_module.ReleaseError) as error:
+        except (EngineRejected, ServerRejected, bundle_module.ReleaseError) as error:
             raise TargetRefused(str(error)) from error
         return {**found[0], "image": self.image(digest), "containers": [container.name for container in started]}
 
@@ -70,9 +70,9 @@ class DockerTarget:
             return
         try:
             for container in self._containers(digest):
-                containers.take_away(container.name)
+                containers.remove(container.name)
             containers.remove_image(self.image(digest))
-        except EngineRefused as error:
+        except EngineRejected as error:
             print(f"something of {short(digest)} is still there; reconcile tries again: {error}")
 
     def settle(self) -> list[str]:
@@ -86,7 +86,7 @@ class DockerTarget:
                 if wanted(self._place.ledger) == asked:
                     return done + self._clear(keep=asked.digest)
             return done
-        except (EngineRefused, FrontRefused, ServerRefused, bundle_module.ReleaseError) as error:
+        except (EngineRejected, ProxyRejected, ServerRejected, bundle_module.ReleaseError) as error:
             raise TargetRefused(str(error)) from error
 
     def image(self, digest: str) -> str:
@@ -96,14 +96,14 @@ class DockerTarget:
 
     def _point(self, digest: str, version: int) -> list[str]:
         names = self._names(digest)
-        at, shown = self._front.shown()
+        at, shown = self._proxy.current()
         if at > version and wanted(self._place.ledger) != Wanted(digest, version):
-            return []  # another run has seen more of the ledger, and has told the front
+            return []  # another run has seen more of the ledger, and has told the proxy
         if containers.find_image(self.image(digest)) is None:
             self._have_present_image(digest)
         for container in self._have_containers(digest, ""):
             self._wait_until_ready(container.name)
-        if not self._front.point(names, version=version, drain_s=self._settings.docker_drain_s):
+        if not self._proxy.route_to(names, version=version, drain_s=self._settings.docker_drain_s):
             return []
         return [] if list(shown) == names else [f"users are sent to {', '.join(names)}"]
 
@@ -131,7 +131,7 @@ class DockerTarget:
         """The release's containers, of its present image; those that users are sent to stay as they are."""
         environment = server_environment(self._settings.docker_env)
         labels = {PROJECT: self._project, RELEASE: digest, ROLLOUT: rollout}
-        _, shown = self._front.shown()
+        _, shown = self._proxy.current()
         return [
             containers.start(
                 name, self.image(digest), labels=labels, environment=environment,
@@ -148,39 +148,45 @@ class DockerTarget:
     def _names(self, digest: str) -> list[str]:
         return [f"trimtab-{self._project}-{digest[:12]}-{n}" for n in range(1, self._settings.replicas + 1)]
 
-    def _server(self, name: str) -> Server:
-        found = containers.look(name)
+    def _server(self, name: str) -> ModelServerClient:
+        found = containers.inspect(name)
         if found is None or found.address is None:
-            raise ServerRefused(f"the container {name} has no address: {containers.last_words(name)}")
-        return Server(found.address, self._settings.server_key)
+            raise ServerRejected(f"the container {name} has no address: {containers.tail_logs(name)}")
+        return ModelServerClient(found.address, self._settings.server_key)
 
     def _probed(self, name: str, digest: str) -> dict[str, Any]:
         """What the release answers to its own samples there. One that cannot answer them is not waited for."""
         self._wait_until_ready(name, path="/health")
         try:
             found = model_server.probe(self._server(name), digest, timeout_s=self._settings.ready_s)
-        except Away as error:
-            if containers.look(name) is None:
+        except ReplicaUnreachable as error:
+            if containers.inspect(name) is None:
                 raise
             # Its process was there, and served nothing but this release: whatever ended it, it was that.
-            raise ServerRefused(f"{error}; {containers.last_words(name)}") from error
+            raise ServerRejected(f"{error}; {containers.tail_logs(name)}") from error
         self._wait_until_ready(name)
         return found
 
     def _wait_until_ready(self, name: str, *, path: str = "/ready") -> None:
-        """Raises ServerRefused when it ends, or is not ready in time, with what it said last; Away when another run
-        took it away, as it does with one whose rollout was overtaken."""
+        """Wait until the server in the container answers. Raises ServerRejected, with the end of its logs, when it exits
+        or is not ready in time; ServerUnavailable when another run removed it (its rollout was superseded)."""
         deadline = time.monotonic() + self._settings.ready_s
         while time.monotonic() < deadline:
-            found = containers.look(name)
+            found = containers.inspect(name)
             if found is None:
-                raise Away(f"the container {name} was taken away by another run")
+                raise ReplicaUnreachable(f"the container {name} was taken away by another run")
             if found.state in ("exited", "dead", "restarting"):
                 break
-            if found.address and model_server.ready(Server(found.address), within_s=0.5, path=path):
+            if found.address and model_server.wait_until_ready(
+                ModelServerClient(found.address), within_s=0.5, path=path
+            ):
                 return
-        why = model_server.unready(self._server(name)) if (seen := containers.look(name)) and seen.runs else "it ended"
-        raise ServerRefused(f"the container {name} is not ready: {why}; {containers.last_words(name)}")
+        why = (
+            model_server.unready_reasons(self._server(name))
+            if (seen := containers.inspect(name)) and seen.runs
+            else "it ended"
+        )
+        raise ServerRejected(f"the container {name} is not ready: {why}; {containers.tail_logs(name)}")
 
     def _containers(self, digest: str | None = None) -> list[Container]:
         return containers.find({PROJECT: self._project, **({RELEASE: digest} if digest else {})})
@@ -198,7 +204,7 @@ class DockerTarget:
         self._wait_until_idle(going)
         done = []
         for container in going:
-            containers.take_away(container.name, stop_s=_STOP_S)
+            containers.remove(container.name, stop_s=_STOP_S)
             done.append(f"{container.name} of release {short(container.labels.get(RELEASE))} is gone")
         return done
 
@@ -215,5 +221,7 @@ class DockerTarget:
     def _is_busy(self, container: Container) -> bool:
         """Whether it is answering somebody; one that does not say is not."""
         return (
-            container.runs and container.address is not None and model_server.in_flight(Server(container.address)) > 0
+            container.runs
+            and container.address is not None
+            and model_server.in_flight(ModelServerClient(container.address)) > 0
         )

@@ -8,8 +8,8 @@ from typing import Any
 from operations.context import Here, short
 from operations.targets.contract import TargetAway, TargetRefused, under_way, wanted
 from tasks import kubernetes, model_server
-from tasks.kubernetes import ClusterAway, ClusterRefused, NotRolledOut, Workload
-from tasks.model_server import NotNow, ServerRefused
+from tasks.kubernetes import ClusterRejected, ClusterUnavailable, NotRolledOut, Workload
+from tasks.model_server import ServerRejected, ServerUnavailable
 
 
 class KubernetesTarget:
@@ -29,9 +29,9 @@ class KubernetesTarget:
             seen = kubernetes.set_release(self._workload, digest, rollout=rollout)
             kubernetes.wait_until_rolled_out(self._workload, seen.generation, within_s=self._ready_s)
             found = model_server.probe(self._place.server, digest)
-        except (ClusterAway, NotNow) as error:
+        except (ClusterUnavailable, ServerUnavailable) as error:
             raise TargetAway(str(error)) from error
-        except (ClusterRefused, NotRolledOut, ServerRefused) as error:
+        except (ClusterRejected, NotRolledOut, ServerRejected) as error:
             raise TargetRefused(str(error)) from error
         return {**found, "generation": seen.generation}
 
@@ -42,9 +42,9 @@ class KubernetesTarget:
         if asked is None or asked.digest == digest:
             return
         try:
-            if kubernetes.look(self._workload).release == digest:
+            if kubernetes.read_status(self._workload).release == digest:
                 kubernetes.set_release(self._workload, asked.digest, rollout="")
-        except ClusterRefused as error:
+        except ClusterRejected as error:
             print(f"the Deployment still names {short(digest)}; reconcile tries again: {error}")
 
     def settle(self) -> list[str]:
@@ -54,10 +54,10 @@ class KubernetesTarget:
         if asked is None:
             return []
         try:
-            seen = kubernetes.look(self._workload)
+            seen = kubernetes.read_status(self._workload)
             if seen.release is not None and seen.release in (asked.digest, under_way(self._place.ledger)):
                 return []
             kubernetes.set_release(self._workload, asked.digest, rollout="")
-        except ClusterRefused as error:
+        except ClusterRejected as error:
             raise TargetRefused(str(error)) from error
         return [f"the Deployment {self._workload.name} starts pods for {short(asked.digest)}"]

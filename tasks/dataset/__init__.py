@@ -5,15 +5,15 @@ The only package that knows DVC. Readers take files straight out of DVC's cache,
 that trains is not disturbed by another that ingests."""
 
 from tasks.dataset.next_version import (
-    by_hand,
     differences,
     extend,
     last_written,
+    manual_change,
+    mark_as_ours,
     publish,
     sync_pointer,
-    take_for_ours,
 )
-from tasks.dataset.reading import contents, current, listing, names, one, paths, read
+from tasks.dataset.reading import contents, current, fetch_file, listing, names, paths, read
 from tasks.dataset.repository import DatasetError, DatasetVersion, NoRows, Remote, Unavailable, init
 from tasks.dataset.saving import commit, save
 
@@ -23,21 +23,21 @@ __all__ = [
     "NoRows",
     "Remote",
     "Unavailable",
-    "by_hand",
     "commit",
     "contents",
     "current",
     "differences",
     "extend",
+    "fetch_file",
     "init",
     "last_written",
     "listing",
+    "manual_change",
+    "mark_as_ours",
     "names",
-    "one",
     "paths",
     "publish",
     "read",
     "save",
     "sync_pointer",
-    "take_for_ours",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from tasks.dataset.reading import current, listing
-from tasks.dataset.repository import DatasetError, DatasetVersion, Remote, md5, opened, push, tree_of
+from tasks.dataset.repository import DatasetError, DatasetVersion, Remote, load_tree, md5, open_repository, push
 
 _OURS = Path(".dvc") / "tmp" / "trimtab-wrote"
 _EMPTY = "outs:\n- md5: ''\n  size: 0\n  nfiles: 0\n  hash: md5\n  path: data\n"
@@ -33,7 +33,7 @@ def extend(
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
-    with opened(project, remote) as repo:
+    with open_repository(project, remote) as repo:
         cache, before, entries = repo.cache.local, _entries(repo, base), {}
         entries.update(before)
         fresh: list[Any] = []
@@ -65,9 +65,9 @@ def publish(project: Path, version: DatasetVersion, *, remote: Remote | None = N
     whole in cache and remote."""
     from dvc_data.hashfile.hash_info import HashInfo
 
-    with opened(project, remote) as repo:
+    with open_repository(project, remote) as repo:
         try:
-            push(repo, [info for _, _, info in tree_of(repo, version.hash)])
+            push(repo, [info for _, _, info in load_tree(repo, version.hash)])
         except FileNotFoundError:
             return False
         push(repo, [HashInfo("md5", version.hash)])
@@ -87,13 +87,13 @@ def differences(project: Path, old: str, new: str, *, remote: Remote | None = No
             "or `git checkout data.dvc`"
         )
     changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
-    with opened(project, remote) as repo:
+    with open_repository(project, remote) as repo:
         fetch(repo, [HashInfo("md5", after[name]) for name in changed if name in after])
         found = {name: Path(repo.cache.local.oid_to_path(after[name])) if name in after else None for name in changed}
     return dict(found)
 
 
-def by_hand(project: Path) -> DatasetVersion | None:
+def manual_change(project: Path) -> DatasetVersion | None:
     """What `data.dvc` names, if somebody else than `sync_pointer` has changed it since; None when nobody did."""
     if not (project / "data.dvc").exists() or not (project / _OURS).exists():
         return None
@@ -110,9 +110,9 @@ def last_written(project: Path) -> str | None:
 def sync_pointer(project: Path, newest: Callable[[], DatasetVersion]) -> DatasetVersion:
     """Let `data.dvc` name the *newest* version, asked for when it is our turn: of several at once the last to write
     has seen the newest. Somebody's own change of `data.dvc` that has not been taken in is left alone."""
-    with _alone(project):
+    with _exclusive(project):
         version = newest()
-        if by_hand(project) is not None:
+        if manual_change(project) is not None:
             return version
         before = current(project).hash if (project / "data.dvc").exists() else ""
         _write(project / _OURS, f"{before}\n{version.hash}\n")  # both are ours, whenever we are killed
@@ -122,14 +122,14 @@ def sync_pointer(project: Path, newest: Callable[[], DatasetVersion]) -> Dataset
     return version
 
 
-def take_for_ours(project: Path, taken: DatasetVersion) -> None:
+def mark_as_ours(project: Path, taken: DatasetVersion) -> None:
     """*taken*, which `data.dvc` named, has been taken in; whatever it names by now has not."""
-    with _alone(project):
+    with _exclusive(project):
         _write(project / _OURS, f"{taken.hash}\n")
 
 
 @contextmanager
-def _alone(project: Path) -> Iterator[None]:
+def _exclusive(project: Path) -> Iterator[None]:
     folder = project / ".dvc" / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "trimtab-pointer.lock").open("w") as lock:
@@ -152,7 +152,7 @@ def _entries(repo: Any, base: DatasetVersion | None) -> dict[tuple[str, ...], An
     if base is None:
         return {}
     try:
-        return {key: info for key, _, info in tree_of(repo, base.hash)}
+        return {key: info for key, _, info in load_tree(repo, base.hash)}
     except FileNotFoundError:
         raise DatasetError(
             f"dataset version {base.hash}, which the next one is made from, is neither in DVC's cache nor its remote: "
@@ -189,9 +189,9 @@ def _pointer(text: str, hash: str, *, grown: int, files: int) -> str:
     content = yaml.safe_load(text)
     out = content["outs"][0]
     counted = {"size": out["size"] + grown} if "size" in out else {}
-    content["outs"][0] = {"md5": hash, **counted, "nfiles": files, "hash": "md5", **_others(out)}
+    content["outs"][0] = {"md5": hash, **counted, "nfiles": files, "hash": "md5", **_foreign_keys(out)}
     return str(yaml.safe_dump(content, sort_keys=False))
 
 
-def _others(out: dict[str, Any]) -> dict[str, Any]:
+def _foreign_keys(out: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in out.items() if name not in ("md5", "size", "nfiles", "hash")}

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from tasks.dataset.repository import DatasetError, DatasetVersion, NoRows, Remote, fetch, opened, tree_of
+from tasks.dataset.repository import DatasetError, DatasetVersion, NoRows, Remote, fetch, load_tree, open_repository
 
 
 def current(project: Path) -> DatasetVersion:
@@ -44,8 +44,8 @@ def paths(
     Raises DatasetError when the version or one of these files is in no cache or remote.
     """
     try:
-        with opened(project, remote) as repo:
-            tree: Any = tree_of(repo, hash)
+        with open_repository(project, remote) as repo:
+            tree: Any = load_tree(repo, hash)
             found = {"/".join(key[1:]).removesuffix(".parquet"): info for key, _, info in tree if key[0] == folder}
             wanted = {name: info for name, info in found.items() if last is None or name.split("/")[0] <= last}
             fetch(repo, wanted.values())
@@ -56,14 +56,14 @@ def paths(
         ) from error
 
 
-def one(project: Path, hash: str, *, name: str, remote: Remote | None = None) -> Path:
+def fetch_file(project: Path, hash: str, *, name: str, remote: Remote | None = None) -> Path:
     """The file called *name* (below `data/`) of the dataset version *hash*, in DVC's cache; no other is fetched.
 
     Raises NoRows when the version does not have it, DatasetError when it is in no cache or remote.
     """
     try:
-        with opened(project, remote) as repo:
-            found = {"/".join(key): info for key, _, info in tree_of(repo, hash)}.get(name)
+        with open_repository(project, remote) as repo:
+            found = {"/".join(key): info for key, _, info in load_tree(repo, hash)}.get(name)
             if found is None:
                 raise NoRows(f"dataset version {hash} has no file {name}")
             fetch(repo, [found])
@@ -87,7 +87,7 @@ def contents(project: Path) -> tuple[str, dict[str, str]]:
     from dvc.fs import LocalFileSystem
     from dvc_data.hashfile.build import build
 
-    with opened(project) as repo:
+    with open_repository(project) as repo:
         folder = str(project / "data")
         tree: Any = build(repo.cache.local, folder, LocalFileSystem(), "md5", dry_run=True, ignore=repo.dvcignore)[2]
     return str(tree.hash_info.value), {"/".join(key): info.value for key, _, info in tree}
@@ -95,8 +95,8 @@ def contents(project: Path) -> tuple[str, dict[str, str]]:
 
 def listing(project: Path, hash: str, *, remote: Remote | None = None) -> dict[str, str] | None:
     """File → md5 in the dataset version *hash*; None when it is in no cache or remote."""
-    with opened(project, remote) as repo:
+    with open_repository(project, remote) as repo:
         try:
-            return {"/".join(key): info.value for key, _, info in tree_of(repo, hash)}
+            return {"/".join(key): info.value for key, _, info in load_tree(repo, hash)}
         except FileNotFoundError:
             return None

@@ -66,7 +66,7 @@ def init(project: Path) -> None:
 
 
 @contextmanager
-def opened(project: Path, remote: Remote | None = None, *, with_git: bool = False) -> Iterator[Any]:
+def open_repository(project: Path, remote: Remote | None = None, *, with_git: bool = False) -> Iterator[Any]:
     """DVC's `Repo` of *project*; *remote* holds while it is open and is written nowhere."""
     from dvc.repo import Repo
 
@@ -90,7 +90,7 @@ def _access(remote: Remote) -> dict[str, str]:
     return {"url": remote.url.rstrip("/"), **endpoint, **secrets}
 
 
-def tree_of(repo: Any, hash: str) -> Any:
+def load_tree(repo: Any, hash: str) -> Any:
     """DVC's list of the files of the dataset version *hash*, fetched when it is not in the cache.
 
     Raises FileNotFoundError when it is in no cache or remote, Unavailable when that cannot be known.
@@ -116,7 +116,7 @@ def fetch(repo: Any, infos: Iterable[Any]) -> None:
     wanted = [info for info in infos if not Path(cache.oid_to_path(info.value)).exists()]
     if not wanted:
         return
-    transferred(repo, repo.cloud.get_remote_odb, lambda: cache, wanted)
+    copy_objects(repo, repo.cloud.get_remote_odb, lambda: cache, wanted)
     for info in wanted:
         path = Path(cache.oid_to_path(info.value))
         if md5(path.read_bytes()) != info.value.removesuffix(".dir"):
@@ -129,10 +129,10 @@ def push(repo: Any, infos: Iterable[Any]) -> None:
 
     Raises FileNotFoundError when one is in neither, Unavailable when not all arrived.
     """
-    transferred(repo, lambda: repo.cache.local, repo.cloud.get_remote_odb, list(infos))
+    copy_objects(repo, lambda: repo.cache.local, repo.cloud.get_remote_odb, list(infos))
 
 
-def transferred(repo: Any, source: Callable[[], Any], target: Callable[[], Any], infos: list[Any]) -> None:
+def copy_objects(repo: Any, source: Callable[[], Any], target: Callable[[], Any], infos: list[Any]) -> None:
     """Copy objects between a cache and a remote. Raises as `push` does; what has arrived stays."""
     from dvc.exceptions import DvcException
     from dvc_data.hashfile.transfer import transfer
@@ -145,22 +145,24 @@ def transferred(repo: Any, source: Callable[[], Any], target: Callable[[], Any],
     try:
         failed = transfer(source(), target(), set(infos), shallow=True, validate_status=note).failed
     except (OSError, DvcException) as error:
-        raise Unavailable(f"DVC's remote {where(repo)} cannot be used: {_told(error)}") from error
+        raise Unavailable(f"DVC's remote {remote_url(repo)} cannot be used: {_explain(error)}") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
             raise
-        raise Unavailable(f"DVC's remote {where(repo)} cannot be used: {_told(error)}") from error
+        raise Unavailable(f"DVC's remote {remote_url(repo)} cannot be used: {_explain(error)}") from error
     if nowhere:
         raise FileNotFoundError(f"{len(nowhere)} objects are neither in DVC's cache nor its remote, {nowhere[0]} too")
     if failed:
-        raise Unavailable(f"{len(failed)} objects could not be copied from or to DVC's remote {where(repo)}: try again")
+        raise Unavailable(
+            f"{len(failed)} objects could not be copied from or to DVC's remote {remote_url(repo)}: try again"
+        )
 
 
-def _told(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def where(repo: Any) -> str:
+def remote_url(repo: Any) -> str:
     """The remote's address, for people."""
     name = repo.config["core"].get("remote", "")
     return str(repo.config["remote"].get(name, {}).get("url", name))
@@ -171,7 +173,7 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def patiently(act: Callable[[], T], *, wait_s: float = 60.0) -> T:
+def retry_locked(act: Callable[[], T], *, wait_s: float = 60.0) -> T:
     """Do *act*, waiting while another process holds DVC's lock; it gives up after three seconds itself."""
     from dvc.lock import LockError
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tasks.dataset.reading import current
-from tasks.dataset.repository import DatasetError, DatasetVersion, Remote, opened, patiently
+from tasks.dataset.repository import DatasetError, DatasetVersion, Remote, open_repository, retry_locked
 
 
 def save(project: Path, *, message: str, commit_it: bool = False, remote: Remote | None = None) -> DatasetVersion:
@@ -16,12 +16,12 @@ def save(project: Path, *, message: str, commit_it: bool = False, remote: Remote
     """
 
     def add() -> None:
-        with opened(project, remote, with_git=True) as repo:
+        with open_repository(project, remote, with_git=True) as repo:
             repo.add(str(project / "data"))
             # At once: DVC forgets what was never pushed when a newer version is added.
             repo.push(targets=[str(project / "data.dvc")])
 
-    patiently(add)
+    retry_locked(add)
     version = current(project)
     if not commit_it:
         return version

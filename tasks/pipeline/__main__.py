@@ -12,7 +12,7 @@ from pathlib import Path
 from stores.releases.bundle import ReleaseError
 from tasks.dataset import DatasetError
 from tasks.pipeline import initial_dataset, stages
-from tasks.sources import Access, SourceError, SourceRefused
+from tasks.sources import BucketAccess, SourceError, SourceRejected
 from trimtab.config.params import ParamsError
 from trimtab.data.schema import SchemaError
 from trimtab.model.training import NotEnoughData
@@ -38,11 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="profile of the AWS credentials file for the source's buckets; default: TRIMTAB_SOURCE_PROFILE",
     )  # fmt: skip
     given = parser.parse_args(arguments)
-    project, access = given.project.resolve(), Access(given.source_endpoint, given.source_profile)
+    project, access = given.project.resolve(), BucketAccess(given.source_endpoint, given.source_profile)
     try:
         print(initial_dataset.make(project, access) if given.stage == "data" else STAGES[given.stage](project))
     except (
-        DatasetError, NotEnoughData, ParamsError, ReleaseError, SchemaError, SourceError, SourceRefused,
+        DatasetError, NotEnoughData, ParamsError, ReleaseError, SchemaError, SourceError, SourceRejected,
     ) as error:  # fmt: skip
         print(f"{given.stage}: {error}", file=sys.stderr)
         return 1

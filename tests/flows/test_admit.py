@@ -16,7 +16,7 @@ from operations.targets.contract import TargetAway
 from operations.targets.docker import DockerTarget
 from stores.ledger import Ledger
 from tasks import kubernetes, model_server, orchestrator
-from tasks.containers import EngineAway, EngineRefused, refusal_of
+from tasks.containers import EngineRejected, EngineUnavailable, error_type
 from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
 from tests.ports import free_port
 from tests.serving.tiny import tiny_bundle
@@ -86,7 +86,7 @@ def test_what_is_refused_ends_the_rollout_and_is_told(
     tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(orchestrator, "tell", lambda event, **_: told.append(event))
+    monkeypatch.setattr(orchestrator, "emit", lambda event, **_: told.append(event))
     begun = Begun(tmp_path, **in_cluster(cluster, tmp_path))
     cluster.troubles += [403]
     with pytest.raises(deploy.RolloutStopped, match="get, list, watch and patch"):
@@ -115,7 +115,7 @@ def test_an_engine_that_leaves_before_a_refused_release_is_dismissed_hides_no_re
     ],
 )
 def test_a_registry_that_is_away_is_told_from_what_the_engine_says(said: str) -> None:
-    assert refusal_of(said) is EngineAway
+    assert error_type(said) is EngineUnavailable
 
 
 @pytest.mark.parametrize(
@@ -128,4 +128,4 @@ def test_a_registry_that_is_away_is_told_from_what_the_engine_says(said: str) ->
     ],
 )
 def test_what_a_registry_or_the_engine_refuses_stays_refused(said: str) -> None:
-    assert refusal_of(said) is EngineRefused
+    assert error_type(said) is EngineRejected

@@ -17,7 +17,7 @@ from operations import datasets
 from operations.context import Here, NotSetUp, here
 from stores.ledger import Ledger
 from tasks import dataset
-from tasks.sources import SourceError, SourceRefused
+from tasks.sources import SourceError, SourceRejected
 from tests.flows import tiny
 from tests.stores.proxy import proxied
 from tests.stores.seaweed import BUCKET, Seaweed, seaweed, shorten_retries
@@ -168,7 +168,7 @@ def test_what_landed_and_was_not_validated_is_owed_until_it_is(source: Source) -
         asked.append((name, key, parameters))
         return "its run"
 
-    prefect = SimpleNamespace(is_asked_for=lambda *_: False, run_state=lambda _: "PENDING", start=start)
+    prefect = SimpleNamespace(has_active_run=lambda *_: False, run_state=lambda _: "PENDING", start_run=start)
     source.patch.setattr(reconcile, "orchestrator", prefect)
     for seed in (0, 1):
         source.put("2013-01", tiny.rows("2013-01", seed=seed))
@@ -249,7 +249,7 @@ def test_a_source_that_fails_leaves_nothing_half_landed(source: Source, seaweed:
             source.patch.setenv("TRIMTAB_SOURCE_ENDPOINT", line.endpoint)
         elif trouble == "denied":
             source.patch.setenv("AWS_SECRET_ACCESS_KEY", "another")
-            expected = SourceRefused
+            expected = SourceRejected
         with pytest.raises(expected, match=f"s3://{BUCKET}/{source.folder}/"):
             source.ingest.ingest.fn("2013-01")
     assert source.place.ledger.head() is None

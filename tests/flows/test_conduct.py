@@ -255,7 +255,7 @@ def test_without_the_store_a_release_that_the_servers_refuse_goes_and_others_wai
     with pytest.raises(Unreachable):
         trial.advance()
     assert trial.state == "shadow"
-    monkeypatch.setattr(model_server, "refused", lambda _server, _digest: "it ended two processes")
+    monkeypatch.setattr(model_server, "refusal_reason", lambda _server, _digest: "it ended two processes")
     assert trial.advance() == "rolled back"
 
 

@@ -16,7 +16,7 @@ from operations.context import Here
 from operations.targets.docker import DockerTarget
 from stores.ledger import Ledger
 from tasks import containers
-from tasks.model_server import Away
+from tasks.model_server import ReplicaUnreachable
 from tests.serving.tiny import tiny_bundle
 from tests.trimtab import small
 from trimtab.config.settings import Settings
@@ -82,7 +82,7 @@ def digest(tmp_path: Path) -> str:
 
 @pytest.fixture
 def target(tmp_path: Path, digest: str, monkeypatch: pytest.MonkeyPatch) -> DockerTarget:
-    """One in which *digest* is live. Whether containers get ready, and whom the front shows, is for others to test."""
+    """One in which *digest* is live. Whether containers get ready, and whom the proxy shows, is for others to test."""
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     ledger.create()
     ledger.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
@@ -97,8 +97,8 @@ def target(tmp_path: Path, digest: str, monkeypatch: pytest.MonkeyPatch) -> Dock
 
 def show(monkeypatch: pytest.MonkeyPatch, target: DockerTarget, *names: str) -> None:
     """Users are sent to these containers."""
-    front = SimpleNamespace(shown=lambda: (1, names), point=lambda *_, **__: False)
-    monkeypatch.setattr(target, "_front", front)
+    proxy = SimpleNamespace(current=lambda: (1, names), route_to=lambda *_, **__: False)
+    monkeypatch.setattr(target, "_proxy", proxy)
 
 
 def test_a_release_is_baked_again_once_the_servers_image_is_another(
@@ -154,5 +154,5 @@ def test_a_container_that_another_run_took_away_is_not_held_against_its_release(
     engine: Engine, target: DockerTarget
 ) -> None:
     assert engine.there == {}
-    with pytest.raises(Away, match="another run"):
+    with pytest.raises(ReplicaUnreachable, match="another run"):
         WAIT(target, "gone")

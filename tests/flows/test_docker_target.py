@@ -28,7 +28,7 @@ from tests.trimtab import small
 from trimtab.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-SERVER, FRONT, PACKAGES = "trimtab-test-server:1", "trimtab-test-front:1", "/srv/packages"
+SERVER, PROXY, PACKAGES = "trimtab-test-server:1", "trimtab-test-proxy:1", "/srv/packages"
 ROW = {"distance": 900, "hour": 7, "carrier": "UA"}
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(500), needs_engine]
@@ -48,12 +48,12 @@ def images() -> None:
     )
     server = f'FROM {BASE}\nENV {variables}\nENTRYPOINT ["python", "-m", "serving"]\n'
     docker("build", "--quiet", "--tag", SERVER, "-", given=server)
-    front = (
+    proxy = (
         f"FROM {BASE}\n"
         "RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends haproxy\n"
         'ENTRYPOINT ["haproxy", "-W", "-db", "-f", "/etc/trimtab/haproxy.cfg"]\n'
     )
-    docker("build", "--quiet", "--network", "host", "--tag", FRONT, "-", given=front)
+    docker("build", "--quiet", "--network", "host", "--tag", PROXY, "-", given=proxy)
 
 
 class Users:
@@ -88,7 +88,7 @@ class Users:
 
 
 class World:
-    """An engine's network with a front, a ledger, and releases."""
+    """An engine's network with a proxy, a ledger, and releases."""
 
     def __init__(self, home: Path, url: str, settings: Settings) -> None:
         self.store, self.url = Place(home, 0), url
@@ -109,8 +109,8 @@ class World:
         """Let the ledger say so."""
         self.store.go_live(digest)
 
-    def front(self) -> list[str]:
-        return httpx.get(f"{self.url}/front").text.split()
+    def proxy(self) -> list[str]:
+        return httpx.get(f"{self.url}/backend").text.split()
 
     def container(self, bundle: Bundle) -> str:
         return f"trimtab-{self.here.params.project.name}-{bundle.digest[:12]}-1"
@@ -119,37 +119,37 @@ class World:
 @pytest.fixture
 def world(images: None, tmp_path: Path) -> Iterator[World]:
     mark = uuid.uuid4().hex[:8]
-    network, front, (port,) = f"trimtab-test-{mark}", f"trimtab-test-front-{mark}", free_ports(1)
+    network, proxy, (port,) = f"trimtab-test-{mark}", f"trimtab-test-proxy-{mark}", free_ports(1)
     home = tmp_path / "state"
     home.mkdir()
     (tmp_path / "secrets").mkdir()
     secrets = {"keys": "rule", "ask": "ask", "ledger": "sqlite:////srv/state/ledger.db"}
     for name, secret in secrets.items():
         (tmp_path / "secrets" / name).write_text(f"{secret}\n")
-    (tmp_path / "front").mkdir()
-    (tmp_path / "front" / "haproxy.cfg").write_text(
+    (tmp_path / "proxy").mkdir()
+    (tmp_path / "proxy" / "haproxy.cfg").write_text(
         "defaults\n    mode http\n    timeout connect 1s\n    timeout client 9s\n    timeout server 9s\n"
         "frontend users\n    bind :8000\n"
     )
     settings = Settings(
         project=tmp_path, home=home, server_url=f"http://127.0.0.1:{port}", server_key=SecretStr("rule"),
-        target="docker", server_image=SERVER, docker_network=network, docker_front=front, ready_s=150, docker_drain_s=5,
+        target="docker", server_image=SERVER, docker_network=network, docker_proxy=proxy, ready_s=150, docker_drain_s=5,
         docker_env=("TRIMTAB_LEDGER_URL_FILE=/run/secrets/ledger", "TRIMTAB_ADMIN_KEYS_FILE=/run/secrets/keys",
                     "TRIMTAB_PREDICT_KEYS_FILE=/run/secrets/ask"),
         docker_volumes=(f"{ROOT}:/srv/code:ro", f"{sysconfig.get_path('purelib')}:{PACKAGES}:ro",
                         f"{home}:/srv/state", f"{tmp_path}/secrets:/run/secrets:ro"),
     )  # fmt: skip
     docker("network", "create", network)
-    docker("run", "--detach", "--init", "--name", front, "--network", network, "--publish", f"127.0.0.1:{port}:8000",
-           "--volume", f"{tmp_path}/front:/etc/trimtab", FRONT)  # fmt: skip
+    docker("run", "--detach", "--init", "--name", proxy, "--network", network, "--publish", f"127.0.0.1:{port}:8000",
+           "--volume", f"{tmp_path}/proxy:/etc/trimtab", PROXY)  # fmt: skip
     made = World(home, f"http://127.0.0.1:{port}", settings)
     try:
         yield made
     finally:
         project = made.here.params.project.name
         for container in containers.find({"trimtab.project": project}):
-            containers.take_away(container.name)
-        docker("rm", "--force", front)
+            containers.remove(container.name)
+        docker("rm", "--force", proxy)
         docker("network", "rm", network)
         for released in made.store.ledger.releases():
             containers.remove_image(made.target.image(released["digest"]))
@@ -167,17 +167,17 @@ def test_users_go_to_the_new_container_without_losing_an_answer_and_back_to_the_
     with Users(world.url) as users:
         found = world.target.admit(second.digest, "r2")
         assert sorted(world.names) == sorted([world.container(first), world.container(second)])
-        assert world.front()[1:] == [world.container(first)], "beside the running one, without users"
+        assert world.proxy()[1:] == [world.container(first)], "beside the running one, without users"
         world.move(second.digest)
         done = world.target.settle()
-        assert world.front()[1:] == world.names == [world.container(second)]
+        assert world.proxy()[1:] == world.names == [world.container(second)]
         assert len(done) == 2, done
 
         bundle = world.store.home / "releases" / first.digest
         bundle.rename(world.store.home / "away")  # the image has it
         world.move(first.digest)
         world.target.settle()
-        assert world.front()[1:] == world.names == [world.container(first)]
+        assert world.proxy()[1:] == world.names == [world.container(first)]
         time.sleep(1)
     assert (bundle / "manifest.json").exists(), "the image brought it back"
     assert not users.failed, f"{len(users.answered)} answered, {users.failed[:5]}"
@@ -194,7 +194,7 @@ def test_a_release_that_does_not_answer_as_recorded_never_gets_a_user_and_leaves
     with pytest.raises(TargetRefused, match="sample rows differ from the recorded predictions"):
         world.target.admit(bad.digest, "r2")
     world.target.dismiss(bad.digest)
-    assert world.names == [world.container(good)] == world.front()[1:]
+    assert world.names == [world.container(good)] == world.proxy()[1:]
     assert containers.find_image(world.target.image(bad.digest)) is None
 
 
@@ -230,7 +230,7 @@ def test_whoever_is_interrupted_anywhere_the_next_one_finishes(world: World, mon
                 world.target.settle()
         assert httpx.post(f"{world.url}/predict", json={"rows": [ROW]}, headers={"X-API-Key": "ask"}).status_code == 200
         world.target.settle()
-        assert world.front()[1:] == world.names == [world.container(to)], f"after an interrupted {interrupted}"
+        assert world.proxy()[1:] == world.names == [world.container(to)], f"after an interrupted {interrupted}"
         assert world.target.settle() == [], "and then there is nothing left to do"
 
 

@@ -41,7 +41,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     heard: list[str] = []
     monkeypatch.setattr(experiments, "follow", lambda _place, live: heard.append(live.move))
     monkeypatch.setattr(experiments, "keep", lambda _place, id, found, text: f"http://{id}/{found.state}/{len(text)}")
-    monkeypatch.setattr(orchestrator, "tell", lambda event, **_: heard.append(event))
+    monkeypatch.setattr(orchestrator, "emit", lambda event, **_: heard.append(event))
     monkeypatch.setattr(orchestrator, "show_markdown", lambda *_, **__: None)
     return heard
 
@@ -292,7 +292,9 @@ def test_a_release_that_cannot_be_loaded_leaves_nothing_behind(users: Users) -> 
 
 def test_a_b_that_the_server_will_not_have_is_out(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = users.begin()
-    monkeypatch.setattr(model_server, "refused", lambda _server, digest: "it killed me" if digest == users.b else None)
+    monkeypatch.setattr(
+        model_server, "refusal_reason", lambda _server, digest: "it killed me" if digest == users.b else None
+    )
     assert "will not have B: it killed me" in experiments.settle(users.place)[0]
     assert users.state(plan) == "ended"
 

@@ -14,7 +14,7 @@ from operations.targets.contract import TargetRefused, settle
 from operations.targets.kubernetes import KubernetesTarget
 from stores.ledger import Ledger
 from tasks import kubernetes, model_server
-from tasks.kubernetes import ClusterRefused, NotRolledOut, Workload
+from tasks.kubernetes import ClusterRejected, NotRolledOut, Workload
 from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
 from tests.trimtab import small
 from trimtab.config.settings import Settings
@@ -114,8 +114,8 @@ def test_troubles_that_pass_are_waited_for(cluster: Cluster, workload: Workload,
 def test_an_api_server_that_stays_away_is_told(cluster: Cluster, workload: Workload, monkeypatch: Any) -> None:
     monkeypatch.setattr(kubernetes, "_TRIES", 2)
     cluster.troubles += [503] * 10
-    with pytest.raises(ClusterRefused, match="did not answer 2 times: 503"):
-        kubernetes.look(workload)
+    with pytest.raises(ClusterRejected, match="did not answer 2 times: 503"):
+        kubernetes.read_status(workload)
 
 
 def test_a_deployment_that_changes_meanwhile_is_read_again(cluster: Cluster, workload: Workload) -> None:
@@ -139,7 +139,7 @@ def test_of_two_that_set_a_release_at_once_both_come_through_and_the_later_stays
 def test_a_field_that_somebody_else_holds_is_not_taken_from_them(cluster: Cluster, workload: Workload) -> None:
     cluster.env["TRIMTAB_PRELOAD"] = OLD
     cluster.owners["env.TRIMTAB_PRELOAD"] = "kubectl-edit"
-    with pytest.raises(ClusterRefused, match=r'somebody else holds .*conflict with "kubectl-edit".*TRIMTAB_PRELOAD'):
+    with pytest.raises(ClusterRejected, match=r'somebody else holds .*conflict with "kubectl-edit".*TRIMTAB_PRELOAD'):
         kubernetes.set_release(workload, NEW, rollout="r")
     assert preloaded(cluster) == OLD
 
@@ -147,20 +147,20 @@ def test_a_field_that_somebody_else_holds_is_not_taken_from_them(cluster: Cluste
 @pytest.mark.parametrize(("status", "told"), [(403, "get, list, watch and patch"), (422, "would not change: 422")])
 def test_what_stays_wrong_is_told_at_once(cluster: Cluster, workload: Workload, status: int, told: str) -> None:
     cluster.troubles += [status]
-    with pytest.raises(ClusterRefused, match=told):
-        kubernetes.look(workload)
+    with pytest.raises(ClusterRejected, match=told):
+        kubernetes.read_status(workload)
     assert len(cluster.requests) == 1
 
 
 def test_a_missing_deployment_is_told_with_the_settings_that_name_it(cluster: Cluster, workload: Workload) -> None:
     other = Workload(NAMESPACE, "elsewhere", "server", workload.config)
-    with pytest.raises(ClusterRefused, match="TRIMTAB_KUBE_DEPLOYMENT"):
-        kubernetes.look(other)
+    with pytest.raises(ClusterRejected, match="TRIMTAB_KUBE_DEPLOYMENT"):
+        kubernetes.read_status(other)
 
 
 def test_without_a_cluster_the_error_says_what_to_set(tmp_path: Path) -> None:
-    with pytest.raises(ClusterRefused, match="TRIMTAB_KUBE_CONFIG"):
-        kubernetes.look(Workload("a", "b", "c", tmp_path / "none"))
+    with pytest.raises(ClusterRejected, match="TRIMTAB_KUBE_CONFIG"):
+        kubernetes.read_status(Workload("a", "b", "c", tmp_path / "none"))
 
 
 def test_watches_that_end_early_are_begun_again(cluster: Cluster, workload: Workload) -> None:
@@ -168,7 +168,7 @@ def test_watches_that_end_early_are_begun_again(cluster: Cluster, workload: Work
     seen = kubernetes.set_release(workload, NEW, rollout="r")
     kubernetes.wait_until_rolled_out(workload, seen.generation, within_s=10)
     assert cluster.watches > 1
-    assert kubernetes.look(workload).progress is None
+    assert kubernetes.read_status(workload).progress is None
 
 
 def test_the_deployment_goes_after_the_ledger_but_not_after_a_rollout_that_has_just_begun(

@@ -59,7 +59,7 @@ def test_an_alert_that_a_flow_has_just_raised_is_not_sent_a_second_time(
     params = small.params().model_copy(update={"alerts": (Alert(kind="log"),)})
     place = Here(Settings(project=tmp_path, home=tmp_path), params, ledger)
     monkeypatch.setattr(flow, "here", lambda: place)
-    monkeypatch.setattr(orchestrator, "failed_runs", list)
+    monkeypatch.setattr(orchestrator, "list_failed_runs", list)
     ledger.record_alert("batch:1", kind="batch refused", message="it is empty", evidence={})
     assert flow.reconcile.fn() == []
     monkeypatch.setattr(flow, "GRACE", timedelta(0))

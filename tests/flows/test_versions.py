@@ -21,7 +21,7 @@ from operations.context import Here, here
 from stores.ledger import Ledger
 from tasks import dataset
 from tasks.dataset import DatasetError, DatasetVersion
-from tasks.dataset.repository import opened
+from tasks.dataset.repository import open_repository
 from tests.conftest import CODE
 from tests.flows import tiny
 from tests.stores.conftest import postgres
@@ -356,7 +356,7 @@ def test_two_people_who_change_different_files_by_hand_both_get_their_way(team: 
     for name, period in (("ann", "2013-01"), ("bob", "2013-02")):
         place = changed[name] = team.seen_from(name)
         dataset.sync_pointer(place.workspace, lambda place=place: datasets.current(place))  # type: ignore[misc]
-        with opened(place.workspace, place.remote) as repo:  # `dvc pull`, from the store
+        with open_repository(place.workspace, place.remote) as repo:  # `dvc pull`, from the store
             repo.pull(targets=[str(place.workspace / "data.dvc")])
         path = place.workspace / "data" / "accepted" / f"{period}.parquet"
         path.unlink()

@@ -34,7 +34,7 @@ for head in place.ledger.heads():
         found[head.hash] = sorted("/".join(key) for key, _, _ in dataset.reading.tree_of(repo, head.hash))
 newest = place.ledger.head()
 for name in found[newest.hash]:
-    dataset.one(place.workspace, newest.hash, name=name, remote=place.remote)
+    dataset.fetch_file(place.workspace, newest.hash, name=name, remote=place.remote)
 print(json.dumps(found))
 """
 MODELS = """
@@ -138,8 +138,8 @@ def let_in(team: Team, key: str) -> int:
 
 @pytest.fixture(scope="module")
 def containers(team: Team) -> Iterator[Team]:
-    """The same place with releases in containers behind a front of their own."""
-    name, (port,) = f"{team.name}-front", free_ports(1)
+    """The same place with releases in containers behind a proxy of their own."""
+    name, (port,) = f"{team.name}-proxy", free_ports(1)
     mounted = [f"{team.secrets}/{secret}:/run/secrets/{secret}:ro"
                for secret in ("ledger-url", "server-admin", "server-predict", "store-credentials")]  # fmt: skip
     given = {
@@ -150,7 +150,7 @@ def containers(team: Team) -> Iterator[Team]:
     }  # fmt: skip
     settings = {
         "TRIMTAB_TARGET": "docker", "TRIMTAB_SERVER_IMAGE": "trimtab-server:latest", "TRIMTAB_REPLICAS": "2",
-        "TRIMTAB_DOCKER_NETWORK": f"{team.name}_default", "TRIMTAB_DOCKER_FRONT": name,
+        "TRIMTAB_DOCKER_NETWORK": f"{team.name}_default", "TRIMTAB_DOCKER_PROXY": name,
         "TRIMTAB_SERVER_URL": f"http://{name}:8000", "TRIMTAB_SERVER_REPLICAS": "",
         "TRIMTAB_DOCKER_ENV": json.dumps([f"{key}={value}" for key, value in given.items()]),
         "TRIMTAB_DOCKER_VOLUMES": json.dumps(mounted),

@@ -88,7 +88,7 @@ def test_an_alert_is_told_once_however_often_it_is_raised(
 ) -> None:
     assert say(ledger, LOG, hook.listener)
     assert not say(ledger, LOG, hook.listener)
-    assert alerts.deliver_waiting(ledger, [LOG, hook.listener], grace=NOW) == []
+    assert alerts.deliver_pending(ledger, [LOG, hook.listener], grace=NOW) == []
     assert hook.heard == [{"id": "batch:1", "kind": "batch refused", "message": "it is empty", "evidence": {"rows": 0}}]
     assert [r.getMessage() for r in caplog.records if r.name == "trimtab.alerts"] == ["batch refused: it is empty"]
     assert say(ledger, hook.listener, id="batch:2")
@@ -99,10 +99,10 @@ def test_an_alert_is_told_once_however_often_it_is_raised(
 def test_what_could_not_be_delivered_is_delivered_later_once(ledger: Ledger, hook: Hook, status: int) -> None:
     hook.status = status
     assert say(ledger, hook.listener)
-    assert alerts.deliver_waiting(ledger, [hook.listener], grace=NOW) == []
+    assert alerts.deliver_pending(ledger, [hook.listener], grace=NOW) == []
     hook.status = 200
-    assert alerts.deliver_waiting(ledger, [hook.listener], grace=NOW) == ["batch:1"]
-    assert alerts.deliver_waiting(ledger, [hook.listener], grace=NOW) == []
+    assert alerts.deliver_pending(ledger, [hook.listener], grace=NOW) == ["batch:1"]
+    assert alerts.deliver_pending(ledger, [hook.listener], grace=NOW) == []
     assert len(hook.heard) == 1
 
 
@@ -114,9 +114,9 @@ def test_one_who_is_away_costs_the_others_nothing_and_no_repeats(
     everybody = [hook.listener, other_hook.listener, LOG]
     assert say(ledger, *everybody)
     for _ in range(3):
-        assert alerts.deliver_waiting(ledger, everybody, grace=NOW) == []
+        assert alerts.deliver_pending(ledger, everybody, grace=NOW) == []
     hook.status = 200
-    assert alerts.deliver_waiting(ledger, everybody, grace=NOW) == ["batch:1"]
+    assert alerts.deliver_pending(ledger, everybody, grace=NOW) == ["batch:1"]
     assert (len(hook.heard), len(other_hook.heard)) == (1, 1)
     assert sum(r.getMessage() == "batch refused: it is empty" for r in caplog.records) == 1
 
@@ -131,30 +131,30 @@ def test_one_who_is_gone_for_good_keeps_nobody_from_what_was_missed(
     for id in ids:
         say(ledger, *everybody, id=id)
     gone.posts, back.status = 0, 200
-    assert alerts.deliver_waiting(ledger, everybody, grace=NOW) == []
+    assert alerts.deliver_pending(ledger, everybody, grace=NOW) == []
     assert gone.posts == 1
     assert sorted(body["id"] for body in back.heard) == ids
     gone.status = 200
-    assert sorted(alerts.deliver_waiting(ledger, everybody, grace=NOW)) == ids
+    assert sorted(alerts.deliver_pending(ledger, everybody, grace=NOW)) == ids
     assert (len(gone.heard), len(back.heard)) == (5, 5)
 
 
 def test_the_newest_alert_is_delivered_first(ledger: Ledger, hook: Hook) -> None:
     for id, at in (("b", "2013-01-02"), ("a", "2013-01-03"), ("c", "2013-01-01")):
         ledger.add(tables.alerts, id=id, kind="k", message="m", evidence={}, recorded_at=datetime.fromisoformat(at))
-    assert alerts.deliver_waiting(ledger, [hook.listener], grace=NOW) == ["a", "b", "c"]
+    assert alerts.deliver_pending(ledger, [hook.listener], grace=NOW) == ["a", "b", "c"]
 
 
 def test_an_alert_that_is_being_delivered_is_left_to_whoever_raised_it(ledger: Ledger, hook: Hook) -> None:
     ledger.record_alert("batch:1", kind="batch refused", message="it is empty", evidence={})
-    assert alerts.deliver_waiting(ledger, [hook.listener], grace=timedelta(seconds=20)) == []
+    assert alerts.deliver_pending(ledger, [hook.listener], grace=timedelta(seconds=20)) == []
     assert hook.posts == 0
-    assert alerts.deliver_waiting(ledger, [hook.listener], grace=NOW) == ["batch:1"]
+    assert alerts.deliver_pending(ledger, [hook.listener], grace=NOW) == ["batch:1"]
 
 
 def test_old_alerts_are_not_told_to_a_new_listener(ledger: Ledger, hook: Hook) -> None:
     say(ledger, LOG)
-    assert alerts.deliver_waiting(ledger, [LOG, hook.listener], grace=NOW) == []
+    assert alerts.deliver_pending(ledger, [LOG, hook.listener], grace=NOW) == []
     assert hook.heard == []
 
 

@@ -148,10 +148,10 @@ def test_a_letter_that_was_refused_is_sent_again_until_it_is_taken(ledger: Ledge
     who = [listener("email", url=mailbox.address)]
     say(ledger, *who)
     assert waits(ledger)
-    assert alerts.deliver_waiting(ledger, who, grace=NOW) == []
+    assert alerts.deliver_pending(ledger, who, grace=NOW) == []
     mailbox.refuses = False
-    assert alerts.deliver_waiting(ledger, who, grace=NOW) == ["batch:1"]
-    assert alerts.deliver_waiting(ledger, who, grace=NOW) == []
+    assert alerts.deliver_pending(ledger, who, grace=NOW) == ["batch:1"]
+    assert alerts.deliver_pending(ledger, who, grace=NOW) == []
     assert len(mailbox.letters) == 1
 
 
@@ -189,7 +189,7 @@ def test_an_address_from_a_file_is_read_anew_each_time(ledger: Ledger, service: 
     say(ledger, who)
     assert waits(ledger)
     secret.write_text(f"http://127.0.0.1:{service.server.server_port}/first")
-    assert alerts.deliver_waiting(ledger, [who], grace=NOW) == ["batch:1"]
+    assert alerts.deliver_pending(ledger, [who], grace=NOW) == ["batch:1"]
     secret.write_text(f"http://127.0.0.1:{service.server.server_port}/second")
     say(ledger, who, id="batch:2")
     assert [path for path, _ in service.told] == ["/first", "/second"]
@@ -231,14 +231,14 @@ def test_receivers_that_never_come_to_an_end_hold_nobody_up(
     ledger: Ledger, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch, kind: str, letters: bytes
 ) -> None:
     """One that drips gets round a socket's own timeout; after that it is left alone for a while."""
-    monkeypatch.setattr(notifiers, "PATIENCE_S", 2.5)
+    monkeypatch.setattr(notifiers, "TIMEOUT_S", 2.5)
     sloth = Sloth(letters=letters)
     scheme = {"webhook": "http", "apprise": "json", "email": "mailto"}[kind]
     slow = listener(kind, url=f"{scheme}://127.0.0.1:{sloth.port}/?from=a@example.org&to=b@example.org")
     began = time.monotonic()
     for number in range(5):
         say(ledger, slow, listener("email", url=mailbox.address), id=f"batch:{number}")
-    alerts.deliver_waiting(ledger, [slow], grace=NOW)
+    alerts.deliver_pending(ledger, [slow], grace=NOW)
     took = time.monotonic() - began
     sloth.listener.close()
     assert took < 15
@@ -252,10 +252,10 @@ def test_a_round_of_delivery_ends_in_time_however_much_waits(ledger: Ledger, mon
     closed = listener("webhook", url=f"http://127.0.0.1:{port}/")
     for number in range(8):
         say(ledger, closed, id=f"batch:{number}")
-    monkeypatch.setattr(alerts, "ROUND_S", 0.0)
-    assert alerts.deliver_waiting(ledger, [listener("log")], grace=NOW) == []
-    monkeypatch.setattr(alerts, "ROUND_S", 20.0)
-    assert len(alerts.deliver_waiting(ledger, [listener("log")], grace=NOW)) == 8
+    monkeypatch.setattr(alerts, "DELIVERY_LIMIT_S", 0.0)
+    assert alerts.deliver_pending(ledger, [listener("log")], grace=NOW) == []
+    monkeypatch.setattr(alerts, "DELIVERY_LIMIT_S", 20.0)
+    assert len(alerts.deliver_pending(ledger, [listener("log")], grace=NOW)) == 8
 
 
 def test_a_long_message_is_cut_and_says_where_the_rest_is(ledger: Ledger, service: Service) -> None:

@@ -13,7 +13,7 @@ import pytest
 from botocore.parsers import ResponseParserError, RestXMLParser
 
 from tasks import buckets
-from tasks.sources import Access, SourceError, SourceRefused, fetch
+from tasks.sources import BucketAccess, SourceError, SourceRejected, fetch
 from tests.stores.answering import answering
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import BUCKET, Seaweed, shorten_retries
@@ -41,8 +41,8 @@ class Bucket:
         return f"s3://{self.name}/in/{{period}}*.parquet"
 
     @property
-    def access(self) -> Access:
-        return Access(self.endpoint)
+    def access(self) -> BucketAccess:
+        return BucketAccess(self.endpoint)
 
     def put(self, key: str, rows: pd.DataFrame = ROWS) -> None:
         content = rows.to_csv(index=False).encode() if key.endswith(".csv") else rows.to_parquet(index=False)
@@ -74,13 +74,13 @@ def test_the_objects_of_a_period_are_read_in_order_of_key(bucket: Bucket) -> Non
     rows, objects = buckets.read(bucket.target, MARCH, bucket.access)
     assert list(rows["x"]) == [1.0, 2.0]
     assert bucket.keys(objects) == ["in/2013-03-a.parquet", "in/2013-03-b.parquet"]
-    assert objects == buckets.of_period(bucket.target, MARCH, bucket.access)
+    assert objects == buckets.list_period_objects(bucket.target, MARCH, bucket.access)
 
 
 def test_a_star_does_not_reach_into_folders_and_other_kinds_of_file_are_left(bucket: Bucket) -> None:
     for key in ("in/2013-03.parquet", "in/2013-03/old/1.parquet", "in/2013-03.csv", "in/2013-03.parquet.tmp"):
         bucket.put(key)
-    assert bucket.keys(buckets.of_period(bucket.target, MARCH, bucket.access)) == ["in/2013-03.parquet"]
+    assert bucket.keys(buckets.list_period_objects(bucket.target, MARCH, bucket.access)) == ["in/2013-03.parquet"]
 
 
 def test_a_period_of_which_nothing_has_come_has_no_rows(bucket: Bucket) -> None:
@@ -107,7 +107,7 @@ def test_every_period_is_found_by_the_shape_of_its_name(
     for key in [*others, *(key for found in keys.values() for key in found)]:
         bucket.put(key)
     example = Period.containing(MARCH.start, every)
-    found = buckets.by_period(f"s3://{bucket.name}/{pattern}", example, bucket.access)
+    found = buckets.list_by_period(f"s3://{bucket.name}/{pattern}", example, bucket.access)
     assert {name: bucket.keys(objects) for name, objects in found.items()} == keys
 
 
@@ -115,7 +115,7 @@ def test_what_an_object_holds_decides_its_etag_and_not_when_it_was_written(bucke
     seen = []
     for rows in (ROWS, ROWS, ROWS.head(1), ROWS):
         bucket.put("in/2013-03.parquet", rows)
-        seen.append(buckets.facts(buckets.of_period(bucket.target, MARCH, bucket.access)))
+        seen.append(buckets.object_records(buckets.list_period_objects(bucket.target, MARCH, bucket.access)))
     assert seen[0] == seen[1] == seen[3] != seen[2]
     assert seen[0][0][0] == f"{bucket.folder}/in/2013-03.parquet"
 
@@ -148,7 +148,7 @@ def test_objects_that_change_while_they_are_read_are_read_again(
     monkeypatch.setattr(buckets, "_content", once(replace_both))
     rows, objects = buckets.read(bucket.target, MARCH, bucket.access)
     assert list(rows["x"]) == ["new", "new"]
-    assert objects == buckets.of_period(bucket.target, MARCH, bucket.access)
+    assert objects == buckets.list_period_objects(bucket.target, MARCH, bucket.access)
 
 
 def test_an_object_that_is_removed_after_it_was_listed_is_not_missed(
@@ -183,7 +183,7 @@ def test_a_connection_that_breaks_half_way_is_made_anew(bucket: Bucket, line: Pr
     large = pd.DataFrame({"x": range(300_000)})
     bucket.put("in/2013-03.parquet", large)
     line.cut(2, received=300_000)
-    rows, _ = buckets.read(bucket.target, MARCH, Access(line.endpoint))
+    rows, _ = buckets.read(bucket.target, MARCH, BucketAccess(line.endpoint))
     pd.testing.assert_frame_equal(rows, large)
     assert line.cuts_left <= 0
 
@@ -191,24 +191,24 @@ def test_a_connection_that_breaks_half_way_is_made_anew(bucket: Bucket, line: Pr
 def test_a_server_that_asks_to_slow_down_is_asked_again(bucket: Bucket, line: Proxy) -> None:
     bucket.put("in/2013-03.parquet")
     line.slow_down = 3
-    pd.testing.assert_frame_equal(buckets.read(bucket.target, MARCH, Access(line.endpoint))[0], ROWS)
+    pd.testing.assert_frame_equal(buckets.read(bucket.target, MARCH, BucketAccess(line.endpoint))[0], ROWS)
     assert line.slow_down == 0
 
 
 def test_a_server_that_is_away_is_a_source_that_failed(bucket: Bucket, line: Proxy) -> None:
     line.leave()
     with pytest.raises(SourceError, match=rf"s3://{bucket.name}/in/2013-03: "):
-        buckets.read(bucket.target, MARCH, Access(line.endpoint))
+        buckets.read(bucket.target, MARCH, BucketAccess(line.endpoint))
 
 
 def test_a_bucket_that_is_not_there_is_named_and_asked_for_once(seaweed: Seaweed) -> None:
     with pytest.raises(
-        SourceRefused, match=r"s3://no-such-bucket/in/2013-03\.csv: there is no such bucket.*params\.yaml"
+        SourceRejected, match=r"s3://no-such-bucket/in/2013-03\.csv: there is no such bucket.*params\.yaml"
     ):
-        buckets.read("s3://no-such-bucket/in/{period}.csv", MARCH, Access(seaweed.endpoint))
+        buckets.read("s3://no-such-bucket/in/{period}.csv", MARCH, BucketAccess(seaweed.endpoint))
 
 
-ASKS = (buckets.read, buckets.of_period, buckets.by_period)
+ASKS = (buckets.read, buckets.list_period_objects, buckets.list_by_period)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +220,8 @@ ASKS = (buckets.read, buckets.of_period, buckets.by_period)
 @pytest.mark.usefixtures("seaweed")
 def test_an_endpoint_where_no_buckets_are_is_told_with_the_setting_to_correct(ask: Any, content: bytes) -> None:
     says = r"s3://bucket/in/.*: nobody lists buckets there: correct TRIMTAB_SOURCE_ENDPOINT"
-    with answering(content, status=404) as endpoint, pytest.raises(SourceRefused, match=says):
-        ask("s3://bucket/in/{period}.csv", MARCH, Access(endpoint))
+    with answering(content, status=404) as endpoint, pytest.raises(SourceRejected, match=says):
+        ask("s3://bucket/in/{period}.csv", MARCH, BucketAccess(endpoint))
 
 
 @pytest.mark.parametrize("ask", ASKS)
@@ -234,7 +234,7 @@ def test_an_answer_that_boto3_cannot_parse_is_a_source_that_failed(ask: Any, mon
 
     monkeypatch.setattr(RestXMLParser, "parse", parse)
     with answering(b"<ListBucketResult/>") as endpoint, pytest.raises(SourceError, match="not S3's: try later"):
-        ask("s3://bucket/in/{period}.csv", MARCH, Access(endpoint))
+        ask("s3://bucket/in/{period}.csv", MARCH, BucketAccess(endpoint))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_wrong_credentials_are_told_without_telling_them(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, variable: str, says: str
 ) -> None:
     monkeypatch.setenv(variable, "marked-secret")
-    with pytest.raises(SourceRefused, match=says) as caught:
+    with pytest.raises(SourceRejected, match=says) as caught:
         buckets.read(bucket.target, MARCH, bucket.access)
     assert "marked-secret" not in str(caught.value)
 
@@ -254,10 +254,10 @@ def test_no_credentials_at_all_are_asked_for(bucket: Bucket, monkeypatch: pytest
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    with pytest.raises(SourceRefused, match="set the credentials of the source"):
+    with pytest.raises(SourceRejected, match="set the credentials of the source"):
         buckets.read(bucket.target, MARCH, bucket.access)
-    with pytest.raises(SourceRefused, match="profile"):
-        buckets.read(bucket.target, MARCH, Access(bucket.access.endpoint, "mine"))
+    with pytest.raises(SourceRejected, match="profile"):
+        buckets.read(bucket.target, MARCH, BucketAccess(bucket.access.endpoint, "mine"))
 
 
 @pytest.mark.parametrize("key", ["in/2013-03.parquet", "in/2013-03.csv"])
@@ -274,7 +274,7 @@ def test_an_object_that_is_no_table_is_named(bucket: Bucket, key: str) -> None:
 )
 def test_a_target_that_names_no_objects_by_period_is_told_as_a_param(target: str) -> None:
     with pytest.raises(ParamsError, match=r"source\.target .* names no objects by period: write s3://"):
-        buckets.of_period(target, MARCH, Access())
+        buckets.list_period_objects(target, MARCH, BucketAccess())
 
 
 def test_whoever_fetches_rows_need_not_know_that_they_are_in_a_bucket(bucket: Bucket, tmp_path: Any) -> None:

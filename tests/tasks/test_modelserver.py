@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from tasks import model_server
-from tasks.model_server import NotNow, Server, ServerRefused
+from tasks.model_server import ModelServerClient, ServerRejected, ServerUnavailable
 from tests.ports import free_port
 from tests.serving.conftest import Place
 
@@ -31,18 +31,18 @@ def address(place: Place) -> str:
 
 @pytest.mark.parametrize("key", ["rule-one", "rule-two"], ids=["the old key", "the new key"])
 def test_with_a_key_of_the_servers_file_releases_are_loaded_and_probed(place: Place, key: str) -> None:
-    server = Server(address(place), SecretStr(key))
+    server = ModelServerClient(address(place), SecretStr(key))
     digest = model_server.live(server)["champion"]
     model_server.load(server, digest)
     assert model_server.probe(server, digest)["ok"]
-    assert model_server.wait_until_followed(server, 1, within_s=5)
-    assert model_server.ready(server, within_s=5)
+    assert model_server.wait_for_version(server, 1, within_s=5)
+    assert model_server.wait_until_ready(server, within_s=5)
 
 
 @pytest.mark.parametrize("key", [None, SecretStr("ask"), SecretStr("marked-wrong")], ids=["none", "another", "wrong"])
 def test_without_it_the_refusal_says_which_setting_is_missing(place: Place, key: SecretStr | None) -> None:
-    server = Server(address(place), key)
-    with pytest.raises(ServerRefused, match="TRIMTAB_SERVER_KEY") as refused:
+    server = ModelServerClient(address(place), key)
+    with pytest.raises(ServerRejected, match="TRIMTAB_SERVER_KEY") as refused:
         model_server.load(server, "0" * 64)
     assert "marked-wrong" not in f"{refused.value} {server}"
 
@@ -55,7 +55,7 @@ def test_a_server_whose_store_is_away_refuses_nothing(tmp_path: Path) -> None:
              "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}  # fmt: skip
     try:
         place.start(**store)
-        with pytest.raises(NotNow, match="refused with 503"):
-            model_server.load(Server(address(place)), "0" * 64)
+        with pytest.raises(ServerUnavailable, match="refused with 503"):
+            model_server.load(ModelServerClient(address(place)), "0" * 64)
     finally:
         place.kill()

@@ -20,7 +20,7 @@ from stores.ledger import Ledger
 from stores.releases import bundle
 from tasks import dataset
 from tasks.pipeline.__main__ import main
-from tasks.pipeline.canonical_model import stable
+from tasks.pipeline.canonical_model import canonicalize
 from tests.flows.tiny import plainly, project, rows
 from tests.stores.seaweed import BUCKET, Seaweed
 from trimtab.config import params as settings
@@ -133,14 +133,14 @@ def test_the_train_flow_and_the_pipeline_make_the_same_model(
         schema=(reproduced / "schema.yaml").read_text(), code="any", pointer=version.pointer,
         workspace=reproduced, remote=None,
     )  # fmt: skip
-    flow = tracking.candidate(address, run_id, cache=tmp_path / "cache")
+    flow = tracking.fetch_candidate(address, run_id, cache=tmp_path / "cache")
     ours = Paper.model_validate_json((reproduced / "model" / PAPER).read_bytes())
 
     assert ours.model_digest == flow.paper.model_digest
     assert ours.model_copy(update={"lineage": {}}) == flow.paper.model_copy(update={"lineage": {}})
     assert ours.lineage.items() <= flow.paper.lineage.items()
     theirs = {path.name: path.read_bytes() for path in flow.folder.iterdir() if path.name != PAPER}
-    theirs[MODEL] = stable(theirs[MODEL])
+    theirs[MODEL] = canonicalize(theirs[MODEL])
     assert theirs == {p.name: p.read_bytes() for p in (reproduced / "model").iterdir() if p.name != PAPER}
     np.testing.assert_array_equal(predictions(reproduced / "model", reproduced), predictions(flow.folder, reproduced))
 
@@ -274,5 +274,5 @@ def test_a_stable_file_is_the_same_model_and_has_the_same_bytes_for_every_refit(
     parts = training.split(table, params, params.first_train)
     one, two = (training.fit(params, rules, parts, tiny).content for _ in range(2))
     assert one != two
-    assert stable(one) == stable(two)
-    assert model_digest(BytesIO(stable(one))) == model_digest(BytesIO(one))
+    assert canonicalize(one) == canonicalize(two)
+    assert model_digest(BytesIO(canonicalize(one))) == model_digest(BytesIO(one))

@@ -18,7 +18,7 @@ def _rows(count: int, *, shift: float = 0.0, seed: int = 0) -> pd.DataFrame:
 
 
 def _distances(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:
-    return reports.drift(before, after, FEATURES, threshold=0.1, period="p").distances
+    return reports.drift_report(before, after, FEATURES, threshold=0.1, period="p").distances
 
 
 def test_the_distance_of_a_shifted_number_is_its_shift_in_standard_deviations() -> None:
@@ -43,7 +43,7 @@ def test_a_column_that_is_missing_altogether_is_left_to_the_check_of_missing_val
 
 
 def test_the_page_is_a_page_and_the_distance_of_predictions_is_apart() -> None:
-    found = reports.drift(_rows(500), _rows(500, seed=1), FEATURES, threshold=0.1, period="2013-03")
+    found = reports.drift_report(_rows(500), _rows(500, seed=1), FEATURES, threshold=0.1, period="2013-03")
     assert found.prediction_distance is not None
     assert "prediction" not in found.distances
     assert found.html.lstrip().startswith("<")
@@ -59,5 +59,5 @@ def test_the_page_is_a_page_and_the_distance_of_predictions_is_apart() -> None:
     ids=["binary", "multiclass", "regression"],
 )
 def test_every_task_has_its_performance_page(task: str, truth: list[object], prediction: list[object]) -> None:
-    page = reports.performance(np.array(truth), np.array(prediction), task=task, period="p")
+    page = reports.performance_report(np.array(truth), np.array(prediction), task=task, period="p")
     assert "html" in page[:200].lower()
