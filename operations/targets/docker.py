@@ -168,8 +168,8 @@ class DockerTarget:
         return found
 
     def _wait_until_ready(self, name: str, *, path: str = "/ready") -> None:
-        """Wait until the server in the container answers. Raises ServerRejected, with the end of its logs, when it exits
-        or is not ready in time; ServerUnavailable when another run removed it (its rollout was superseded)."""
+        """Wait until the server in the container answers. Raises ServerRejected, with the end of its logs, when
+        it exits or is not ready in time; ServerUnavailable when another run removed it (its rollout was superseded)."""
         deadline = time.monotonic() + self._settings.ready_s
         while time.monotonic() < deadline:
             found = containers.inspect(name)
