@@ -28,7 +28,7 @@ def report(name: str | None, *, as_json: bool, echo: Callable[[str], None]) -> N
 
     place = here()
     row = experiments.named(place, name)
-    found = experiments.report(place, row["id"])
+    found = experiments.report(place, row.id)
     text = experiments.text_of(place, found)
     echo(found.model_dump_json(indent=1) if as_json else text)
-    experiments.keep(place, row["id"], found, text)
+    experiments.keep(place, row.id, found, text)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from deployments import stack
-from stores.ledger import Ledger, LedgerUnavailable, Live
+from stores.ledger import Ledger, LedgerUnavailable
 from trimtab.config import params
 from trimtab.config.settings import Settings
-from trimtab.rollout.state_machine import standing
 
 
 def of(settings: Settings) -> dict[str, Any]:
@@ -25,30 +24,28 @@ def of(settings: Settings) -> dict[str, Any]:
     except LedgerUnavailable:
         return found | {"ledger": "unavailable"}
     if live is not None:
-        release = ledger.release(live.champion) or {}
         found["live"] = {
-            "release": live.champion, "model_version": release.get("model_version"), "ledger_version": live.version,
-            "since": live.recorded_at.isoformat(), "reason": live.reason,
+            "release": live.champion, "model_version": ledger.model_version(live.champion),
+            "ledger_version": live.version, "since": live.recorded_at.isoformat(), "reason": live.reason,
         }  # fmt: skip
-        found["rollout"] = rollout_of(ledger, live)
+        found["rollout"] = rollout_of(ledger)
     if decisions:
         last = decisions[-1]
         found["last_decision"] = {"id": last.id, "period": last.period, "action": last.action, "cause": last.cause}
     return found
 
 
-def rollout_of(ledger: Ledger, live: Live) -> dict[str, Any] | None:
-    """The rollout that goes on, with what the newest look saw; None when none does."""
-    if live.challenger is None or live.rollout is None:
+def rollout_of(ledger: Ledger) -> dict[str, Any] | None:
+    """The open rollout with its newest observation; None when there is none."""
+    current = ledger.current_rollout()
+    if current is None:
         return None
-    row, look = ledger.rollout(live.rollout) or {}, ledger.look(live.rollout)
-    at = standing(ledger.rollout_steps(live.rollout))
-    release = ledger.release(row.get("release", live.challenger)) or {}
+    rollout, at, seen = current.rollout, current.state, ledger.last_observation(current.rollout.id)
     return {
-        "id": live.rollout, "release": release.get("digest"), "model_version": release.get("model_version"),
-        "state": "in court" if at.in_court else at.words, "share": live.challenger_share,
-        "pairs": look.answers if look else 0, "labels": look.labels if look else 0,
-        "verdict": look.verdict if look else "keep collecting", "reason": look.evidence["reason"] if look else "",
+        "id": rollout.id, "release": rollout.release, "model_version": ledger.model_version(rollout.release),
+        "state": "in court" if at.in_court else at.words, "share": current.live.challenger_share,
+        "pairs": seen.pairs if seen else 0, "labels": seen.labels if seen else 0,
+        "verdict": seen.verdict if seen else "keep collecting", "reason": seen.evidence["reason"] if seen else "",
     }  # fmt: skip
 
 
@@ -91,7 +88,7 @@ def text(found: dict[str, Any]) -> str:
 def history(settings: Settings) -> list[dict[str, Any]]:
     """Who was live when, and why, oldest first."""
     ledger = Ledger(stack.ledger_url(settings))
-    versions = {release["digest"]: release["model_version"] for release in ledger.releases()}
+    versions = {release.digest: release.model_version for release in ledger.releases()}
     return [
         {
             "ledger_version": entry.version, "since": entry.recorded_at.isoformat(timespec="seconds"),

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from operations import experiments, rollouts
 from operations.context import Here, here, short
 from operations.targets import contract
-from stores.ledger import Live, Step
+from stores.ledger import LiveRelease, RolloutStep
 from stores.releases import bundle
 from tasks import alerts, model_server, orchestrator, tracking
 from tasks.retries import RETRIED
@@ -71,10 +71,10 @@ def deploy(
     return watch(place, before.rollout, watch_s)
 
 
-def on_trial(place: Here, live: Live, digest: str) -> bool:
+def on_trial(place: Here, live: LiveRelease, digest: str) -> bool:
     """Whether *digest* is the release that is on trial now; the previous champion, in court, is not."""
     row = place.ledger.rollout(live.rollout) if live.rollout and live.challenger == digest else None
-    return row is not None and row["release"] == digest
+    return row is not None and row.release == digest
 
 
 def known_release(place: Here, text: str) -> str:
@@ -82,17 +82,17 @@ def known_release(place: Here, text: str) -> str:
     found = place.ledger.release(text)
     if found is None:
         raise NoSuchRelease(f"no release, or more than one, begins with {text!r}: `trimtab history` lists them")
-    return str(found["digest"])
+    return found.digest
 
 
-def switch(place: Here, digest: str, before: Live | None, cause: str) -> str:
+def switch(place: Here, digest: str, before: LiveRelease | None, cause: str) -> str:
     """Make *digest* champion at once: there is nothing to compare it with, or a person said so."""
     rollout = start(place, digest, before, cause, strategy="switch")
     admit(place, digest, rollout)
     now = place.ledger.switch(
         digest, expected=before.version if before else 0, move="promote", reason=cause,
         actor=orchestrator.current_run_id(), rollout=rollout,
-        step=Step(rollout, 3, "ended", {"reason": "champion without a trial", "share": 1.0}),
+        step=RolloutStep(rollout, 3, "ended", {"reason": "champion without a trial", "share": 1.0}),
     )  # fmt: skip
     follow(place, now)
     orchestrator.emit(
@@ -102,13 +102,13 @@ def switch(place: Here, digest: str, before: Live | None, cause: str) -> str:
     return "champion"
 
 
-def begin(place: Here, digest: str, before: Live, cause: str) -> Live:
+def begin(place: Here, digest: str, before: LiveRelease, cause: str) -> LiveRelease:
     """Let *digest* score in the shadow from now on."""
     rollout = start(place, digest, before, cause, strategy="rollout")
     admit(place, digest, rollout)
     now = place.ledger.switch(
         before.champion, expected=before.version, move="shadow", reason=cause, actor=orchestrator.current_run_id(),
-        rollout=rollout, challenger=digest, step=Step(rollout, 3, "shadow", {"reason": cause, "share": 0.0}),
+        rollout=rollout, challenger=digest, step=RolloutStep(rollout, 3, "shadow", {"reason": cause, "share": 0.0}),
     )  # fmt: skip
     contract.follow(place)
     wait_until_followed(place.server, now.version)
@@ -119,10 +119,10 @@ def begin(place: Here, digest: str, before: Live, cause: str) -> Live:
     return now
 
 
-def start(place: Here, digest: str, before: Live | None, cause: str, *, strategy: str) -> str:
+def start(place: Here, digest: str, before: LiveRelease | None, cause: str, *, strategy: str) -> str:
     """The rollout from this champion to that release; the same one when it was started before and interrupted."""
     name, attempt = f"{digest[:16]}-after-{before.version if before else 0}", 1
-    while any(step["state"] == "rolled back" for step in place.ledger.rollout_steps(f"{name}-{attempt}")):
+    while any(step.state == "rolled back" for step in place.ledger.rollout_steps(f"{name}-{attempt}")):
         attempt += 1
     rollout = f"{name}-{attempt}"
     champion = before.champion if before else None
@@ -133,7 +133,7 @@ def start(place: Here, digest: str, before: Live | None, cause: str, *, strategy
     except bundle.ReleaseError:
         terms = None  # `admit` says what is wrong with it
     place.ledger.start_rollout(
-        rollout, release=digest, champion_before=champion, strategy=strategy, cause=cause, terms=terms
+        rollout, release=digest, champion_before=champion, strategy=strategy, cause=cause, policy=terms
     )
     place.ledger.step_rollout(rollout, 1, "started")
     return rollout
@@ -194,14 +194,14 @@ def watch(place: Here, rollout: str, watch_s: int) -> str:
         time.sleep(LOOK_EVERY_S)
 
 
-def follow(place: Here, live: Live) -> None:
+def follow(place: Here, live: LiveRelease) -> None:
     """Wait until the target and the server follow the ledger, and let MLflow's alias do so too."""
     contract.follow(place)
     if not wait_until_followed(place.server, live.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     released = place.ledger.release(live.champion)
     if released is not None:
-        crown(place.tracking, name=released["model_name"], version=int(released["model_version"]))
+        crown(place.tracking, name=released.model_name, version=released.model_version)
     orchestrator.show_markdown(
         "live", f"**{short(live.champion)}** answers users since ledger version {live.version}: {live.reason}",
         about="Who is live",

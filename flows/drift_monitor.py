@@ -10,7 +10,7 @@ from prefect import flow, task
 from operations import rollouts
 from operations.context import Here, here
 from stores import telemetry
-from stores.ledger import Decision
+from stores.ledger import DecisionRecord
 from stores.releases.bundle import Bundle
 from tasks import alerts, orchestrator, reports, tracking
 from tasks.retries import RETRIED
@@ -43,7 +43,7 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
         print(f"{NOT_LIVE.capitalize()} yet: there is nothing to watch in {period}.")
         return "none"
     for row, _ in rollouts.unfinished(place):  # labels have come in: a late verdict may be due
-        rollouts.advance(place, row["id"])
+        rollouts.advance(place, row.id)
     live = place.ledger.live() or live
     release = place.shelf.open(live.champion)
     seen = telemetry.joined(place.telemetry, wanted.start, wanted.end)
@@ -130,7 +130,7 @@ def keep(place: Here, judgement: Judgement, page: str | None) -> str | None:
     """The decision into the ledger, then the report into MLflow; the address of its page."""
     facts = judgement.facts
     place.ledger.record_decision(
-        Decision(
+        DecisionRecord(
             id=judgement.id, period=facts.period, release=facts.release, action=judgement.action,
             cause=judgement.cause, evidence={**judgement.model_dump(mode="json"), "impact": facts.impact()},
         )

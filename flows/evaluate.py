@@ -10,7 +10,7 @@ from prefect import flow, task
 from prefect.runtime import flow_run
 
 from operations.context import Here, here, short
-from stores.ledger import Gate, Live
+from stores.ledger import GateRecord, LiveRelease
 from stores.releases import bundle
 from stores.releases.bundle import Bundle
 from tasks import dataset, orchestrator, reports, tracking
@@ -66,7 +66,7 @@ def evaluate(run_id: str) -> bool:
     return verdict.passed
 
 
-def role_of(place: Here, drafted: CandidateArtifacts, live: Live | None) -> str | None:
+def role_of(place: Here, drafted: CandidateArtifacts, live: LiveRelease | None) -> str | None:
     """Which of those that are live the candidate is over again; None when it is another model."""
     if live is None:
         return None
@@ -120,7 +120,7 @@ def record(place: Here, drafted: CandidateArtifacts, champion: Bundle | None, ve
     against = champion.digest if champion else None
     compared = f"{drafted.run_id}|{against}|{place.params.gate.model_dump_json()}|{verdict.rows}"
     place.ledger.record_gate(
-        Gate(
+        GateRecord(
             id=hashlib.sha256(compared.encode()).hexdigest(), run_id=drafted.run_id, champion=against,
             passed=verdict.passed, reason=verdict.reason, evidence=verdict.evidence(),
         )

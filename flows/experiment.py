@@ -10,7 +10,7 @@ from flows.deploy import known_release
 from operations import experiments, rollouts
 from operations.context import Here, here, short
 from operations.targets.contract import load_release, probe_release
-from stores.ledger import Live, Step
+from stores.ledger import LiveRelease, RolloutStep
 from stores.releases import bundle
 from tasks import model_server, orchestrator
 from trimtab.config.fields import written
@@ -54,7 +54,7 @@ def experiment(
 def known(place: Here, plan: Plan) -> bool:
     """Whether this experiment has begun. Raises NotStarted when another one has its name."""
     row, steps = place.ledger.rollout(plan.id), place.ledger.rollout_steps(plan.id)
-    is_other = row is not None and (row["champion_before"], row["release"]) != (plan.a, plan.b)
+    is_other = row is not None and (row.champion_before, row.release) != (plan.a, plan.b)
     if is_other or (steps and experiments.plan_of(steps) != plan):
         raise NotStarted(f"there was another experiment {plan.title}: give this one a name of its own")
     return bool(steps)
@@ -71,8 +71,8 @@ def admit(place: Here, plan: Plan) -> None:
             raise NotStarted(f"{arm} ({short(digest)}) cannot answer users: {refusal}") from refusal
 
 
-def begin(place: Here, plan: Plan, *, instead: bool) -> Live:
-    """Both answer from now on. Raises NotStarted, or LostRace when somebody else moved who is live meanwhile."""
+def begin(place: Here, plan: Plan, *, instead: bool) -> LiveRelease:
+    """Both answer from now on. Raises NotStarted, or ConflictError when somebody else moved who is live meanwhile."""
     live = place.ledger.live()
     if live is None:
         raise NotStarted("nothing is live yet: deploy a release first, which answers again after the experiment")
@@ -80,24 +80,24 @@ def begin(place: Here, plan: Plan, *, instead: bool) -> Live:
         raise NotStarted(f"{_busy(place, live)}: wait, or end it with --instead")
     place.ledger.start_rollout(
         plan.id, release=plan.b, champion_before=plan.a, strategy=STRATEGY, cause=f"experiment {plan.title}",
-        terms=rollouts.terms_of(place, plan.a, plan.b).model_dump(mode="json"),
+        policy=rollouts.terms_of(place, plan.a, plan.b).model_dump(mode="json"),
     )  # fmt: skip
     evidence = {"share": plan.share, "before": experiments.rightful(place, live), "plan": plan.model_dump(mode="json")}
     now = place.ledger.switch(
         plan.a, expected=live.version, move="experiment", actor=orchestrator.current_run_id(), rollout=plan.id,
         reason=f"experiment {plan.title}: A {short(plan.a)}, B {short(plan.b)} for {written(plan.duration)}",
-        challenger=plan.b, challenger_share=plan.share, step=Step(plan.id, 1, "experiment", evidence),
+        challenger=plan.b, challenger_share=plan.share, step=RolloutStep(plan.id, 1, "experiment", evidence),
     )  # fmt: skip
     experiments.follow(place, now)
     experiments.settle(place)  # one that this has overtaken has ended
     return now
 
 
-def _busy(place: Here, live: Live) -> str:
+def _busy(place: Here, live: LiveRelease) -> str:
     """What goes on, in words."""
     row = experiments.running(place, live)
     if row is not None:
-        return f"{row['cause']} goes on"
+        return f"{row.cause} goes on"
     at = state_machine.standing(place.ledger.rollout_steps(live.rollout or ""))
     doing = "is in court" if at.in_court else f"is on trial ({at.words})"
     return f"release {short(live.champion if at.in_court else live.challenger)} {doing}"

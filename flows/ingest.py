@@ -121,7 +121,7 @@ def changed_periods(place: Here) -> list[Period]:
 
 def next_period(place: Here) -> list[Period]:
     """The period after the newest accepted one, if it is complete."""
-    accepted = [check.period for check in place.ledger.checks() if check.accepted]
+    accepted = [check.period for check in place.ledger.validations() if check.accepted]
     wanted = place.params.parse_period(max(accepted)).shift(1) if accepted else place.params.first
     return [wanted] if is_complete(place, wanted) else []
 

@@ -93,7 +93,7 @@ def owed_retrains(place: Here) -> list[str]:
 def owed_monitoring(place: Here) -> list[str]:
     """Accepted batches that nobody has looked at."""
     outcomes, started = place.ledger.outcomes(), []
-    for check in place.ledger.checks():
+    for check in place.ledger.validations():
         work = f"monitor:{check.period}:{check.digest}"
         if check.accepted and work not in outcomes and _is_due(check.recorded_at, GRACE):
             parameters = {"period": check.period, "batch": check.digest}
@@ -119,23 +119,23 @@ def try_again(place: Here, deployment: str, work: str, parameters: dict[str, Any
 def begun_rollouts(place: Here) -> list[str]:
     """The rollout that has begun, when nobody is at it any more."""
     newest = contract.begun(place.ledger)
-    if newest is None or not _is_due(newest["recorded_at"], GRACE):
+    if newest is None or not _is_due(newest.recorded_at, GRACE):
         return []
     parameters = {
-        "release": newest["release"], "cause": newest["cause"], "at_once": newest["strategy"] == "switch",
+        "release": newest.release, "cause": newest.cause, "at_once": newest.strategy == "switch",
     }  # fmt: skip
-    return try_again(place, DEPLOY, f"rollout:{newest['id']}", parameters)
+    return try_again(place, DEPLOY, f"rollout:{newest.id}", parameters)
 
 
 def running_rollouts(place: Here) -> list[str]:
     """Look at every rollout that is not over, and take the steps that this allows."""
     done = []
     for row, before in rollouts_module.unfinished(place):
-        outcome = rollouts_module.advance(place, row["id"])
+        outcome = rollouts_module.advance(place, row.id)
         while outcome.moved and outcome.at.on_trial:
-            outcome = rollouts_module.advance(place, row["id"])
+            outcome = rollouts_module.advance(place, row.id)
         if outcome.at.steps != before.steps:
-            done.append(f"rollout of {short(row['release'])}: {before.words} to {outcome.at.words}")
+            done.append(f"rollout of {short(row.release)}: {before.words} to {outcome.at.words}")
     return done
 
 
@@ -145,8 +145,8 @@ def untold_steps(place: Here) -> list[str]:
     if not rollouts or live is None:
         return []
     row = rollouts[-1]
-    at = state_machine.standing(place.ledger.rollout_steps(row["id"]))
-    if at.state not in ("rolled back", "reverted") or row["strategy"] != "rollout" or at.steps < 3:
+    at = state_machine.standing(place.ledger.rollout_steps(row.id))
+    if at.state not in ("rolled back", "reverted") or row.strategy != "rollout" or at.steps < 3:
         return []
     return ["a rollout's end was told again"] if rollouts_module.warn(place, row, at) else []
 
@@ -157,7 +157,7 @@ def alias(place: Here) -> list[str]:
     released = place.ledger.release(live.champion) if live else None
     if released is None:
         return []
-    name, version = released["model_name"], int(released["model_version"])
+    name, version = released.model_name, released.model_version
     if tracking.alias_version(place.tracking, name=name, alias="champion") == version:
         return []
     tracking.set_champion(place.tracking, name=name, version=version)

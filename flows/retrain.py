@@ -15,7 +15,7 @@ from flows.register import register
 from flows.train import newest_period, train
 from operations import datasets
 from operations.context import Here, here, one_heartbeat
-from stores.ledger import Decision
+from stores.ledger import DecisionRecord
 from tasks import orchestrator
 from trimtab.rollout import state_machine
 
@@ -69,7 +69,7 @@ def retrain(
     return finish(place, work, result, run_id=run_id, release=release, rollout=live.rollout if live else None)
 
 
-def blocked(place: Here) -> Decision | None:
+def blocked(place: Here) -> DecisionRecord | None:
     """The decision that calls the newest period's data broken; None when the newest decision does not."""
     decisions = place.ledger.decisions()
     newest = max(decisions, key=lambda d: d.period, default=None)

@@ -9,7 +9,7 @@ from flows.deploy import follow, known_release
 from operations import experiments, rollouts
 from operations.context import Here, here
 from stores import rollout_observation
-from stores.ledger import LostRace
+from stores.ledger import ConflictError
 from stores.object_store.store import ObjectsError
 from stores.releases.bundle import UnreachableRelease
 from tasks import alerts, orchestrator
@@ -57,20 +57,21 @@ def end_trial(place: Here, reason: str) -> int | None:
     row = place.ledger.rollout(live.rollout) if live and live.rollout and live.challenger else None
     if live is None or row is None:
         return None
-    steps = place.ledger.rollout_steps(row["id"])
+    steps = place.ledger.rollout_steps(row.id)
     at = state_machine.standing(steps)
     if not (at.on_trial or at.in_court):
         return None
     seen = Seen(exposed=at.exposed_before)
     try:
-        place.shelf.open(row["champion_before"])
+        assert row.champion_before is not None  # a rollout on live traffic has a champion to be compared with
+        place.shelf.open(row.champion_before)
         seen = rollout_observation.look(place.telemetry, row, steps)
     except (UnreachableRelease, ObjectsError) as error:  # the servers have both models loaded, and users need it now
         reason += f" (the store is away, so the answers are those until the last step: {error})"
     rollouts.take(place, row, at, seen, Move("rolled back" if at.on_trial else "reverted", 0.0, reason), live)
     now = place.ledger.live()
     if now is None or now.challenger is not None:
-        raise LostRace(live.version)
+        raise ConflictError(live.version)
     return now.version
 
 

@@ -18,5 +18,5 @@ def stop_experiment(name: str | None = None, reason: str = "asked for by hand") 
     """
     place = here()
     row = experiments.named(place, name)
-    experiments.end(place, row["id"], reason)
-    return experiments.publish(place, row["id"])
+    experiments.end(place, row.id, reason)
+    return experiments.publish(place, row.id)

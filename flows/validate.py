@@ -11,7 +11,7 @@ from prefect import flow, task
 from operations import datasets
 from operations.context import Here, NotSetUp, here
 from stores import batches
-from stores.ledger import BatchCheck, Landing
+from stores.ledger import Landing, ValidationRecord
 from tasks import alerts, dataset, orchestrator, reports
 from trimtab.data import schema
 from trimtab.data.schema import Checked, Schema
@@ -101,7 +101,7 @@ def rules_of(place: Here, rows: pd.DataFrame) -> Schema:
     path = place.root / "schema.yaml"
     if path.exists():
         return place.schema
-    if place.ledger.checks():
+    if place.ledger.validations():
         raise NotSetUp(f"{path} is missing, by which earlier batches were judged: {BRING_SCHEMA}")
     try:
         path.write_text(schema.infer(rows, place.params).dumps())
@@ -111,20 +111,20 @@ def rules_of(place: Here, rows: pd.DataFrame) -> Schema:
     return place.schema
 
 
-def record(place: Here, period: str, digest: str, rules: Schema, checked: Checked, version: str) -> BatchCheck:
+def record(place: Here, period: str, digest: str, rules: Schema, checked: Checked, version: str) -> ValidationRecord:
     """The conclusion into the ledger."""
     good, bad = len(checked.good), len(checked.bad)
     reason = checked.refusal or (f"{good} rows accepted" + (f", {bad} quarantined" if bad else ""))
-    check = BatchCheck(
+    check = ValidationRecord(
         period=period, digest=digest, schema=rules.digest, accepted=checked.refusal is None, reason=reason,
         rows_good=good, rows_bad=bad,
         evidence={"reasons": dict(list(checked.reasons.items())[:50]), "dataset": version},
     )  # fmt: skip
-    place.ledger.record_check(check)
+    place.ledger.record_validation(check)
     return check
 
 
-def show(place: Here, check: BatchCheck, checked: Checked) -> None:
+def show(place: Here, check: ValidationRecord, checked: Checked) -> None:
     """What a person wants to see of it: a table of reasons, and Evidently's summary of the accepted rows."""
     lines = [f"**{check.period}** {'accepted' if check.accepted else 'quarantined'}: {check.reason}"]
     if checked.reasons:
@@ -138,7 +138,7 @@ def show(place: Here, check: BatchCheck, checked: Checked) -> None:
     orchestrator.show_markdown("batch", "\n".join(lines), about=f"Batch of {check.period}")
 
 
-def announce(place: Here, check: BatchCheck) -> None:
+def announce(place: Here, check: ValidationRecord) -> None:
     """Tell the world: accepted starts monitoring of the period, quarantined alerts."""
     project = place.params.project.name
     fact = f"{check.period}-{check.digest[:16]}-{check.schema[:8]}"

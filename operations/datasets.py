@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect import task
 
 from operations.context import Here
-from stores.ledger import Head, LostRace
+from stores.ledger import ConflictError, DatasetHead
 from tasks import dataset
 from tasks.dataset import DatasetVersion
 from tasks.retries import RETRIED
@@ -26,7 +26,7 @@ def current(place: Here) -> DatasetVersion:
     return DatasetVersion(head.hash, head.pointer)
 
 
-def newest(place: Here) -> Head | None:
+def newest(place: Here) -> DatasetHead | None:
     """The newest version by the ledger, after what a person did to `data.dvc` by hand has been taken in; None before
     the first."""
     if place.ledger.head() is None:
@@ -50,7 +50,7 @@ def advance(place: Here, files: Mapping[str, Path | None], *, period: str, cause
                 made.hash, pointer=made.pointer, expected=head.version if head else 0, period=period, cause=cause
             )
             break
-        except LostRace:
+        except ConflictError:
             print("Another run made a dataset version meanwhile: once more, from there.")
     git_commit = _point(place, made, message)
     place.ledger.record_dataset(made.hash, pointer=made.pointer, period=period, cause=cause, git_commit=git_commit)
@@ -76,7 +76,7 @@ def _take_first(place: Here) -> None:
         dataset.mark_as_ours(place.workspace, found)
 
 
-def _take_in(place: Here, head: Head, theirs: DatasetVersion) -> None:
+def _take_in(place: Here, head: DatasetHead, theirs: DatasetVersion) -> None:
     """Somebody changed `data.dvc`: what differs from what we wrote there last is theirs and joins the newest version.
     Where many share a store, going back to an older version is nobody's wish for all: it is written over."""
     written = dataset.last_written(place.workspace)
@@ -98,7 +98,7 @@ def _move(place: Here, made: DatasetVersion, *, expected: int, cause: str) -> bo
     """Make it the newest version; False when another has become that meanwhile."""
     try:
         place.ledger.move_head(made.hash, pointer=made.pointer, expected=expected, period="", cause=cause)
-    except LostRace:
+    except ConflictError:
         return False
     place.ledger.record_dataset(made.hash, pointer=made.pointer, period="", cause=cause)
     return True

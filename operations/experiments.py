@@ -6,14 +6,15 @@ look at any time, be killed at any line, or meet another."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from operations.context import Here, short
 from operations.targets import contract
 from stores import telemetry
-from stores.ledger import Live, LostRace, Step
+from stores.ledger import ConflictError, LiveRelease, Rollout, RolloutStep, utc
 from stores.releases import bundle
 from tasks import alerts, model_server, orchestrator, tracking
 from trimtab.config.fields import written
@@ -32,40 +33,40 @@ class NoSuchExperiment(LookupError):
     """The ledger has no experiment by that name."""
 
 
-def experiments(place: Here) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+def experiments(place: Here) -> list[tuple[Rollout, list[RolloutStep]]]:
     """The newest experiments that did begin, with their steps, oldest first."""
-    rows = [row for row in place.ledger.rollouts() if row["strategy"] == STRATEGY][-NEWEST:]
-    found = [(row, place.ledger.rollout_steps(row["id"])) for row in rows]
+    rows = [row for row in place.ledger.rollouts() if row.strategy == STRATEGY][-NEWEST:]
+    found = [(row, place.ledger.rollout_steps(row.id)) for row in rows]
     return [(row, steps) for row, steps in found if steps]
 
 
-def named(place: Here, name: str | None) -> dict[str, Any]:
+def named(place: Here, name: str | None) -> Rollout:
     """The experiment that people call *name*, or the newest. Raises NoSuchExperiment."""
-    known = [row for row in place.ledger.rollouts() if row["strategy"] == STRATEGY]
-    found = [row for row in known if name is None or row["id"] in (name, f"{STRATEGY}-{name}")]
+    known = [row for row in place.ledger.rollouts() if row.strategy == STRATEGY]
+    found = [row for row in known if name is None or row.id in (name, f"{STRATEGY}-{name}")]
     if not found:
-        titles = ", ".join(row["id"].removeprefix(f"{STRATEGY}-") for row in known[-NEWEST:]) or "none so far"
+        titles = ", ".join(row.id.removeprefix(f"{STRATEGY}-") for row in known[-NEWEST:]) or "none so far"
         what = "there is no experiment yet" if name is None else f"there is no experiment {name}"
         raise NoSuchExperiment(f"{what} (known: {titles}): `trimtab experiment start A B` starts one")
     return found[-1]
 
 
-def running(place: Here, live: Live | None) -> dict[str, Any] | None:
+def running(place: Here, live: LiveRelease | None) -> Rollout | None:
     """The experiment that answers users now."""
     row = place.ledger.rollout(live.rollout) if live and live.rollout and live.challenger else None
-    return row if row is not None and row["strategy"] == STRATEGY else None
+    return row if row is not None and row.strategy == STRATEGY else None
 
 
-def rightful(place: Here, live: Live) -> str:
+def rightful(place: Here, live: LiveRelease) -> str:
     """Who is champion when no experiment runs: an experiment's A only stands in its place."""
     row = running(place, live)
-    return live.champion if row is None else str(place.ledger.rollout_steps(row["id"])[0]["evidence"]["before"])
+    return live.champion if row is None else str(place.ledger.rollout_steps(row.id)[0].evidence["before"])
 
 
-def make_way(place: Here, reason: str) -> Live | None:
-    """End the experiment that runs, if one does: the champion from before is live again. Raises LostRace."""
+def make_way(place: Here, reason: str) -> LiveRelease | None:
+    """End the experiment that runs, if one does: the champion from before is live again. Raises ConflictError."""
     row = running(place, place.ledger.live())
-    return None if row is None else end(place, row["id"], reason)
+    return None if row is None else end(place, row.id, reason)
 
 
 def settle(place: Here) -> list[str]:
@@ -74,26 +75,26 @@ def settle(place: Here) -> list[str]:
     for row, steps in experiments(place):
         at = state_machine.standing(steps)
         if at.state == "experiment" and (why := _over(place, row, steps)) is not None:
-            with suppress(LostRace):  # somebody is moving something at this moment: the next look sees what came of it
-                end(place, row["id"], why)
+            with suppress(ConflictError):  # another writer is faster: the next round sees the result
+                end(place, row.id, why)
                 done.append(f"experiment {plan_of(steps).title} ended: {why}")
-            at = state_machine.standing(place.ledger.rollout_steps(row["id"]))
-        if at.state == "ended" and _told(row["id"]) not in told:
-            publish(place, row["id"])
+            at = state_machine.standing(place.ledger.rollout_steps(row.id))
+        if at.state == "ended" and _told(row.id) not in told:
+            publish(place, row.id)
     return done
 
 
-def _over(place: Here, row: dict[str, Any], steps: list[dict[str, Any]]) -> str | None:
+def _over(place: Here, row: Rollout, steps: Sequence[RolloutStep]) -> str | None:
     """Why the experiment has to end now; None when it has not."""
     from trimtab.experiment import analysis
     from trimtab.rollout import observation
 
     live, plan = place.ledger.live(), plan_of(steps)
-    if live is None or live.rollout != row["id"]:
+    if live is None or live.rollout != row.id:
         return f"overtaken: {live.move} of {short(live.champion)}" if live else "nothing is live any more"
     if why := model_server.refusal_reason(place.server, plan.b):
         return f"guardrail: the model server will not have B: {why}"
-    terms = Terms.model_validate(row["terms"])
+    terms = Terms.model_validate(row.policy)
     found = observation.oriented(_pairs(place, row), plan.b, terms)
     if found.empty:
         return None
@@ -102,8 +103,8 @@ def _over(place: Here, row: dict[str, Any], steps: list[dict[str, Any]]) -> str 
     return f"{written(plan.duration)} of data went by" if observation.elapsed(found) >= plan.duration else None
 
 
-def end(place: Here, id: str, reason: str) -> Live:
-    """End the experiment called *id*, once; who is live then. Raises LostRace when another moved it at this moment."""
+def end(place: Here, id: str, reason: str) -> LiveRelease:
+    """End the experiment *id*, once; the live release then. Raises ConflictError when another writer interferes."""
     steps, live = place.ledger.rollout_steps(id), place.ledger.live()
     at = state_machine.standing(steps)
     assert live is not None
@@ -117,9 +118,10 @@ def end(place: Here, id: str, reason: str) -> Live:
     try:
         now = place.ledger.switch(
             champion, expected=live.version, move="close", rollout=id, actor=orchestrator.current_run_id(),
-            reason=f"experiment {plan_of(steps).title} ended: {reason}", step=Step(id, at.steps + 1, "ended", evidence),
+            reason=f"experiment {plan_of(steps).title} ended: {reason}",
+            step=RolloutStep(id, at.steps + 1, "ended", evidence),
         )  # fmt: skip
-    except LostRace:
+    except ConflictError:
         if state_machine.standing(place.ledger.rollout_steps(id)).state != "ended":
             raise
         return place.ledger.live() or live  # another ended it, which is as good
@@ -127,9 +129,9 @@ def end(place: Here, id: str, reason: str) -> Live:
     return now
 
 
-def _sound(place: Here, steps: list[dict[str, Any]]) -> str:
+def _sound(place: Here, steps: Sequence[RolloutStep]) -> str:
     """The champion from before; A, which answers most users now, when that one's bundle was damaged meanwhile."""
-    before, plan = str(steps[0]["evidence"]["before"]), plan_of(steps)
+    before, plan = str(steps[0].evidence["before"]), plan_of(steps)
     try:
         place.shelf.open(before)
     except bundle.UnreachableRelease:
@@ -140,19 +142,19 @@ def _sound(place: Here, steps: list[dict[str, Any]]) -> str:
     return before
 
 
-def follow(place: Here, live: Live) -> None:
+def follow(place: Here, live: LiveRelease) -> None:
     """Let target, model server and MLflow's alias follow the ledger."""
     contract.follow(place)
     if not model_server.wait_for_version(place.server, live.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
     released = place.ledger.release(live.champion)
     if released is not None:
-        tracking.set_champion(place.tracking, name=released["model_name"], version=int(released["model_version"]))
+        tracking.set_champion(place.tracking, name=released.model_name, version=released.model_version)
 
 
-def plan_of(steps: list[dict[str, Any]]) -> Plan:
+def plan_of(steps: Sequence[RolloutStep]) -> Plan:
     """What was asked for, from the experiment's first step."""
-    return Plan.model_validate(steps[0]["evidence"]["plan"])
+    return Plan.model_validate(steps[0].evidence["plan"])
 
 
 def report(place: Here, id: str) -> Report:
@@ -170,17 +172,17 @@ def report(place: Here, id: str) -> Report:
     first, last = _span(pairs)
     answers = telemetry.predictions(place.telemetry, first, last, columns=columns)
     answers = answers[answers["rollout"] == id].reset_index(drop=True)
-    ended = steps[-1]["state"] == "ended"
+    ended = steps[-1].state == "ended"
     return analysis.report(
-        plan_of(steps), Terms.model_validate(row["terms"]), metric=place.params.gate.metric,
-        state="ended" if ended else "running", reason=steps[-1]["evidence"]["reason"] if ended else "",
+        plan_of(steps), Terms.model_validate(row.policy), metric=place.params.gate.metric,
+        state="ended" if ended else "running", reason=steps[-1].evidence["reason"] if ended else "",
         pairs=pairs, answers=answers.rename(columns={key: "key"} if key else {}),
         labels=telemetry.labels(place.telemetry, first, last, since=_began(row)),
     )  # fmt: skip
 
 
-def _pairs(place: Here, row: dict[str, Any]) -> pd.DataFrame:
-    return telemetry.pairs(place.telemetry, rollout=row["id"], since=_began(row))
+def _pairs(place: Here, row: Rollout) -> pd.DataFrame:
+    return telemetry.pairs(place.telemetry, rollout=row.id, since=_began(row))
 
 
 def _span(pairs: pd.DataFrame) -> tuple[datetime, datetime]:
@@ -191,9 +193,8 @@ def _span(pairs: pd.DataFrame) -> tuple[datetime, datetime]:
     return (first - timedelta(days=1)).to_pydatetime(), (last + timedelta(days=1)).to_pydatetime()
 
 
-def _began(row: dict[str, Any]) -> datetime:
-    began: datetime = row["recorded_at"]
-    return (began if began.tzinfo else began.replace(tzinfo=UTC)) - CLOCKS_APART
+def _began(row: Rollout) -> datetime:
+    return utc(row.recorded_at) - CLOCKS_APART
 
 
 def keep(place: Here, id: str, found: Report, text: str) -> str:
@@ -213,7 +214,7 @@ def text_of(place: Here, found: Report) -> str:
     from trimtab.experiment.markdown import page
 
     plan = found.plan
-    return page(found, {d: int((place.ledger.release(d) or {}).get("model_version", 0)) for d in (plan.a, plan.b)})
+    return page(found, {d: place.ledger.model_version(d) or 0 for d in (plan.a, plan.b)})
 
 
 def publish(place: Here, id: str) -> str:

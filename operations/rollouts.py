@@ -12,7 +12,7 @@ from typing import Any
 from operations.context import Here, short
 from operations.targets import contract
 from stores import rollout_observation
-from stores.ledger import Live, Look, LostRace, Step
+from stores.ledger import ConflictError, LiveRelease, Rollout, RolloutObservation, RolloutStep
 from stores.object_store.store import ObjectsError
 from stores.releases import bundle as bundle_module
 from stores.releases.bundle import Bundle
@@ -61,13 +61,13 @@ def _cap(champion: Bundle) -> float:
     )
 
 
-def unfinished(place: Here, *, newest: int = 5) -> list[tuple[dict[str, Any], Standing]]:
+def unfinished(place: Here, *, newest: int = 5) -> list[tuple[Rollout, Standing]]:
     """Rollouts that have not come to their end, oldest first, with where they stand; those that only switch left
     out, as deploy sees to these."""
     found = []
     for row in place.ledger.rollouts()[-newest:]:
-        at = state_machine.standing(place.ledger.rollout_steps(row["id"]))
-        if row["strategy"] == "rollout" and (at.on_trial or at.in_court):
+        at = state_machine.standing(place.ledger.rollout_steps(row.id))
+        if row.strategy == "rollout" and (at.on_trial or at.in_court):
             found.append((row, at))
     return found
 
@@ -83,7 +83,7 @@ def advance(place: Here, id: str) -> Outcome:
         return Outcome(at, Seen(), moved=False)
     if live is None or live.rollout != id:
         return _overtaken(place, row, at, live)
-    why = model_server.refusal_reason(place.server, row["release"]) if at.on_trial else None
+    why = model_server.refusal_reason(place.server, row.release) if at.on_trial else None
     try:
         seen = rollout_observation.look(place.telemetry, row, steps)
     except ObjectsError:
@@ -93,10 +93,10 @@ def advance(place: Here, id: str) -> Outcome:
     if why is not None:
         seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {why}")})
     _keep_look(place, id, at, seen)
-    move = state_machine.follow(at, seen, Terms.model_validate(row["terms"]))
+    move = state_machine.follow(at, seen, Terms.model_validate(row.policy))
     if move is None:
         return Outcome(at, seen, moved=False)
-    if move.state == "champion" and (damage := _damage(place, row["release"])):
+    if move.state == "champion" and (damage := _damage(place, row.release)):
         move = Move("rolled back", 0.0, damage)
     return take(place, row, at, seen, move, live)
 
@@ -112,13 +112,13 @@ def _damage(place: Here, digest: str) -> str | None:
     return None
 
 
-def take(place: Here, row: dict[str, Any], at: Standing, seen: Seen, move: Move, live: Live) -> Outcome:
+def take(place: Here, row: Rollout, at: Standing, seen: Seen, move: Move, live: LiveRelease) -> Outcome:
     """Take a step: the ledger says so in one transaction, then the others follow. Losing a race is no error."""
     reason = move.reason
     if move.state in ("rolled back", "reverted"):
         reason += f"; by then users had got {seen.exposed:,} of its answers"
-    step = Step(
-        row["id"], at.steps + 1, move.state,
+    step = RolloutStep(
+        row.id, at.steps + 1, move.state,
         {
             "share": move.share, "reason": reason, "exposed": seen.exposed, "labels_until": seen.labels_until,
             "seen": seen.model_dump(mode="json"),
@@ -128,13 +128,13 @@ def take(place: Here, row: dict[str, Any], at: Standing, seen: Seen, move: Move,
     try:
         now = place.ledger.switch(
             champion, expected=live.version, move=MOVES[move.state], reason=reason, actor=orchestrator.current_run_id(),
-            rollout=row["id"], challenger=challenger,
+            rollout=row.id, challenger=challenger,
             challenger_share=move.share if move.state == "canary" else 0.0, step=step,
         )  # fmt: skip
-    except LostRace:
-        return Outcome(state_machine.standing(place.ledger.rollout_steps(row["id"])), seen, moved=True)
-    after = state_machine.standing(place.ledger.rollout_steps(row["id"]))
-    print(f"{short(row['release'])}: {after.words}: {reason}")
+    except ConflictError:
+        return Outcome(state_machine.standing(place.ledger.rollout_steps(row.id)), seen, moved=True)
+    after = state_machine.standing(place.ledger.rollout_steps(row.id))
+    print(f"{short(row.release)}: {after.words}: {reason}")
     contract.follow(place)
     if not model_server.wait_for_version(place.server, now.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
@@ -142,9 +142,10 @@ def take(place: Here, row: dict[str, Any], at: Standing, seen: Seen, move: Move,
     return Outcome(after, seen, moved=True)
 
 
-def _who(row: dict[str, Any], move: Move) -> tuple[str, str | None]:
+def _who(row: Rollout, move: Move) -> tuple[str, str | None]:
     """Champion and challenger after a step. In court the one before goes on scoring in the other's place."""
-    release, before = row["release"], row["champion_before"]
+    release, before = row.release, row.champion_before
+    assert before is not None  # a rollout on live traffic has a champion to be compared with
     match move.state:
         case "champion":
             return release, before
@@ -156,71 +157,72 @@ def _who(row: dict[str, Any], move: Move) -> tuple[str, str | None]:
             return before, release
 
 
-def _overtaken(place: Here, row: dict[str, Any], at: Standing, live: Live | None) -> Outcome:
+def _overtaken(place: Here, row: Rollout, at: Standing, live: LiveRelease | None) -> Outcome:
     """Somebody made another release live meanwhile, so this rollout has nothing left to decide."""
     reason = f"overtaken: {live.move} of {short(live.champion)}" if live else "nothing is live any more"
     place.ledger.step_rollout(
-        row["id"], at.steps + 1, "ended", {"share": at.share, "exposed": at.exposed_before, "reason": reason}
+        row.id, at.steps + 1, "ended", {"share": at.share, "exposed": at.exposed_before, "reason": reason}
     )
-    return Outcome(state_machine.standing(place.ledger.rollout_steps(row["id"])), Seen(), moved=True)
+    return Outcome(state_machine.standing(place.ledger.rollout_steps(row.id)), Seen(), moved=True)
 
 
 def _keep_look(place: Here, id: str, at: Standing, seen: Seen) -> None:
     """A look that saw something new is kept: together they are the story of the verdict."""
-    last = place.ledger.look(id)
+    last = place.ledger.last_observation(id)
     verdict = "roll back" if seen.broken else seen.verdict
     now = (at.words, seen.pairs, seen.labels, verdict)
-    if last is None or (last.state, last.answers, last.labels, last.verdict) != now:
-        place.ledger.record_look(Look(id, last.number + 1 if last else 1, *now, evidence=seen.model_dump(mode="json")))
+    if last is None or (last.state, last.pairs, last.labels, last.verdict) != now:
+        place.ledger.record_observation(
+            RolloutObservation(id, last.number + 1 if last else 1, *now, evidence=seen.model_dump(mode="json"))
+        )
 
 
-def tell(place: Here, row: dict[str, Any], at: Standing, reason: str, live: Live) -> None:
+def tell(place: Here, row: Rollout, at: Standing, reason: str, live: LiveRelease) -> None:
     """Let everybody know of a step: alias, event, alert, artifact. Safe to repeat."""
     project = place.params.project.name
     if at.state in EVENTS:
         champion = place.ledger.release(live.champion)
         if champion is not None:
-            tried = place.ledger.release(row["release"]) or {}
             tracking.set_champion(
-                place.tracking, name=champion["model_name"], version=int(champion["model_version"]),
-                out=tried.get("model_version"),
+                place.tracking, name=champion.model_name, version=champion.model_version,
+                out=place.ledger.model_version(row.release),
             )  # fmt: skip
         orchestrator.emit(
-            EVENTS[at.state], project=project, id=f"{row['id']}-{at.steps}",
-            payload={"release": row["release"], "version": live.version, "cause": row["cause"], "reason": reason},
+            EVENTS[at.state], project=project, id=f"{row.id}-{at.steps}",
+            payload={"release": row.release, "version": live.version, "cause": row.cause, "reason": reason},
         )  # fmt: skip
     warn(place, row, at)
-    orchestrator.show_markdown("rollout", page(place, row), about=f"Rollout of {short(row['release'])}: {at.words}")
+    orchestrator.show_markdown("rollout", page(place, row), about=f"Rollout of {short(row.release)}: {at.words}")
 
 
-def warn(place: Here, row: dict[str, Any], at: Standing) -> bool:
+def warn(place: Here, row: Rollout, at: Standing) -> bool:
     """Raise the alert of a rollout that went back; False when there is none, or it was raised before."""
     if at.state not in ("rolled back", "reverted"):
         return False
-    steps = place.ledger.rollout_steps(row["id"])
-    version = (place.ledger.release(row["release"]) or {}).get("model_version")
+    steps = place.ledger.rollout_steps(row.id)
+    version = place.ledger.model_version(row.release)
     what = "was rolled back" if at.state == "rolled back" else "was champion and is taken back"
-    reason = steps[at.steps - 1]["evidence"].get("reason", "")
-    message = f"{place.params.project.name}: version {version} ({short(row['release'])}) {what}: {reason}"
+    reason = steps[at.steps - 1].evidence.get("reason", "")
+    message = f"{place.params.project.name}: version {version} ({short(row.release)}) {what}: {reason}"
     return alerts.raise_alert(
-        place.ledger, place.listeners, id=f"rollout:{row['id']}:{at.steps}", kind=at.state, message=message,
-        evidence={"release": row["release"], "rollout": row["id"]},
+        place.ledger, place.listeners, id=f"rollout:{row.id}:{at.steps}", kind=at.state, message=message,
+        evidence={"release": row.release, "rollout": row.id},
     )  # fmt: skip
 
 
-def page(place: Here, row: dict[str, Any]) -> str:
+def page(place: Here, row: Rollout) -> str:
     """A rollout as people read it."""
-    steps, look = place.ledger.rollout_steps(row["id"]), place.ledger.look(row["id"])
+    steps, look = place.ledger.rollout_steps(row.id), place.ledger.last_observation(row.id)
     lines = [
         f"## {state_machine.standing(steps).words}", "",
-        f"Release `{short(row['release'])}` against `{short(row['champion_before'])}`: {row['cause']}", "",
+        f"Release `{short(row.release)}` against `{short(row.champion_before)}`: {row.cause}", "",
         "| step | state | answers users got | why |", "|---|---|---|---|",
     ]  # fmt: skip
     for number, step in enumerate(steps, start=1):
-        told, state = step["evidence"], state_machine.standing(steps[:number]).words
-        lines.append(f"| {step['step']} | {state} | {told.get('exposed', 0):,} | {told.get('reason', '')} |")
+        told, state = step.evidence, state_machine.standing(steps[:number]).words
+        lines.append(f"| {step.number} | {state} | {told.get('exposed', 0):,} | {told.get('reason', '')} |")
     if look is not None:
-        lines += ["", f"**{look.verdict}** after {look.answers:,} pairs and {look.labels:,} labels: "
+        lines += ["", f"**{look.verdict}** after {look.pairs:,} pairs and {look.labels:,} labels: "
                   f"{look.evidence['reason']}"]  # fmt: skip
     return "\n".join(lines)
 

@@ -8,13 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from serving.metrics.server import Metrics
 from serving.models.crash_guard import Life
 from serving.models.loaded import Loaded, Roster, Standing
-from stores.ledger import Ledger
-from stores.ledger.records import Live
+from stores.ledger import Ledger, LiveRelease, Rollout
 from stores.releases.bundle import ReleaseError, UnreachableRelease
 from stores.telemetry import Compactor, Recorder, Where
 from stores.telemetry.parquet.files import waiting_bytes
@@ -78,7 +76,7 @@ class Follower:
             if live.version == self._retry[0] and time.monotonic() < self._retry[1]:
                 self._note_ledger(None)
                 return
-            row = self._ledger.rollout(live.rollout) if live.rollout and live.challenger else None
+            current = self._ledger.current_rollout(live)
         except Exception as error:  # noqa: BLE001 - whatever a database driver raises means the same here
             self.vacant = False  # somebody may have become live meanwhile
             self._note_ledger(f"{type(error).__name__}: {error}")
@@ -89,7 +87,7 @@ class Follower:
         if first and self.release_trouble is None:
             self.release_trouble = f"release {live.champion[:12]} is live and not loaded yet"
         try:
-            found = self._standing(live, row)
+            found = self._standing(live, current.rollout if current else None)
         except ReleaseError as error:
             self._note_release(live.version, str(error))
             return
@@ -112,7 +110,7 @@ class Follower:
             return {}
         return {str(standing.challenger_digest): standing.absent}
 
-    def _standing(self, live: Live, row: dict[str, Any] | None) -> Standing:
+    def _standing(self, live: LiveRelease, row: Rollout | None) -> Standing:
         """What the ledger says, in memory. A challenger that cannot be had does not keep the champion from its place.
         Raises ReleaseError when the champion cannot be loaded."""
         champion = self._roster.load(live.champion, version=live.version)
@@ -127,10 +125,10 @@ class Follower:
             slices=_slices(row),
             challenger_digest=live.challenger,
             absent=absent,
-            in_court=row is not None and row.get("release") == live.champion,
+            in_court=row is not None and row.release == live.champion,
         )
 
-    def _share(self, live: Live) -> float:
+    def _share(self, live: LiveRelease) -> float:
         """The share of the keys that the challenger answers: the ledger's; or, where somebody else shifts traffic
         between servers, all or nothing, by the release that this server is for."""
         if live.challenger is None:
@@ -139,7 +137,7 @@ class Follower:
             return live.challenger_share
         return float(live.challenger.startswith(self._release))
 
-    def _challenger(self, live: Live) -> tuple[Loaded | None, str | None]:
+    def _challenger(self, live: LiveRelease) -> tuple[Loaded | None, str | None]:
         self._awaited = None
         if live.challenger is None:
             return None, None
@@ -229,7 +227,7 @@ class Housekeeping:
             )  # fmt: skip
 
 
-def _slices(rollout: dict[str, Any] | None) -> tuple[str, ...]:
+def _slices(rollout: Rollout | None) -> tuple[str, ...]:
     """The columns that a rollout's verdict is also given for."""
-    rules = (rollout or {}).get("terms") or {}
-    return tuple(rules.get("slices") or ())
+    policy = rollout.policy if rollout is not None else None
+    return tuple((policy or {}).get("slices") or ())

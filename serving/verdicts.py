@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from serving.http.refusals import Busy
 from stores import rollout_observation
-from stores.ledger import Ledger, LedgerUnavailable
+from stores.ledger import Ledger, LedgerUnavailable, Rollout, RolloutStep
 from stores.telemetry import Where
 from trimtab.rollout.state_machine import OVER, Seen, Standing, Terms, follow, standing
 
@@ -130,7 +130,7 @@ class Verdicts:
         key, began = name or "", time.monotonic()
         try:
             row = self._find(name)
-            steps = self._ledger.rollout_steps(row["id"])
+            steps = self._ledger.rollout_steps(row.id)
             answer = self._answer(row, steps)
         except (LedgerUnavailable, OSError) as trouble:
             known = self._known.get(key)
@@ -145,7 +145,7 @@ class Verdicts:
             del self._known[next(iter(self._known))]
         return answer
 
-    def _find(self, name: str | None) -> dict[str, Any]:
+    def _find(self, name: str | None) -> Rollout:
         if name is None:
             live = self._ledger.live()
             row = self._ledger.rollout(live.rollout) if live is not None and live.rollout else None
@@ -157,29 +157,29 @@ class Verdicts:
             raise UnknownRollout("no rollout has such a name: GET /verdict tells the one that is live")
         if (row := self._ledger.rollout(name)) is not None:
             return row
-        rows = [r for r in self._ledger.rollouts() if _DIGEST.fullmatch(name) and r["release"].startswith(name)]
+        rows = [r for r in self._ledger.rollouts() if _DIGEST.fullmatch(name) and r.release.startswith(name)]
         if not rows:
             raise UnknownRollout(
                 f"{name} is no rollout and no release that had one: deploy it first, `trimtab history` lists all"
             )
-        if len({r["release"] for r in rows}) > 1:
+        if len({r.release for r in rows}) > 1:
             raise UnknownRollout(f"more than one release begins with {name}: give more of its digest")
         return rows[-1]
 
-    def _answer(self, row: dict[str, Any], steps: Sequence[Mapping[str, Any]]) -> VerdictAnswer:
+    def _answer(self, row: Rollout, steps: Sequence[RolloutStep]) -> VerdictAnswer:
         at = standing(steps)
-        terms = Terms.model_validate(row["terms"]) if row["terms"] else None
-        told: Mapping[str, Any] = steps[-1]["evidence"] if steps else {}
+        terms = Terms.model_validate(row.policy) if row.policy else None
+        told: Mapping[str, Any] = steps[-1].evidence if steps else {}
         seen = Seen.model_validate(told.get("seen") or {"exposed": at.exposed_before})
         if terms is not None and (at.on_trial or at.in_court or at.state == "experiment"):
             seen = self._seen(row, steps)
-        refused = self._refused().get(row["release"])
+        refused = self._refused().get(row.release)
         if at.on_trial and refused:
             seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {refused}")})
         word, reason = concluded(at, seen, terms, told)
         overall = seen.evidence.get("overall") or {}
         return VerdictAnswer(
-            rollout=row["id"], release=row["release"], champion=row["champion_before"], state=at.state, share=at.share,
+            rollout=row.id, release=row.release, champion=row.champion_before, state=at.state, share=at.share,
             verdict=word, successful=None if word == "keep collecting" else word == "promote",
             ready=word == "promote" or (word == "keep collecting" and shown_enough(at, seen, terms)), reason=reason,
             pairs=seen.pairs, labels=seen.labels, exposed=seen.exposed,
@@ -189,9 +189,9 @@ class Verdicts:
             guardrails=list(seen.broken), stale=False, seen_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )  # fmt: skip
 
-    def _seen(self, row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Seen:
+    def _seen(self, row: Rollout, steps: Sequence[RolloutStep]) -> Seen:
         """What telemetry says; not asked again while nothing has come in."""
-        now = (row["id"], len(steps), rollout_observation.stamp(self._telemetry))
+        now = (row.id, len(steps), rollout_observation.stamp(self._telemetry))
         if self._last_look is None or self._last_look[0] != now:
             self._last_look = (now, rollout_observation.look(self._telemetry, row, steps))
         return self._last_look[1]

@@ -3,32 +3,33 @@ tells other tools. How it is weighed is `trimtab.rollout.observation`'s business
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from stores import telemetry
+from stores.ledger import Rollout, RolloutStep, utc
 from stores.telemetry.remote.replica import Where
 from trimtab.rollout.state_machine import Seen, Terms, standing
 
 _CLOCKS_APART = timedelta(minutes=10)  # the database's clock and a server's
 
 
-def look(root: Where, rollout: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Seen:
-    """What was seen of *rollout* (a row of the ledger, with its *steps*) in the telemetry below *root*."""
+def look(root: Where, rollout: Rollout, steps: Sequence[RolloutStep]) -> Seen:
+    """What was seen of *rollout* (with its *steps*) in the telemetry below *root*."""
     from trimtab.rollout import observation
 
-    began = rollout["recorded_at"]
-    since = (began if began.tzinfo else began.replace(tzinfo=UTC)) - _CLOCKS_APART
-    pairs = telemetry.pairs(root, rollout=rollout["id"], since=since)
+    since = utc(rollout.recorded_at) - _CLOCKS_APART
+    pairs = telemetry.pairs(root, rollout=rollout.id, since=since)
     if pairs.empty:
         return Seen()
+    assert rollout.champion_before is not None  # there are pairs
     first = pairs["time"].min()
     labels = telemetry.labels(root, _moment(first), since=since)
     return observation.seen(
-        pairs, labels, release=rollout["release"], other=rollout["champion_before"], at=standing(steps),
-        terms=Terms.model_validate(rollout["terms"]),
+        pairs, labels, release=rollout.release, other=rollout.champion_before, at=standing(steps),
+        terms=Terms.model_validate(rollout.policy),
     )  # fmt: skip
 
 

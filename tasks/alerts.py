@@ -8,8 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from stores.ledger import Ledger
-from stores.ledger.statistics import moment
+from stores.ledger import Ledger, utc
 from tasks import notifiers
 from trimtab.config.params import Alert
 
@@ -41,16 +40,16 @@ def deliver_pending(ledger: Ledger, listeners: Sequence[Alert], *, grace: timede
     waiting = [
         alert
         for alert in reversed(ledger.alerts())
-        if f"alert:{alert['id']}" not in known and moment(alert["recorded_at"]) <= raised_before
+        if f"alert:{alert.id}" not in known and utc(alert.recorded_at) <= raised_before
     ]
     end, delivered, refused = time.monotonic() + DELIVERY_LIMIT_S, [], set[str]()
     for alert in waiting:
         if time.monotonic() >= end:
             break
-        body = {key: alert[key] for key in ("id", "kind", "message", "evidence")}
+        body = {"id": alert.id, "kind": alert.kind, "message": alert.message, "evidence": alert.evidence}
         unaware = _deliver(ledger, listeners, body, reached=known, left_alone=refused)
         refused |= unaware
-        delivered += [] if unaware else [body["id"]]
+        delivered += [] if unaware else [alert.id]
     return delivered
 
 

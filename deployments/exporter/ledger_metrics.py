@@ -11,7 +11,7 @@ from pathlib import Path
 from prometheus_client.core import GaugeMetricFamily
 
 from deployments.exporter.polling import gauge, one
-from stores.ledger import Ledger, statistics
+from stores.ledger import Ledger, statistics, utc
 from trimtab.config import params
 from trimtab.config.params import Params
 from trimtab.data.periods import Period
@@ -85,9 +85,7 @@ def under_way(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
     """Who is live, and how rollouts fare."""
     live, known = ledger.live(), statistics.rollouts(ledger)
     yield one("ledger_version", "Version of the live row.", live.version if live else 0)
-    yield one(
-        "live_seconds", "When that row was written.", statistics.moment(live.recorded_at).timestamp() if live else None
-    )
+    yield one("live_seconds", "When that row was written.", utc(live.recorded_at).timestamp() if live else None)
     states = Counter(rollout.state for rollout in known)
     yield gauge("rollouts", "Rollouts by state.", ["state"], [((state,), n) for state, n in states.items()])
     running = [known[-1]] if known and known[-1].state not in {*OVER, "champion"} else []
@@ -108,8 +106,8 @@ def under_way(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
 def owed(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
     """What the ledger says must happen and has not."""
     waiting = {
-        "retrain": statistics.owed_retrains(ledger), "monitoring": statistics.owed_monitoring(ledger),
-        "alert": statistics.undelivered_alerts(ledger),
+        "retrain": statistics.retrain_backlog(ledger), "monitoring": statistics.monitoring_backlog(ledger),
+        "alert": statistics.alert_backlog(ledger),
     }  # fmt: skip
     yield gauge(
         "owed", "Retrains, monitoring and alerts that the ledger awaits.", ["work"],
@@ -117,7 +115,7 @@ def owed(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
     )  # fmt: skip
     yield gauge(
         "owed_since_seconds", "Since when the oldest of these waits.", ["work"],
-        [((work,), found.since.timestamp()) for work, found in waiting.items() if found.since],
+        [((work,), found.oldest_at.timestamp()) for work, found in waiting.items() if found.oldest_at],
     )  # fmt: skip
     raised = statistics.alerts_by_kind(ledger)
     yield gauge("alerts", "Alerts that the loop has raised, by kind.", ["kind"], [((k,), n) for k, n in raised.items()])
@@ -137,7 +135,7 @@ def utc_now() -> datetime:
 
 def _horizon(ledger: Ledger, rollout: str) -> float | None:
     row = ledger.rollout(rollout)
-    return Terms.model_validate(row["terms"]).horizon.total_seconds() if row and row["terms"] else None
+    return Terms.model_validate(row.policy).horizon.total_seconds() if row and row.policy else None
 
 
 def _number(value: object) -> float | None:

@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 
 from deployments.replay.traffic import Traffic
-from stores.ledger import Decision, Ledger, Look
+from stores.ledger import DecisionRecord, Ledger, Outcome, RolloutObservation
 from stores.releases.store import Shelf
 from stores.telemetry import Where, where
 from tasks import orchestrator, sources
@@ -43,8 +42,8 @@ class Step:
     labels: int = 0
     release: str | None = None
     version: int | None = None
-    decision: Decision | None = None
-    retrain: dict[str, Any] | None = None
+    decision: DecisionRecord | None = None
+    retrain: Outcome | None = None
     seconds: float = 0.0
 
 
@@ -77,7 +76,7 @@ class Replay:
 
     def prepare(self, before: Period) -> None:
         """Bring in the periods before the walk, and have a first model."""
-        accepted = {check.period for check in self.ledger.checks() if check.accepted}
+        accepted = {check.period for check in self.ledger.validations() if check.accepted}
         for period in span(self.params.first, before.shift(-1)):
             if str(period) not in accepted:
                 self._ingest(period)
@@ -98,8 +97,7 @@ class Replay:
             began = time.monotonic()
             live = self.ledger.live()
             assert live is not None
-            released = self.ledger.release(live.champion) or {}
-            step = Step(str(period), release=live.champion, version=released.get("model_version"))
+            step = Step(str(period), release=live.champion, version=self.ledger.model_version(live.champion))
             self.steps.append(step)
             self._status(f"{period}  users ask")
             step.rows, labels = self._asked(next(rows))
@@ -157,21 +155,21 @@ class Replay:
                 raise ReplayStuck(f"{what} is {state} after {QUIET_WITHIN_S:.0f} s: see {self._page(run)}")
             time.sleep(POLL_S)
 
-    def _decided(self, period: Period) -> Decision | None:
+    def _decided(self, period: Period) -> DecisionRecord | None:
         """The decision for the period, once drift-monitor has made it; None when its batch was quarantined."""
-        newest = list(self.ledger.checks(str(period)))[-1]
+        newest = list(self.ledger.validations(str(period)))[-1]
         if not newest.accepted:
             return None
         self._status(f"{period}  drift-monitor")
         outcome = self._outcome(f"monitor:{period}:{newest.digest}", f"drift-monitor of {period}")
-        id = outcome["evidence"].get("decision")
+        id = outcome.evidence.get("decision")
         return self.ledger.decision(id) if id else None
 
-    def _retrained(self, decision: Decision) -> dict[str, Any]:
+    def _retrained(self, decision: DecisionRecord) -> Outcome:
         self._status(f"{decision.period}  retrain")
         return self._outcome(f"retrain:{decision.id}", f"the retrain for {decision.id}")
 
-    def _outcome(self, work: str, what: str) -> dict[str, Any]:
+    def _outcome(self, work: str, what: str) -> Outcome:
         deadline = time.monotonic() + QUIET_WITHIN_S
         while (outcome := self.ledger.outcomes().get(work)) is None:
             self._pass_on_alerts()
@@ -187,7 +185,7 @@ class Replay:
         """Alerts that were raised while waiting: what goes wrong should be seen while it does."""
         for alert in self.ledger.alerts()[self.alerts :]:
             self.alerts += 1
-            self.echo(f"alert: {alert['message']}")
+            self.echo(f"alert: {alert.message}")
 
     def _page(self, run: str | None = None) -> str:
         pages = self.settings.prefect_api.removesuffix("/api")
@@ -206,11 +204,11 @@ class Watched:
         live = ledger.live()
         self._rollout = live.rollout if live and live.challenger else None
         seen = self._look()
-        self._answers, self._labels = (seen.answers, seen.labels) if seen else (0, 0)
+        self._answers, self._labels = (seen.pairs, seen.labels) if seen else (0, 0)
         self._unseen = 0
 
-    def _look(self) -> Look | None:
-        return self._ledger.look(self._rollout) if self._rollout else None
+    def _look(self) -> RolloutObservation | None:
+        return self._ledger.last_observation(self._rollout) if self._rollout else None
 
     @property
     def on_trial(self) -> bool:
@@ -223,10 +221,10 @@ class Watched:
         deadline = time.monotonic() + LOOKED_WITHIN_S
         while self.on_trial:
             look = self._look()
-            if look and look.answers - self._answers >= answers - self._unseen and look.labels >= self._labels:
+            if look and look.pairs - self._answers >= answers - self._unseen and look.labels >= self._labels:
                 break
             if time.monotonic() > deadline:  # what was not paired by now is not waited for again
-                self._unseen = answers - (look.answers - self._answers if look else 0)
+                self._unseen = answers - (look.pairs - self._answers if look else 0)
                 self._labels = look.labels if look else 0
                 break
             time.sleep(0.1)
@@ -242,7 +240,7 @@ def told(step: Step) -> str:
         return f"{line}: the batch was quarantined"
     line += f"  {decision.action}: {decision.cause}"
     if step.retrain:
-        line += f" -> {step.retrain['result']}"
+        line += f" -> {step.retrain.result}"
     return f"{line}  ({step.seconds:.0f} s)"
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from deployments.replay import rollouts as rollouts_module
 from deployments.replay.replay import Replay, Step
 from stores import telemetry
+from stores.ledger import Outcome
 from tasks import orchestrator
 from trimtab.evaluation import metrics
 from trimtab.model.release import Manifest
@@ -40,7 +41,7 @@ def summarise(
             "lost_predictions": len(replay.traffic.answered - set(recorded["prediction_id"])),
             "retrains": len(retrains),
             "promotions": sum(bool(row["promoted"]) for row in rows),
-            "rejections": sum(step.retrain["result"] == "rejected" for step in retrains if step.retrain),
+            "rejections": sum(step.retrain.result == "rejected" for step in retrains if step.retrain),
             "rollbacks": moves.count("rollback"),
             "exposure": sum(found["exposure"] for found in rollouts),
             "mean_live": fmean(live),
@@ -58,8 +59,8 @@ def _period(
     seen = telemetry.joined(replay.telemetry, period.start, period.end)
     known = seen[seen["label"].notna()]
     manifest = replay.shelf.open(step.release).manifest if step.release else None
-    outcome = step.retrain or {}
-    evidence = outcome.get("evidence", {})
+    outcome = step.retrain
+    evidence = outcome.evidence if outcome else {}
     gate = replay.ledger.gate(evidence["run_id"]) if "run_id" in evidence else None
     facts = decision.evidence["facts"] if decision else {}
     distances, importances = facts.get("distances", {}), facts.get("importances", {})
@@ -86,20 +87,20 @@ def _period(
             "predictions": facts.get("prediction_distance"),
         },
         "decision": {"id": decision.id, "action": decision.action, "cause": decision.cause} if decision else None,
-        "retrain_flow_run": outcome.get("owner"),
+        "retrain_flow_run": outcome.owner if outcome else None,
         "gate": {"passed": gate.passed, "reason": gate.reason} if gate else None,
         "rollout": mine["id"] if (mine := _rollout_of(outcome, rollouts)) else None,
         "promoted": evidence["release"] if _promoted(outcome, mine) else None,
     }
 
 
-def _rollout_of(outcome: Mapping[str, Any], rollouts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    id = outcome.get("evidence", {}).get("rollout")
+def _rollout_of(outcome: Outcome | None, rollouts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    id = outcome.evidence.get("rollout") if outcome else None
     return next((found for found in rollouts if found["id"] == id), None)
 
 
-def _promoted(outcome: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> bool:
-    return outcome.get("result") == "promoted" or (rollout is not None and bool(rollout["promoted"]))
+def _promoted(outcome: Outcome | None, rollout: Mapping[str, Any] | None) -> bool:
+    return (outcome is not None and outcome.result == "promoted") or (rollout is not None and bool(rollout["promoted"]))
 
 
 def measured(known: pd.DataFrame, metric: str, manifest: Manifest) -> float:
@@ -122,7 +123,7 @@ def _retrain_times(retrains: Sequence[Step]) -> dict[str, list[float]]:
     for step in retrains:
         assert step.retrain is not None
         assert step.decision is not None
-        start, end = orchestrator.run_times(step.retrain["owner"])
+        start, end = orchestrator.run_times(step.retrain.owner)
         if start and step.decision.recorded_at:
             waits.append(round((start - step.decision.recorded_at).total_seconds(), 2))
         if start and end:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stores.ledger import Ledger
+from stores.ledger import Ledger, Rollout, RolloutStep
 from trimtab.rollout.state_machine import standing
 
 FOUND_WORSE = ("rolled back", "reverted")
@@ -14,24 +14,23 @@ FOUND_WORSE = ("rolled back", "reverted")
 
 def of(ledger: Ledger) -> list[dict[str, Any]]:
     """Every rollout on live traffic, oldest first."""
-    return [_rollout(ledger, row) for row in ledger.rollouts() if row["strategy"] == "rollout"]
+    return [_rollout(ledger, row) for row in ledger.rollouts() if row.strategy == "rollout"]
 
 
-def _rollout(ledger: Ledger, row: Mapping[str, Any]) -> dict[str, Any]:
-    steps = ledger.rollout_steps(row["id"])
-    release = ledger.release(row["release"]) or {}
-    decided = next((s for s in steps if s["state"] in ("champion", "rolled back")), None)
-    seen = (decided or {}).get("evidence", {}).get("seen") or {}
+def _rollout(ledger: Ledger, row: Rollout) -> dict[str, Any]:
+    steps = ledger.rollout_steps(row.id)
+    decided = next((s for s in steps if s.state in ("champion", "rolled back")), None)
+    seen = (decided.evidence if decided else {}).get("seen") or {}
     at = standing(steps)
     return {
-        "id": row["id"],
-        "release": row["release"],
-        "version": release.get("model_version"),
-        "champion_before": row["champion_before"],
-        "cause": row["cause"],
+        "id": row.id,
+        "release": row.release,
+        "version": ledger.model_version(row.release),
+        "champion_before": row.champion_before,
+        "cause": row.cause,
         "steps": [_step(steps[: number + 1]) for number in range(len(steps))],
         "state": at.words,
-        "promoted": any(s["state"] == "champion" for s in steps),
+        "promoted": any(s.state == "champion" for s in steps),
         "verdict": "roll back" if seen.get("broken") else seen.get("verdict"),
         "labels": seen.get("labels", 0),
         "answers": at.exposed_before,
@@ -39,8 +38,8 @@ def _rollout(ledger: Ledger, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _step(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    evidence, at = steps[-1]["evidence"], standing(steps)
+def _step(steps: Sequence[RolloutStep]) -> dict[str, Any]:
+    evidence, at = steps[-1].evidence, standing(steps)
     labels = (evidence.get("seen") or {}).get("labels", 0)
     return {
         "state": at.state, "share": at.share, "labels": labels, "exposed": at.exposed_before,
@@ -48,11 +47,11 @@ def _step(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _found_worse(steps: Sequence[Mapping[str, Any]]) -> bool:
+def _found_worse(steps: Sequence[RolloutStep]) -> bool:
     """Whether it went back for what was seen of it, and not for want of evidence or because it was overtaken."""
     last = steps[-1]
-    seen = last["evidence"].get("seen") or {}
-    return last["state"] in FOUND_WORSE and (seen.get("verdict") == "roll back" or bool(seen.get("broken")))
+    seen = last.evidence.get("seen") or {}
+    return last.state in FOUND_WORSE and (seen.get("verdict") == "roll back" or bool(seen.get("broken")))
 
 
 def lines(rollouts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from prefect import task
 
 from operations.context import Here
-from stores.ledger import Ledger
+from stores.ledger import Ledger, Rollout
 from tasks import model_server
 from tasks.model_server import ServerRejected, ServerUnavailable
 from tasks.retries import RETRIED
@@ -60,29 +60,29 @@ def wanted(ledger: Ledger) -> Wanted | None:
     row = ledger.rollout(live.rollout) if live.rollout and live.challenger else None
     on_trial = (
         row is not None
-        and row["strategy"] == "rollout"
-        and journey.standing(ledger.rollout_steps(row["id"])).on_trial
-        and row["release"] == live.challenger
+        and row.strategy == "rollout"
+        and journey.standing(ledger.rollout_steps(row.id)).on_trial
+        and row.release == live.challenger
     )
-    return Wanted(row["release"] if row and on_trial else live.champion, live.version)
+    return Wanted(row.release if row and on_trial else live.champion, live.version)
 
 
-def begun(ledger: Ledger) -> dict[str, Any] | None:
+def begun(ledger: Ledger) -> Rollout | None:
     """The rollout whose release has not been let in yet: somebody is at it, or will be. None when the newest one has
     come further, or was overtaken by a champion that it did not set out from; older ones were overtaken by it."""
-    rollouts = [row for row in ledger.rollouts() if row["strategy"] != STRATEGY]
+    rollouts = [row for row in ledger.rollouts() if row.strategy != STRATEGY]
     if not rollouts:
         return None
     newest, live = rollouts[-1], ledger.live()
-    was_overtaken = (live.champion if live else None) != newest["champion_before"]
-    at = journey.standing(ledger.rollout_steps(newest["id"]))
+    was_overtaken = (live.champion if live else None) != newest.champion_before
+    at = journey.standing(ledger.rollout_steps(newest.id))
     return newest if at.state in ("started", "probed") and not was_overtaken else None
 
 
 def under_way(ledger: Ledger) -> str | None:
     """The release of the rollout that has begun, whose processes somebody may be about to need."""
     row = begun(ledger)
-    return str(row["release"]) if row else None
+    return row.release if row else None
 
 
 class RunningServers:

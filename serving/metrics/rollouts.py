@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 
-from stores.ledger import Ledger
+from stores.ledger import Ledger, Rollout, utc
 from trimtab.rollout.state_machine import standing
 
 NEWEST = 3
@@ -40,16 +39,15 @@ class Progress:
         """Read the ledger. Raises LedgerUnavailable; then what is known stays."""
         self._stands = [stand for row in self._ledger.rollouts()[-NEWEST:] if (stand := self._stand(row))]
 
-    def _stand(self, row: dict[str, str]) -> Stand | None:
-        steps = self._ledger.rollout_steps(row["id"])
+    def _stand(self, row: Rollout) -> Stand | None:
+        steps = self._ledger.rollout_steps(row.id)
         if not steps:
             return None
-        at, look = standing(steps), self._ledger.look(row["id"])
-        entered: datetime = steps[-1]["recorded_at"]
-        entered = entered if entered.tzinfo else entered.replace(tzinfo=UTC)
+        at, look = standing(steps), self._ledger.last_observation(row.id)
+        entered_at = utc(steps[-1].recorded_at or row.recorded_at)
         exposed = int(look.evidence.get("exposed", 0)) if look else at.exposed_before
         return Stand(
-            row["id"], row["release"], at.state, entered.timestamp(), look.labels if look else 0,
+            row.id, row.release, at.state, entered_at.timestamp(), look.labels if look else 0,
             max(exposed, at.exposed_before),
         )  # fmt: skip
 

@@ -1,34 +1,48 @@
-"""The append-only record of batches, decisions, releases, rollouts and of who was live when, and why.
+"""The append-only record of batches, decisions, releases, rollouts, and of which release was live when, and why.
 
 It is the source of truth: MLflow's aliases and Prefect's events follow it.
 """
 
 from stores.ledger.ledger import Ledger
 from stores.ledger.records import (
-    BatchCheck,
+    Alert,
     Claim,
-    Decision,
-    Gate,
-    Head,
+    ConflictError,
+    CurrentRollout,
+    DatasetHead,
+    DatasetRecord,
+    DecisionRecord,
+    GateRecord,
     Landing,
     LedgerUnavailable,
-    Live,
-    Look,
-    LostRace,
-    Step,
+    LiveRelease,
+    Outcome,
+    Release,
+    Rollout,
+    RolloutObservation,
+    RolloutStep,
+    ValidationRecord,
+    utc,
 )
 
 __all__ = [
-    "BatchCheck",
+    "Alert",
     "Claim",
-    "Decision",
-    "Gate",
-    "Head",
+    "ConflictError",
+    "CurrentRollout",
+    "DatasetHead",
+    "DatasetRecord",
+    "DecisionRecord",
+    "GateRecord",
     "Landing",
     "Ledger",
     "LedgerUnavailable",
-    "Live",
-    "Look",
-    "LostRace",
-    "Step",
+    "LiveRelease",
+    "Outcome",
+    "Release",
+    "Rollout",
+    "RolloutObservation",
+    "RolloutStep",
+    "ValidationRecord",
+    "utc",
 ]

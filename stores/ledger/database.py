@@ -1,5 +1,5 @@
-"""The ledger's database: connecting, one transaction for each write, tables made and brought up to date. What the
-facts are is `stores.ledger.ledger`'s and `stores.ledger.rollouts`' business."""
+"""The ledger's database: connections, transactions, and rows as records. The queries are in `stores.ledger.ledger`,
+`stores.ledger.rollouts` and `stores.ledger.datasets`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Row, Table, create_engine, event, inspect, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -15,36 +15,39 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateColumn
 
 from stores.ledger import tables as t
-from stores.ledger.records import BatchCheck, Claim, Decision, Gate, Head, Landing, LedgerUnavailable, Live, Look
+from stores.ledger.records import LedgerUnavailable
 
-R = TypeVar("R", BatchCheck, Claim, Decision, Gate, Head, Landing, Live, Look)
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
 
 
 def record(kind: type[R], row: Row[Any]) -> R:
-    """*row* as the record it is."""
+    """*row* as a record of type *kind*."""
     known = kind.__dataclass_fields__
     return kind(**{name: value for name, value in row._mapping.items() if name in known})
 
 
-def without_time(fact: Any) -> dict[str, Any]:
-    """The columns of a record; when it was written is the database's to say."""
+def without_time(fact: DataclassInstance) -> dict[str, Any]:
+    """The columns of a record without `recorded_at`, which the database sets."""
     values = asdict(fact)
     values.pop("recorded_at")
     return values
 
 
 class Database:
-    """The tables behind an SQLAlchemy *url*. Keeps one connection open, and tries it before each use.
+    """The tables at an SQLAlchemy *url*. Keeps one connection open and tests it before each use.
 
-    Every method raises LedgerUnavailable when the database does not answer for *patience_s*: a database that was
-    restarted is back after some seconds.
+    Every method raises LedgerUnavailable when the database does not answer for *patience_s* seconds; a restarted
+    database is back within some seconds.
     """
 
     def __init__(self, url: str, *, patience_s: float = 0.0) -> None:
         self._patience_s = patience_s
         if url.startswith("postgresql"):
             self._engine = create_engine(url, connect_args={"connect_timeout": 5}, pool_pre_ping=True)
-        else:  # an open file goes on answering after it was taken away
+        else:  # an open SQLite file keeps answering after it was deleted
             self._engine = create_engine(url, poolclass=NullPool)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _hold_references)
@@ -59,7 +62,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """All of it is written, or nothing."""
+        """A connection whose writes are committed together or not at all."""
         try:
             with self._connected() as db, db.begin():
                 yield db
@@ -80,7 +83,7 @@ class Database:
             time.sleep(0.2)
 
     def add(self, table: Table, **values: Any) -> bool:
-        """Insert a fact; False when it was recorded before."""
+        """Insert a row; False when its primary key exists already."""
         try:
             with self.transaction() as db:
                 db.execute(table.insert().values(**values))
@@ -92,7 +95,7 @@ class Database:
         return True
 
     def rows(self, query: Any) -> Sequence[Row[Any]]:
-        """What *query* finds; asked again when the server goes away in the middle."""
+        """The rows of *query*; repeated when the server goes away in the middle."""
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
@@ -114,5 +117,5 @@ def _add_missing_columns(db: Connection) -> None:
 
 
 def _hold_references(connection: Any, _record: object) -> None:
-    """SQLite checks that a release exists only when it is told to."""
+    """SQLite checks foreign keys only when it is told to."""
     connection.execute("PRAGMA foreign_keys = ON")

@@ -1,7 +1,7 @@
-"""The ledger's tables. Rows are only ever added: a fact once recorded is never changed, and the
-primary keys decide what counts as the same fact, so writing it again is harmless.
+"""The ledger's tables. Rows are only added, never changed; the primary key decides what counts as the same fact, so
+writing it again is harmless. `recorded_at` is when the row was written, for people; it is never part of a key.
 
-Timestamps `recorded_at` say when a row was written; they are for people and never part of a key.
+A change of these tables needs a migration in `stores/ledger/migrations/versions/`.
 """
 
 from typing import Any
@@ -33,17 +33,17 @@ batches = _table(
 landings = _table(
     "landings",
     Column("period", String, primary_key=True),
-    Column("number", Integer, primary_key=True, autoincrement=False, comment="1 landed first"),
+    Column("number", Integer, primary_key=True, autoincrement=False, comment="of the period's landings, from 1"),
     Column("digest", String, nullable=False),
     Column("source", String, nullable=False),
     Column("objects", _json, nullable=False, comment="[key, etag, size] of each object of a bucket, in order"),
 )
 
-batch_checks = _table(
-    "batch_checks",
+validations = _table(
+    "validations",
     Column("period", String, primary_key=True),
     Column("digest", String, primary_key=True),
-    Column("schema", String, primary_key=True, comment="digest of the schema that it was held against"),
+    Column("schema", String, primary_key=True, comment="digest of the schema that was applied"),
     Column("accepted", Boolean, nullable=False),
     Column("reason", Text, nullable=False),
     Column("rows_good", Integer, nullable=False),
@@ -63,7 +63,7 @@ datasets = _table(
 dataset_heads = _table(
     "dataset_heads",
     Column("version", Integer, primary_key=True, autoincrement=False),
-    Column("hash", String, nullable=False, comment="the newest dataset version from here on"),
+    Column("hash", String, nullable=False, comment="the newest dataset version from this row on"),
     Column("pointer", Text, nullable=False),
     Column("period", String, nullable=False),
     Column("cause", String, nullable=False),
@@ -81,9 +81,9 @@ decisions = _table(
 
 claims = _table(
     "claims",
-    Column("work", String, primary_key=True, comment="what has to be done once, e.g. retrain:<decision id>"),
+    Column("work", String, primary_key=True, comment="work to be done once, e.g. retrain:<decision id>"),
     Column("attempt", Integer, primary_key=True),
-    Column("owner", String, nullable=False, comment="the flow run that does it"),
+    Column("owner", String, nullable=False, comment="the flow run that does the work"),
 )
 
 outcomes = _table(
@@ -120,23 +120,23 @@ rollouts = _table(
     Column("champion_before", String),
     Column("strategy", String, nullable=False),
     Column("cause", String, nullable=False),
-    Column("terms", _json, comment="the rules it is judged by, and what they apply to"),
+    Column("policy", _json, comment="the rules that it is judged by, and what they apply to"),
 )
 
 rollout_steps = _table(
     "rollout_steps",
     Column("rollout", String, ForeignKey("rollouts.id"), primary_key=True),
-    Column("step", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
     Column("state", String, nullable=False),
     Column("evidence", _json, nullable=False),
 )
 
-looks = _table(
-    "looks",
+rollout_observations = _table(
+    "rollout_observations",
     Column("rollout", String, ForeignKey("rollouts.id"), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("state", String, nullable=False),
-    Column("answers", Integer, nullable=False),
+    Column("pairs", Integer, nullable=False, comment="rows that both models scored"),
     Column("labels", Integer, nullable=False),
     Column("verdict", String, nullable=False),
     Column("evidence", _json, nullable=False),
@@ -151,7 +151,7 @@ live = _table(
     Column("rollout", String),
     Column("move", String, nullable=False, comment="promote, rollback, shadow, canary, close or experiment"),
     Column("reason", Text, nullable=False),
-    Column("actor", String, nullable=False, comment="the flow run or the person who moved it"),
+    Column("actor", String, nullable=False, comment="the flow run or the person that made the change"),
 )
 
 alerts = _table(

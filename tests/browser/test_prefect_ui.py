@@ -57,7 +57,7 @@ def test_the_champion_is_named_in_mlflows_registry(page: Page, stack: Stack) -> 
     assert live is not None
     release = stack.ledger.release(live.champion)
     assert release is not None
-    page.goto(f"{stack.settings.tracking_uri}/#/models/{release['model_name']}/versions/{release['model_version']}")
+    page.goto(f"{stack.settings.tracking_uri}/#/models/{release.model_name}/versions/{release.model_version}")
     expect(page.get_by_role("status", name="champion")).to_be_visible()
 
 

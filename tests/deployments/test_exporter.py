@@ -28,7 +28,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from deployments.exporter import ledger_metrics, prefect_metrics
 from deployments.exporter.polling import Rounds, Source, one
-from stores.ledger import BatchCheck, Decision, Ledger
+from stores.ledger import DecisionRecord, Ledger, ValidationRecord
 from tests.ports import free_ports
 from tests.waiting import eventually
 from trimtab.data.periods import Every, Period
@@ -90,7 +90,7 @@ def test_how_fresh_the_data_is(ledger: Ledger) -> None:
     clock = lambda: on("2013-05-02T00:00")  # noqa: E731
     assert read(lambda: ledger_metrics.freshness(ledger, project, clock))["trimtab_loop_periods_behind"] == 4
     for period, accepted in (("2013-01", True), ("2013-02", True), ("2013-03", False)):
-        ledger.record_check(BatchCheck(period, "d", "s", accepted, "r", 1, 0))
+        ledger.record_validation(ValidationRecord(period, "d", "s", accepted, "r", 1, 0))
     found = read(lambda: ledger_metrics.freshness(ledger, project, clock))
     assert found["trimtab_loop_periods_behind"] == 2
     assert found["trimtab_loop_quarantined_periods"] == 1
@@ -100,7 +100,7 @@ def test_how_fresh_the_data_is(ledger: Ledger) -> None:
 def test_a_decision_is_told_with_its_numbers(ledger: Ledger) -> None:
     quality = {"metric": "roc_auc", "live": 0.61, "promised": 0.7, "labels": 900}
     evidence = {"impact": 0.3, "facts": {"quality": quality, "prediction_distance": None, "rows": 5000}}
-    ledger.record_decision(Decision("a", "2013-03", "r", "block", "c", evidence))
+    ledger.record_decision(DecisionRecord("a", "2013-03", "r", "block", "c", evidence))
     found = read(lambda: ledger_metrics.of(ledger))
     assert found['trimtab_loop_decision{action="block",period="2013-03"}'] == 1
     assert found["trimtab_loop_drift_impact"] == 0.3
@@ -114,7 +114,7 @@ def test_the_rollout_that_is_under_way_is_told(ledger: Ledger, state: str, is_un
     task: Task = "binary"
     ledger.record_release("new", model_name="m", model_version=1, run_id="r", manifest={})
     terms = Terms(task=task).model_dump(mode="json")
-    ledger.start_rollout("r1", release="new", champion_before=None, strategy="rollout", cause="c", terms=terms)
+    ledger.start_rollout("r1", release="new", champion_before=None, strategy="rollout", cause="c", policy=terms)
     ledger.step_rollout("r1", 1, state)
     found = read(lambda: ledger_metrics.of(ledger))
     labels = f'{{release="new",rollout="r1",state="{state}",strategy="rollout"}}'

@@ -82,7 +82,7 @@ def reconciled(stack: Stack) -> str:
 
 def _all_monitored(stack: Stack) -> bool:
     done = stack.ledger.outcomes()
-    return all(f"monitor:{c.period}:{c.digest}" in done for c in stack.ledger.checks() if c.accepted)
+    return all(f"monitor:{c.period}:{c.digest}" in done for c in stack.ledger.validations() if c.accepted)
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pandas as pd
 import pytest
 
+from stores.ledger import Alert
 from tasks import dataset
 from tests.conftest import Stack
 from tests.e2e.conftest import ended, started
@@ -50,9 +50,9 @@ def answers(stack: Stack) -> str:
     return str(answer.raise_for_status().json()["release"])
 
 
-def alerts_of(stack: Stack, period: str) -> list[dict[str, Any]]:
+def alerts_of(stack: Stack, period: str) -> list[Alert]:
     """The alerts about batches of a period."""
-    return [a for a in stack.ledger.alerts() if a["id"].startswith(f"batch:{period}")]
+    return [a for a in stack.ledger.alerts() if a.id.startswith(f"batch:{period}")]
 
 
 def test_bad_batches_are_quarantined_whole_and_pass_once_they_are_mended(stack: Stack) -> None:
@@ -65,29 +65,29 @@ def test_bad_batches_are_quarantined_whole_and_pass_once_they_are_mended(stack: 
     finally:
         stack.fault()
     for period in bad:
-        (check,) = stack.ledger.checks(period)
+        (check,) = stack.ledger.validations(period)
         assert not check.accepted
         assert why[period] in check.reason
         (alert,) = alerts_of(stack, period)
-        assert why[period] in alert["message"]
+        assert why[period] in alert.message
         landed = {f for f in files(stack) - seen if f.startswith(f"landed/{period}")}
         assert landed == {f"landed/{period}/{check.digest}.parquet"}
     kept = stack.settings.root / "data" / "quarantined" / "2013-10"
     rows = pd.read_parquet(next(kept.iterdir()))
-    assert len(rows) == stack.ledger.checks("2013-10")[0].rows_bad
+    assert len(rows) == stack.ledger.validations("2013-10")[0].rows_bad
     assert rows["reason"].str.contains("distance").all()
     assert accepted(stack) == before
     assert stack.ledger.live() == live
     assert live is not None
     assert answers(stack) == live.champion
     assert ended(stack, started(stack, "ingest/on-request", period="2013-09"))["state_type"] == "COMPLETED"
-    assert [check.accepted for check in stack.ledger.checks("2013-09")] == [False, True]
+    assert [check.accepted for check in stack.ledger.validations("2013-09")] == [False, True]
     assert len(alerts_of(stack, "2013-09")) == 1
     version = dataset.current(stack.settings.root).hash
     assert set(dataset.paths(stack.settings.root, version, folder="accepted")) == {*before, "2013-09"}
     assert any(f.startswith("landed/2013-09") and f not in seen for f in files(stack)), "the bad one is kept as well"
     eventually(
-        lambda: f"monitor:2013-09:{stack.ledger.checks('2013-09')[1].digest}" in stack.ledger.outcomes(),
+        lambda: f"monitor:2013-09:{stack.ledger.validations('2013-09')[1].digest}" in stack.ledger.outcomes(),
         "monitoring of the mended batch", within_s=60,
     )  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_a_corrected_batch_makes_a_new_dataset_version_and_the_old_rows_stay_rea
     finally:
         stack.fault()
     new = dataset.current(root).hash
-    first, second = stack.ledger.checks("2013-01")
+    first, second = stack.ledger.validations("2013-01")
     assert first.accepted
     assert second.accepted
     assert second.rows_bad > 0
@@ -111,13 +111,13 @@ def test_a_corrected_batch_makes_a_new_dataset_version_and_the_old_rows_stay_rea
     set_aside = pd.read_parquet(root / "data" / "quarantined" / "2013-01" / f"{second.digest}.parquet")
     assert len(set_aside) == second.rows_bad
     assert set_aside["reason"].str.contains("distance").all()
-    assert {old, new} <= {version["hash"] for version in stack.ledger.datasets()}
+    assert {old, new} <= {version.hash for version in stack.ledger.datasets()}
     assert len(dataset.read(root, old, last="2013-01")) == rows
     assert len(dataset.read(root, new, last="2013-01")) == second.rows_good
 
 
 def test_a_source_that_fails_half_way_leaves_nothing_half_done(stack: Stack) -> None:
-    before, checks, versions = files(stack), stack.ledger.checks(), stack.ledger.datasets()
+    before, checks, versions = files(stack), stack.ledger.validations(), stack.ledger.datasets()
     stack.fault(p2013_11="fails")
     try:
         on_worker = started(stack, "ingest/on-request", period="2013-11")
@@ -131,14 +131,14 @@ def test_a_source_that_fails_half_way_leaves_nothing_half_done(stack: Stack) -> 
     assert by_hand.returncode == 1
     assert by_hand.stderr.splitlines()[-1].startswith("trimtab: small:load failed for 2013-11")
     assert "Traceback" not in by_hand.stderr + by_hand.stdout
-    assert (files(stack), stack.ledger.checks(), stack.ledger.datasets()) == (before, checks, versions)
+    assert (files(stack), stack.ledger.validations(), stack.ledger.datasets()) == (before, checks, versions)
     alert = eventually(
-        lambda: next((a for a in stack.ledger.alerts() if a["id"] == f"run:{run['id']}"), None),
+        lambda: next((a for a in stack.ledger.alerts() if a.id == f"run:{run['id']}"), None),
         "an alert about the failed run", within_s=90,
     )  # fmt: skip
-    assert "small:load failed for 2013-11" in alert["message"]
+    assert "small:load failed for 2013-11" in alert.message
     assert ended(stack, started(stack, "ingest/on-request", period="2013-11"))["state_type"] == "COMPLETED"
-    assert stack.ledger.checks("2013-11")[-1].accepted
+    assert stack.ledger.validations("2013-11")[-1].accepted
 
 
 def test_a_full_disk_is_named_and_the_next_run_finishes(stack: Stack) -> None:
@@ -154,7 +154,7 @@ def test_a_full_disk_is_named_and_the_next_run_finishes(stack: Stack) -> None:
     assert stack.ledger.datasets() == versions
     assert not list((stack.settings.root / ".dvc" / "tmp").glob("*.parquet")), "nothing is left lying about"
     assert ended(stack, started(stack, "ingest/on-request", period="2013-12"))["state_type"] == "COMPLETED"
-    assert stack.ledger.checks("2013-12")[-1].accepted
+    assert stack.ledger.validations("2013-12")[-1].accepted
 
 
 def _limited(stack: Stack, *args: str, bytes_: int) -> subprocess.CompletedProcess[str]:

@@ -37,7 +37,7 @@ traffic.deliver(time.max())
 
 def test_two_releases_answer_side_by_side_until_the_time_is_over(stack: Stack) -> None:
     with same_champion(stack) as champion:
-        other = next(r["digest"] for r in stack.ledger.releases() if r["digest"] != champion)
+        other = next(r.digest for r in stack.ledger.releases() if r.digest != champion)
         ask = ("experiment", "start", other, champion, "--share", "0.4", "--for", "1d", "--name", "side-by-side")
         assert "no label has arrived yet" in stack.trimtab(*ask).stdout
         assert live(stack) == (other, champion, 0.4, "experiment")

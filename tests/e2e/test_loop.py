@@ -88,18 +88,18 @@ def test_mlflow_follows_the_ledger(stack: Stack) -> None:
     assert live is not None
     release = stack.ledger.release(live.champion)
     assert release is not None
-    name = release["model_name"]
+    name = release.model_name
     found = httpx.get(
         f"{stack.settings.tracking_uri}/api/2.0/mlflow/registered-models/alias",
         params={"name": name, "alias": "champion"},
     ).json()["model_version"]
-    assert int(found["version"]) == release["model_version"]
+    assert int(found["version"]) == release.model_version
 
 
 def test_the_dataset_versions_are_in_git_and_in_the_ledger(stack: Stack) -> None:
     versions = stack.ledger.datasets()
-    committed = [v for v in versions if v["git_commit"]]
-    assert len({v["hash"] for v in versions}) == len(versions) >= 5
+    committed = [v for v in versions if v.git_commit]
+    assert len({v.hash for v in versions}) == len(versions) >= 5
     assert len(committed) == len(versions)
 
 
@@ -115,7 +115,7 @@ def test_a_retrain_on_the_same_data_releases_nothing(stack: Stack) -> None:
             assert _ended(stack, run) == "COMPLETED"
         assert stack.ledger.live() == before
     outcomes = stack.ledger.outcomes()
-    assert {outcomes[f"retrain:run:{run}"]["result"] for run in runs} == {"rejected"}
+    assert {outcomes[f"retrain:run:{run}"].result for run in runs} == {"rejected"}
     tasks = stack.prefect("/task_runs/filter", {"task_runs": {"name": {"like_": "make_candidate"}}, "limit": 50})
     assert "Cached" in {task["state_name"] for task in tasks}, "what was trained is not trained again"
 
@@ -152,7 +152,7 @@ def test_with_prefect_killed_between_decision_and_event_the_retrain_happens_exac
     eventually(lambda: stack.prefect("/health"), "Prefect again", within_s=60)
     reconciled(stack)
     outcome = eventually(lambda: stack.ledger.outcomes().get(work), "the retrain", within_s=120)
-    assert outcome["result"] in ("rolling out", "rejected")
+    assert outcome.result in ("rolling out", "rejected")
     assert len(stack.ledger.claims(work)) == 1
     owner = stack.prefect(f"/flow_runs/{stack.ledger.claims(work)[0].owner}")
     assert owner["idempotency_key"] == f"{work}#1", "reconcile, not the event, started it"

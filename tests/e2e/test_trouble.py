@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 
-from stores.ledger import Decision
+from stores.ledger import DecisionRecord
 from tests.conftest import Stack
 from tests.e2e.conftest import changed_params, ended, reconciled, same_champion, started
 from tests.waiting import eventually
@@ -33,10 +33,10 @@ def champion(stack: Stack) -> str:
     return str(httpx.get(f"{stack.settings.model_server}/live", timeout=5).raise_for_status().json()["champion"])
 
 
-def asked(stack: Stack) -> Decision:
+def asked(stack: Stack) -> DecisionRecord:
     """A decision to retrain that nobody has heard of yet."""
     last = next(d for d in reversed(stack.ledger.decisions()) if d.action == "retrain")
-    decision = Decision(
+    decision = DecisionRecord(
         id=f"{last.period}-{uuid.uuid4().hex[:8]}", period=last.period, release=last.release, action="retrain",
         cause="asked for by a test", evidence=last.evidence,
     )  # fmt: skip
@@ -162,7 +162,7 @@ def _server_lag(stack: Stack, act: Callable[[], object]) -> float:
 def _model_version(stack: Stack, digest: str) -> int:
     release = stack.ledger.release(digest)
     assert release is not None
-    return int(release["model_version"])
+    return release.model_version
 
 
 def _alias(stack: Stack) -> int:
@@ -172,7 +172,7 @@ def _alias(stack: Stack) -> int:
     assert release is not None
     found = httpx.get(
         f"{stack.settings.tracking_uri}/api/2.0/mlflow/registered-models/alias",
-        params={"name": release["model_name"], "alias": "champion"}, timeout=10,
+        params={"name": release.model_name, "alias": "champion"}, timeout=10,
     )  # fmt: skip
     return int(found.raise_for_status().json()["model_version"]["version"])
 
@@ -180,7 +180,7 @@ def _alias(stack: Stack) -> int:
 def test_a_damaged_release_is_refused_by_its_digest_and_the_champion_goes_on(stack: Stack) -> None:
     """Even when the server still holds a sound copy in memory: it could not be loaded again."""
     with same_champion(stack) as before:
-        other = next(r["digest"] for r in stack.ledger.releases() if r["digest"] != before)
+        other = next(r.digest for r in stack.ledger.releases() if r.digest != before)
         model = stack.settings.releases / other / "model.skops"
         sound = model.read_bytes()
         model.write_bytes(sound[:5000] + bytes([sound[5000] ^ 1]) + sound[5001:])
@@ -195,10 +195,10 @@ def test_a_damaged_release_is_refused_by_its_digest_and_the_champion_goes_on(sta
         assert champion(stack) == before
         assert stack.ledger.live().champion == before  # type: ignore[union-attr]  # somebody is live
         rollout = stack.ledger.rollouts()[-1]
-        assert rollout["release"] == other
-        assert [step["state"] for step in stack.ledger.rollout_steps(rollout["id"])] == ["started", "rolled back"]
-        (alert,) = [a for a in stack.ledger.alerts() if a["id"] == f"rollout:{rollout['id']}"]
-        assert "model.skops" in alert["message"]
+        assert rollout.release == other
+        assert [step.state for step in stack.ledger.rollout_steps(rollout.id)] == ["started", "rolled back"]
+        (alert,) = [a for a in stack.ledger.alerts() if a.id == f"rollout:{rollout.id}"]
+        assert "model.skops" in alert.message
         again = started(stack, "deploy/on-request", release=other, at_once=True)
         assert ended(stack, again)["state_type"] == "COMPLETED"
         assert champion(stack) == other
@@ -212,8 +212,8 @@ def test_of_two_retrains_for_one_decision_exactly_one_does_it(stack: Stack) -> N
         assert ended(stack, theirs)["state_type"] == "COMPLETED"
     assert len(stack.ledger.claims(f"retrain:{decision.id}")) == 1
     outcome = stack.ledger.outcomes()[f"retrain:{decision.id}"]
-    assert outcome["result"] in ("rejected", "rolling out")
-    assert (mine.stdout.splitlines()[-1] == "done before") == (outcome["owner"] == theirs)
+    assert outcome.result in ("rejected", "rolling out")
+    assert (mine.stdout.splitlines()[-1] == "done before") == (outcome.owner == theirs)
 
 
 def test_a_retrain_whose_process_was_killed_is_told_and_done_by_another(stack: Stack) -> None:
@@ -226,13 +226,13 @@ def test_a_retrain_whose_process_was_killed_is_told_and_done_by_another(stack: S
         os.kill(int(stack.prefect(f"/flow_runs/{run}")["infrastructure_pid"]), signal.SIGKILL)
         assert ended(stack, run, within_s=30)["state_type"] == "CRASHED"
         reconciled(stack)
-        (alert,) = [a for a in stack.ledger.alerts() if a["id"] == f"run:{run}"]
-        assert "crashed" in alert["message"]
+        (alert,) = [a for a in stack.ledger.alerts() if a.id == f"run:{run}"]
+        assert "crashed" in alert.message
         assert {part["state_type"] for part in stack.prefect("/flow_runs/filter", inside)} <= {"CRASHED", "COMPLETED"}
         outcome = eventually(lambda: stack.ledger.outcomes().get(work), "the retrain", within_s=120)
-    assert outcome["result"] in ("rolling out", "rejected")
+    assert outcome.result in ("rolling out", "rejected")
     assert [claim.attempt for claim in stack.ledger.claims(work)] == [1, 2]
-    assert outcome["owner"] == stack.ledger.claims(work)[1].owner != run
+    assert outcome.owner == stack.ledger.claims(work)[1].owner != run
 
 
 def test_with_mlflow_and_postgres_killed_in_the_middle_a_retrain_still_gets_there(stack: Stack) -> None:
@@ -256,11 +256,11 @@ def test_with_mlflow_and_postgres_killed_in_the_middle_a_retrain_still_gets_ther
         assert live is not None
         assert live.champion == before, "a new release begins in the shadow"
     outcome = stack.ledger.outcomes()[f"retrain:run:{run}"]
-    candidate = outcome["evidence"]["run_id"]
-    releases = [r for r in stack.ledger.releases() if r["run_id"] == candidate]
-    assert outcome["result"] == "rolling out"
-    assert [r["digest"] for r in releases] == [live.challenger]
-    assert _versions(stack, candidate) == [releases[0]["model_version"]]
+    candidate = outcome.evidence["run_id"]
+    releases = [r for r in stack.ledger.releases() if r.run_id == candidate]
+    assert outcome.result == "rolling out"
+    assert [r.digest for r in releases] == [live.challenger]
+    assert _versions(stack, candidate) == [releases[0].model_version]
     after = {p["name"]: p for p in _parts(stack)}
     for part in parts:
         assert after[part]["state"] == "running"
@@ -284,9 +284,9 @@ def test_with_postgres_killed_after_a_batch_landed_it_is_recorded_all_the_same(s
     """The flights end with 2013: the batch is empty, and its alert arrives."""
     restarts = next(p["restarts"] for p in _parts(stack) if p["name"] == "postgres")
     stack.python(KILLED_BEFORE_IT_IS_RECORDED, str(stack.pid("postgres")))
-    (check,) = stack.ledger.checks("2014-01")
+    (check,) = stack.ledger.validations("2014-01")
     assert not check.accepted
-    assert [a["kind"] for a in stack.ledger.alerts() if a["id"].startswith("batch:2014-01")] == ["batch quarantined"]
+    assert [a.kind for a in stack.ledger.alerts() if a.id.startswith("batch:2014-01")] == ["batch quarantined"]
     assert next(p["restarts"] for p in _parts(stack) if p["name"] == "postgres") == restarts + 1
 
 
@@ -352,7 +352,7 @@ def test_ctrl_c_ends_an_ingest_at_once_and_the_next_one_finishes(stack: Stack, t
     assert seconds < 10
     assert "Traceback" not in text
     assert ended(stack, started(stack, "ingest/on-request", period="2013-02"))["state_type"] == "COMPLETED"
-    assert len(stack.ledger.checks("2013-02")) == 1, "the same rows again change nothing"
+    assert len(stack.ledger.validations("2013-02")) == 1, "the same rows again change nothing"
 
 
 def test_ctrl_c_ends_a_replay_and_what_it_had_started_beside_it(stack: Stack, tmp_path: Path) -> None:

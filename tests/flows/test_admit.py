@@ -50,11 +50,11 @@ class Begun:
 
     @property
     def state(self) -> str:
-        return str(self.place.ledger.rollout_steps(ROLLOUT)[-1]["state"])
+        return str(self.place.ledger.rollout_steps(ROLLOUT)[-1].state)
 
     @property
     def alerts(self) -> list[str]:
-        return [str(alert["kind"]) for alert in self.place.ledger.alerts()]
+        return [str(alert.kind) for alert in self.place.ledger.alerts()]
 
 
 @pytest.fixture(params=["server", "docker", "kubernetes"])

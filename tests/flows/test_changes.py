@@ -73,7 +73,7 @@ def test_new_objects_of_complete_periods_land_oldest_first_and_once(source: Sour
     for period in ("2013-02", "2013-01"):
         source.put(f"{period}-a", tiny.rows(period))
     assert len(source.changes()) == 2
-    assert [check.period for check in source.place.ledger.checks()] == ["2013-01", "2013-02"]
+    assert [check.period for check in source.place.ledger.validations()] == ["2013-01", "2013-02"]
     source.nothing_is_downloaded()
     assert source.changes() == []
     assert len(source.place.ledger.landings()) == 2
@@ -128,11 +128,11 @@ def test_a_period_asked_for_by_name_is_not_downloaded_when_its_objects_are_the_s
 def test_a_batch_that_was_refused_is_not_tried_again_until_its_objects_change(source: Source) -> None:
     source.put("2013-01", tiny.rows("2013-01", x=dict.fromkeys(range(100), 99)))
     assert len(source.changes()) == 1
-    assert [check.accepted for check in source.place.ledger.checks()] == [False]
+    assert [check.accepted for check in source.place.ledger.validations()] == [False]
     assert source.changes() == []
     source.put("2013-01", tiny.rows("2013-01"))
     assert len(source.changes()) == 1
-    assert [check.accepted for check in source.place.ledger.checks()] == [False, True]
+    assert [check.accepted for check in source.place.ledger.validations()] == [False, True]
 
 
 def test_a_period_that_is_not_over_waits(source: Source) -> None:
@@ -144,7 +144,7 @@ def test_a_period_that_is_not_over_waits(source: Source) -> None:
 
 def test_where_nothing_has_come_yet_nothing_lands(source: Source) -> None:
     assert source.ingest.ingest.fn("2013-01") == ""
-    assert source.place.ledger.checks() == []
+    assert source.place.ledger.validations() == []
     assert source.place.ledger.head() is None
 
 
@@ -231,7 +231,7 @@ def test_where_a_schema_cannot_be_kept_none_is_inferred(source: Source) -> None:
     (source.place.root / "schema.yaml").symlink_to("nowhere/schema.yaml")
     with pytest.raises(NotSetUp, match=r"cannot be written .*commit it"):
         source.ingest.ingest.fn("2013-01")
-    assert source.place.ledger.checks() == []
+    assert source.place.ledger.validations() == []
 
 
 @pytest.mark.parametrize("trouble", ["away", "denied", "half a file"])

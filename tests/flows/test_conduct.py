@@ -18,7 +18,7 @@ from flows.rollback import end_trial
 from operations import rollouts
 from operations.context import Here
 from stores import rollout_observation
-from stores.ledger import Ledger, Step
+from stores.ledger import Ledger, RolloutStep
 from stores.object_store.store import Unreachable
 from stores.releases.bundle import UnreachableRelease
 from stores.telemetry import Recorder
@@ -53,13 +53,13 @@ class Trial:
             ledger.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
         first = ledger.switch(OLD, expected=0, move="promote", reason="first", actor="a")
         ledger.start_rollout(
-            ID, release=NEW, champion_before=OLD, strategy="rollout", cause="c", terms=TERMS.model_dump(mode="json")
+            ID, release=NEW, champion_before=OLD, strategy="rollout", cause="c", policy=TERMS.model_dump(mode="json")
         )
         ledger.step_rollout(ID, 1, "started")
         ledger.step_rollout(ID, 2, "probed")
         ledger.switch(
             OLD, expected=first.version, move="shadow", reason="c", actor="a", rollout=ID, challenger=NEW,
-            step=Step(ID, 3, "shadow", {"share": 0.0}),
+            step=RolloutStep(ID, 3, "shadow", {"share": 0.0}),
         )  # fmt: skip
         self.recorder = Recorder(settings.telemetry)
         self.random = np.random.default_rng(0)
@@ -129,10 +129,10 @@ def test_a_better_release_goes_all_the_way_one_step_at_a_look(trial: Trial, told
     live = trial.place.ledger.live()
     assert live is not None
     assert (live.champion, live.challenger, live.challenger_share, live.rollout) == (NEW, OLD, 0.0, ID)
-    looks = trial.place.ledger.looks(ID)
+    looks = trial.place.ledger.observations(ID)
     assert [look.number for look in looks] == list(range(1, len(looks) + 1))
     assert looks[-1].verdict == "promote"
-    last = trial.place.ledger.rollout_steps(ID)[-1]["evidence"]
+    last = trial.place.ledger.rollout_steps(ID)[-1].evidence
     assert last["seen"]["labels"] == looks[-1].labels
     assert last["exposed"] > 0
 
@@ -146,7 +146,7 @@ def test_a_worse_release_is_out_before_a_user_meets_it(trial: Trial) -> None:
     assert live is not None
     assert (live.champion, live.challenger, live.move) == (OLD, None, "rollback")
     assert "users had got 0 of its answers" in live.reason
-    assert trial.place.ledger.rollout_steps(ID)[-1]["evidence"]["exposed"] == 0
+    assert trial.place.ledger.rollout_steps(ID)[-1].evidence["exposed"] == 0
 
 
 def test_a_release_that_raises_is_out_without_a_label(trial: Trial) -> None:
@@ -159,7 +159,7 @@ def test_nothing_new_leads_to_nothing_however_often_one_looks(trial: Trial) -> N
     trial.users(60, skill=0.8)
     for _ in range(3):
         assert trial.advance() == "shadow"
-    assert len(trial.place.ledger.looks(ID)) == 1
+    assert len(trial.place.ledger.observations(ID)) == 1
     assert len(trial.place.ledger.history()) == 2
 
 
@@ -174,7 +174,7 @@ def test_of_many_that_look_at_once_one_takes_the_step(trial: Trial, told: list[s
     with ThreadPoolExecutor(6) as pool:
         found = set(pool.map(look, range(6)))
     assert found <= {"canary 20%", "canary 50%"}
-    steps = [step["state"] for step in trial.place.ledger.rollout_steps(ID)]
+    steps = [step.state for step in trial.place.ledger.rollout_steps(ID)]
     assert steps == ["started", "probed", "shadow", "canary"]
     assert told == ["canary 20%"]
 
@@ -194,7 +194,7 @@ def test_labels_that_come_after_the_promotion_can_revert_it_and_the_regret_is_ke
     while trial.state != "champion":
         trial.users(skill=0.85)
         trial.advance()
-    exposed = trial.place.ledger.rollout_steps(ID)[-1]["evidence"]["exposed"]
+    exposed = trial.place.ledger.rollout_steps(ID)[-1].evidence["exposed"]
     assert [at.in_court for _, at in rollouts.unfinished(trial.place)] == [True]
     answers = 0
     while trial.state == "champion":
@@ -205,7 +205,7 @@ def test_labels_that_come_after_the_promotion_can_revert_it_and_the_regret_is_ke
     live = trial.place.ledger.live()
     assert live is not None
     assert (live.champion, live.challenger, live.move) == (OLD, None, "rollback")
-    regret = trial.place.ledger.rollout_steps(ID)[-1]["evidence"]["exposed"]
+    regret = trial.place.ledger.rollout_steps(ID)[-1].evidence["exposed"]
     assert regret == exposed + answers
     assert f"users had got {regret:,} of its answers" in live.reason
 

@@ -152,7 +152,7 @@ def world(images: None, tmp_path: Path) -> Iterator[World]:
         docker("rm", "--force", proxy)
         docker("network", "rm", network)
         for released in made.store.ledger.releases():
-            containers.remove_image(made.target.image(released["digest"]))
+            containers.remove_image(made.target.image(released.digest))
 
 
 def test_users_go_to_the_new_container_without_losing_an_answer_and_back_to_the_image_that_is_there(

@@ -17,7 +17,7 @@ import pytest
 from flows import experiment, reconcile
 from operations import experiments, rollouts
 from operations.context import Here
-from stores.ledger import Ledger, LostRace, Step
+from stores.ledger import ConflictError, Ledger, RolloutStep
 from stores.telemetry import Recorder
 from tasks import model_server, orchestrator
 from tests.serving.tiny import tiny_bundle
@@ -133,7 +133,7 @@ def test_it_begins_in_one_switch_and_gives_the_champion_back_when_its_time_is_ov
     assert experiments.settle(users.place) == [f"experiment {plan.title} ended: 7d of data went by"]
     assert users.live() == (users.champion, None, 0.0, "close")
     assert [entry.move for entry in users.ledger.history()] == ["promote", "experiment", "close"]
-    assert [step["state"] for step in users.ledger.rollout_steps(plan.id)] == ["experiment", "ended"]
+    assert [step.state for step in users.ledger.rollout_steps(plan.id)] == ["experiment", "ended"]
     assert told == ["experiment", "close", "trimtab.experiment.ended"]
     assert experiments.settle(users.place) == []
 
@@ -165,7 +165,7 @@ def test_a_b_that_fails_is_out_at_once(users: Users, errors: int) -> None:
     assert users.state(plan) == "ended"
     assert users.live() == (users.champion, None, 0.0, "close")
     assert "guardrail: it failed on 3 of 100" in users.ledger.history()[-1].reason
-    assert [alert["kind"] for alert in users.ledger.alerts()] == ["experiment ended"]
+    assert [alert.kind for alert in users.ledger.alerts()] == ["experiment ended"]
 
 
 def test_of_many_that_end_it_at_once_one_does(users: Users) -> None:
@@ -195,7 +195,7 @@ def test_one_that_was_interrupted_before_the_switch_begins_when_asked_again(user
     plan = users.plan()
     terms = rollouts.terms_of(users.place, plan.a, plan.b).model_dump(mode="json")
     users.ledger.start_rollout(
-        plan.id, release=plan.b, champion_before=plan.a, strategy="experiment", cause="c", terms=terms
+        plan.id, release=plan.b, champion_before=plan.a, strategy="experiment", cause="c", policy=terms
     )
     assert reconcile.begun_rollouts(users.place) == [], "an experiment that was cut short is no rollout to go on with"
     assert experiments.settle(users.place) == []
@@ -210,7 +210,7 @@ def test_while_one_goes_on_another_has_to_say_instead(users: Users) -> None:
         users.begin(name="second")
     second = users.begin(name="second", a=users.b, b=users.a, instead=True)
     assert (users.state(first), users.state(second)) == ("ended", "experiment")
-    assert "overtaken" in users.ledger.rollout_steps(first.id)[-1]["evidence"]["reason"]
+    assert "overtaken" in users.ledger.rollout_steps(first.id)[-1].evidence["reason"]
     experiments.end(users.place, second.id, "by hand")
     assert users.live()[0] == users.champion, "not the first one's A"
 
@@ -226,7 +226,7 @@ def test_a_release_on_trial_or_in_court_comes_first(
     users.ledger.start_rollout("r", release=users.b, champion_before=users.champion, strategy="rollout", cause="c")
     users.ledger.switch(
         pair[champion], expected=1, move=state, reason="r", actor="a", rollout="r", challenger=pair[challenger],
-        step=Step("r", 1, state, {"share": 0.2}),
+        step=RolloutStep("r", 1, state, {"share": 0.2}),
     )  # fmt: skip
     with pytest.raises(experiment.NotStarted, match=f"release {users.b[:12]} {words}"):
         users.begin()
@@ -257,7 +257,7 @@ def test_a_race_for_the_beginning_has_one_winner(users: Users, monkeypatch: pyte
     seen = users.ledger.live()
     users.begin(name="first")
     monkeypatch.setattr(users.ledger, "live", lambda: seen)
-    with pytest.raises(LostRace):
+    with pytest.raises(ConflictError):
         users.begin(name="second")
 
 
@@ -304,7 +304,7 @@ def test_one_is_found_by_its_name_or_as_the_newest(users: Users) -> None:
         experiments.named(users.place, None)
     plan = users.begin(name="mine")
     for name in (None, "mine", plan.id):
-        assert experiments.named(users.place, name)["id"] == plan.id
+        assert experiments.named(users.place, name).id == plan.id
     with pytest.raises(experiments.NoSuchExperiment, match=r"no experiment other \(known: mine\)"):
         experiments.named(users.place, "other")
 

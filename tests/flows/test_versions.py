@@ -247,7 +247,7 @@ def _empty(ledger: Ledger) -> None:
     from sqlalchemy import text
 
     with ledger.transaction() as db:
-        for table in ("dataset_heads", "datasets", "landings", "batches", "batch_checks", "alerts"):
+        for table in ("dataset_heads", "datasets", "landings", "batches", "validations", "alerts"):
             db.execute(text(f"DELETE FROM {table}"))
 
 
@@ -298,7 +298,7 @@ def test_two_runs_with_empty_folders_and_different_periods_make_one_dataset_with
     trees = [set(files(place, head.hash)) for head in team.ledger.heads()]
     assert all(earlier < later for earlier, later in itertools.pairwise(trees)), "nothing was ever lost"
     assert len(trees) == 8
-    assert {head.hash for head in team.ledger.heads()} == {row["hash"] for row in team.ledger.datasets()}
+    assert {head.hash for head in team.ledger.heads()} == {row.hash for row in team.ledger.datasets()}
 
 
 def test_two_runs_of_the_same_period_make_it_once(team: Team) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from flows import retrain
 from operations.context import Here
-from stores.ledger import Decision, Ledger
+from stores.ledger import DecisionRecord, Ledger
 from tasks import orchestrator
 from tests.trimtab import small
 from trimtab.config.settings import Settings
@@ -67,7 +67,7 @@ def test_of_two_that_follow_a_lost_run_one_gets_it(place: Here, states: dict[str
 
 def _decided(place: Here, id: str, period: str, action: str) -> None:
     place.ledger.record_decision(
-        Decision(id=id, period=period, release="r", action=action, cause="because", evidence={})
+        DecisionRecord(id=id, period=period, release="r", action=action, cause="because", evidence={})
     )
 
 

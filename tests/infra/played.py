@@ -116,7 +116,7 @@ def live(ledger: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def expected_work(ledger: dict[str, list[dict[str, Any]]]) -> list[str]:
     """What the facts in the ledger ask for."""
-    looked_at = [f"monitor:{row['period']}:{row['digest']}" for row in ledger["batch_checks"] if row["accepted"]]
+    looked_at = [f"monitor:{row['period']}:{row['digest']}" for row in ledger["validations"] if row["accepted"]]
     return looked_at + [f"retrain:{row['id']}" for row in ledger["decisions"] if row["action"] == "retrain"]
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from serving.metrics.rollouts import Progress
 from serving.metrics.server import Metrics
-from stores.ledger import BatchCheck, Ledger
+from stores.ledger import Ledger, ValidationRecord
 from stores.telemetry import Recorder
 from tests.infra.monitored import INFRA, Watched, needed, watching
 from tests.ports import free_ports
@@ -130,7 +130,7 @@ def test_a_server_without_a_champion_pages_somebody_until_it_has_one(watched: tu
 def test_a_refused_batch_is_a_ticket_until_one_of_that_period_is_accepted(watched: tuple[Watched, Place]) -> None:
     """From the ledger through the exporter, the rules and Alertmanager to a webhook."""
     pair, place = watched
-    place.ledger.record_check(BatchCheck("2013-03", "refused", "s", False, "it is empty", 0, 0))
+    place.ledger.record_validation(ValidationRecord("2013-03", "refused", "s", False, "it is empty", 0, 0))
     eventually(lambda: "TrimtabBatchQuarantined" in pair.alerts("tickets", "firing"), "the ticket", within_s=60)
     alert = next(
         alert
@@ -141,7 +141,7 @@ def test_a_refused_batch_is_a_ticket_until_one_of_that_period_is_accepted(watche
     assert alert["labels"]["job"] == "trimtab-loop"
     assert "1 new periods" in alert["annotations"]["summary"]
     assert (ROOT / alert["annotations"]["runbook"]).exists()
-    place.ledger.record_check(BatchCheck("2013-03", "mended", "s", True, "", 1, 0))
+    place.ledger.record_validation(ValidationRecord("2013-03", "mended", "s", True, "", 1, 0))
     eventually(lambda: "TrimtabBatchQuarantined" in pair.alerts("tickets", "resolved"), "the all-clear", within_s=60)
     eventually(lambda: "TrimtabLoopBlind" in pair.alerts("tickets", "firing"), "that Prefect is away", within_s=60)
 

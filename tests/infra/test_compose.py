@@ -45,7 +45,7 @@ def test_ports_are_open_on_this_machine_only(team: Team) -> None:
 
 
 def test_every_night_is_in_the_ledger_once(played: Week) -> None:
-    accepted = Counter(row["period"] for row in played.ledger["batch_checks"] if row["accepted"])
+    accepted = Counter(row["period"] for row in played.ledger["validations"] if row["accepted"])
     assert accepted == Counter(str(week.START.shift(n)) for n in range(4 + NIGHTS))
     landed = {row["period"]: row["recorded_at"] for row in played.ledger["landings"]}
     assert landed[str(week.night(LATE))] > landed[str(week.night(LATE + 1))], "it came late"

@@ -224,7 +224,7 @@ def test_a_backup_brought_into_new_volumes_is_the_same_place(team: Team, first_m
         after = {"datasets": last_line(new.inside(DATASETS)), "models": last_line(new.inside(MODELS))}
         assert after == before and len(before["datasets"]) > 4 and len(before["models"]) >= 2
         again = new.ledger()
-        for table in ("releases", "live", "decisions", "outcomes", "dataset_heads", "rollout_steps", "batch_checks"):
+        for table in ("releases", "live", "decisions", "outcomes", "dataset_heads", "rollout_steps", "validations"):
             assert again[table][: len(ledger[table])] == ledger[table], table
         assert answered(new.url("PROXY_PORT"), key) == pytest.approx(answers, abs=1e-12)
     finally:

@@ -9,7 +9,7 @@ import pytest
 from serving.app import ModelServer
 from serving.background import Judgements
 from stores.ledger import Ledger
-from stores.ledger.records import Decision
+from stores.ledger.records import DecisionRecord
 from tests.ports import free_port
 from tests.serving.asgi import metric, server_of, together
 from tests.serving.conftest import Place
@@ -74,7 +74,7 @@ def test_drift_and_quality_of_the_last_period_are_shown(place: Place, server: Mo
             quality=Quality(metric="roc_auc", live=live, promised=0.75, labels=500),
         )
         evidence = {"facts": facts.model_dump(mode="json"), "impact": 0.25 + number}
-        ledger.record_decision(Decision(period, period, "r", "none", "a test", evidence))
+        ledger.record_decision(DecisionRecord(period, period, "r", "none", "a test", evidence))
         Judgements(ledger, server.metrics).look()
     assert metric(server, "trimtab_drift_impact", period="2013-03") == 0
     assert metric(server, "trimtab_quality", metric="roc_auc", kind="promised") == 0.75

@@ -181,7 +181,7 @@ def test_slices_travel_with_the_pairs(running: Place) -> None:
     first, other = champion(running), wild_release(running, "fine", version=2).digest
     running.ledger.start_rollout(
         "sliced", release=other, champion_before=first, strategy="shadow", cause="test",
-        terms={"slices": {"carrier": 0.01}},
+        policy={"slices": {"carrier": 0.01}},
     )  # fmt: skip
     running.make_live(first, challenger=other, rollout="sliced")
     answered(running, [{**ROW, "carrier": carrier} for carrier in ("UA", "DL", None)])

@@ -151,7 +151,7 @@ def test_answers_pairs_and_labels_of_all_are_seen_elsewhere_soon(servers: Server
     terms = Terms(task="binary", **RULES).model_dump(mode="json")
     ledger = servers.ledger.ledger
     ledger.start_rollout(
-        "r1", release=challenger, champion_before=champion, strategy="rollout", cause="test", terms=terms
+        "r1", release=challenger, champion_before=champion, strategy="rollout", cause="test", policy=terms
     )
     for number, state in enumerate(("started", "probed", "shadow"), start=1):
         ledger.step_rollout("r1", number, state, {"share": 0.0})

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stores import telemetry
-from stores.ledger import Step
+from stores.ledger import RolloutStep
 from stores.releases.bundle import Bundle
 from tests.serving.conftest import Place
 from tests.serving.tiny import flights
@@ -93,13 +93,13 @@ def _start(place: Place, challenger: Bundle, name: str, headers: dict[str, str],
     champion = live.champion if live else place.release(version=1).digest
     place.ledger.start_rollout(
         name, release=challenger.digest, champion_before=champion, strategy="rollout", cause="test",
-        terms=Terms(task="binary", **{**RULES, **rules}).model_dump(mode="json"),
+        policy=Terms(task="binary", **{**RULES, **rules}).model_dump(mode="json"),
     )  # fmt: skip
     place.ledger.step_rollout(name, 1, "started")
     place.ledger.step_rollout(name, 2, "probed")
     now = place.ledger.switch(
         champion, expected=live.version if live else 0, move="shadow", reason="test", actor="test", rollout=name,
-        challenger=challenger.digest, step=Step(name, 3, "shadow", {"reason": "test", "share": 0.0}),
+        challenger=challenger.digest, step=RolloutStep(name, 3, "shadow", {"reason": "test", "share": 0.0}),
     )  # fmt: skip
     trial = Trial(place, champion, challenger, name, headers)
     if place.process is not None:

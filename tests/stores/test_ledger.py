@@ -14,19 +14,31 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from stores.ledger import BatchCheck, Decision, Gate, Ledger, LedgerUnavailable, Live, Look, LostRace, Step
+from stores.ledger import (
+    ConflictError,
+    DecisionRecord,
+    GateRecord,
+    Ledger,
+    LedgerUnavailable,
+    LiveRelease,
+    RolloutObservation,
+    RolloutStep,
+    ValidationRecord,
+)
 
 THREADS = 8
-CHECK = BatchCheck("2013-03", "d1", "s1", accepted=True, reason="fine", rows_good=9, rows_bad=1, evidence={"a": [1]})
-DECISION = Decision("2013-03-x", "2013-03", "r1", "retrain", "it moved", {"finding": {"period": "2013-03"}})
-GATE = Gate("g1", "run1", None, passed=True, reason="first model", evidence={"value": None})
+CHECK = ValidationRecord(
+    "2013-03", "d1", "s1", accepted=True, reason="fine", rows_good=9, rows_bad=1, evidence={"a": [1]}
+)
+DECISION = DecisionRecord("2013-03-x", "2013-03", "r1", "retrain", "it moved", {"finding": {"period": "2013-03"}})
+GATE = GateRecord("g1", "run1", None, passed=True, reason="first model", evidence={"value": None})
 
 
 def release(ledger: Ledger, digest: str) -> bool:
     return ledger.record_release(digest, model_name="m", model_version=1, run_id="run", manifest={"digest": digest})
 
 
-def switch(ledger: Ledger, digest: str, expected: int, **more: Any) -> Live:
+def switch(ledger: Ledger, digest: str, expected: int, **more: Any) -> LiveRelease:
     return ledger.switch(digest, **{"expected": expected, "move": "promote", "reason": "why", "actor": "me", **more})
 
 
@@ -38,7 +50,7 @@ def together(work: Callable[[int], Any]) -> list[Any]:
         barrier.wait()
         try:
             return work(number)
-        except (LostRace, LookupError) as error:
+        except (ConflictError, LookupError) as error:
             return error
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -47,7 +59,7 @@ def together(work: Callable[[int], Any]) -> list[Any]:
 
 FACTS: dict[str, Callable[[Ledger, int], bool]] = {
     "a batch": lambda ledger, _: ledger.record_batch("2013-03", "d1", rows=3, source="s"),
-    "a check": lambda ledger, _: ledger.record_check(CHECK),
+    "a check": lambda ledger, _: ledger.record_validation(CHECK),
     "a dataset": lambda ledger, _: ledger.record_dataset("h1", pointer="outs:", period="2013-03", cause="landed"),
     "a decision": lambda ledger, _: ledger.record_decision(DECISION),
     "an outcome": lambda ledger, n: ledger.record_outcome("retrain:x", f"result {n}", owner=f"o{n}"),
@@ -74,9 +86,9 @@ def test_of_many_who_switch_exactly_one_wins_and_the_others_know(ledger: Ledger)
         release(ledger, f"r{n}")
     for expected in range(3):
         got = together(partial(lambda seen, n: switch(ledger, f"r{n}", seen), expected))
-        won = [g for g in got if isinstance(g, Live)]
+        won = [g for g in got if isinstance(g, LiveRelease)]
         assert len(won) == 1
-        assert sum(isinstance(g, LostRace) for g in got) == THREADS - 1
+        assert sum(isinstance(g, ConflictError) for g in got) == THREADS - 1
         assert ledger.live() == won[0]
         assert won[0].version == expected + 1
     assert [entry.version for entry in ledger.history()] == [1, 2, 3]
@@ -94,14 +106,14 @@ def test_who_holds_a_claim_may_ask_again_and_another_may_take_the_next_attempt(l
 def test_the_first_outcome_counts(ledger: Ledger) -> None:
     assert ledger.record_outcome("w", "promoted", owner="me", evidence={"version": 3})
     assert not ledger.record_outcome("w", "rejected", owner="you")
-    assert (ledger.outcomes()["w"]["result"], ledger.outcomes()["w"]["evidence"]) == ("promoted", {"version": 3})
+    assert (ledger.outcomes()["w"].result, ledger.outcomes()["w"].evidence) == ("promoted", {"version": 3})
 
 
 def test_what_was_recorded_comes_back_as_it_was(ledger: Ledger) -> None:
-    ledger.record_check(CHECK)
+    ledger.record_validation(CHECK)
     ledger.record_decision(DECISION)
     ledger.record_gate(GATE)
-    (check,), (decision,), gate = ledger.checks("2013-03"), ledger.decisions(), ledger.gate("run1")
+    (check,), (decision,), gate = ledger.validations("2013-03"), ledger.decisions(), ledger.gate("run1")
     assert gate is not None
     for got, given in ((check, CHECK), (decision, DECISION), (gate, GATE)):
         assert got == type(given)(**{**given.__dict__, "recorded_at": got.recorded_at})
@@ -110,13 +122,13 @@ def test_what_was_recorded_comes_back_as_it_was(ledger: Ledger) -> None:
     assert ledger.decision("2013-03-x") == decision
     assert ledger.decision("nobody") is None
     assert ledger.gate("nobody") is None
-    assert ledger.checks("2013-04") == []
+    assert ledger.validations("2013-04") == []
 
 
 def test_the_same_batch_under_another_schema_is_another_check(ledger: Ledger) -> None:
-    assert ledger.record_check(CHECK)
-    assert ledger.record_check(BatchCheck(**{**CHECK.__dict__, "schema": "s2", "accepted": False}))
-    assert {(c.schema, c.accepted) for c in ledger.checks()} == {("s1", True), ("s2", False)}
+    assert ledger.record_validation(CHECK)
+    assert ledger.record_validation(ValidationRecord(**{**CHECK.__dict__, "schema": "s2", "accepted": False}))
+    assert {(c.schema, c.accepted) for c in ledger.validations()} == {("s1", True), ("s2", False)}
 
 
 def test_a_switch_needs_the_version_that_is_seen_and_keeps_its_reason(ledger: Ledger) -> None:
@@ -132,7 +144,7 @@ def test_a_switch_needs_the_version_that_is_seen_and_keeps_its_reason(ledger: Le
         (1, "aa1", "promote", "why"), (2, "aa2", "rollback", "it sank"),
     ]  # fmt: skip
     for stale in (0, 1, 3):
-        with pytest.raises(LostRace) as lost:
+        with pytest.raises(ConflictError) as lost:
             switch(ledger, "aa1", stale)
         assert lost.value.expected == stale
     assert ledger.live() == moved
@@ -150,11 +162,15 @@ def test_a_release_that_is_not_in_the_ledger_never_goes_live(ledger: Ledger, unk
 def test_a_release_may_be_called_by_its_first_characters_when_they_are_its_alone(ledger: Ledger) -> None:
     release(ledger, "abc1")
     release(ledger, "abd2")
-    assert (ledger.release("abc") or {})["digest"] == "abc1"
+    (first, _), found = ledger.releases(), ledger.release("abc")
+    assert found == first
+    assert first.digest == "abc1"
+    assert ledger.model_version("abc") == 1
+    assert ledger.model_version("ab") is None
     assert ledger.release("ab") is None
     assert ledger.release("%") is None
     assert ledger.release("a_c") is None
-    assert {r["digest"] for r in ledger.releases()} == {"abc1", "abd2"}
+    assert {r.digest for r in ledger.releases()} == {"abc1", "abd2"}
 
 
 def test_the_steps_of_a_rollout_are_kept_in_order(ledger: Ledger) -> None:
@@ -162,8 +178,8 @@ def test_the_steps_of_a_rollout_are_kept_in_order(ledger: Ledger) -> None:
     assert ledger.start_rollout("ro", release="r1", champion_before=None, strategy="direct", cause="c")
     for step, state in ((1, "loaded"), (3, "champion"), (2, "probed")):
         assert ledger.step_rollout("ro", step, state)
-    assert [s["state"] for s in ledger.rollout_steps("ro")] == ["loaded", "probed", "champion"]
-    assert [r["id"] for r in ledger.rollouts()] == ["ro"]
+    assert [s.state for s in ledger.rollout_steps("ro")] == ["loaded", "probed", "champion"]
+    assert [r.id for r in ledger.rollouts()] == ["ro"]
 
 
 def test_many_may_create_the_ledger_at_once_and_again(ledger_url: str) -> None:
@@ -199,33 +215,33 @@ def test_a_step_and_what_it_does_to_the_live_row_happen_together_or_not_at_all(l
     for digest in ("r1", "r2"):
         release(ledger, digest)
     first = switch(ledger, "r1", expected=0)
-    ledger.start_rollout("ro", release="r2", champion_before="r1", strategy="rollout", cause="c", terms={"alpha": 0.05})
-    switch(ledger, "r1", expected=first.version, challenger="r2", step=Step("ro", 1, "shadow", {"labels": 3}))
-    with pytest.raises(LostRace):
-        switch(ledger, "r1", expected=2, challenger="r2", challenger_share=0.05, step=Step("ro", 1, "canary"))
+    ledger.start_rollout(
+        "ro", release="r2", champion_before="r1", strategy="rollout", cause="c", policy={"alpha": 0.05}
+    )
+    switch(ledger, "r1", expected=first.version, challenger="r2", step=RolloutStep("ro", 1, "shadow", {"labels": 3}))
+    with pytest.raises(ConflictError):
+        switch(ledger, "r1", expected=2, challenger="r2", challenger_share=0.05, step=RolloutStep("ro", 1, "canary"))
     now = ledger.live()
     assert now is not None
     assert (now.version, now.challenger, now.challenger_share) == (2, "r2", 0.0)
-    with pytest.raises(LostRace):
-        switch(ledger, "r2", expected=1, step=Step("ro", 2, "champion"))
-    assert [(s["step"], s["state"], s["evidence"]) for s in ledger.rollout_steps("ro")] == [
-        (1, "shadow", {"labels": 3})
-    ]
+    with pytest.raises(ConflictError):
+        switch(ledger, "r2", expected=1, step=RolloutStep("ro", 2, "champion"))
+    assert [(s.number, s.state, s.evidence) for s in ledger.rollout_steps("ro")] == [(1, "shadow", {"labels": 3})]
     found = ledger.rollout("ro")
     assert found is not None
-    assert found["terms"] == {"alpha": 0.05}
+    assert found.policy == {"alpha": 0.05}
     assert ledger.rollout("another") is None
 
 
 def test_only_one_of_two_looks_with_the_same_number_counts(ledger: Ledger) -> None:
     release(ledger, "r1")
     ledger.start_rollout("ro", release="r1", champion_before=None, strategy="rollout", cause="c")
-    assert ledger.look("ro") is None
-    assert ledger.record_look(Look("ro", 1, "shadow", 10, 2, "keep collecting", {}))
-    assert not ledger.record_look(Look("ro", 1, "shadow", 20, 4, "promote", {}))
-    assert ledger.record_look(Look("ro", 2, "shadow", 30, 6, "promote", {"e": 1.5}))
-    assert [(look.number, look.answers) for look in ledger.looks("ro")] == [(1, 10), (2, 30)]
-    newest = ledger.look("ro")
+    assert ledger.last_observation("ro") is None
+    assert ledger.record_observation(RolloutObservation("ro", 1, "shadow", 10, 2, "keep collecting", {}))
+    assert not ledger.record_observation(RolloutObservation("ro", 1, "shadow", 20, 4, "promote", {}))
+    assert ledger.record_observation(RolloutObservation("ro", 2, "shadow", 30, 6, "promote", {"e": 1.5}))
+    assert [(look.number, look.pairs) for look in ledger.observations("ro")] == [(1, 10), (2, 30)]
+    newest = ledger.last_observation("ro")
     assert newest is not None
     assert newest.verdict == "promote"
 
@@ -234,9 +250,9 @@ def test_a_ledger_of_an_earlier_version_gets_the_columns_that_came_later(tmp_pat
     old = Ledger(f"sqlite:///{tmp_path}/old.db")
     old.create()
     with old.transaction() as db:
-        db.execute(sa.text("ALTER TABLE rollouts DROP COLUMN terms"))
-        db.execute(sa.text("DROP TABLE looks"))
+        db.execute(sa.text("ALTER TABLE rollouts DROP COLUMN policy"))
+        db.execute(sa.text("DROP TABLE rollout_observations"))
     release(old, "r1")
     old.create()
-    old.start_rollout("ro", release="r1", champion_before=None, strategy="rollout", cause="c", terms={"margin": 0.1})
-    assert old.rollouts()[0]["terms"] == {"margin": 0.1}
+    old.start_rollout("ro", release="r1", champion_before=None, strategy="rollout", cause="c", policy={"margin": 0.1})
+    assert old.rollouts()[0].policy == {"margin": 0.1}

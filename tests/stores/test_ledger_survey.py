@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from flows.retrain import work_of
-from stores.ledger import BatchCheck, Decision, Ledger, statistics
+from stores.ledger import DecisionRecord, Ledger, ValidationRecord, statistics
 
 
 def check(ledger: Ledger, period: str, *, accepted: bool = True, digest: str = "d") -> None:
     ledger.record_batch(period, digest, rows=1, source="s")
-    ledger.record_check(BatchCheck(period, digest, "schema", accepted, "reason", 1, 0))
+    ledger.record_validation(ValidationRecord(period, digest, "schema", accepted, "reason", 1, 0))
 
 
 def decide(ledger: Ledger, id: str, action: str = "retrain", *, evidence: dict[str, Any] | None = None) -> None:
-    ledger.record_decision(Decision(id, "2013-01", "release", action, "cause", evidence or {}))
+    ledger.record_decision(DecisionRecord(id, "2013-01", "release", action, "cause", evidence or {}))
 
 
 def released(ledger: Ledger, *digests: str) -> None:
@@ -38,27 +38,27 @@ def test_the_newest_accepted_period_and_what_was_refused_after_it(ledger: Ledger
 
 def test_a_retrain_is_owed_until_it_has_an_outcome_or_a_later_one_has_trained(ledger: Ledger) -> None:
     decide(ledger, "2013.03-watch", "watch")
-    assert statistics.owed_retrains(ledger) == statistics.Owed(0, None)
+    assert statistics.retrain_backlog(ledger) == statistics.Backlog(0, None)
     decide(ledger, "2013.03-a")
     decide(ledger, "2013.04-b")
-    found = statistics.owed_retrains(ledger)
+    found = statistics.retrain_backlog(ledger)
     assert found.count == 2
-    assert found.since is not None
-    assert found.since.tzinfo is not None
+    assert found.oldest_at is not None
+    assert found.oldest_at.tzinfo is not None
     ledger.record_outcome(work_of("2013.03-a"), "done before", owner="o")
-    assert statistics.owed_retrains(ledger).count == 1
+    assert statistics.retrain_backlog(ledger).count == 1
     ledger.record_outcome(work_of("run:1"), "blocked", owner="o")
-    assert statistics.owed_retrains(ledger).count == 1
+    assert statistics.retrain_backlog(ledger).count == 1
     ledger.record_outcome(work_of("run:2"), "rejected", owner="o")
-    assert statistics.owed_retrains(ledger).count == 0
+    assert statistics.retrain_backlog(ledger).count == 0
 
 
 def test_accepted_batches_are_owed_a_look(ledger: Ledger) -> None:
     check(ledger, "2013-01")
     check(ledger, "2013-02", accepted=False)
-    assert statistics.owed_monitoring(ledger).count == 1
+    assert statistics.monitoring_backlog(ledger).count == 1
     ledger.record_outcome("monitor:2013-01:d", "none", owner="o")
-    assert statistics.owed_monitoring(ledger).count == 0
+    assert statistics.monitoring_backlog(ledger).count == 0
 
 
 def test_alerts_that_did_not_reach_everybody_are_counted(ledger: Ledger) -> None:
@@ -66,7 +66,7 @@ def test_alerts_that_did_not_reach_everybody_are_counted(ledger: Ledger) -> None
         ledger.record_alert(id, kind="batch refused", message="m", evidence={})
     ledger.record_outcome("alert:1", "delivered", owner="alerts")
     ledger.record_outcome("alert:2:webhook-1", "delivered", owner="alerts")
-    assert statistics.undelivered_alerts(ledger).count == 1
+    assert statistics.alert_backlog(ledger).count == 1
     assert statistics.alerts_by_kind(ledger) == {"batch refused": 2}
 
 

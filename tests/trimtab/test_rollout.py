@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -109,12 +110,19 @@ def test_without_steps_the_shadow_leads_straight_to_champion() -> None:
     assert move.state == "champion"
 
 
+@dataclass(frozen=True)
+class Taken:
+    number: int
+    state: str
+    evidence: dict[str, Any]
+
+
 def test_where_a_rollout_stands_is_read_off_its_steps() -> None:
     steps = [
-        {"step": 1, "state": "started", "evidence": {}},
-        {"step": 2, "state": "probed", "evidence": {"ok": True}},
-        {"step": 3, "state": "shadow", "evidence": {"share": 0.0}},
-        {"step": 4, "state": "canary", "evidence": {"share": 0.1, "exposed": 7, "labels_until": "2013-03-01T00:00:00"}},
+        Taken(1, "started", {}),
+        Taken(2, "probed", {"ok": True}),
+        Taken(3, "shadow", {"share": 0.0}),
+        Taken(4, "canary", {"share": 0.1, "exposed": 7, "labels_until": "2013-03-01T00:00:00"}),
     ]
     assert standing([]) == Standing("started", 0.0, 0)
     assert standing(steps[:2]).on_trial is False

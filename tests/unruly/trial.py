@@ -17,7 +17,7 @@ import pandas as pd
 from deployments import status
 from deployments.replay.traffic import Traffic, TrafficError
 from stores import telemetry
-from stores.ledger import Ledger, Live
+from stores.ledger import Ledger, LiveRelease, RolloutStep, utc
 from tests.conftest import Stack
 from tests.e2e.conftest import ended, started
 from tests.waiting import eventually
@@ -67,7 +67,7 @@ class Seat:
         while not self._over.is_set() and max(self.first, default=0) < version and time.monotonic() < deadline:
             time.sleep(0.03)
 
-    def lag_s(self, moved: Live) -> float:
+    def lag_s(self, moved: LiveRelease) -> float:
         """How long after the ledger the server stood there, or at a later version; waited for while it is watched."""
         self._wait_for(moved.version)
         seen = [at for version, at in self.first.items() if version >= moved.version]
@@ -98,10 +98,10 @@ class Trial:
 
     def begin(self) -> None:
         """Ask the worker to roll it out; back when it is in the shadow, or was refused before."""
-        before = {row["id"] for row in self.ledger.rollouts()}
+        before = {row.id for row in self.ledger.rollouts()}
         self.run = started(self.stack, "deploy/on-request", release=self.release, cause="a test sends it out")
         self.rollout = eventually(
-            lambda: next((r["id"] for r in self.ledger.rollouts() if r["id"] not in before), None),
+            lambda: next((r.id for r in self.ledger.rollouts() if r.id not in before), None),
             "the rollout", within_s=30,
         )  # fmt: skip
         eventually(lambda: self.at.state not in ("started", "probed"), "the shadow", within_s=30)
@@ -149,8 +149,8 @@ class Trial:
         """Wait until whoever conducts it has seen all pairs and labels; those that got lost only once."""
         deadline = time.monotonic() + SEEN_WITHIN_S
         while self.at.on_trial:
-            look = self.ledger.look(self.rollout)
-            pairs, labels = (look.answers, look.labels) if look else (0, 0)
+            look = self.ledger.last_observation(self.rollout)
+            pairs, labels = (look.pairs, look.labels) if look else (0, 0)
             if pairs >= len(self.traffic.answered) - self._unpaired and labels >= len(self.sent) - self._unpaired:
                 return
             if time.monotonic() > deadline:
@@ -179,10 +179,10 @@ class Account:
     """Of a trial: its *steps*, the *pairs* and the answers *recorded* since it began, and its *moves* in the ledger."""
 
     trial: Trial
-    steps: list[dict[str, Any]]
+    steps: list[RolloutStep]
     pairs: pd.DataFrame
     recorded: pd.DataFrame
-    moves: list[Live]
+    moves: list[LiveRelease]
 
     @property
     def states(self) -> list[str]:
@@ -197,12 +197,12 @@ class Account:
     @property
     def reason(self) -> str:
         """Why."""
-        return str(self.steps[-1]["evidence"].get("reason", ""))
+        return str(self.steps[-1].evidence.get("reason", ""))
 
     @property
     def seen(self) -> dict[str, Any]:
         """What the last step rests on."""
-        return dict(self.steps[-1]["evidence"].get("seen") or {})
+        return dict(self.steps[-1].evidence.get("seen") or {})
 
     @property
     def exposed(self) -> int:
@@ -214,7 +214,9 @@ class Account:
         """From the first pair to the end."""
         if self.pairs.empty:
             return None
-        return float((self.steps[-1]["recorded_at"] - self.pairs["received_at"].min()).total_seconds())
+        return float(
+            (utc(self.steps[-1].recorded_at or self.trial.began) - self.pairs["received_at"].min()).total_seconds()
+        )
 
     @property
     def twice(self) -> int:
@@ -229,9 +231,7 @@ class Account:
     def told(self) -> tuple[list[str], str]:
         """The alerts about it, and the line of `trimtab history` about its last move."""
         alerts = [
-            str(a["message"])
-            for a in self.trial.ledger.alerts()
-            if str(a["id"]).startswith(f"rollout:{self.trial.rollout}")
+            str(a.message) for a in self.trial.ledger.alerts() if str(a.id).startswith(f"rollout:{self.trial.rollout}")
         ]
         rows = [r for r in status.history(self.trial.stack.settings) if r["rollout"] == self.trial.rollout]
         return alerts, status.history_text(rows[-1:]) if rows else ""

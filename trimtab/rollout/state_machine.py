@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -86,15 +86,30 @@ class Move:
     reason: str
 
 
-def standing(steps: Sequence[Mapping[str, Any]]) -> Standing:
-    """Where the rollout with these *steps* (rows of the ledger, in order) stands."""
+class Step(Protocol):
+    """A step that a rollout took, as the ledger keeps it."""
+
+    @property
+    def number(self) -> int:
+        """Counted from 1."""
+
+    @property
+    def state(self) -> str:
+        """The state that it entered."""
+
+    @property
+    def evidence(self) -> Mapping[str, Any]:
+        """`share`, `exposed`, `labels_until` and more, where they apply."""
+
+
+def standing(steps: Sequence[Step]) -> Standing:
+    """Where the rollout with these *steps*, in order, stands."""
     if not steps:
         return Standing("started", 0.0, 0)
     last = steps[-1]
-    evidence = last["evidence"]
     return Standing(
-        last["state"], float(evidence.get("share", 0.0)), int(last["step"]), int(evidence.get("exposed", 0)),
-        evidence.get("labels_until"),
+        cast(State, last.state), float(last.evidence.get("share", 0.0)), last.number,
+        int(last.evidence.get("exposed", 0)), last.evidence.get("labels_until"),
     )  # fmt: skip
 
 
