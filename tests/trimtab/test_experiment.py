@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy.stats import chisquare  # type: ignore[import-untyped]
+from scipy.stats import chisquare
 from sklearn.metrics import roc_auc_score
 
 from trimtab.experiment import analysis

@@ -32,24 +32,64 @@ def graded(size: int, *, noise: float, seed: int = 0) -> tuple[np.ndarray[Any, A
     return truth, Scores("binary", 1 / (1 + np.exp(-value)), (0, 1))
 
 
+def corrected(truth: np.ndarray[Any, Any], scores: Scores, share: float) -> Scores:
+    """The same scores, but right in a *share* of the rows."""
+    right = np.random.default_rng(7).random(len(truth)) < share
+    if scores.probabilities is None or scores.labels is None:
+        return Scores(scores.task, np.where(right, truth, scores.prediction), scores.classes)
+    truly = np.eye(len(CLASSES))[[CLASSES.index(label) for label in truth]]
+    probabilities = np.where(right[:, None], truly, scores.probabilities)
+    labels = tuple(np.where(right, truth, np.array(scores.labels, dtype=object)))
+    return Scores(scores.task, probabilities.max(axis=1), scores.classes, labels, probabilities)
+
+
 @pytest.mark.parametrize(("task", "name"), CASES, ids=lambda v: v)
 @settings(max_examples=25, deadline=None)
-@given(one=seeds, other=seeds, size=st.integers(12, 120), margin=st.floats(0, 0.3), sliced=st.booleans())
+@given(
+    seed=seeds,
+    size=st.integers(12, 120),
+    better=st.floats(0, 1),
+    margin=st.floats(0, 2),
+    slice_margin=st.none() | st.floats(0, 2),
+    floored=st.booleans(),
+)
 def test_a_worse_model_is_never_let_through(
-    task: str, name: str, one: int, other: int, size: int, margin: float, sliced: bool
+    task: str, name: str, seed: int, size: int, better: float, margin: float, slice_margin: float | None, floored: bool
 ) -> None:
-    """Passing means: the floor is kept, and the loss against the champion is within the margin."""
-    truth, candidate = MAKERS[task](one, size)
-    _, champion = MAKERS[task](other, size)
-    floor = float(metrics.measure(name, truth, champion)[0]) if sliced else ANY_FLOOR[name]
-    slices = pd.DataFrame({"part": ["x"] * size})
-    wanted = rules(metric=name, min=floor, max_regression=margin, slices={"part": margin} if sliced else {})
-    verdict = gate.judge(wanted, truth, candidate, champion, slices=slices)
+    """Passing means: the floor is kept, the loss against the champion is within the margin, and no slice is harmed.
+
+    Margins are multiples of what the candidate loses. The only slice holds all rows, so that it loses the same, with
+    the same interval, but its margin is its own.
+    """
+    truth, candidate = MAKERS[task](seed, size)
+    champion = corrected(truth, MAKERS[task](seed + 1, size)[1], better)
     new, old = (float(metrics.measure(name, truth, s)[0]) for s in (candidate, champion))
     lost = new - old if name in metrics.LOWER_IS_BETTER else old - new
+    margin *= abs(lost)
+    margins = {} if slice_margin is None else {"part": slice_margin * abs(lost)}
+    floor = old if floored else ANY_FLOOR[name]
+    wanted = rules(metric=name, min=floor, max_regression=margin, slices=margins)
+    verdict = gate.judge(wanted, truth, candidate, champion, slices=pd.DataFrame({"part": ["x"] * size}))
     keeps_floor = new <= floor if name in metrics.LOWER_IS_BETTER else new >= floor
-    assert verdict.passed == (keeps_floor and lost <= margin)
+    is_worse = verdict.gain is not None and verdict.gain.high < 0
+    is_harmed = bool(margins) and size >= wanted.min_slice_rows and is_worse and lost > margins["part"]
+    assert verdict.passed == (keeps_floor and lost <= margin and not is_harmed)
     assert verdict.reason
+
+
+@pytest.mark.parametrize("slice_margin", [0.005, 0.3], ids=["narrower", "wider"])
+def test_a_slice_is_held_to_its_own_margin_and_all_rows_to_theirs(slice_margin: float) -> None:
+    """The candidate loses about 0.14 in ROC AUC, in the slice and as a whole."""
+    (truth, worse), (_, champion) = graded(2000, noise=1.2, seed=1), graded(2000, noise=0.7, seed=2)
+    slices = pd.DataFrame({"part": ["x"] * 2000})
+    within, beyond = (
+        gate.judge(
+            rules(max_regression=margin, slices={"part": slice_margin}), truth, worse, champion, slices=slices
+        ).passed
+        for margin in (0.2, 0.1)
+    )
+    assert within == (slice_margin > 0.2)
+    assert not beyond
 
 
 @pytest.mark.parametrize(("task", "name"), CASES, ids=lambda v: v)

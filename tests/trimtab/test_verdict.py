@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,31 @@ def test_a_challenger_that_harms_one_slice_by_its_margin_is_promoted_at_most_alp
         slices = parts(seed, 1000, "a", "b", "c", "d")
         found.append(decided(stream(seed, 1000, -0.01) + 0.06 * slices["part", "a"], asked, slices))
     assert found.count("promote") <= luck(150)
+    assert found.count("roll back") > 30
+
+
+@pytest.mark.parametrize(
+    ("difference", "right"),
+    [(-0.01, "promote"), (0.0, "promote"), (0.02, "roll back")],
+    ids=["better", "equal", "worse"],
+)
+def test_a_verdict_needs_few_more_labels_than_a_test_that_looks_once(difference: float, right: str) -> None:
+    """Four of five verdicts fall within 2.5 times the labels of a one-sided z-test with a power of 80 %."""
+    asked, sd, found = rules(min_labels=1), 0.1, []
+    for seed in range(60):
+        outcome, labels = sequential_test.decide(
+            sequential_test.weigh(stream(seed, 4000, difference, sd=sd), asked), asked
+        )
+        found.append(labels if outcome == right else math.inf)
+    distance = difference if right == "roll back" else asked.margin - difference
+    quantiles = NormalDist().inv_cdf(1 - ALPHA) + NormalDist().inv_cdf(0.8)
+    assert np.quantile(found, 0.8, method="higher") <= 2.5 * (quantiles * sd / distance) ** 2
+
+
+def test_a_challenger_without_a_difference_is_promoted_with_slices_too() -> None:
+    asked = rules(slices={"part": 0.05})
+    found = [decided(stream(seed, 2000, 0.0, sd=0.1), asked, parts(seed, 2000, *"abcd")) for seed in range(60)]
+    assert found.count("promote") > 50
 
 
 def test_many_slices_do_not_take_back_a_challenger_without_a_difference() -> None:
@@ -251,6 +277,11 @@ def test_the_court_hears_of_slices_as_well() -> None:
 def test_the_court_reverts_a_release_without_a_difference_at_most_alpha_of_the_time() -> None:
     found = [sequential_test.convict(stream(seed, 1500, 0.0), rules()).outcome for seed in range(200)]
     assert found.count("roll back") <= luck(200, ALPHA * sequential_test.IN_COURT)
+
+
+def test_the_court_reverts_a_release_that_is_worse_by_the_margin() -> None:
+    found = [sequential_test.convict(stream(seed, 1500, 0.01), rules()).outcome for seed in range(60)]
+    assert found.count("roll back") > 55
 
 
 @pytest.mark.parametrize("size", [0, 10, 3000])
