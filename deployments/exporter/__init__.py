@@ -1,5 +1,5 @@
-"""The loop as Prometheus sees it: batches, decisions, rollouts, flow runs, workers, disk. A process of its own, started
-as `python -m deployments.exporter`; what the model server does is told by the server itself (`serving.metrics.server`).
+"""Prometheus metrics of the loop: batches, decisions, rollouts, flow runs, workers, disk. A separate process, started
+by `python -m deployments.exporter`; the model server exports its own metrics (`serving.metrics`).
 
-What is read where: `records` the ledger, `runs` Prefect, `machine` the state folder; `rounds` reads them over and over.
+`ledger_metrics` reads the ledger, `prefect_metrics` Prefect, `host_metrics` the host; `polling` calls them repeatedly.
 """

@@ -1,16 +1,16 @@
-"""What the ledger says of the loop: is the data fresh, what was decided last, what is under way, what is owed. Moments
-are Unix times, so that rules can ask how long ago without anybody here looking at a clock."""
+"""Metrics from the ledger: freshness of data, last decisions, live release, rollouts, pending work. Times are exported
+as Unix timestamps, so that alert rules compute ages."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily
 
-from deployments.exporter.polling import gauge, one
+from deployments.exporter.polling import gauge, single
 from stores.ledger import Ledger, statistics, utc
 from trimtab.config import params
 from trimtab.config.params import Params
@@ -18,119 +18,118 @@ from trimtab.data.periods import Period
 from trimtab.rollout.state_machine import OVER, Terms
 
 
-class Project:
-    """The project's params.yaml, read again when it has changed."""
+class ParamsReader:
+    """Reads a project's params.yaml, again only when it has changed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stamp: tuple[int, int] | None = None
-        self._read: Params | None = None
+        self._params: Params | None = None
 
-    def now(self) -> Params:
-        """As it is now. Raises ParamsError."""
-        about = (self._folder / "params.yaml").stat() if (self._folder / "params.yaml").exists() else None
-        stamp = (about.st_mtime_ns, about.st_size) if about else None
-        if self._read is None or stamp != self._stamp:
-            self._read, self._stamp = params.load(self._folder), stamp
-        return self._read
+    def read(self) -> Params:
+        """The current params. Raises ParamsError."""
+        file = self._folder / "params.yaml"
+        status = file.stat() if file.exists() else None
+        stamp = (status.st_mtime_ns, status.st_size) if status else None
+        if self._params is None or stamp != self._stamp:
+            self._params, self._stamp = params.load(self._folder), stamp
+        return self._params
 
 
-def freshness(ledger: Ledger, project: Project, clock: Callable[[], datetime]) -> Iterator[GaugeMetricFamily]:
-    """How far the accepted data is behind what the clock says should be there."""
-    known = project.now()
+def freshness_metrics(ledger: Ledger, reader: ParamsReader, now: datetime) -> Iterator[GaugeMetricFamily]:
+    """The newest accepted period, and how many complete periods are missing after it."""
+    project = reader.read()
     label = statistics.newest_accepted(ledger)
-    newest = known.parse_period(label) if label else None
-    yield one("accepted_end_seconds", "End of the newest accepted period.", newest.end.timestamp() if newest else None)
-    behind = periods_behind(newest or known.first.shift(-1), clock(), known.period.label_delay)
-    yield one("periods_behind", "Complete periods with known labels that have no accepted batch.", behind)
-    refused = statistics.quarantined_since(ledger, label)
-    yield one("quarantined_periods", "Periods after the newest accepted one whose batches were refused.", refused)
+    newest = project.parse_period(label) if label else None
+    end = newest.end.timestamp() if newest else None
+    yield single("accepted_end_timestamp_seconds", "End of the newest accepted period.", end)
+    behind = periods_behind(newest or project.first.shift(-1), now, project.period.label_delay)
+    yield single("periods_behind", "Complete periods with known labels without an accepted batch.", behind)
+    quarantined = statistics.quarantined_since(ledger, label)
+    yield single("quarantined_periods", "Periods after the newest accepted one with a quarantined batch.", quarantined)
 
 
 def periods_behind(newest: Period, now: datetime, label_delay: timedelta) -> int:
-    """How many periods after *newest* are complete at *now*, with their labels known."""
+    """Number of periods after *newest* that are complete at *now*, and whose labels are known."""
     due = Period.containing(now - label_delay, newest.every).shift(-1)
     if newest.every == "month":
-        apart = 12 * (due.start.year - newest.start.year) + due.start.month - newest.start.month
+        difference = 12 * (due.start.year - newest.start.year) + due.start.month - newest.start.month
     else:
-        apart = (due.start - newest.start) // (newest.end - newest.start)
-    return max(apart, 0)
+        difference = (due.start - newest.start) // (newest.end - newest.start)
+    return max(difference, 0)
 
 
-def decided(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
-    """The last decisions, and the numbers behind the newest."""
+def decision_metrics(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
+    """The last decision of each action, and the numbers of the newest decision."""
     by_action = statistics.last_decisions(ledger)
     yield gauge("decisions", "Decisions by action.", ["action"], [((a,), n) for a, (n, _) in by_action.items()])
     yield gauge(
-        "decided_seconds", "When the last decision of this action was made.", ["action"],
+        "last_decision_timestamp_seconds", "Time of the last decision of this action.", ["action"],
         [((action,), at.timestamp()) for action, (_, at) in by_action.items()],
     )  # fmt: skip
     last = statistics.newest_decision(ledger)
-    standing = [((last.action, last.period), 1.0)] if last else []
-    yield gauge("decision", "1 for the decision that was made last.", ["action", "period"], standing)
+    newest = [((last.action, last.period), 1.0)] if last else []
+    yield gauge("last_decision", "1 for the newest decision.", ["action", "period"], newest)
     evidence = last.evidence if last else {}
-    yield one("drift_impact", "Impact of drift in that decision.", _number(evidence.get("impact")))
+    yield single("drift_impact", "Drift impact in the newest decision.", _number(evidence.get("impact")))
     facts = evidence.get("facts") or {}
-    yield one("prediction_distance", "Distance of the predictions in it.", _number(facts.get("prediction_distance")))
-    yield one("decision_rows", "Answers that it rests on.", _number(facts.get("rows")))
+    distance = _number(facts.get("prediction_distance"))
+    yield single("prediction_distance", "Distance of predictions in the newest decision.", distance)
+    yield single("decision_rows", "Predictions behind the newest decision.", _number(facts.get("rows")))
     quality = facts.get("quality") or {}
-    told = [(kind, value) for kind in ("live", "promised") if (value := _number(quality.get(kind))) is not None]
+    values = [(kind, value) for kind in ("live", "promised") if (value := _number(quality.get(kind))) is not None]
     yield gauge(
-        "quality", "Quality in it, and as promised.", ["metric", "kind"],
-        [((str(quality.get("metric", "")), kind), value) for kind, value in told],
+        "quality", "Quality in the newest decision, and as promised at release.", ["metric", "kind"],
+        [((str(quality.get("metric", "")), kind), value) for kind, value in values],
     )  # fmt: skip
 
 
-def under_way(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
-    """Who is live, and how rollouts fare."""
-    live, known = ledger.live(), statistics.rollouts(ledger)
-    yield one("ledger_version", "Version of the live row.", live.version if live else 0)
-    yield one("live_seconds", "When that row was written.", utc(live.recorded_at).timestamp() if live else None)
-    states = Counter(rollout.state for rollout in known)
+def rollout_metrics(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
+    """The live release, rollouts by state, and the active rollout."""
+    live, rollouts = ledger.live(), statistics.rollouts(ledger)
+    yield single("ledger_version", "Version of the live row.", live.version if live else 0)
+    since = utc(live.recorded_at).timestamp() if live else None
+    yield single("live_since_timestamp_seconds", "Time of the live row.", since)
+    states = Counter(rollout.state for rollout in rollouts)
     yield gauge("rollouts", "Rollouts by state.", ["state"], [((state,), n) for state, n in states.items()])
-    running = [known[-1]] if known and known[-1].state not in {*OVER, "champion"} else []
+    active = [rollouts[-1]] if rollouts and rollouts[-1].state not in {*OVER, "champion"} else []
     labels = ["rollout", "release", "strategy", "state"]
-    named = {r.id: (r.id, r.release, r.strategy, r.state) for r in running}
+    named = {r.id: (r.id, r.release, r.strategy, r.state) for r in active}
     yield gauge(
-        "rollout_began_seconds", "When the rollout that is under way began.", labels,
-        [(named[r.id], r.began_at.timestamp()) for r in running],
+        "rollout_start_timestamp_seconds", "Start of the active rollout.", labels,
+        [(named[r.id], r.began_at.timestamp()) for r in active],
     )  # fmt: skip
     yield gauge(
-        "rollout_entered_seconds", "When it came to its state.", labels,
-        [(named[r.id], r.entered_at.timestamp()) for r in running],
+        "rollout_state_timestamp_seconds", "Time when the active rollout entered its state.", labels,
+        [(named[r.id], r.entered_at.timestamp()) for r in active],
     )  # fmt: skip
-    horizons = [(named[r.id], seconds) for r in running if (seconds := _horizon(ledger, r.id)) is not None]
-    yield gauge("rollout_horizon_seconds", "Data time after which it is decided anyhow.", labels, horizons)
+    horizons = [(named[r.id], seconds) for r in active if (seconds := _horizon(ledger, r.id)) is not None]
+    yield gauge("rollout_horizon_seconds", "Data time at which the active rollout is decided.", labels, horizons)
 
 
-def owed(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
-    """What the ledger says must happen and has not."""
-    waiting = {
+def backlog_metrics(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
+    """Retrains, monitoring and alerts that the ledger requires and that are not done."""
+    backlogs = {
         "retrain": statistics.retrain_backlog(ledger), "monitoring": statistics.monitoring_backlog(ledger),
         "alert": statistics.alert_backlog(ledger),
     }  # fmt: skip
     yield gauge(
-        "owed", "Retrains, monitoring and alerts that the ledger awaits.", ["work"],
-        [((work,), found.count) for work, found in waiting.items()],
+        "backlog", "Retrains, monitoring and alerts that the ledger requires.", ["work"],
+        [((work,), backlog.count) for work, backlog in backlogs.items()],
     )  # fmt: skip
     yield gauge(
-        "owed_since_seconds", "Since when the oldest of these waits.", ["work"],
-        [((work,), found.oldest_at.timestamp()) for work, found in waiting.items() if found.oldest_at],
+        "backlog_oldest_timestamp_seconds", "Time since which the oldest of these is pending.", ["work"],
+        [((work,), backlog.oldest_at.timestamp()) for work, backlog in backlogs.items() if backlog.oldest_at],
     )  # fmt: skip
     raised = statistics.alerts_by_kind(ledger)
     yield gauge("alerts", "Alerts that the loop has raised, by kind.", ["kind"], [((k,), n) for k, n in raised.items()])
 
 
-def of(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
-    """All that needs the ledger alone. Raises LedgerUnavailable."""
-    yield from decided(ledger)
-    yield from under_way(ledger)
-    yield from owed(ledger)
-
-
-def utc_now() -> datetime:
-    """The clock."""
-    return datetime.now(UTC)
+def loop_metrics(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
+    """All metrics that need only the ledger. Raises LedgerUnavailable."""
+    yield from decision_metrics(ledger)
+    yield from rollout_metrics(ledger)
+    yield from backlog_metrics(ledger)
 
 
 def _horizon(ledger: Ledger, rollout: str) -> float | None:

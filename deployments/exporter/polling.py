@@ -1,5 +1,5 @@
-"""Read each source again and again, each in a thread of its own, and give out what was read last: a scrape takes
-milliseconds, whatever a source does. What is read is in the modules beside this one."""
+"""Polls each source in its own thread and exports the newest values, so that a scrape takes milliseconds even while a
+source is slow or unavailable."""
 
 from __future__ import annotations
 
@@ -12,97 +12,99 @@ from prometheus_client.core import GaugeMetricFamily
 
 log = logging.getLogger("trimtab.exporter")
 
-EVERY_S = 15.0
-ROUNDS_MISSED = 4
-"""A source that has missed so many rounds is down, though its last reading went well: the next one hangs."""
+INTERVAL_S = 15.0
+MISSED_POLLS = 4
+"""A source whose last success is this many intervals ago counts as down: its poll hangs."""
 
 Read = Callable[[], Iterable[GaugeMetricFamily]]
 Sample = tuple[Sequence[str], float]
 
 
-def gauge(name: str, about: str, labels: Sequence[str] = (), samples: Iterable[Sample] = ()) -> GaugeMetricFamily:
-    """A metric of the loop with its *samples*: values of the labels, and the number."""
-    family = GaugeMetricFamily(f"trimtab_loop_{name}", about, labels=labels)
+def gauge(name: str, description: str, labels: Sequence[str] = (), samples: Iterable[Sample] = ()) -> GaugeMetricFamily:
+    """The metric `trimtab_loop_<name>`. Each of *samples* is a tuple of label values and a number."""
+    family = GaugeMetricFamily(f"trimtab_loop_{name}", description, labels=labels)
     for values, number in samples:
         family.add_metric(values, number)
     return family
 
 
-def one(name: str, about: str, number: float | None) -> GaugeMetricFamily:
-    """A metric without labels; None leaves it without a sample, as there is nothing to say."""
-    return gauge(name, about, samples=[] if number is None else [((), number)])
+def single(name: str, description: str, number: float | None) -> GaugeMetricFamily:
+    """A metric without labels; no sample when *number* is None."""
+    return gauge(name, description, samples=[] if number is None else [((), number)])
 
 
-class Source:
-    """One source, read every *every_s*, and what was read of it last. *read* may raise whatever its driver raises: then
-    what was known stays, and `trimtab_loop_up` is 0."""
+class PolledSource:
+    """A source of metrics that is read every *interval_s*, and its newest values.
 
-    def __init__(self, name: str, read: Read, *, every_s: float = EVERY_S) -> None:
-        self.name, self.every_s = name, every_s
-        self.known: tuple[GaugeMetricFamily, ...] = ()
-        self.took_s: float | None = None
-        self.read_at: float | None = None  # monotonic
+    *read* may raise anything: then the older values stay, and `trimtab_loop_up` is 0.
+    """
+
+    def __init__(self, name: str, read: Read, *, interval_s: float = INTERVAL_S) -> None:
+        self.name, self.interval_s = name, interval_s
+        self.metrics: tuple[GaugeMetricFamily, ...] = ()
+        self.duration_s: float | None = None
+        self.succeeded_at: float | None = None  # monotonic
         self._read = read
-        self._is_well: bool | None = None
+        self._succeeded: bool | None = None
 
     @property
     def age_s(self) -> float | None:
-        """Since the last reading that went well."""
-        return None if self.read_at is None else time.monotonic() - self.read_at
+        """Seconds since the last success; None before the first."""
+        return None if self.succeeded_at is None else time.monotonic() - self.succeeded_at
 
     @property
     def is_up(self) -> bool:
-        """Whether the last reading went well, and not too long ago."""
+        """Whether the last poll succeeded, not too long ago."""
         age = self.age_s
-        return bool(self._is_well) and age is not None and age < ROUNDS_MISSED * self.every_s
+        return bool(self._succeeded) and age is not None and age < MISSED_POLLS * self.interval_s
 
-    def tend(self) -> None:
-        """Read once. What cannot be read is logged once, by the kind of error only: its text may hold an address."""
-        began = time.monotonic()
+    def poll(self) -> None:
+        """Read once. A failure is logged once, by its type only, because an error's text may contain a secret."""
+        start = time.monotonic()
         try:
-            self.known = tuple(self._read())
-        except Exception as error:  # noqa: BLE001 - drivers raise all kinds; up says 0, and the log says which
-            if self._is_well is not False:
+            self.metrics = tuple(self._read())
+        except Exception as error:  # noqa: BLE001 - drivers raise many types
+            if self._succeeded is not False:
                 log.warning("%s cannot be read: %s", self.name, type(error).__name__)
-            self._is_well = False
+            self._succeeded = False
             return
-        if self._is_well is False:
+        if self._succeeded is False:
             log.warning("%s can be read again", self.name)
-        self._is_well, self.read_at = True, time.monotonic()
-        self.took_s = self.read_at - began
+        self._succeeded, self.succeeded_at = True, time.monotonic()
+        self.duration_s = self.succeeded_at - start
 
 
-class Rounds:
-    """The sources, read over and over between `start` and `stop`. A collector for a registry."""
+class PollingCollector:
+    """Polls the sources between `start` and `stop`. A collector for Prometheus's registry."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[PolledSource]) -> None:
         self._sources = sources
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Begin, without waiting for the first readings."""
+        """Start polling; does not wait for the first values."""
         for source in self._sources:
-            threading.Thread(target=self._go_on, args=(source,), name=source.name, daemon=True).start()
+            threading.Thread(target=self._poll_until_stopped, args=(source,), name=source.name, daemon=True).start()
 
     def stop(self) -> None:
-        """Read no more. Readings under way are left to end by themselves."""
+        """Stop polling; does not wait for running polls."""
         self._stopping.set()
 
-    def _go_on(self, source: Source) -> None:
+    def _poll_until_stopped(self, source: PolledSource) -> None:
         while not self._stopping.is_set():
-            source.tend()
-            self._stopping.wait(source.every_s if source.is_up else min(source.every_s, EVERY_S))
+            source.poll()
+            self._stopping.wait(source.interval_s if source.is_up else min(source.interval_s, INTERVAL_S))
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """For the registry."""
-        up = gauge("up", "1 when this source of the exporter could be read last time.", ["source"])
-        took = gauge("read_seconds", "How long the last reading took.", ["source"])
-        age = gauge("read_age_seconds", "Since the last reading that went well.", ["source"])
+        """Yield all metrics; called by the registry."""
+        up = gauge("up", "1 if the last poll of this source succeeded.", ["source"])
+        duration = gauge("read_seconds", "Duration of the last successful poll.", ["source"])
+        age = gauge("read_age_seconds", "Seconds since the last successful poll.", ["source"])
         for source in self._sources:
             up.add_metric([source.name], source.is_up)
-            if source.took_s is not None and source.age_s is not None:
-                took.add_metric([source.name], source.took_s)
+            if source.duration_s is not None and source.age_s is not None:
+                duration.add_metric([source.name], source.duration_s)
                 age.add_metric([source.name], source.age_s)
-        yield from (up, took, age)
+        yield from (up, duration, age)
         for source in self._sources:
-            yield from source.known
+            yield from source.metrics

@@ -1,77 +1,78 @@
-"""What Prefect says of the loop: runs that ended, wait, run, and whether anybody is there to run them. Only runs of our
-own deployments count. Prefect's client sees to addresses, keys and CSRF; answers are taken as they come."""
+"""Metrics from Prefect: finished, late and running flow runs of our deployments, workers and schedules.
+
+Prefect's client handles addresses, keys and CSRF tokens; the JSON responses are used as they are.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prometheus_client.core import GaugeMetricFamily
 
-from deployments.exporter.polling import gauge, one
+from deployments.exporter.polling import gauge, single
 from tasks.orchestrator import TAG
 
 PAGE, PAGES = 200, 5
 TIMEOUT_S = 5.0
-LOST = ("FAILED", "CRASHED")
+FAILED_STATES = ("FAILED", "CRASHED")
 RECONCILE = "reconcile/every-minute"
-Clock = Callable[[], datetime]
 Run = Mapping[str, Any]
 
 
-def of(pool: str, clock: Clock) -> Iterator[GaugeMetricFamily]:
-    """Runs and workers. Raises httpx's errors when Prefect does not answer."""
+def run_metrics(pool: str, now: datetime) -> Iterator[GaugeMetricFamily]:
+    """Flow runs and workers. Raises httpx's errors when Prefect does not answer."""
     with _client() as client:
-        now = clock()
-        yield from ended(client, now)
-        yield from lost(client, now)
-        yield from waiting(client, now)
-        yield from running(client)
+        yield from finished_runs(client, now)
+        yield from failed_deployments(client, now)
+        yield from late_runs(client, now)
+        yield from running_runs(client)
         yield from workers(client, pool)
 
 
-def schedules_of() -> Iterator[GaugeMetricFamily]:
-    """Schedules, which seldom change and weigh more: half a second of Prefect's time. Raises as `of` does."""
+def schedule_metrics() -> Iterator[GaugeMetricFamily]:
+    """Schedules. They change rarely and cost Prefect half a second. Raises as `run_metrics` does."""
     with _client() as client:
         yield from schedules(client)
 
 
-def ended(client: SyncPrefectClient, now: datetime) -> Iterator[GaugeMetricFamily]:
-    """What ended within the last hour, and when reconcile last did."""
+def finished_runs(client: SyncPrefectClient, now: datetime) -> Iterator[GaugeMetricFamily]:
+    """Runs that ended within the last hour, and the time of the last completed reconcile."""
     found = _runs(client, {"end_time": {"after_": (now - timedelta(hours=1)).isoformat()}}, "END_TIME_DESC")
     counts = Counter((deployment(run), str(run["state_type"])) for run in found)
     yield gauge(
         "flow_runs", "Flow runs that ended within the last hour.", ["deployment", "state"],
         [(key, count) for key, count in counts.items()],
     )  # fmt: skip
-    done = {"state": {"type": {"any_": ["COMPLETED"]}}, "tags": {"all_": [TAG, RECONCILE]}}
-    last = _page(client, done, "END_TIME_DESC", limit=1)
-    yield one("reconciled_seconds", "When reconcile last completed.", _moment(last[0]["end_time"]) if last else None)
+    completed = {"state": {"type": {"any_": ["COMPLETED"]}}, "tags": {"all_": [TAG, RECONCILE]}}
+    last = _page(client, completed, "END_TIME_DESC", limit=1)
+    reconciled = _moment(last[0]["end_time"]) if last else None
+    yield single("last_reconcile_timestamp_seconds", "Time when reconcile last completed.", reconciled)
 
 
-def lost(client: SyncPrefectClient, now: datetime) -> Iterator[GaugeMetricFamily]:
-    """Deployments whose newest run of the last day did not end well."""
+def failed_deployments(client: SyncPrefectClient, now: datetime) -> Iterator[GaugeMetricFamily]:
+    """Deployments with a failed or crashed run within a day, and no completed run after it."""
     since = {"end_time": {"after_": (now - timedelta(days=1)).isoformat()}}
-    bad = _page(client, {**since, "state": {"type": {"any_": [*LOST]}}}, "END_TIME_DESC")
+    failed = _page(client, {**since, "state": {"type": {"any_": [*FAILED_STATES]}}}, "END_TIME_DESC")
     newest: dict[str, Run] = {}
-    for run in bad:
+    for run in failed:
         newest.setdefault(deployment(run), run)
     samples = []
     for name, run in newest.items():
-        good = {"state": {"type": {"any_": ["COMPLETED"]}}, "end_time": {"after_": run["end_time"]}}
-        if not _page(client, {**good, "tags": {"all_": [TAG, name]}}, "END_TIME_DESC", limit=1):
+        completed = {"state": {"type": {"any_": ["COMPLETED"]}}, "end_time": {"after_": run["end_time"]}}
+        if not _page(client, {**completed, "tags": {"all_": [TAG, name]}}, "END_TIME_DESC", limit=1):
             samples.append(((name, str(run["state_type"])), _moment(run["end_time"])))
     yield gauge(
-        "lost_run_seconds", "When the newest run of a deployment ended, if it failed or crashed.",
+        "failed_run_timestamp_seconds", "End of a deployment's newest run, if it failed or crashed.",
         ["deployment", "state"], samples,
     )  # fmt: skip
 
 
-def waiting(client: SyncPrefectClient, now: datetime) -> Iterator[GaugeMetricFamily]:
-    """Runs that are due and have not begun, by work queue."""
+def late_runs(client: SyncPrefectClient, now: datetime) -> Iterator[GaugeMetricFamily]:
+    """Runs that are due and have not started, by work queue."""
     due = {"state": {"type": {"any_": ["SCHEDULED", "PENDING"]}}, "expected_start_time": {"before_": now.isoformat()}}
     found = _runs(client, due, "EXPECTED_START_TIME_ASC")
     queues = Counter(str(run["work_queue_name"] or "none") for run in found)
@@ -79,55 +80,55 @@ def waiting(client: SyncPrefectClient, now: datetime) -> Iterator[GaugeMetricFam
     for run in found:
         oldest.setdefault(str(run["work_queue_name"] or "none"), _moment(run["expected_start_time"]))
     yield gauge(
-        "waiting_runs", "Runs that are due and have not begun.", ["queue"], [((q,), n) for q, n in queues.items()]
+        "late_runs", "Runs that are due and have not started.", ["queue"], [((q,), n) for q, n in queues.items()]
     )
     yield gauge(
-        "waiting_since_seconds", "When the oldest of these was due.", ["queue"],
+        "late_runs_oldest_timestamp_seconds", "Time when the oldest of these was due.", ["queue"],
         [((queue,), at) for queue, at in oldest.items()],
     )  # fmt: skip
 
 
-def running(client: SyncPrefectClient) -> Iterator[GaugeMetricFamily]:
-    """Runs that run, by deployment."""
+def running_runs(client: SyncPrefectClient) -> Iterator[GaugeMetricFamily]:
+    """Running flow runs, by deployment."""
     found = _runs(client, {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}, "START_TIME_ASC")
     counts = Counter(deployment(run) for run in found)
     oldest: dict[str, float] = {}
     for run in found:
         if run["start_time"]:
             oldest.setdefault(deployment(run), _moment(run["start_time"]))
-    yield gauge("running_runs", "Flow runs that run.", ["deployment"], [((d,), n) for d, n in counts.items()])
+    yield gauge("running_runs", "Running flow runs.", ["deployment"], [((d,), n) for d, n in counts.items()])
     yield gauge(
-        "running_since_seconds", "When the oldest of these began.", ["deployment"],
+        "running_runs_oldest_timestamp_seconds", "Start of the oldest of these.", ["deployment"],
         [((name,), at) for name, at in oldest.items()],
     )  # fmt: skip
 
 
 def workers(client: SyncPrefectClient, pool: str) -> Iterator[GaugeMetricFamily]:
-    """Who is there to run flows. Workers that are gone stay on Prefect's list for long, and count as offline."""
+    """Online workers of the pool. Prefect lists stopped workers as offline for a long time."""
     where = {"work_pool_name": pool}
     found = client.request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params=where, json={}).json()
     online = sum(worker["status"] == "ONLINE" for worker in found)
-    yield one("workers", "Workers of the pool that report.", online)
-    heard = [_moment(worker["last_heartbeat_time"]) for worker in found if worker["last_heartbeat_time"]]
-    yield one("worker_heard_seconds", "When a worker last reported.", max(heard, default=None))
-    about = client.request("GET", "/work_pools/{name}", path_params={"name": pool}).json()
-    yield one("pool_paused", "1 when the work pool is paused.", bool(about["is_paused"]))
+    yield single("workers", "Online workers of the pool.", online)
+    heartbeats = [_moment(worker["last_heartbeat_time"]) for worker in found if worker["last_heartbeat_time"]]
+    yield single("worker_heartbeat_timestamp_seconds", "Newest heartbeat of a worker.", max(heartbeats, default=None))
+    found_pool = client.request("GET", "/work_pools/{name}", path_params={"name": pool}).json()
+    yield single("work_pool_paused", "1 if the work pool is paused.", bool(found_pool["is_paused"]))
 
 
 def schedules(client: SyncPrefectClient) -> Iterator[GaugeMetricFamily]:
-    """Which deployments start by themselves at set times."""
-    wanted = {"deployments": {"tags": {"all_": [TAG]}}, "limit": PAGE}
-    found = client.request("POST", "/deployments/filter", json=wanted).json()
-    timed = [
-        ((deployment(one_of),), float(not one_of["paused"] and any(s["active"] for s in one_of["schedules"])))
-        for one_of in found
-        if one_of["schedules"]
+    """Deployments with a schedule, and whether it is active."""
+    query = {"deployments": {"tags": {"all_": [TAG]}}, "limit": PAGE}
+    found = client.request("POST", "/deployments/filter", json=query).json()
+    samples = [
+        ((deployment(row),), float(not row["paused"] and any(s["active"] for s in row["schedules"])))
+        for row in found
+        if row["schedules"]
     ]
-    yield gauge("schedule_active", "1 when a deployment with a schedule follows it.", ["deployment"], timed)
+    yield gauge("schedule_active", "1 if a deployment's schedule is active.", ["deployment"], samples)
 
 
 def deployment(row: Run) -> str:
-    """The deployment that a run, or Prefect's row about one, belongs to, as our tags name it."""
+    """The deployment's full name in the tags of a run or a deployment, or "other"."""
     return next((str(tag) for tag in row["tags"] if "/" in tag), "other")
 
 
@@ -135,11 +136,11 @@ def _client() -> SyncPrefectClient:
     return get_client(httpx_settings={"timeout": TIMEOUT_S}, sync_client=True)
 
 
-def _runs(client: SyncPrefectClient, wanted: Mapping[str, Any], sort: str) -> list[Run]:
-    """All of them, up to some pages: more are as bad as these."""
+def _runs(client: SyncPrefectClient, query: Mapping[str, Any], sort: str) -> list[Run]:
+    """All matching runs, up to PAGES pages."""
     found: list[Run] = []
     for page in range(PAGES):
-        more = _page(client, wanted, sort, offset=page * PAGE)
+        more = _page(client, query, sort, offset=page * PAGE)
         found += more
         if len(more) < PAGE:
             break
@@ -147,9 +148,9 @@ def _runs(client: SyncPrefectClient, wanted: Mapping[str, Any], sort: str) -> li
 
 
 def _page(
-    client: SyncPrefectClient, wanted: Mapping[str, Any], sort: str, *, limit: int = PAGE, offset: int = 0
+    client: SyncPrefectClient, query: Mapping[str, Any], sort: str, *, limit: int = PAGE, offset: int = 0
 ) -> list[Run]:
-    body = {"flow_runs": {"tags": {"all_": [TAG]}, **wanted}, "sort": sort, "limit": limit, "offset": offset}
+    body = {"flow_runs": {"tags": {"all_": [TAG]}, **query}, "sort": sort, "limit": limit, "offset": offset}
     found: list[Run] = client.request("POST", "/flow_runs/filter", json=body).json()
     return found
 

@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prometheus_client import CollectorRegistry, generate_latest
 
 from deployments.exporter import ledger_metrics, prefect_metrics
-from deployments.exporter.polling import Rounds, Source, one
+from deployments.exporter.polling import PolledSource, PollingCollector, single
 from stores.ledger import DecisionRecord, Ledger, ValidationRecord
 from tests.ports import free_ports
 from tests.waiting import eventually
@@ -39,17 +39,17 @@ ROOT = Path(__file__).resolve().parents[2]
 Read = Callable[[], Any]
 
 
-def told(*sources: Source) -> dict[str, float]:
+def told(*sources: PolledSource) -> dict[str, float]:
     """Samples by name and labels, once each source was read."""
     registry = CollectorRegistry()
-    registry.register(Rounds(sources))
+    registry.register(PollingCollector(sources))
     lines = generate_latest(registry).decode().splitlines()
     return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if not line.startswith("#")}
 
 
 def read(source: Read) -> dict[str, float]:
-    once = Source("it", source)
-    once.tend()
+    once = PolledSource("it", source)
+    once.poll()
     found = told(once)
     assert found['trimtab_loop_up{source="it"}'] == 1
     return found
@@ -86,27 +86,27 @@ def test_periods_behind_are_those_that_are_complete_with_their_labels(
 
 
 def test_how_fresh_the_data_is(ledger: Ledger) -> None:
-    project = ledger_metrics.Project(ROOT)  # months from 2013-01, labels a day later
-    clock = lambda: on("2013-05-02T00:00")  # noqa: E731
-    assert read(lambda: ledger_metrics.freshness(ledger, project, clock))["trimtab_loop_periods_behind"] == 4
+    project = ledger_metrics.ParamsReader(ROOT)  # months from 2013-01, labels a day later
+    now = on("2013-05-02T00:00")
+    assert read(lambda: ledger_metrics.freshness_metrics(ledger, project, now))["trimtab_loop_periods_behind"] == 4
     for period, accepted in (("2013-01", True), ("2013-02", True), ("2013-03", False)):
         ledger.record_validation(ValidationRecord(period, "d", "s", accepted, "r", 1, 0))
-    found = read(lambda: ledger_metrics.freshness(ledger, project, clock))
+    found = read(lambda: ledger_metrics.freshness_metrics(ledger, project, now))
     assert found["trimtab_loop_periods_behind"] == 2
     assert found["trimtab_loop_quarantined_periods"] == 1
-    assert found["trimtab_loop_accepted_end_seconds"] == on("2013-03-01").timestamp()
+    assert found["trimtab_loop_accepted_end_timestamp_seconds"] == on("2013-03-01").timestamp()
 
 
 def test_a_decision_is_told_with_its_numbers(ledger: Ledger) -> None:
     quality = {"metric": "roc_auc", "live": 0.61, "promised": 0.7, "labels": 900}
     evidence = {"impact": 0.3, "facts": {"quality": quality, "prediction_distance": None, "rows": 5000}}
     ledger.record_decision(DecisionRecord("a", "2013-03", "r", "block", "c", evidence))
-    found = read(lambda: ledger_metrics.of(ledger))
-    assert found['trimtab_loop_decision{action="block",period="2013-03"}'] == 1
+    found = read(lambda: ledger_metrics.loop_metrics(ledger))
+    assert found['trimtab_loop_last_decision{action="block",period="2013-03"}'] == 1
     assert found["trimtab_loop_drift_impact"] == 0.3
     assert found['trimtab_loop_quality{kind="live",metric="roc_auc"}'] == 0.61
     assert "trimtab_loop_prediction_distance" not in found
-    assert found['trimtab_loop_owed{work="retrain"}'] == 0
+    assert found['trimtab_loop_backlog{work="retrain"}'] == 0
 
 
 @pytest.mark.parametrize(("state", "is_under_way"), [("shadow", True), ("champion", False), ("rolled back", False)])
@@ -116,10 +116,10 @@ def test_the_rollout_that_is_under_way_is_told(ledger: Ledger, state: str, is_un
     terms = Terms(task=task).model_dump(mode="json")
     ledger.start_rollout("r1", release="new", champion_before=None, strategy="rollout", cause="c", policy=terms)
     ledger.step_rollout("r1", 1, state)
-    found = read(lambda: ledger_metrics.of(ledger))
+    found = read(lambda: ledger_metrics.loop_metrics(ledger))
     labels = f'{{release="new",rollout="r1",state="{state}",strategy="rollout"}}'
     assert found[f'trimtab_loop_rollouts{{state="{state}"}}'] == 1
-    assert (f"trimtab_loop_rollout_began_seconds{labels}" in found) is is_under_way
+    assert (f"trimtab_loop_rollout_start_timestamp_seconds{labels}" in found) is is_under_way
     assert found.get(f"trimtab_loop_rollout_horizon_seconds{labels}") == (28 * 86400 if is_under_way else None)
 
 
@@ -129,17 +129,17 @@ def test_a_source_that_is_away_or_hangs_costs_a_scrape_nothing_and_is_told(caplo
     def moody() -> Any:
         if fails.is_set():
             raise ConnectionError("postgresql://me:s3cret@db does not answer")
-        yield one("known", "Something.", 7)
+        yield single("known", "Something.", 7)
 
     def stuck() -> Any:
         hangs.wait(30)
-        yield one("never", "Nothing.", 1)
+        yield single("never", "Nothing.", 1)
 
-    sources = [Source("moody", moody, every_s=0.05), Source("stuck", stuck, every_s=0.05)]
-    rounds = Rounds(sources)
+    sources = [PolledSource("moody", moody, interval_s=0.05), PolledSource("stuck", stuck, interval_s=0.05)]
+    collector = PollingCollector(sources)
     registry = CollectorRegistry()
-    registry.register(rounds)
-    rounds.start()
+    registry.register(collector)
+    collector.start()
     try:
         eventually(lambda: told(*sources)['trimtab_loop_up{source="moody"}'] == 1, "it is well")
         began = time.monotonic()
@@ -154,15 +154,15 @@ def test_a_source_that_is_away_or_hangs_costs_a_scrape_nothing_and_is_told(caplo
         eventually(lambda: told(*sources)['trimtab_loop_up{source="moody"}'] == 1, "it is well")
     finally:
         hangs.set()
-        rounds.stop()
+        collector.stop()
     said = [record.getMessage() for record in caplog.records if record.name == "trimtab.exporter"]
     assert said == ["moody cannot be read: ConnectionError", "moody can be read again"]
     assert "s3cret" not in caplog.text
 
 
 def test_a_reading_that_hangs_after_a_good_one_counts_as_down() -> None:
-    source = Source("once", list, every_s=0.01)
-    source.tend()
+    source = PolledSource("once", list, interval_s=0.01)
+    source.poll()
     assert source.is_up
     eventually(lambda: not source.is_up, "its trouble")
 
@@ -196,19 +196,27 @@ def test_flow_runs_are_told_as_prefect_has_them(prefect_api: str) -> None:
             run("train/on-request", StateType.RUNNING)
         run("deploy/on-request", due_min=-7)
         run("deploy/on-request", due_min=60)
-        found = read(lambda: prefect_metrics.of("watched", ledger_metrics.utc_now))
+        found = read(lambda: prefect_metrics.run_metrics("watched", datetime.now(UTC)))
 
     assert found['trimtab_loop_flow_runs{deployment="reconcile/every-minute",state="COMPLETED"}'] == 3
     assert found['trimtab_loop_flow_runs{deployment="retrain/nightly",state="CRASHED"}'] == 1
-    assert began <= found["trimtab_loop_reconciled_seconds"] <= time.time()
-    assert began <= found['trimtab_loop_lost_run_seconds{deployment="ingest/nightly",state="FAILED"}'] <= time.time()
-    assert not [name for name in found if "lost_run" in name and "retrain" in name]  # made good since
-    assert began <= found['trimtab_loop_running_since_seconds{deployment="train/on-request"}'] <= time.time()
+    assert began <= found["trimtab_loop_last_reconcile_timestamp_seconds"] <= time.time()
+    assert (
+        began
+        <= found['trimtab_loop_failed_run_timestamp_seconds{deployment="ingest/nightly",state="FAILED"}']
+        <= time.time()
+    )
+    assert not [name for name in found if "failed_run" in name and "retrain" in name]  # made good since
+    assert (
+        began
+        <= found['trimtab_loop_running_runs_oldest_timestamp_seconds{deployment="train/on-request"}']
+        <= time.time()
+    )
     assert found['trimtab_loop_running_runs{deployment="train/on-request"}'] == 2
-    assert found['trimtab_loop_waiting_runs{queue="none"}'] == 1
-    assert found['trimtab_loop_waiting_since_seconds{queue="none"}'] == pytest.approx(began - 420, abs=60)
+    assert found['trimtab_loop_late_runs{queue="none"}'] == 1
+    assert found['trimtab_loop_late_runs_oldest_timestamp_seconds{queue="none"}'] == pytest.approx(began - 420, abs=60)
     assert found["trimtab_loop_workers"] == 0
-    assert found["trimtab_loop_pool_paused"] == 0
+    assert found["trimtab_loop_work_pool_paused"] == 0
 
 
 @pytest.mark.parametrize(("given", "is_up"), [("me:s3cret", 1), ("me:wrong", 0)], ids=["its key", "a wrong key"])
@@ -241,10 +249,10 @@ def test_prefects_key_is_used_and_not_told(given: str, is_up: int, caplog: pytes
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    source = Source("prefect", lambda: prefect_metrics.of("p", ledger_metrics.utc_now))
+    source = PolledSource("prefect", lambda: prefect_metrics.run_metrics("p", datetime.now(UTC)))
     address = f"http://127.0.0.1:{server.server_port}/api"
     with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: given}), caplog.at_level(logging.DEBUG):
-        source.tend()
+        source.poll()
     server.shutdown()
     server.server_close()
     assert told(source)['trimtab_loop_up{source="prefect"}'] == is_up
@@ -266,7 +274,7 @@ def test_the_process_serves_stops_and_says_that_its_port_is_taken(tmp_path: Path
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
     try:
-        eventually(lambda: 'up{source="machine"} 1.0' in _scrape(port), "what it exports", within_s=60)
+        eventually(lambda: 'up{source="host"} 1.0' in _scrape(port), "what it exports", within_s=60)
         eventually(lambda: "cannot be read" in (tmp_path / "log").read_text(), "its line in the log")
         text = _scrape(port)
         for source in ("ledger", "data", "prefect", "schedules"):
