@@ -20,7 +20,6 @@ from prefect.schedules import Schedule
 
 from deployments.crash_detection import ensure_crash_automations
 from deployments.work_pools import RETRAIN_QUEUE, WorkPoolSpec, ensure_work_pool, work_pool_spec
-from stores.ledger import Ledger
 from tasks.orchestrator import RESOURCE, TAG
 from tasks.sources import in_bucket
 from trimtab.config import params
@@ -109,11 +108,9 @@ def deployment_specs(project: Params, settings: Settings) -> list[DeploymentSpec
 def register(settings: Settings) -> list[str]:
     """Register all deployments with Prefect and delete outdated ones; return their full names. Safe to repeat.
 
-    Also creates the ledger's tables, the work pool and the automations that detect crashes. Raises InvalidWorkPool.
+    Also creates the work pool and the automations that detect crashes. Raises InvalidWorkPool.
     """
     project, pool = params.load(settings.root), work_pool_spec(settings, os.environ)
-    if settings.ledger_url is not None:
-        Ledger(settings.ledger_url.get_secret_value()).create()
     specs = deployment_specs(project, settings)
     with get_client(sync_client=True) as client:
         ensure_work_pool(client, settings.work_pool, pool)

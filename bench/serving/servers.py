@@ -180,6 +180,7 @@ def state(material: Material, *, shadow: bool) -> Iterator[Path]:
     """A fresh state folder with both releases and a ledger in which the champion is live, alone or with the challenger
     in its shadow."""
     from stores.ledger import Ledger
+    from stores.ledger.migrations import migrate
     from stores.releases.bundle import open_bundle
 
     SCRATCH.mkdir(parents=True, exist_ok=True)
@@ -187,7 +188,7 @@ def state(material: Material, *, shadow: bool) -> Iterator[Path]:
     try:
         shutil.copytree(material.releases, home / "releases")
         ledger = Ledger(f"sqlite:///{home}/ledger.db")
-        ledger.create()
+        migrate(ledger)
         for digest in (material.champion, material.challenger):
             manifest = open_bundle(home / "releases", digest).manifest
             ledger.record_release(

@@ -1,8 +1,8 @@
-"""The job that registers every deployment with the stack's Prefect server, then ends.
+"""The job that migrates the ledger and registers every deployment with the stack's Prefect server, then ends.
 
-It is started together with the server: its imports take as long as the server's start. Where nothing has
-changed since the last time it does nothing, because registering costs seconds at every `up` and makes Prefect
-delete and recreate the automations, which forget then what they have counted."""
+It is started together with the server: its imports take as long as the server's start. It registers only what has
+changed since the last time, because registering costs seconds at every `up` and makes Prefect delete and recreate the
+automations, which then forget what they have counted."""
 
 import json
 import sys
@@ -10,12 +10,15 @@ import time
 import urllib.error
 import urllib.request
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from deployments.stack import components, probes
 from deployments.stack.addresses import environment
 from deployments.stack.plan import CODE, Component, Probe, StackError
+from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from trimtab.config.settings import Settings
 
 _SERVER_WITHIN_S = 120.0
@@ -23,21 +26,25 @@ _ROOMS = ("trimtab", "stores", "tasks", "operations", "flows", "deployments")
 
 
 def main() -> None:
-    """Register what `deployments.definitions` lists, unless that has been done; safe to repeat at any time."""
+    """Migrate the ledger, and register what `deployments.definitions` lists unless that was done; safe to repeat."""
     settings = Settings()
     memory = settings.state / "registered.json"
     key = fingerprint(settings)
     known = json.loads(memory.read_text()) if memory.exists() else {}
-    if known.get("fingerprint") == key:
-        _wait_for_prefect(settings)
-        if _counts(settings) == known["counts"]:
-            print("nothing has changed since the deployments were registered")
-            return
-    memory.unlink(missing_ok=True)
+    is_registered = known.get("fingerprint") == key
+    if not is_registered:
+        memory.unlink(missing_ok=True)
+        import_module("deployments.definitions")
+    _wait_for_prefect(settings)
+    if settings.ledger_url is not None:
+        migrate(Ledger(settings.ledger_url.get_secret_value()))
+    if is_registered and _counts(settings) == known["counts"]:
+        print("nothing has changed since the deployments were registered")
+        return
 
     from deployments.definitions import register
 
-    _wait_for_prefect(settings)
+    memory.unlink(missing_ok=True)
     register(settings)
     memory.write_text(json.dumps({"fingerprint": key, "counts": _counts(settings)}))
 

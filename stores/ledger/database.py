@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Row, Table, create_engine, event, inspect, select, text
+from sqlalchemy import Connection, Row, Table, create_engine, event, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import NullPool
-from sqlalchemy.schema import CreateColumn
 
-from stores.ledger import tables as t
 from stores.ledger.records import LedgerUnavailable
 
 if TYPE_CHECKING:
@@ -51,14 +49,6 @@ class Database:
             self._engine = create_engine(url, poolclass=NullPool)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _hold_references)
-
-    def create(self) -> None:
-        """Make the tables and the columns that are missing; safe when several processes do it at once."""
-        with self.transaction() as db:
-            if db.dialect.name == "postgresql":
-                db.execute(text("SELECT pg_advisory_xact_lock(7301)"))
-            t.metadata.create_all(db)
-            _add_missing_columns(db)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -105,15 +95,6 @@ class Database:
                 if time.monotonic() >= deadline:
                     raise
             time.sleep(0.2)
-
-
-def _add_missing_columns(db: Connection) -> None:
-    """A ledger that an earlier version made gets the columns that came later; all of these may be empty."""
-    for table in t.metadata.sorted_tables:
-        known = {column["name"] for column in inspect(db).get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in known:
-                db.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {CreateColumn(column).compile(db.engine)}"))
 
 
 def _hold_references(connection: Any, _record: object) -> None:

@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import stack
 from deployments.definitions import register
+from stores.ledger.migrations import migrate
 from tasks import containers
 from tests.engine import BASE, needs_engine
 from tests.ports import free_ports
@@ -82,7 +83,7 @@ def test_a_flow_run_has_a_container_of_its_own_and_leaves_none(
     with temporary_settings({PREFECT_API_URL: place.prefect_api}):
         from stores.ledger import Ledger
 
-        Ledger(ledger).create()
+        migrate(Ledger(ledger))
         register(place)
         command = [sys.executable, "-m", "deployments.workers.docker_worker", "--pool", place.work_pool]
         with (tmp_path / "worker.log").open("w") as log:

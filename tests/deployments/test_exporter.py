@@ -29,6 +29,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from deployments.exporter import ledger_metrics, prefect_metrics
 from deployments.exporter.polling import PolledSource, PollingCollector, single
 from stores.ledger import DecisionRecord, Ledger, ValidationRecord
+from stores.ledger.migrations import migrate
 from tests.ports import free_ports
 from tests.waiting import eventually
 from trimtab.data.periods import Every, Period
@@ -58,7 +59,7 @@ def read(source: Read) -> dict[str, float]:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     made = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    made.create()
+    migrate(made)
     return made
 
 

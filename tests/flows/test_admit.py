@@ -15,6 +15,7 @@ from operations.targets import contract
 from operations.targets.contract import TargetAway
 from operations.targets.docker import DockerTarget
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from tasks import kubernetes, model_server, orchestrator
 from tasks.containers import EngineRejected, EngineUnavailable, error_type
 from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
@@ -39,7 +40,7 @@ class Begun:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.digest = tiny_bundle(folder / "releases").digest
         ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
-        ledger.create()
+        migrate(ledger)
         ledger.record_release(self.digest, model_name="m", model_version=1, run_id="r", manifest={})
         ledger.start_rollout(ROLLOUT, release=self.digest, champion_before=None, strategy="switch", cause="c")
         ledger.step_rollout(ROLLOUT, 1, "started")

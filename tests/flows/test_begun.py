@@ -8,6 +8,7 @@ import pytest
 
 from operations.targets.contract import begun, under_way
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from trimtab.experiment.report import STRATEGY
 
 OLD, NEW, OTHER = "0" * 64, "1" * 64, "2" * 64
@@ -17,7 +18,7 @@ OLD, NEW, OTHER = "0" * 64, "1" * 64, "2" * 64
 def ledger(tmp_path: Path) -> Ledger:
     """One in which *OLD* is live and *NEW* has set out."""
     made = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    made.create()
+    migrate(made)
     for digest in (OLD, NEW, OTHER):
         made.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
     made.switch(OLD, expected=0, move="promote", reason="first", actor="a")
@@ -38,7 +39,7 @@ def test_one_whose_release_was_not_let_in_yet_is_under_way(ledger: Ledger, state
 
 def test_the_first_of_all_is_under_way(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'other.db'}")
-    ledger.create()
+    migrate(ledger)
     ledger.record_release(NEW, model_name="m", model_version=1, run_id="r", manifest={})
     ledger.start_rollout("new", release=NEW, champion_before=None, strategy="switch", cause="c")
     assert under_way(ledger) == NEW

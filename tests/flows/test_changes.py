@@ -16,6 +16,7 @@ from deployments.definitions import deployment_specs
 from operations import datasets
 from operations.context import Here, NotSetUp, here
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from tasks import dataset
 from tasks.sources import SourceError, SourceRejected
 from tests.flows import tiny
@@ -60,7 +61,7 @@ def source(tmp_path: Path, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) ->
     folder = f"rows-{uuid.uuid4().hex[:12]}"
     tiny.project(tmp_path / "project", target=f"s3://{BUCKET}/{folder}/{{period}}*.csv")
     address = f"sqlite:///{tmp_path}/ledger.db"
-    Ledger(address).create()
+    migrate(Ledger(address))
     monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
     monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path / "project"))
     monkeypatch.setenv("TRIMTAB_SOURCE_ENDPOINT", seaweed.endpoint)

@@ -19,6 +19,7 @@ from operations import rollouts
 from operations.context import Here
 from stores import rollout_observation
 from stores.ledger import Ledger, RolloutStep
+from stores.ledger.migrations import migrate
 from stores.object_store.store import Unreachable
 from stores.releases.bundle import UnreachableRelease
 from stores.telemetry import Recorder
@@ -46,7 +47,7 @@ class Trial:
 
     def __init__(self, folder: Path) -> None:
         ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
-        ledger.create()
+        migrate(ledger)
         settings = Settings(project=folder, home=folder, server_port=1)  # where no server is
         self.place = Here(settings, small.params(), ledger)
         for digest in (OLD, NEW):

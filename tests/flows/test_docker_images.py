@@ -15,6 +15,7 @@ from docker.errors import APIError, ImageNotFound
 from operations.context import Here
 from operations.targets.docker import DockerTarget
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from tasks import containers
 from tasks.model_server import ReplicaUnreachable
 from tests.serving.tiny import tiny_bundle
@@ -84,7 +85,7 @@ def digest(tmp_path: Path) -> str:
 def target(tmp_path: Path, digest: str, monkeypatch: pytest.MonkeyPatch) -> DockerTarget:
     """One in which *digest* is live. Whether containers get ready, and whom the proxy shows, is for others to test."""
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    ledger.create()
+    migrate(ledger)
     ledger.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
     ledger.switch(digest, expected=0, move="promote", reason="first", actor="a")
     monkeypatch.setattr(DockerTarget, "_probed", lambda _self, _name, _digest: {"ok": True})

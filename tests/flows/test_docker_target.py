@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from operations.context import Here
 from operations.targets.contract import TargetRefused, wanted
 from operations.targets.docker import DockerTarget
+from stores.ledger.migrations import migrate
 from stores.releases.bundle import Bundle
 from tasks import containers
 from tests.engine import BASE, needs_engine
@@ -92,7 +93,7 @@ class World:
 
     def __init__(self, home: Path, url: str, settings: Settings) -> None:
         self.store, self.url = Place(home, 0), url
-        self.store.ledger.create()
+        migrate(self.store.ledger)
         self.here = Here(settings, small.params(), self.store.ledger)
         self.target = DockerTarget(self.here)
 

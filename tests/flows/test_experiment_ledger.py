@@ -18,6 +18,7 @@ from flows import experiment, reconcile
 from operations import experiments, rollouts
 from operations.context import Here
 from stores.ledger import ConflictError, Ledger, RolloutStep
+from stores.ledger.migrations import migrate
 from stores.telemetry import Recorder
 from tasks import model_server, orchestrator
 from tests.serving.tiny import tiny_bundle
@@ -53,7 +54,7 @@ class Users:
         (folder / "releases").symlink_to(releases[0])
         self.champion, self.a, self.b = releases[1]
         self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
-        self.ledger.create()
+        migrate(self.ledger)
         self.settings = Settings(project=folder, home=folder, server_port=1)  # where no server is
         self.place = Here(self.settings, small.params(rollout={"margin": 0.05}), self.ledger)
         for version, digest in enumerate(releases[1], 1):

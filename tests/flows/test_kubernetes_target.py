@@ -13,6 +13,7 @@ from operations.context import Here
 from operations.targets.contract import TargetRefused, settle
 from operations.targets.kubernetes import KubernetesTarget
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from tasks import kubernetes, model_server
 from tasks.kubernetes import ClusterRejected, NotRolledOut, Workload
 from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
@@ -38,7 +39,7 @@ def place(cluster: Cluster, workload: Workload, tmp_path: Path, monkeypatch: pyt
     """Version 1 is live there. What the servers answer is told by tests of their own."""
     monkeypatch.setattr(model_server, "probe", lambda _server, digest: {"ok": True, "release": digest})
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-    ledger.create()
+    migrate(ledger)
     for digest in (OLD, NEW):
         ledger.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
     ledger.switch(OLD, expected=0, move="promote", reason="first", actor="test")

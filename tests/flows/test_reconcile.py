@@ -14,6 +14,7 @@ from operations import experiments
 from operations.context import Here
 from operations.targets import contract
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from stores.object_store.store import Unreachable
 from tasks import orchestrator
 from tests.trimtab import small
@@ -55,7 +56,7 @@ def test_an_alert_that_a_flow_has_just_raised_is_not_sent_a_second_time(
 ) -> None:
     flow = import_module("flows.reconcile")
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    ledger.create()
+    migrate(ledger)
     params = small.params().model_copy(update={"alerts": (Alert(kind="log"),)})
     place = Here(Settings(project=tmp_path, home=tmp_path), params, ledger)
     monkeypatch.setattr(flow, "here", lambda: place)

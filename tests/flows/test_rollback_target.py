@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from flows.rollback import NothingBefore, previous
 from operations.context import Here
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from tests.trimtab import small
 from trimtab.config.settings import Settings
 
@@ -18,7 +19,7 @@ from trimtab.config.settings import Settings
 def place_with(folder: Path, *moves: str) -> Here:
     """A place whose history is *moves*: `a` promotes a, `<a` goes back to a."""
     ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
-    ledger.create()
+    migrate(ledger)
     place = Here(Settings(project=folder), small.params(), ledger)
     for move in moves:
         go(place, move)

@@ -19,6 +19,7 @@ import yaml
 from operations import datasets
 from operations.context import Here, here
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from tasks import dataset
 from tasks.dataset import DatasetError, DatasetVersion
 from tasks.dataset.repository import open_repository
@@ -38,7 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     tiny.project(tmp_path / "laptop", "2013-01", "2013-02", "2013-03")
     git(tmp_path / "laptop", "init", "--quiet")
     address = f"sqlite:///{tmp_path}/ledger.db"
-    Ledger(address).create()
+    migrate(Ledger(address))
     monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
     monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path / "laptop"))
     tiny.plainly(monkeypatch.setattr)
@@ -121,7 +122,7 @@ def test_what_somebody_adds_before_anything_was_written_here_joins_too(place: He
     """A ledger that begins with a dataset from elsewhere."""
     ingest("2013-01")
     fresh = Here(place.settings, place.params, Ledger(f"sqlite:///{place.root}/fresh.db"))
-    fresh.ledger.create()
+    migrate(fresh.ledger)
     (place.root / ".dvc" / "tmp" / "trimtab-wrote").unlink()
     assert datasets.current(fresh).hash == dataset.current(place.root).hash
     tiny.rows("2013-01", seed=7).to_parquet(place.root / "data" / "accepted" / "2013-01.parquet")
@@ -234,7 +235,7 @@ def team(seaweed: Seaweed, postgres: Settings, tmp_path: Path) -> Iterator[Team]
     with pytest.MonkeyPatch.context() as patch:
         url = stack.ledger_url(postgres)
         ledger = Ledger(url)
-        ledger.create()
+        migrate(ledger)
         yield Team(tmp_path, ledger, {
             **{k: v for k, v in os.environ.items() if not k.startswith(("TRIMTAB_", "PREFECT_"))}, **credentials(),
             "TRIMTAB_LEDGER_URL": url, "TRIMTAB_STORE": seaweed.place(), "TRIMTAB_STORE_ENDPOINT": seaweed.endpoint,

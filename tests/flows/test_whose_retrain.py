@@ -9,6 +9,7 @@ import pytest
 from flows import retrain
 from operations.context import Here
 from stores.ledger import DecisionRecord, Ledger
+from stores.ledger.migrations import migrate
 from tasks import orchestrator
 from tests.trimtab import small
 from trimtab.config.settings import Settings
@@ -19,7 +20,7 @@ WORK = "retrain:2013-03-x"
 @pytest.fixture
 def place(tmp_path: Path) -> Here:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    ledger.create()
+    migrate(ledger)
     return Here(Settings(project=tmp_path), small.params(), ledger)
 
 

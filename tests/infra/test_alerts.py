@@ -17,6 +17,7 @@ import yaml
 from serving.metrics.rollouts import Progress
 from serving.metrics.server import Metrics
 from stores.ledger import Ledger, ValidationRecord
+from stores.ledger.migrations import migrate
 from stores.telemetry import Recorder
 from tests.infra.monitored import INFRA, Watched, needed, watching
 from tests.ports import free_ports
@@ -89,7 +90,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Watched,
     """A model server without a release and the exporter of its loop, watched by the real things."""
     server_port, exporter_port, *ports = free_ports(5)
     place = Place(tmp_path_factory.mktemp("server"), server_port)
-    place.ledger.create()
+    migrate(place.ledger)
     exporter = _exporter(place, exporter_port)
     try:
         with watching(tmp_path_factory.mktemp("watching"), ports, server_port, exporter_port) as pair:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from stores.releases.bundle import Bundle
 from tests.ports import free_port
 from tests.serving.tiny import tiny_bundle
@@ -45,7 +46,7 @@ class Place:
     def release(self, **options: Any) -> Bundle:
         bundle = tiny_bundle(self.home / "releases", **options)
         manifest = bundle.manifest
-        self.ledger.create()
+        migrate(self.ledger)
         self.ledger.record_release(
             bundle.digest,
             run_id=manifest.run_id,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.preload import unpack
+from stores.ledger.migrations import migrate
 from stores.releases.bundle import Bundle
 from stores.releases.store import Shelf
 from tests.serving.asgi import server_of
@@ -82,7 +83,7 @@ def test_a_server_is_not_ready_before_it_knows_from_the_ledger_that_nobody_is_li
     server.preload.tend()
     assert server.preload.done
     assert server.unready() == [server.follower.ledger_trouble]
-    place.ledger.create()
+    migrate(place.ledger)
     server.follower.follow()
     assert server.unready() == []
     (place.home / "ledger.db").rename(place.home / "away.db")
@@ -104,7 +105,7 @@ def test_a_server_of_the_first_release_answers_with_it_once_it_is_live(place: Pl
 def test_a_release_that_came_with_the_image_is_put_where_releases_are(place: Place, tmp_path: Path) -> None:
     baked = tmp_path / "baked"
     digest = tiny_bundle(baked, version=7).digest
-    place.ledger.create()
+    migrate(place.ledger)
     place.start(TRIMTAB_PRELOAD=digest, TRIMTAB_BAKED=str(baked))
     assert (place.home / "releases" / digest / "manifest.json").exists()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stores.ledger.migrations import migrate
 from stores.telemetry import joined, predictions
 from tests.ports import free_port
 from tests.serving.conftest import ROOT, Place
@@ -163,7 +164,7 @@ def test_the_docs_describe_the_bodies(shared: Place) -> None:
 
 
 def test_a_server_without_a_release_is_alive_but_not_ready_and_asks_for_its_key(place: Place) -> None:
-    place.ledger.create()
+    migrate(place.ledger)
     place.start(wait_for="/health", TRIMTAB_ADMIN_KEYS="sesame")
     key = {"X-API-Key": "sesame"}
     assert place.get("/ready")[0] == 503

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from deployments import stack
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from stores.object_store.store import Objects
 from stores.telemetry import Mirror
 from tests.ports import free_port
@@ -51,7 +52,7 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def ledger(ledger_url: str) -> Ledger:
     """An empty ledger."""
     made = Ledger(ledger_url)
-    made.create()
+    migrate(made)
     return made
 
 

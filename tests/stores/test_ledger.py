@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from stores.ledger import (
     ConflictError,
@@ -25,6 +24,7 @@ from stores.ledger import (
     RolloutStep,
     ValidationRecord,
 )
+from stores.ledger.migrations import migrate
 
 THREADS = 8
 CHECK = ValidationRecord(
@@ -182,13 +182,6 @@ def test_the_steps_of_a_rollout_are_kept_in_order(ledger: Ledger) -> None:
     assert [r.id for r in ledger.rollouts()] == ["ro"]
 
 
-def test_many_may_create_the_ledger_at_once_and_again(ledger_url: str) -> None:
-    if ledger_url.startswith("sqlite"):
-        Ledger(ledger_url).create()
-    assert together(lambda _: Ledger(ledger_url).create()) == [None] * THREADS
-    assert Ledger(ledger_url).record_batch("2013-03", "d1", rows=1, source="s")
-
-
 def test_a_database_that_does_not_answer_is_named_without_its_password() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
@@ -196,7 +189,7 @@ def test_a_database_that_does_not_answer_is_named_without_its_password() -> None
         away = Ledger(f"postgresql+psycopg://trimtab:s3cret@127.0.0.1:{port}/ledger")
         for question in (
             away.live,
-            away.create,
+            lambda: migrate(away),
             away.history,
             lambda: away.claim("w", "me"),
             lambda: switch(away, "r", 0),
@@ -244,15 +237,3 @@ def test_only_one_of_two_looks_with_the_same_number_counts(ledger: Ledger) -> No
     newest = ledger.last_observation("ro")
     assert newest is not None
     assert newest.verdict == "promote"
-
-
-def test_a_ledger_of_an_earlier_version_gets_the_columns_that_came_later(tmp_path: Path) -> None:
-    old = Ledger(f"sqlite:///{tmp_path}/old.db")
-    old.create()
-    with old.transaction() as db:
-        db.execute(sa.text("ALTER TABLE rollouts DROP COLUMN policy"))
-        db.execute(sa.text("DROP TABLE rollout_observations"))
-    release(old, "r1")
-    old.create()
-    old.start_rollout("ro", release="r1", champion_before=None, strategy="rollout", cause="c", policy={"margin": 0.1})
-    assert old.rollouts()[0].policy == {"margin": 0.1}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from stores.ledger import Ledger, tables
+from stores.ledger.migrations import migrate
 from tasks import alerts
 from trimtab.config.params import Alert
 
@@ -73,7 +74,7 @@ def other_hook() -> Iterator[Hook]:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     made = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    made.create()
+    migrate(made)
     return made
 
 

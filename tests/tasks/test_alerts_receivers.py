@@ -20,6 +20,7 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from tasks import alerts, notifiers
 from tests.ports import free_ports
 from trimtab.config.params import Alert
@@ -113,7 +114,7 @@ def service() -> Iterator[Service]:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     made = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    made.create()
+    migrate(made)
     return made
 
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from stores.releases import bundle
 from tasks import dataset
 from tasks.pipeline.__main__ import main
@@ -161,7 +162,7 @@ def test_the_ingest_and_validate_flows_lay_out_the_same_dataset(
         shutil.copy2(CHECKOUT / name, tmp_path / name)
     git(tmp_path, "init", "--quiet")
     address = f"sqlite:///{tmp_path}/ledger.db"
-    Ledger(address).create()
+    migrate(Ledger(address))
     monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
     monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path))
     ingest, validate, _ = plainly(monkeypatch.setattr)

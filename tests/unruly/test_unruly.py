@@ -16,6 +16,7 @@ import pytest
 
 from serving.models.loaded import Roster
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from stores.releases.bundle import Bundle, UntrustedRelease
 from stores.releases.store import Shelf
 from tests.serving.tiny import flights, tiny_bundle
@@ -34,7 +35,7 @@ COLUMNS = {
 def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     folder = tmp_path_factory.mktemp("releases")
     ledger = Ledger(f"sqlite:///{folder}/ledger.db")
-    ledger.create()
+    migrate(ledger)
     project = params(columns=COLUMNS, train={"params": {"max_iter": 10}})
     champion = tiny_bundle(folder / "releases")
     return Maker(folder / "releases", ledger, champion.digest, project, folder, flights(800), flights(300, seed=9))

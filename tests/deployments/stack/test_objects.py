@@ -16,6 +16,7 @@ from deployments import stack
 from deployments.stack import StackError, components, seaweedfs
 from deployments.stack.ports import require_free
 from stores.ledger import Ledger
+from stores.ledger.migrations import migrate
 from tests.deployments.stack.conftest import make_settings
 from tests.serving.conftest import Place
 from tests.serving.tiny import tiny_bundle
@@ -113,7 +114,7 @@ def test_what_a_model_server_had_not_shipped_is_in_the_store_after_down(
         place = Place(settings.state, settings.server_port)
         bundle = tiny_bundle(settings.releases)
         ledger = Ledger(stack.ledger_url(stack.settled(settings)))
-        ledger.create()
+        migrate(ledger)
         ledger.record_release(bundle.digest, model_name="tiny", model_version=1, run_id="r", manifest={})
         ledger.switch(bundle.digest, expected=0, move="promote", reason="test", actor="test")
         eventually(lambda: place.get("/ready")[0] == 200, "the server is ready")
