@@ -24,11 +24,11 @@ from trimtab.config.params import Params
 from trimtab.data.periods import Period, span
 from trimtab.data.schema import Schema
 from trimtab.evaluation import gate, metrics, monitoring
-from trimtab.evaluation.monitoring import Facts, Finding, Quality
+from trimtab.evaluation.monitoring import Facts, PeriodFinding, Quality
 from trimtab.model import training
 
 ROOT = Path(__file__).resolve().parent.parent
-Rule = Callable[[Facts, Params, list[Finding]], tuple[bool, Finding]]
+Rule = Callable[[Facts, Params, list[PeriodFinding]], tuple[bool, PeriodFinding]]
 
 
 @dataclass
@@ -82,7 +82,7 @@ def facts(world: World, settings: Params, as_of: Period, period: Period) -> Fact
     )  # fmt: skip
 
 
-def ours(found: Facts, settings: Params, earlier: list[Finding]) -> tuple[bool, Finding]:
+def ours(found: Facts, settings: Params, earlier: list[PeriodFinding]) -> tuple[bool, PeriodFinding]:
     """The loop's own rule."""
     judgement = monitoring.decide(found, settings.monitor, earlier=earlier)
     return judgement.action == "retrain", judgement.finding
@@ -91,9 +91,9 @@ def ours(found: Facts, settings: Params, earlier: list[Finding]) -> tuple[bool, 
 def share_of_columns(share: float) -> Rule:
     """The usual rule: retrain when that share of the columns drifted."""
 
-    def rule(found: Facts, settings: Params, earlier: list[Finding]) -> tuple[bool, Finding]:
+    def rule(found: Facts, settings: Params, earlier: list[PeriodFinding]) -> tuple[bool, PeriodFinding]:
         drifted = found.drifted(settings.monitor.drift.threshold)
-        return len(drifted) / len(found.distances) >= share, Finding(period=found.period, release=found.release)
+        return len(drifted) / len(found.distances) >= share, PeriodFinding(period=found.period, release=found.release)
 
     return rule
 
@@ -118,7 +118,7 @@ def live_through(world: World, settings: Params, rule: Rule = ours) -> Year:
     """A year under *rule*."""
     first = settings.first_train
     champion = before = first
-    live, frozen, every, findings, retrains, promotions = [], [], [], list[Finding](), 0, 0
+    live, frozen, every, findings, retrains, promotions = [], [], [], list[PeriodFinding](), 0, 0
     for period in span(first.shift(1), world.last):
         live.append(_metric(world, settings, before, champion, period))
         frozen.append(_metric(world, settings, first, first, period))
@@ -146,7 +146,7 @@ def _passes(world: World, settings: Params, as_of: Period, champion: Period) -> 
     (candidate, parts, _), (incumbent, theirs, _) = world.model(settings, as_of), world.model(settings, champion)
     rows = parts.holdout[parts.holdout[settings.columns.time] >= max(parts.cut, theirs.cut)]
     truth = training.truth_of(rows, settings)
-    return gate.judge(
+    return gate.evaluate_gate(
         settings.gate, truth, candidate.scorer.score(rows), incumbent.scorer.score(rows), slices=rows
     ).passed
 

@@ -1,7 +1,7 @@
 """What the verdict's promises are worth: simulated rollouts with a look after every label.
 
-The product's own functions (`trimtab.rollout.sequential_test.weigh` and `decide`) on differences of losses whose mean
-is known, beside what is usually done: a repeated t-test, and the fixed threshold of the canary tools. It prints
+The product's own functions (`trimtab.rollout.sequential_test.accumulate` and `decide`) on differences of losses whose
+mean is known, beside what is usually done: a repeated t-test, and the fixed threshold of the canary tools. It prints
 Markdown and writes bench/results/verdict.json.
 
     python -m bench.verdict
@@ -25,12 +25,12 @@ import numpy as np
 
 from trimtab.model.scoring import Floats
 from trimtab.rollout import evalues, sequential_test
-from trimtab.rollout.config import Rules
-from trimtab.rollout.sequential_test import Mask, Outcome
+from trimtab.rollout.config import RolloutConfig
+from trimtab.rollout.sequential_test import Mask, VerdictOutcome
 
 RESULTS = Path(__file__).resolve().parent / "results" / "verdict.json"
 ROLLOUTS = 2000
-ALPHA = Rules().alpha
+ALPHA = RolloutConfig().alpha
 LABELS = 20_000  # a rollout without a verdict by then has none
 CHECK = 500  # labels per check of the fixed threshold
 PASSES, FAILURES = 10, 5  # as in Flagger: steps to go, and failed checks that roll back
@@ -107,13 +107,13 @@ SHAPES = (
 UNSTEADY = Shape("swinging (not promised)", swinging, 0.002)
 
 
-def by_verdict(differences: Floats, margin: float, *, min_labels: int = 500) -> tuple[Outcome, int]:
+def by_verdict(differences: Floats, margin: float, *, min_labels: int = 500) -> tuple[VerdictOutcome, int]:
     """What the product does."""
-    rules = Rules(margin=margin, min_labels=min_labels)
-    return sequential_test.decide(sequential_test.weigh(differences, rules), rules)
+    rules = RolloutConfig(margin=margin, min_labels=min_labels)
+    return sequential_test.decide(sequential_test.accumulate(differences, rules), rules)
 
 
-def by_t_test(differences: Floats, margin: float) -> tuple[Outcome, int]:
+def by_t_test(differences: Floats, margin: float) -> tuple[VerdictOutcome, int]:
     """One-sided t-tests at alpha after every label from the 500th on: the first one that is significant counts."""
     seen = np.arange(1, len(differences) + 1)
     mean = np.cumsum(differences) / seen
@@ -127,7 +127,7 @@ def by_t_test(differences: Floats, margin: float) -> tuple[Outcome, int]:
     return ("roll back" if worse[at] else "promote"), at + 1
 
 
-def by_threshold(differences: Floats, margin: float) -> tuple[Outcome, int]:
+def by_threshold(differences: Floats, margin: float) -> tuple[VerdictOutcome, int]:
     """The canary tools' rule: a check every 500 labels, passed when their mean difference is within the margin.
 
     Ten passed checks promote, five failed ones roll back, whichever comes first (Flagger's steps and threshold).
@@ -150,7 +150,7 @@ def compared(shape: Shape, mean: float, seeds: Iterable[int]) -> dict[str, Count
 
 def sliced(harmed: float, elsewhere: float, seeds: Iterable[int]) -> Counter[str]:
     """Verdicts where the mean is *harmed* in one of eight slices."""
-    rules = Rules(slices={"slice": SLICE_MARGIN})
+    rules = RolloutConfig(slices={"slice": SLICE_MARGIN})
     found: Counter[str] = Counter()
     for seed in seeds:
         random = np.random.default_rng(seed)
@@ -158,7 +158,7 @@ def sliced(harmed: float, elsewhere: float, seeds: Iterable[int]) -> Counter[str
         means = np.where(member == 0, harmed, elsewhere)
         differences = brier(random, len(member), 0.0) + means
         masks: dict[tuple[str, str], Mask] = {("slice", str(k)): member == k for k in range(SLICES)}
-        found[sequential_test.decide(sequential_test.weigh(differences, rules, masks), rules)[0]] += 1
+        found[sequential_test.decide(sequential_test.accumulate(differences, rules, masks), rules)[0]] += 1
     return found
 
 
@@ -168,7 +168,7 @@ def detected(difference: float, seeds: Iterable[int]) -> list[float]:
     found = []
     for seed in seeds:
         made = brier(np.random.default_rng(seed), 2 * LABELS, difference)
-        outcome, labels = by_verdict(made, Rules().margin, min_labels=1)
+        outcome, labels = by_verdict(made, RolloutConfig().margin, min_labels=1)
         found.append(labels if outcome == right else math.inf)
     return found
 
@@ -178,7 +178,7 @@ def labels_to_detect(pool: ProcessPoolExecutor) -> list[dict[str, Any]]:
     table = []
     for j, difference in enumerate(DIFFERENCES):
         counts = [n for part in pool.map(detected, [difference] * 8, _seeds(100 + j)) for n in part]
-        distance = difference if difference > 0 else Rules().margin - difference
+        distance = difference if difference > 0 else RolloutConfig().margin - difference
         sd = float(brier(np.random.default_rng(j), 1_000_000, difference).std())
         optimum, even_chance = (
             math.ceil(((NormalDist().inv_cdf(1 - ALPHA) + NormalDist().inv_cdf(power)) * sd / distance) ** 2)

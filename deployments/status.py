@@ -43,7 +43,7 @@ def rollout_of(ledger: Ledger) -> dict[str, Any] | None:
     rollout, at, seen = current.rollout, current.state, ledger.last_observation(current.rollout.id)
     return {
         "id": rollout.id, "release": rollout.release, "model_version": ledger.model_version(rollout.release),
-        "state": "in court" if at.in_court else at.words, "share": current.live.challenger_share,
+        "state": "in probation" if at.in_probation else at.title, "share": current.live.challenger_share,
         "pairs": seen.pairs if seen else 0, "labels": seen.labels if seen else 0,
         "verdict": seen.verdict if seen else "keep collecting", "reason": seen.evidence["reason"] if seen else "",
     }  # fmt: skip

@@ -65,14 +65,14 @@ def deploy(
         return "champion"
     if before is None or at_once:
         return switch(place, digest, before, cause)
-    if not on_trial(place, before, digest):
+    if not is_challenging(place, before, digest):
         before = begin(place, digest, before, cause)
     assert before.rollout is not None
     return watch(place, before.rollout, watch_s)
 
 
-def on_trial(place: Here, live: LiveRelease, digest: str) -> bool:
-    """Whether *digest* is the release that is on trial now; the previous champion, in court, is not."""
+def is_challenging(place: Here, live: LiveRelease, digest: str) -> bool:
+    """Whether *digest* is the release that is on trial now; the previous champion, in probation, is not."""
     row = place.ledger.rollout(live.rollout) if live.rollout and live.challenger == digest else None
     return row is not None and row.release == digest
 
@@ -181,16 +181,16 @@ def watch(place: Here, rollout: str, watch_s: int) -> str:
         now = rollouts.stamp(place)
         if now != last:
             last, outcome = now, rollouts.advance(place, rollout)
-            progress.show(outcome.at.share, about=f"{short(rollout)}: {outcome.at.words}, {outcome.seen.reason}")
-            if not outcome.at.on_trial:
-                return outcome.at.words
+            progress.show(outcome.at.share, about=f"{short(rollout)}: {outcome.at.title}, {outcome.seen.reason}")
+            if not outcome.at.is_challenging:
+                return outcome.at.title
             if outcome.moved:
                 last = None
                 continue
         if time.monotonic() >= deadline:
-            at = journey.standing(place.ledger.rollout_steps(rollout))
-            print(f"{at.words}: from here on reconcile looks at it every minute.")
-            return at.words
+            at = journey.current_state(place.ledger.rollout_steps(rollout))
+            print(f"{at.title}: from here on reconcile looks at it every minute.")
+            return at.title
         time.sleep(LOOK_EVERY_S)
 
 

@@ -1,6 +1,6 @@
 """Drift-monitor: what production saw in a period against what the live release was made for, and a decision.
 
-The decision is in the ledger before anybody hears of it; the event that follows is only the fast path to retrain."""
+The decision is in the ledger before anybody sees it; the event that follows is only the fast path to retrain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks import alerts, orchestrator, reports, tracking
 from tasks.retries import RETRIED
 from trimtab.data.periods import Period
 from trimtab.evaluation import metrics, monitoring
-from trimtab.evaluation.monitoring import Facts, Finding, Judgement, Quality
+from trimtab.evaluation.monitoring import Facts, MonitoringDecision, PeriodFinding, Quality
 from trimtab.model.candidate import PROFILE, Profile
 from trimtab.model.scoring import Scores
 
@@ -105,17 +105,17 @@ def quality(release: Bundle, mine: pd.DataFrame, profile: Profile) -> Quality | 
     return Quality(metric=profile.metric, live=value, promised=profile.promised, labels=len(known))
 
 
-def judge(place: Here, facts: Facts, period: Period) -> Judgement:
+def judge(place: Here, facts: Facts, period: Period) -> MonitoringDecision:
     """The decision, from the facts and from what was decided for earlier periods."""
     decided = place.ledger.decisions()
     before = [d for d in decided if d.period < facts.period]
-    newest = {(d.period, d.release): Finding.model_validate(d.evidence["finding"]) for d in before}
+    newest = {(d.period, d.release): PeriodFinding.model_validate(d.evidence["finding"]) for d in before}
     retrained = [place.params.parse_period(d.period) for d in before if d.action == "retrain"]
     since = _distance(max(retrained), period) if retrained else None
     asked = [d.id for d in decided if d.action == "retrain" and (d.period, d.release) == (facts.period, facts.release)]
     return monitoring.decide(
         facts, place.params.monitor, earlier=[newest[key] for key in sorted(newest)],
-        periods_since_retrain=since, asked=asked,
+        periods_since_retrain=since, earlier_requests=asked,
     )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def _distance(earlier: Period, later: Period) -> int:
     return count
 
 
-def keep(place: Here, judgement: Judgement, page: str | None) -> str | None:
+def keep(place: Here, judgement: MonitoringDecision, page: str | None) -> str | None:
     """The decision into the ledger, then the report into MLflow; the address of its page."""
     facts = judgement.facts
     place.ledger.record_decision(
@@ -148,7 +148,7 @@ def keep(place: Here, judgement: Judgement, page: str | None) -> str | None:
     return tracking.run_url(place.tracking, run_id, artifact="drift.html") if page else None
 
 
-def show(judgement: Judgement, report: str | None) -> None:
+def show(judgement: MonitoringDecision, report: str | None) -> None:
     """The decision for people, on the run's page."""
     facts = judgement.facts
     lines = [
@@ -172,7 +172,7 @@ def show(judgement: Judgement, report: str | None) -> None:
     print(f"{facts.period}: {judgement.action}: {judgement.cause}")
 
 
-def announce(place: Here, judgement: Judgement) -> None:
+def announce(place: Here, judgement: MonitoringDecision) -> None:
     """The fast path: the event that starts retrain, or the alert that asks for a person."""
     project, facts = place.params.project.name, judgement.facts
     payload = {"decision": judgement.id, "period": facts.period, "release": facts.release, "cause": judgement.cause}

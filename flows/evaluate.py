@@ -17,7 +17,7 @@ from tasks import dataset, orchestrator, reports, tracking
 from tasks.retries import RETRIED
 from tasks.tracking import CandidateArtifacts
 from trimtab.evaluation import gate
-from trimtab.evaluation.gate import Verdict
+from trimtab.evaluation.gate import GateResult
 from trimtab.evaluation.metrics import Interval
 from trimtab.model import training
 from trimtab.model.candidate import PROFILE, Profile
@@ -53,7 +53,7 @@ def evaluate(run_id: str) -> bool:
         allow = place.settings.trusted_types
         new = scorer_of(drafted, allow).score(rows)
         old = champion.scorer(allow=allow).score(rows) if champion else None
-        verdict = gate.judge(place.params.gate, truth, new, old, slices=rows)
+        verdict = gate.evaluate_gate(place.params.gate, truth, new, old, slices=rows)
         page = report_performance(
             truth, answers(new), task=place.params.project.task, period=drafted.paper.as_of,
             reference=(truth, answers(old)) if old else None,
@@ -78,12 +78,12 @@ def role_of(place: Here, drafted: CandidateArtifacts, live: LiveRelease | None) 
     return None
 
 
-def unchanged(place: Here, drafted: CandidateArtifacts, role: str) -> Verdict:
+def unchanged(place: Here, drafted: CandidateArtifacts, role: str) -> GateResult:
     """The verdict on a candidate that is live already."""
     known = drafted.paper.metrics[place.params.gate.metric]
     same = Interval(known, known, known)
     reason = f"the candidate is the same model as the {role}: there is nothing to release"
-    return Verdict(False, reason, place.params.gate.metric, drafted.paper.rows_holdout, same, same, None)
+    return GateResult(False, reason, place.params.gate.metric, drafted.paper.rows_holdout, same, same, None)
 
 
 def fresh_rows(place: Here, drafted: CandidateArtifacts, champion: Bundle | None) -> pd.DataFrame:
@@ -115,7 +115,7 @@ def answers(scores: Scores) -> object:
     return list(scores.labels) if scores.labels is not None else scores.prediction
 
 
-def record(place: Here, drafted: CandidateArtifacts, champion: Bundle | None, verdict: Verdict) -> None:
+def record(place: Here, drafted: CandidateArtifacts, champion: Bundle | None, verdict: GateResult) -> None:
     """The verdict into the ledger, named by what was compared."""
     against = champion.digest if champion else None
     compared = f"{drafted.run_id}|{against}|{place.params.gate.model_dump_json()}|{verdict.rows}"
@@ -127,7 +127,7 @@ def record(place: Here, drafted: CandidateArtifacts, champion: Bundle | None, ve
     )  # fmt: skip
 
 
-def show(place: Here, run_id: str, verdict: Verdict) -> None:
+def show(place: Here, run_id: str, verdict: GateResult) -> None:
     """The verdict for people, on the run's page."""
     lines = [f"## {'Passed' if verdict.passed else 'Failed'}", "", verdict.reason]
     if verdict.slices:

@@ -14,7 +14,7 @@ from stores.ledger import LiveRelease, RolloutStep
 from stores.releases import bundle
 from tasks import model_server, orchestrator
 from trimtab.config.fields import written
-from trimtab.experiment.report import STRATEGY, Plan
+from trimtab.experiment.report import STRATEGY, ExperimentPlan
 from trimtab.rollout import state_machine
 
 
@@ -42,7 +42,7 @@ def experiment(
         instead: also when a rollout or another experiment goes on, which ends then
     """
     place = here()
-    plan = Plan.model_validate(
+    plan = ExperimentPlan.model_validate(
         {"a": known_release(place, a), "b": known_release(place, b), "share": share, "duration": duration, "name": name}
     )
     if not known(place, plan):
@@ -51,7 +51,7 @@ def experiment(
     return experiments.publish(place, plan.id)
 
 
-def known(place: Here, plan: Plan) -> bool:
+def known(place: Here, plan: ExperimentPlan) -> bool:
     """Whether this experiment has begun. Raises NotStarted when another one has its name."""
     row, steps = place.ledger.rollout(plan.id), place.ledger.rollout_steps(plan.id)
     is_other = row is not None and (row.champion_before, row.release) != (plan.a, plan.b)
@@ -60,7 +60,7 @@ def known(place: Here, plan: Plan) -> bool:
     return bool(steps)
 
 
-def admit(place: Here, plan: Plan) -> None:
+def admit(place: Here, plan: ExperimentPlan) -> None:
     """Have both bundles checked, loaded and probed. Raises NotStarted."""
     for arm, digest in (("A", plan.a), ("B", plan.b)):
         try:
@@ -71,7 +71,7 @@ def admit(place: Here, plan: Plan) -> None:
             raise NotStarted(f"{arm} ({short(digest)}) cannot answer users: {refusal}") from refusal
 
 
-def begin(place: Here, plan: Plan, *, instead: bool) -> LiveRelease:
+def begin(place: Here, plan: ExperimentPlan, *, instead: bool) -> LiveRelease:
     """Both answer from now on. Raises NotStarted, or ConflictError when somebody else moved who is live meanwhile."""
     live = place.ledger.live()
     if live is None:
@@ -98,6 +98,6 @@ def _busy(place: Here, live: LiveRelease) -> str:
     row = experiments.running(place, live)
     if row is not None:
         return f"{row.cause} goes on"
-    at = state_machine.standing(place.ledger.rollout_steps(live.rollout or ""))
-    doing = "is in court" if at.in_court else f"is on trial ({at.words})"
-    return f"release {short(live.champion if at.in_court else live.challenger)} {doing}"
+    at = state_machine.current_state(place.ledger.rollout_steps(live.rollout or ""))
+    doing = "is in probation" if at.in_probation else f"is being tried ({at.title})"
+    return f"release {short(live.champion if at.in_probation else live.challenger)} {doing}"

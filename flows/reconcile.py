@@ -132,10 +132,10 @@ def running_rollouts(place: Here) -> list[str]:
     done = []
     for row, before in rollouts_module.unfinished(place):
         outcome = rollouts_module.advance(place, row.id)
-        while outcome.moved and outcome.at.on_trial:
+        while outcome.moved and outcome.at.is_challenging:
             outcome = rollouts_module.advance(place, row.id)
         if outcome.at.steps != before.steps:
-            done.append(f"rollout of {short(row.release)}: {before.words} to {outcome.at.words}")
+            done.append(f"rollout of {short(row.release)}: {before.title} to {outcome.at.title}")
     return done
 
 
@@ -145,8 +145,8 @@ def untold_steps(place: Here) -> list[str]:
     if not rollouts or live is None:
         return []
     row = rollouts[-1]
-    at = state_machine.standing(place.ledger.rollout_steps(row.id))
-    if at.state not in ("rolled back", "reverted") or row.strategy != "rollout" or at.steps < 3:
+    at = state_machine.current_state(place.ledger.rollout_steps(row.id))
+    if at.phase not in ("rolled back", "reverted") or row.strategy != "rollout" or at.steps < 3:
         return []
     return ["a rollout's end was told again"] if rollouts_module.warn(place, row, at) else []
 

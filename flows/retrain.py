@@ -49,7 +49,7 @@ def retrain(
     if decision is None and not despite_block and (broken := blocked(place)):
         return finish(place, work, "blocked", period=broken.period, reason=broken.cause)
     patient = BY_SCHEDULE in flow_run.tags if overtake is None else not overtake
-    if patient and (trial := on_trial(place)):
+    if patient and (trial := is_challenging(place)):
         return finish(place, work, "waits", rollout=trial)
     if decision and not claimed(place, decision):
         print(f"{decision} is seen to by another run.")
@@ -60,7 +60,7 @@ def retrain(
         if not evaluate(run_id):
             gate = place.ledger.gate(run_id)
             return finish(place, work, "rejected", run_id=run_id, reason=gate.reason if gate else "")
-        if patient and (trial := on_trial(place)):  # which began while this run was training
+        if patient and (trial := is_challenging(place)):  # which began while this run was training
             return finish(place, work, "waits", run_id=run_id, rollout=trial)
         release = register(run_id)
         state = deploy(release, cause, watch_s=0)
@@ -77,12 +77,14 @@ def blocked(place: Here) -> DecisionRecord | None:
     return about[-1] if about and about[-1].action == "block" else None
 
 
-def on_trial(place: Here) -> str | None:
+def is_challenging(place: Here) -> str | None:
     """The rollout that is still open; None when there is none."""
     live = place.ledger.live()
     if live is None or live.rollout is None or live.challenger is None:
         return None
-    return live.rollout if state_machine.standing(place.ledger.rollout_steps(live.rollout)).on_trial else None
+    return (
+        live.rollout if state_machine.current_state(place.ledger.rollout_steps(live.rollout)).is_challenging else None
+    )
 
 
 def work_of(decision: str) -> str:

@@ -14,7 +14,7 @@ from stores.object_store.store import ObjectsError
 from stores.releases.bundle import UnreachableRelease
 from tasks import alerts, orchestrator
 from trimtab.rollout import state_machine
-from trimtab.rollout.state_machine import Move, Seen
+from trimtab.rollout.state_machine import Observation, Transition
 
 
 class NothingBefore(RuntimeError):
@@ -49,7 +49,7 @@ def rollback(reason: str = "asked for by hand", to: str | None = None) -> int:
 
 
 def end_trial(place: Here, reason: str) -> int | None:
-    """Take back the release that is on trial or in court, or end the experiment that goes on; the ledger's version
+    """Take back the release that is on trial or in probation, or end the experiment that goes on; the ledger's version
     number, or None when there is none of these."""
     if (alone := experiments.make_way(place, reason)) is not None:
         return alone.version
@@ -58,17 +58,19 @@ def end_trial(place: Here, reason: str) -> int | None:
     if live is None or row is None:
         return None
     steps = place.ledger.rollout_steps(row.id)
-    at = state_machine.standing(steps)
-    if not (at.on_trial or at.in_court):
+    at = state_machine.current_state(steps)
+    if not (at.is_challenging or at.in_probation):
         return None
-    seen = Seen(exposed=at.exposed_before)
+    seen = Observation(exposed=at.exposed_before)
     try:
         assert row.champion_before is not None  # a rollout on live traffic has a champion to be compared with
         place.shelf.open(row.champion_before)
-        seen = rollout_observation.look(place.telemetry, row, steps)
+        seen = rollout_observation.observe_rollout(place.telemetry, row, steps)
     except (UnreachableRelease, ObjectsError) as error:  # the servers have both models loaded, and users need it now
         reason += f" (the store is away, so the answers are those until the last step: {error})"
-    rollouts.take(place, row, at, seen, Move("rolled back" if at.on_trial else "reverted", 0.0, reason), live)
+    rollouts.take(
+        place, row, at, seen, Transition("rolled back" if at.is_challenging else "reverted", 0.0, reason), live
+    )
     now = place.ledger.live()
     if now is None or now.challenger is not None:
         raise ConflictError(live.version)

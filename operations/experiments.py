@@ -18,9 +18,9 @@ from stores.ledger import ConflictError, LiveRelease, Rollout, RolloutStep, utc
 from stores.releases import bundle
 from tasks import alerts, model_server, orchestrator, tracking
 from trimtab.config.fields import written
-from trimtab.experiment.report import STRATEGY, Plan, Report, measures
+from trimtab.experiment.report import STRATEGY, ExperimentPlan, Report, measures
 from trimtab.rollout import state_machine
-from trimtab.rollout.state_machine import Terms
+from trimtab.rollout.state_machine import RolloutPolicy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,13 +73,13 @@ def settle(place: Here) -> list[str]:
     """End what is over, and report what has ended; what was done, in words. With nothing to do it does nothing."""
     done, told = [], place.ledger.outcomes()
     for row, steps in experiments(place):
-        at = state_machine.standing(steps)
-        if at.state == "experiment" and (why := _over(place, row, steps)) is not None:
+        at = state_machine.current_state(steps)
+        if at.phase == "experiment" and (why := _over(place, row, steps)) is not None:
             with suppress(ConflictError):  # another writer is faster: the next round sees the result
                 end(place, row.id, why)
                 done.append(f"experiment {plan_of(steps).title} ended: {why}")
-            at = state_machine.standing(place.ledger.rollout_steps(row.id))
-        if at.state == "ended" and _told(row.id) not in told:
+            at = state_machine.current_state(place.ledger.rollout_steps(row.id))
+        if at.phase == "ended" and _told(row.id) not in told:
             publish(place, row.id)
     return done
 
@@ -94,11 +94,11 @@ def _over(place: Here, row: Rollout, steps: Sequence[RolloutStep]) -> str | None
         return f"overtaken: {live.move} of {short(live.champion)}" if live else "nothing is live any more"
     if why := model_server.refusal_reason(place.server, plan.b):
         return f"guardrail: the model server will not have B: {why}"
-    terms = Terms.model_validate(row.policy)
-    found = observation.oriented(_pairs(place, row), plan.b, terms)
+    terms = RolloutPolicy.model_validate(row.policy)
+    found = observation.orient_pairs(_pairs(place, row), plan.b, terms)
     if found.empty:
         return None
-    if broken := analysis.guardrails(found, terms):
+    if broken := analysis.broken_guardrails(found, terms):
         return f"guardrail: {'; '.join(broken)}"
     return f"{written(plan.duration)} of data went by" if observation.elapsed(found) >= plan.duration else None
 
@@ -106,9 +106,9 @@ def _over(place: Here, row: Rollout, steps: Sequence[RolloutStep]) -> str | None
 def end(place: Here, id: str, reason: str) -> LiveRelease:
     """End the experiment *id*, once; the live release then. Raises ConflictError when another writer interferes."""
     steps, live = place.ledger.rollout_steps(id), place.ledger.live()
-    at = state_machine.standing(steps)
+    at = state_machine.current_state(steps)
     assert live is not None
-    if at.state != "experiment":
+    if at.phase != "experiment":
         return live
     evidence = {"share": 0.0, "reason": reason}
     if live.rollout != id:
@@ -122,7 +122,7 @@ def end(place: Here, id: str, reason: str) -> LiveRelease:
             step=RolloutStep(id, at.steps + 1, "ended", evidence),
         )  # fmt: skip
     except ConflictError:
-        if state_machine.standing(place.ledger.rollout_steps(id)).state != "ended":
+        if state_machine.current_state(place.ledger.rollout_steps(id)).phase != "ended":
             raise
         return place.ledger.live() or live  # another ended it, which is as good
     follow(place, now)
@@ -152,9 +152,9 @@ def follow(place: Here, live: LiveRelease) -> None:
         tracking.set_champion(place.tracking, name=released.model_name, version=released.model_version)
 
 
-def plan_of(steps: Sequence[RolloutStep]) -> Plan:
+def plan_of(steps: Sequence[RolloutStep]) -> ExperimentPlan:
     """What was asked for, from the experiment's first step."""
-    return Plan.model_validate(steps[0].evidence["plan"])
+    return ExperimentPlan.model_validate(steps[0].evidence["plan"])
 
 
 def report(place: Here, id: str) -> Report:
@@ -174,7 +174,7 @@ def report(place: Here, id: str) -> Report:
     answers = answers[answers["rollout"] == id].reset_index(drop=True)
     ended = steps[-1].state == "ended"
     return analysis.report(
-        plan_of(steps), Terms.model_validate(row.policy), metric=place.params.gate.metric,
+        plan_of(steps), RolloutPolicy.model_validate(row.policy), metric=place.params.gate.metric,
         state="ended" if ended else "running", reason=steps[-1].evidence["reason"] if ended else "",
         pairs=pairs, answers=answers.rename(columns={key: "key"} if key else {}),
         labels=telemetry.labels(place.telemetry, first, last, since=_began(row)),
@@ -211,10 +211,10 @@ def keep(place: Here, id: str, found: Report, text: str) -> str:
 
 def text_of(place: Here, found: Report) -> str:
     """The report as people read it."""
-    from trimtab.experiment.markdown import page
+    from trimtab.experiment.markdown import to_markdown
 
     plan = found.plan
-    return page(found, {d: place.ledger.model_version(d) or 0 for d in (plan.a, plan.b)})
+    return to_markdown(found, {d: place.ledger.model_version(d) or 0 for d in (plan.a, plan.b)})
 
 
 def publish(place: Here, id: str) -> str:

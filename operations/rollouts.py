@@ -18,7 +18,7 @@ from stores.releases import bundle as bundle_module
 from stores.releases.bundle import Bundle
 from tasks import alerts, model_server, orchestrator, tracking
 from trimtab.rollout import losses, state_machine
-from trimtab.rollout.state_machine import Move, Seen, Standing, Terms
+from trimtab.rollout.state_machine import Observation, RolloutPolicy, RolloutState, Transition
 
 MOVES = {
     "shadow": "shadow", "canary": "canary", "champion": "promote", "rolled back": "rollback", "reverted": "rollback",
@@ -34,15 +34,15 @@ EVENTS = {
 class Outcome:
     """Where a rollout stands after a look; *moved* when the look led to a step."""
 
-    at: Standing
-    seen: Seen
+    at: RolloutState
+    seen: Observation
     moved: bool
 
 
-def terms_of(place: Here, champion: str, challenger: str) -> Terms:
+def terms_of(place: Here, champion: str, challenger: str) -> RolloutPolicy:
     """What a rollout between these two will be judged by: the project's rules as they are now."""
     pair = [place.shelf.open(digest) for digest in (champion, challenger)]
-    return Terms(
+    return RolloutPolicy(
         **place.params.rollout.model_dump(),
         task=place.params.project.task,
         metric=place.params.gate.metric,
@@ -61,13 +61,13 @@ def _cap(champion: Bundle) -> float:
     )
 
 
-def unfinished(place: Here, *, newest: int = 5) -> list[tuple[Rollout, Standing]]:
+def unfinished(place: Here, *, newest: int = 5) -> list[tuple[Rollout, RolloutState]]:
     """Rollouts that have not come to their end, oldest first, with where they stand; those that only switch left
     out, as deploy sees to these."""
     found = []
     for row in place.ledger.rollouts()[-newest:]:
-        at = state_machine.standing(place.ledger.rollout_steps(row.id))
-        if row.strategy == "rollout" and (at.on_trial or at.in_court):
+        at = state_machine.current_state(place.ledger.rollout_steps(row.id))
+        if row.strategy == "rollout" and (at.is_challenging or at.in_probation):
             found.append((row, at))
     return found
 
@@ -78,26 +78,26 @@ def advance(place: Here, id: str) -> Outcome:
     if row is None:
         raise LookupError(f"the ledger has no rollout {id}")
     steps, live = place.ledger.rollout_steps(id), place.ledger.live()
-    at = state_machine.standing(steps)
-    if not (at.on_trial or at.in_court):
-        return Outcome(at, Seen(), moved=False)
+    at = state_machine.current_state(steps)
+    if not (at.is_challenging or at.in_probation):
+        return Outcome(at, Observation(), moved=False)
     if live is None or live.rollout != id:
         return _overtaken(place, row, at, live)
-    why = model_server.refusal_reason(place.server, row.release) if at.on_trial else None
+    why = model_server.refusal_reason(place.server, row.release) if at.is_challenging else None
     try:
-        seen = rollout_observation.look(place.telemetry, row, steps)
+        seen = rollout_observation.observe_rollout(place.telemetry, row, steps)
     except ObjectsError:
         if why is None:
             raise
-        seen = Seen(exposed=at.exposed_before)  # the store is away; what the servers refuse goes without it
+        seen = Observation(exposed=at.exposed_before)  # the store is away; what the servers refuse goes without it
     if why is not None:
         seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {why}")})
     _keep_look(place, id, at, seen)
-    move = state_machine.follow(at, seen, Terms.model_validate(row.policy))
+    move = state_machine.next_transition(at, seen, RolloutPolicy.model_validate(row.policy))
     if move is None:
         return Outcome(at, seen, moved=False)
-    if move.state == "champion" and (damage := _damage(place, row.release)):
-        move = Move("rolled back", 0.0, damage)
+    if move.phase == "champion" and (damage := _damage(place, row.release)):
+        move = Transition("rolled back", 0.0, damage)
     return take(place, row, at, seen, move, live)
 
 
@@ -112,13 +112,15 @@ def _damage(place: Here, digest: str) -> str | None:
     return None
 
 
-def take(place: Here, row: Rollout, at: Standing, seen: Seen, move: Move, live: LiveRelease) -> Outcome:
+def take(
+    place: Here, row: Rollout, at: RolloutState, seen: Observation, move: Transition, live: LiveRelease
+) -> Outcome:
     """Take a step: the ledger says so in one transaction, then the others follow. Losing a race is no error."""
     reason = move.reason
-    if move.state in ("rolled back", "reverted"):
+    if move.phase in ("rolled back", "reverted"):
         reason += f"; by then users had got {seen.exposed:,} of its answers"
     step = RolloutStep(
-        row.id, at.steps + 1, move.state,
+        row.id, at.steps + 1, move.phase,
         {
             "share": move.share, "reason": reason, "exposed": seen.exposed, "labels_until": seen.labels_until,
             "seen": seen.model_dump(mode="json"),
@@ -127,14 +129,14 @@ def take(place: Here, row: Rollout, at: Standing, seen: Seen, move: Move, live: 
     champion, challenger = _who(row, move)
     try:
         now = place.ledger.switch(
-            champion, expected=live.version, move=MOVES[move.state], reason=reason, actor=orchestrator.current_run_id(),
+            champion, expected=live.version, move=MOVES[move.phase], reason=reason, actor=orchestrator.current_run_id(),
             rollout=row.id, challenger=challenger,
-            challenger_share=move.share if move.state == "canary" else 0.0, step=step,
+            challenger_share=move.share if move.phase == "canary" else 0.0, step=step,
         )  # fmt: skip
     except ConflictError:
-        return Outcome(state_machine.standing(place.ledger.rollout_steps(row.id)), seen, moved=True)
-    after = state_machine.standing(place.ledger.rollout_steps(row.id))
-    print(f"{short(row.release)}: {after.words}: {reason}")
+        return Outcome(state_machine.current_state(place.ledger.rollout_steps(row.id)), seen, moved=True)
+    after = state_machine.current_state(place.ledger.rollout_steps(row.id))
+    print(f"{short(row.release)}: {after.title}: {reason}")
     contract.follow(place)
     if not model_server.wait_for_version(place.server, now.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
@@ -142,11 +144,11 @@ def take(place: Here, row: Rollout, at: Standing, seen: Seen, move: Move, live: 
     return Outcome(after, seen, moved=True)
 
 
-def _who(row: Rollout, move: Move) -> tuple[str, str | None]:
-    """Champion and challenger after a step. In court the one before goes on scoring in the other's place."""
+def _who(row: Rollout, move: Transition) -> tuple[str, str | None]:
+    """Champion and challenger after a step. In probation the one before goes on scoring in the other's place."""
     release, before = row.release, row.champion_before
     assert before is not None  # a rollout on live traffic has a champion to be compared with
-    match move.state:
+    match move.phase:
         case "champion":
             return release, before
         case "closed":
@@ -157,30 +159,30 @@ def _who(row: Rollout, move: Move) -> tuple[str, str | None]:
             return before, release
 
 
-def _overtaken(place: Here, row: Rollout, at: Standing, live: LiveRelease | None) -> Outcome:
+def _overtaken(place: Here, row: Rollout, at: RolloutState, live: LiveRelease | None) -> Outcome:
     """Somebody made another release live meanwhile, so this rollout has nothing left to decide."""
     reason = f"overtaken: {live.move} of {short(live.champion)}" if live else "nothing is live any more"
     place.ledger.step_rollout(
         row.id, at.steps + 1, "ended", {"share": at.share, "exposed": at.exposed_before, "reason": reason}
     )
-    return Outcome(state_machine.standing(place.ledger.rollout_steps(row.id)), Seen(), moved=True)
+    return Outcome(state_machine.current_state(place.ledger.rollout_steps(row.id)), Observation(), moved=True)
 
 
-def _keep_look(place: Here, id: str, at: Standing, seen: Seen) -> None:
+def _keep_look(place: Here, id: str, at: RolloutState, seen: Observation) -> None:
     """A look that saw something new is kept: together they are the story of the verdict."""
     last = place.ledger.last_observation(id)
     verdict = "roll back" if seen.broken else seen.verdict
-    now = (at.words, seen.pairs, seen.labels, verdict)
+    now = (at.title, seen.pairs, seen.labels, verdict)
     if last is None or (last.state, last.pairs, last.labels, last.verdict) != now:
         place.ledger.record_observation(
             RolloutObservation(id, last.number + 1 if last else 1, *now, evidence=seen.model_dump(mode="json"))
         )
 
 
-def tell(place: Here, row: Rollout, at: Standing, reason: str, live: LiveRelease) -> None:
+def tell(place: Here, row: Rollout, at: RolloutState, reason: str, live: LiveRelease) -> None:
     """Let everybody know of a step: alias, event, alert, artifact. Safe to repeat."""
     project = place.params.project.name
-    if at.state in EVENTS:
+    if at.phase in EVENTS:
         champion = place.ledger.release(live.champion)
         if champion is not None:
             tracking.set_champion(
@@ -188,24 +190,24 @@ def tell(place: Here, row: Rollout, at: Standing, reason: str, live: LiveRelease
                 out=place.ledger.model_version(row.release),
             )  # fmt: skip
         orchestrator.emit(
-            EVENTS[at.state], project=project, id=f"{row.id}-{at.steps}",
+            EVENTS[at.phase], project=project, id=f"{row.id}-{at.steps}",
             payload={"release": row.release, "version": live.version, "cause": row.cause, "reason": reason},
         )  # fmt: skip
     warn(place, row, at)
-    orchestrator.show_markdown("rollout", page(place, row), about=f"Rollout of {short(row.release)}: {at.words}")
+    orchestrator.show_markdown("rollout", page(place, row), about=f"Rollout of {short(row.release)}: {at.title}")
 
 
-def warn(place: Here, row: Rollout, at: Standing) -> bool:
+def warn(place: Here, row: Rollout, at: RolloutState) -> bool:
     """Raise the alert of a rollout that went back; False when there is none, or it was raised before."""
-    if at.state not in ("rolled back", "reverted"):
+    if at.phase not in ("rolled back", "reverted"):
         return False
     steps = place.ledger.rollout_steps(row.id)
     version = place.ledger.model_version(row.release)
-    what = "was rolled back" if at.state == "rolled back" else "was champion and is taken back"
+    what = "was rolled back" if at.phase == "rolled back" else "was champion and is taken back"
     reason = steps[at.steps - 1].evidence.get("reason", "")
     message = f"{place.params.project.name}: version {version} ({short(row.release)}) {what}: {reason}"
     return alerts.raise_alert(
-        place.ledger, place.listeners, id=f"rollout:{row.id}:{at.steps}", kind=at.state, message=message,
+        place.ledger, place.listeners, id=f"rollout:{row.id}:{at.steps}", kind=at.phase, message=message,
         evidence={"release": row.release, "rollout": row.id},
     )  # fmt: skip
 
@@ -214,12 +216,12 @@ def page(place: Here, row: Rollout) -> str:
     """A rollout as people read it."""
     steps, look = place.ledger.rollout_steps(row.id), place.ledger.last_observation(row.id)
     lines = [
-        f"## {state_machine.standing(steps).words}", "",
+        f"## {state_machine.current_state(steps).title}", "",
         f"Release `{short(row.release)}` against `{short(row.champion_before)}`: {row.cause}", "",
         "| step | state | answers users got | why |", "|---|---|---|---|",
     ]  # fmt: skip
     for number, step in enumerate(steps, start=1):
-        told, state = step.evidence, state_machine.standing(steps[:number]).words
+        told, state = step.evidence, state_machine.current_state(steps[:number]).title
         lines.append(f"| {step.number} | {state} | {told.get('exposed', 0):,} | {told.get('reason', '')} |")
     if look is not None:
         lines += ["", f"**{look.verdict}** after {look.pairs:,} pairs and {look.labels:,} labels: "
@@ -229,4 +231,4 @@ def page(place: Here, row: Rollout) -> str:
 
 def stamp(place: Here) -> tuple[Any, ...]:
     """Changes whenever there may be something new to see."""
-    return rollout_observation.stamp(place.telemetry)
+    return rollout_observation.telemetry_fingerprint(place.telemetry)

@@ -125,7 +125,7 @@ class Follower:
             slices=_slices(row),
             challenger_digest=live.challenger,
             absent=absent,
-            in_court=row is not None and row.release == live.champion,
+            in_probation=row is not None and row.release == live.champion,
         )
 
     def _share(self, live: LiveRelease) -> float:

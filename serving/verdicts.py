@@ -20,7 +20,14 @@ from serving.http.refusals import Busy
 from stores import rollout_observation
 from stores.ledger import Ledger, LedgerUnavailable, Rollout, RolloutStep
 from stores.telemetry import Where
-from trimtab.rollout.state_machine import OVER, Seen, Standing, Terms, follow, standing
+from trimtab.rollout.state_machine import (
+    FINISHED,
+    Observation,
+    RolloutPolicy,
+    RolloutState,
+    current_state,
+    next_transition,
+)
 
 log = logging.getLogger("trimtab.serving")
 Word = Literal["promote", "roll back", "keep collecting"]
@@ -96,7 +103,7 @@ class Verdicts:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="verdict")
         self._known: dict[str, _Known] = {}
         self._pending: dict[str, asyncio.Future[VerdictAnswer]] = {}
-        self._last_look: tuple[Any, Seen] | None = None
+        self._last_look: tuple[Any, Observation] | None = None
 
     async def current(self, name: str | None = None) -> VerdictAnswer:
         """The verdict on the rollout called *name*, or on the newest one of the release whose digest *name* begins; on
@@ -167,19 +174,19 @@ class Verdicts:
         return rows[-1]
 
     def _answer(self, row: Rollout, steps: Sequence[RolloutStep]) -> VerdictAnswer:
-        at = standing(steps)
-        terms = Terms.model_validate(row.policy) if row.policy else None
+        at = current_state(steps)
+        terms = RolloutPolicy.model_validate(row.policy) if row.policy else None
         told: Mapping[str, Any] = steps[-1].evidence if steps else {}
-        seen = Seen.model_validate(told.get("seen") or {"exposed": at.exposed_before})
-        if terms is not None and (at.on_trial or at.in_court or at.state == "experiment"):
+        seen = Observation.model_validate(told.get("seen") or {"exposed": at.exposed_before})
+        if terms is not None and (at.is_challenging or at.in_probation or at.phase == "experiment"):
             seen = self._seen(row, steps)
         refused = self._refused().get(row.release)
-        if at.on_trial and refused:
+        if at.is_challenging and refused:
             seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {refused}")})
         word, reason = concluded(at, seen, terms, told)
         overall = seen.evidence.get("overall") or {}
         return VerdictAnswer(
-            rollout=row.id, release=row.release, champion=row.champion_before, state=at.state, share=at.share,
+            rollout=row.id, release=row.release, champion=row.champion_before, state=at.phase, share=at.share,
             verdict=word, successful=None if word == "keep collecting" else word == "promote",
             ready=word == "promote" or (word == "keep collecting" and shown_enough(at, seen, terms)), reason=reason,
             pairs=seen.pairs, labels=seen.labels, exposed=seen.exposed,
@@ -189,45 +196,49 @@ class Verdicts:
             guardrails=list(seen.broken), stale=False, seen_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )  # fmt: skip
 
-    def _seen(self, row: Rollout, steps: Sequence[RolloutStep]) -> Seen:
+    def _seen(self, row: Rollout, steps: Sequence[RolloutStep]) -> Observation:
         """What telemetry says; not asked again while nothing has come in."""
-        now = (row.id, len(steps), rollout_observation.stamp(self._telemetry))
+        now = (row.id, len(steps), rollout_observation.telemetry_fingerprint(self._telemetry))
         if self._last_look is None or self._last_look[0] != now:
-            self._last_look = (now, rollout_observation.look(self._telemetry, row, steps))
+            self._last_look = (now, rollout_observation.observe_rollout(self._telemetry, row, steps))
         return self._last_look[1]
 
 
-def concluded(at: Standing, seen: Seen, terms: Terms | None, told: Mapping[str, Any]) -> tuple[Word, str]:
+def concluded(
+    at: RolloutState, seen: Observation, terms: RolloutPolicy | None, told: Mapping[str, Any]
+) -> tuple[Word, str]:
     """The verdict and its reason for a rollout that stands *at*, whose last step *told* so. What is over is what it was
-    decided to be; a promotion stands until its court says otherwise."""
-    if at.state in OVER or at.in_court:
+    decided to be; a promotion stands until its probation says otherwise."""
+    if at.phase in FINISHED or at.in_probation:
         return _decided(at, seen, str(told.get("reason", "")))
-    if at.state == "experiment":
+    if at.phase == "experiment":
         return "keep collecting", f"an experiment decides nothing; so far: {seen.reason}"
-    if terms is None or not at.on_trial:
+    if terms is None or not at.is_challenging:
         return "keep collecting", "it is being loaded and probed"
-    move = follow(at, seen, terms)
-    if move is not None and move.state == "rolled back":
+    move = next_transition(at, seen, terms)
+    if move is not None and move.phase == "rolled back":
         return "roll back", move.reason
-    if move is not None and move.state == "champion":
+    if move is not None and move.phase == "champion":
         return "promote", move.reason
     return seen.verdict, seen.reason
 
 
-def _decided(at: Standing, seen: Seen, reason: str) -> tuple[Word, str]:
-    if at.in_court and seen.verdict == "roll back":
+def _decided(at: RolloutState, seen: Observation, reason: str) -> tuple[Word, str]:
+    if at.in_probation and seen.verdict == "roll back":
         return "roll back", f"labels that came after the promotion: {seen.reason}"
-    if at.state in {"champion", "closed"} or (at.state == "ended" and at.share >= 1):
+    if at.phase in {"champion", "closed"} or (at.phase == "ended" and at.share >= 1):
         return "promote", reason
-    return "roll back", f"it ended without a promotion: {reason}" if at.state == "ended" else reason
+    return "roll back", f"it ended without a promotion: {reason}" if at.phase == "ended" else reason
 
 
-def shown_enough(at: Standing, seen: Seen, terms: Terms | None) -> bool:
+def shown_enough(at: RolloutState, seen: Observation, terms: RolloutPolicy | None) -> bool:
     """Whether a release that nothing speaks against has scored, and been labelled, as much as its rules ask for before
     the first user sees it."""
-    if at.state == "canary":
+    if at.phase == "canary":
         return True
-    return terms is not None and at.on_trial and seen.pairs >= terms.min_answers and seen.labels >= terms.min_labels
+    return (
+        terms is not None and at.is_challenging and seen.pairs >= terms.min_answers and seen.labels >= terms.min_labels
+    )
 
 
 def _slice(found: Mapping[str, Any]) -> Slice:

@@ -11,29 +11,29 @@ from typing import Any
 from stores import telemetry
 from stores.ledger import Rollout, RolloutStep, utc
 from stores.telemetry.remote.replica import Where
-from trimtab.rollout.state_machine import Seen, Terms, standing
+from trimtab.rollout.state_machine import Observation, RolloutPolicy, current_state
 
 _CLOCKS_APART = timedelta(minutes=10)  # the database's clock and a server's
 
 
-def look(root: Where, rollout: Rollout, steps: Sequence[RolloutStep]) -> Seen:
+def observe_rollout(root: Where, rollout: Rollout, steps: Sequence[RolloutStep]) -> Observation:
     """What was seen of *rollout* (with its *steps*) in the telemetry below *root*."""
     from trimtab.rollout import observation
 
     since = utc(rollout.recorded_at) - _CLOCKS_APART
     pairs = telemetry.pairs(root, rollout=rollout.id, since=since)
     if pairs.empty:
-        return Seen()
+        return Observation()
     assert rollout.champion_before is not None  # there are pairs
     first = pairs["time"].min()
     labels = telemetry.labels(root, _moment(first), since=since)
-    return observation.seen(
-        pairs, labels, release=rollout.release, other=rollout.champion_before, at=standing(steps),
-        terms=Terms.model_validate(rollout.policy),
+    return observation.observe(
+        pairs, labels, release=rollout.release, other=rollout.champion_before, at=current_state(steps),
+        policy=RolloutPolicy.model_validate(rollout.policy),
     )  # fmt: skip
 
 
-def stamp(root: Where) -> tuple[tuple[str, int], ...]:
+def telemetry_fingerprint(root: Where) -> tuple[tuple[str, int], ...]:
     """Changes whenever there may be more to see below *root* than before; costs a listing. Raises ObjectsError when
     the store has to be asked and does not answer."""
     from stores.telemetry.parquet import files

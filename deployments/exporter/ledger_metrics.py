@@ -15,7 +15,7 @@ from stores.ledger import Ledger, statistics, utc
 from trimtab.config import params
 from trimtab.config.params import Params
 from trimtab.data.periods import Period
-from trimtab.rollout.state_machine import OVER, Terms
+from trimtab.rollout.state_machine import FINISHED, RolloutPolicy
 
 
 class ParamsReader:
@@ -92,7 +92,7 @@ def rollout_metrics(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
     yield single("live_since_timestamp_seconds", "Time of the live row.", since)
     states = Counter(rollout.state for rollout in rollouts)
     yield gauge("rollouts", "Rollouts by state.", ["state"], [((state,), n) for state, n in states.items()])
-    active = [rollouts[-1]] if rollouts and rollouts[-1].state not in {*OVER, "champion"} else []
+    active = [rollouts[-1]] if rollouts and rollouts[-1].state not in {*FINISHED, "champion"} else []
     labels = ["rollout", "release", "strategy", "state"]
     named = {r.id: (r.id, r.release, r.strategy, r.state) for r in active}
     yield gauge(
@@ -134,7 +134,7 @@ def loop_metrics(ledger: Ledger) -> Iterator[GaugeMetricFamily]:
 
 def _horizon(ledger: Ledger, rollout: str) -> float | None:
     row = ledger.rollout(rollout)
-    return Terms.model_validate(row.policy).horizon.total_seconds() if row and row.policy else None
+    return RolloutPolicy.model_validate(row.policy).horizon.total_seconds() if row and row.policy else None
 
 
 def _number(value: object) -> float | None:

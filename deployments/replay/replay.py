@@ -22,7 +22,7 @@ from trimtab.config import params
 from trimtab.config.params import Params
 from trimtab.config.settings import Settings
 from trimtab.data.periods import Period, span
-from trimtab.rollout.state_machine import standing
+from trimtab.rollout.state_machine import current_state
 
 QUIET_WITHIN_S = 180.0
 POLL_S = 0.2
@@ -116,7 +116,7 @@ class Replay:
         watched, labels = Watched(self.ledger), 0
         asked: list[str] = []
         for day in days.unique():
-            if not watched.on_trial:
+            if not watched.is_challenging:
                 break
             asked += self.traffic.send(rows[days == day])
             known = self.traffic.deliver(day + pd.Timedelta(days=1) - self.delay)
@@ -211,15 +211,15 @@ class Watched:
         return self._ledger.last_observation(self._rollout) if self._rollout else None
 
     @property
-    def on_trial(self) -> bool:
+    def is_challenging(self) -> bool:
         """Whether it is still open who will be champion."""
-        return self._rollout is not None and standing(self._ledger.rollout_steps(self._rollout)).on_trial
+        return self._rollout is not None and current_state(self._ledger.rollout_steps(self._rollout)).is_challenging
 
     def wait(self, *, answers: int, labels: int) -> str:
         """Wait until a look took in all *answers* since the beginning and *labels* more; where the rollout stands."""
         self._labels += labels
         deadline = time.monotonic() + LOOKED_WITHIN_S
-        while self.on_trial:
+        while self.is_challenging:
             look = self._look()
             if look and look.pairs - self._answers >= answers - self._unseen and look.labels >= self._labels:
                 break

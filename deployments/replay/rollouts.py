@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stores.ledger import Ledger, Rollout, RolloutStep
-from trimtab.rollout.state_machine import standing
+from trimtab.rollout.state_machine import current_state
 
 FOUND_WORSE = ("rolled back", "reverted")
 
@@ -21,7 +21,7 @@ def _rollout(ledger: Ledger, row: Rollout) -> dict[str, Any]:
     steps = ledger.rollout_steps(row.id)
     decided = next((s for s in steps if s.state in ("champion", "rolled back")), None)
     seen = (decided.evidence if decided else {}).get("seen") or {}
-    at = standing(steps)
+    at = current_state(steps)
     return {
         "id": row.id,
         "release": row.release,
@@ -29,7 +29,7 @@ def _rollout(ledger: Ledger, row: Rollout) -> dict[str, Any]:
         "champion_before": row.champion_before,
         "cause": row.cause,
         "steps": [_step(steps[: number + 1]) for number in range(len(steps))],
-        "state": at.words,
+        "state": at.title,
         "promoted": any(s.state == "champion" for s in steps),
         "verdict": "roll back" if seen.get("broken") else seen.get("verdict"),
         "labels": seen.get("labels", 0),
@@ -39,10 +39,10 @@ def _rollout(ledger: Ledger, row: Rollout) -> dict[str, Any]:
 
 
 def _step(steps: Sequence[RolloutStep]) -> dict[str, Any]:
-    evidence, at = steps[-1].evidence, standing(steps)
+    evidence, at = steps[-1].evidence, current_state(steps)
     labels = (evidence.get("seen") or {}).get("labels", 0)
     return {
-        "state": at.state, "share": at.share, "labels": labels, "exposed": at.exposed_before,
+        "state": at.phase, "share": at.share, "labels": labels, "exposed": at.exposed_before,
         "reason": evidence.get("reason", ""),
     }  # fmt: skip
 
@@ -63,7 +63,7 @@ def lines(rollouts: Sequence[Mapping[str, Any]]) -> list[str]:
         way = " → ".join(_word(s) for s in found["steps"] if s["state"] not in ("started", "probed"))
         verdict = f"{found['verdict']} after {found['labels']:,} labels" if found["verdict"] else "undecided"
         told.append(
-            f"  version {found['version']}: {way}; {verdict}, {found['answers']:,} answers on trial and in court, "
+            f"  version {found['version']}: {way}; {verdict}, {found['answers']:,} answers in rollout and probation, "
             f"{found['exposure']:,} of them by a model found worse"
         )
     return told

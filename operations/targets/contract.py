@@ -58,13 +58,13 @@ def wanted(ledger: Ledger) -> Wanted | None:
     if live is None:
         return None
     row = ledger.rollout(live.rollout) if live.rollout and live.challenger else None
-    on_trial = (
+    is_challenging = (
         row is not None
         and row.strategy == "rollout"
-        and journey.standing(ledger.rollout_steps(row.id)).on_trial
+        and journey.current_state(ledger.rollout_steps(row.id)).is_challenging
         and row.release == live.challenger
     )
-    return Wanted(row.release if row and on_trial else live.champion, live.version)
+    return Wanted(row.release if row and is_challenging else live.champion, live.version)
 
 
 def begun(ledger: Ledger) -> Rollout | None:
@@ -75,8 +75,8 @@ def begun(ledger: Ledger) -> Rollout | None:
         return None
     newest, live = rollouts[-1], ledger.live()
     was_overtaken = (live.champion if live else None) != newest.champion_before
-    at = journey.standing(ledger.rollout_steps(newest.id))
-    return newest if at.state in ("started", "probed") and not was_overtaken else None
+    at = journey.current_state(ledger.rollout_steps(newest.id))
+    return newest if at.phase in ("started", "probed") and not was_overtaken else None
 
 
 def under_way(ledger: Ledger) -> str | None:

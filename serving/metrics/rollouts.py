@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 
 from stores.ledger import Ledger, Rollout, utc
-from trimtab.rollout.state_machine import standing
+from trimtab.rollout.state_machine import current_state
 
 NEWEST = 3
 
@@ -43,11 +43,11 @@ class Progress:
         steps = self._ledger.rollout_steps(row.id)
         if not steps:
             return None
-        at, look = standing(steps), self._ledger.last_observation(row.id)
+        at, look = current_state(steps), self._ledger.last_observation(row.id)
         entered_at = utc(steps[-1].recorded_at or row.recorded_at)
         exposed = int(look.evidence.get("exposed", 0)) if look else at.exposed_before
         return Stand(
-            row.id, row.release, at.state, entered_at.timestamp(), look.labels if look else 0,
+            row.id, row.release, at.phase, entered_at.timestamp(), look.labels if look else 0,
             max(exposed, at.exposed_before),
         )  # fmt: skip
 

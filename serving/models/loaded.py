@@ -103,17 +103,17 @@ class Standing:
     slices: tuple[str, ...] = ()
     challenger_digest: str | None = None
     absent: str | None = None
-    in_court: bool = False
+    in_probation: bool = False
 
     @cached_property
     def instead(self) -> Standing | None:
-        """Who answers where the champion fails: in court the one before it, who is asked about every row anyhow. What
-        the champion failed at is then the pairs' to tell."""
-        if not self.in_court or self.champion is None or self.challenger is None:
+        """Who answers where the champion fails: in probation the one before it, who is asked about every row anyhow.
+        What the champion failed at is then the pairs' to tell."""
+        if not self.in_probation or self.champion is None or self.challenger is None:
             return None
         return replace(
             self, champion=self.challenger, challenger=self.champion, share=0.0,
-            challenger_digest=self.champion.digest, in_court=False,
+            challenger_digest=self.champion.digest, in_probation=False,
         )  # fmt: skip
 
     @cached_property

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from trimtab.rollout.state_machine import Standing, standing
+from trimtab.rollout.state_machine import RolloutState, current_state
 
 
 class LedgerUnavailable(ConnectionError):
@@ -226,9 +226,9 @@ class CurrentRollout:
     steps: tuple[RolloutStep, ...]
 
     @property
-    def state(self) -> Standing:
+    def state(self) -> RolloutState:
         """The state that the steps add up to."""
-        return standing(self.steps)
+        return current_state(self.steps)
 
 
 def utc(moment: datetime) -> datetime:

@@ -93,7 +93,7 @@ def evaluate(project: Path) -> str:
     )
     scorer = Scorer(model, task=paper.task, features=paper.features, classes=paper.classes)
     truth, scores = training.truth_of(parts.holdout, params), scorer.score(parts.holdout)
-    verdict = gate.judge(params.gate, truth, scores, slices=parts.holdout)
+    verdict = gate.evaluate_gate(params.gate, truth, scores, slices=parts.holdout)
     found = verdict.candidate
     reports = project / "reports"
     metric = _rounded({"value": found.value, "low": found.low, "high": found.high})

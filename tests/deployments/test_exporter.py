@@ -34,7 +34,7 @@ from tests.ports import free_ports
 from tests.waiting import eventually
 from trimtab.data.periods import Every, Period
 from trimtab.model.release import Task
-from trimtab.rollout.state_machine import Terms
+from trimtab.rollout.state_machine import RolloutPolicy
 
 ROOT = Path(__file__).resolve().parents[2]
 Read = Callable[[], Any]
@@ -114,7 +114,7 @@ def test_a_decision_is_told_with_its_numbers(ledger: Ledger) -> None:
 def test_the_rollout_that_is_under_way_is_told(ledger: Ledger, state: str, is_under_way: bool) -> None:
     task: Task = "binary"
     ledger.record_release("new", model_name="m", model_version=1, run_id="r", manifest={})
-    terms = Terms(task=task).model_dump(mode="json")
+    terms = RolloutPolicy(task=task).model_dump(mode="json")
     ledger.start_rollout("r1", release="new", champion_before=None, strategy="rollout", cause="c", policy=terms)
     ledger.step_rollout("r1", 1, state)
     found = read(lambda: ledger_metrics.loop_metrics(ledger))

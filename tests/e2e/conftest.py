@@ -49,7 +49,7 @@ def changed_params(stack: Stack, change: Callable[[dict[str, Any]], object]) -> 
 
 @contextmanager
 def same_champion(stack: Stack) -> Iterator[str]:
-    """Whoever is live now (the digest), with nobody on trial or in court, is so again afterwards."""
+    """Whoever is live now (the digest), with nobody on trial or in probation, is so again afterwards."""
     before = stack.ledger.live()
     assert before is not None
     if before.challenger:

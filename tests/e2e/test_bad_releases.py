@@ -33,7 +33,8 @@ MONTH = "2013-07"
 MAY_BE_ASKED_MEANWHILE = 500  # half a day's rows: a run beside the one that is waited for may take the step
 RULES = {
     "steps": [0.25, 0.5], "alpha": 0.05, "min_labels": 300, "min_answers": 50,
-    "slices": {"origin": 0.02}, "min_slice_labels": 100, "horizon": "28d", "on_inconclusive": "keep", "court": "28d",
+    "slices": {"origin": 0.02}, "min_slice_labels": 100, "horizon": "28d", "on_inconclusive": "keep",
+    "probation": "28d",
     "guardrails": {"latency_ms": 80.0},
 }  # fmt: skip
 MARGINS = {"max_regression": 0.01, "slices": {"origin": 0.02}}
@@ -237,7 +238,7 @@ def test_a_release_that_turns_worse_after_its_promotion_is_taken_back_by_late_la
     trial = sent_out(stack, maker, release)
     with trial.seat.watched():
         at = trial.live_through()
-        assert at.state == "champion", trial.account().reason
+        assert at.phase == "champion", trial.account().reason
         assert trial.over()["state_type"] == "COMPLETED"
         assert_the_server_says(stack, champion=release.digest)
         days = trial.month[trial.columns.time].dt.day
@@ -262,7 +263,7 @@ def test_a_release_that_fails_once_it_is_champion_costs_nobody_an_answer(
     model = unruly().Raising(maker.knowing, "carrier", "UA", after=2200)
     trial = sent_out(stack, maker, maker.make(model, "raises after 2,200 rows", recorded_by=maker.knowing))
     with trial.seat.watched():
-        assert trial.live_through().state == "champion"
+        assert trial.live_through().phase == "champion"
         assert trial.over()["state_type"] == "COMPLETED"
         trial.ask_on(range(20, 23))
         assert ended(stack, started(stack, "reconcile/on-lost-run"))["state_type"] == "COMPLETED"

@@ -53,8 +53,8 @@ def test_two_releases_answer_side_by_side_until_the_time_is_over(stack: Stack) -
         assert report["a"]["answers"] + report["b"]["answers"] == rows
         assert 0 < report["effect"]["labels"] <= rows
         assert report["effect"]["low"] <= report["effect"]["difference"] <= report["effect"]["high"]
-        assert report["split"]["unit"] == "keys"
-        assert report["split"]["holds"]
+        assert report["sample_ratio"]["unit"] == "keys"
+        assert report["sample_ratio"]["holds"]
         assert sticky(stack)
 
         asked = {"a": other, "b": champion, "share": 0.4, "duration": "1d", "name": "side-by-side"}

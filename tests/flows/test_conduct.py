@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.retrain import on_trial
+from flows.retrain import is_challenging
 from flows.rollback import end_trial
 from operations import rollouts
 from operations.context import Here
@@ -26,11 +26,13 @@ from stores.telemetry import Recorder
 from tasks import model_server
 from tests.trimtab import small
 from trimtab.config.settings import Settings
-from trimtab.rollout.state_machine import Terms, standing
+from trimtab.rollout.state_machine import RolloutPolicy, current_state
 
 OLD, NEW = "0" * 64, "1" * 64
 ID = "new-after-1-1"
-TERMS = Terms(task="binary", steps=(0.2, 0.5), min_labels=100, min_answers=50, margin=0.01, court=timedelta(days=20))
+POLICY = RolloutPolicy(
+    task="binary", steps=(0.2, 0.5), min_labels=100, min_answers=50, margin=0.01, probation=timedelta(days=20)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The steps that would have been told."""
     heard: list[str] = []
     monkeypatch.setattr(rollouts, "_damage", lambda _place, _digest: None)  # these releases are digests only
-    monkeypatch.setattr(rollouts, "tell", lambda _place, _row, at, _reason, _live: heard.append(at.words))
+    monkeypatch.setattr(rollouts, "tell", lambda _place, _row, at, _reason, _live: heard.append(at.title))
     return heard
 
 
@@ -54,7 +56,7 @@ class Trial:
             ledger.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
         first = ledger.switch(OLD, expected=0, move="promote", reason="first", actor="a")
         ledger.start_rollout(
-            ID, release=NEW, champion_before=OLD, strategy="rollout", cause="c", policy=TERMS.model_dump(mode="json")
+            ID, release=NEW, champion_before=OLD, strategy="rollout", cause="c", policy=POLICY.model_dump(mode="json")
         )
         ledger.step_rollout(ID, 1, "started")
         ledger.step_rollout(ID, 2, "probed")
@@ -68,7 +70,7 @@ class Trial:
 
     @property
     def state(self) -> str:
-        return standing(self.place.ledger.rollout_steps(ID)).words
+        return current_state(self.place.ledger.rollout_steps(ID)).title
 
     def users(self, rows: int = 200, *, skill: float, errors: int = 0, labelled: bool = True) -> None:
         """A day of pairs: the one on trial is right with *skill*, the other with 0.7."""
@@ -96,7 +98,7 @@ class Trial:
         return np.where(is_right == truth, 0.8, 0.2) + self.random.uniform(-0.01, 0.01, len(truth))
 
     def advance(self) -> str:
-        return rollouts.advance(self.place, ID).at.words
+        return rollouts.advance(self.place, ID).at.title
 
 
 def _us(day: int) -> int:
@@ -113,9 +115,9 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
 
 
 def test_a_night_leaves_the_one_on_trial_alone_and_no_other(trial: Trial) -> None:
-    assert on_trial(trial.place) == ID
+    assert is_challenging(trial.place) == ID
     trial.place.ledger.switch(NEW, expected=2, move="promote", reason="by hand", actor="a")
-    assert on_trial(trial.place) is None
+    assert is_challenging(trial.place) is None
 
 
 def test_a_better_release_goes_all_the_way_one_step_at_a_look(trial: Trial, told: list[str]) -> None:
@@ -196,7 +198,7 @@ def test_labels_that_come_after_the_promotion_can_revert_it_and_the_regret_is_ke
         trial.users(skill=0.85)
         trial.advance()
     exposed = trial.place.ledger.rollout_steps(ID)[-1].evidence["exposed"]
-    assert [at.in_court for _, at in rollouts.unfinished(trial.place)] == [True]
+    assert [at.in_probation for _, at in rollouts.unfinished(trial.place)] == [True]
     answers = 0
     while trial.state == "champion":
         trial.users(100, skill=0.4)

@@ -24,9 +24,9 @@ from tasks import model_server, orchestrator
 from tests.serving.tiny import tiny_bundle
 from tests.trimtab import small
 from trimtab.config.settings import Settings
-from trimtab.experiment.report import Plan
+from trimtab.experiment.report import ExperimentPlan
 from trimtab.rollout.assignment import bucket
-from trimtab.rollout.state_machine import standing
+from trimtab.rollout.state_machine import current_state
 
 
 @pytest.fixture(scope="module")
@@ -64,23 +64,23 @@ class Users:
         self.random = np.random.default_rng(0)
         self.day = 0
 
-    def plan(self, **changes: Any) -> Plan:
-        return Plan.model_validate({"a": self.a, "b": self.b, "share": 0.4, "duration": "7d", **changes})
+    def plan(self, **changes: Any) -> ExperimentPlan:
+        return ExperimentPlan.model_validate({"a": self.a, "b": self.b, "share": 0.4, "duration": "7d", **changes})
 
-    def begin(self, *, instead: bool = False, **changes: Any) -> Plan:
+    def begin(self, *, instead: bool = False, **changes: Any) -> ExperimentPlan:
         plan = self.plan(**changes)
         experiment.begin(self.place, plan, instead=instead)
         return plan
 
-    def state(self, plan: Plan) -> str:
-        return standing(self.ledger.rollout_steps(plan.id)).state
+    def state(self, plan: ExperimentPlan) -> str:
+        return current_state(self.ledger.rollout_steps(plan.id)).phase
 
     def live(self) -> tuple[str, str | None, float, str]:
         now = self.ledger.live()
         assert now is not None
         return now.champion, now.challenger, now.challenger_share, now.move
 
-    def ask(self, plan: Plan, rows: int = 100, *, errors: int = 0) -> None:
+    def ask(self, plan: ExperimentPlan, rows: int = 100, *, errors: int = 0) -> None:
         """A day of answers, pairs and labels; A is right with 0.6, B with 0.8."""
         self.day += 1
         times = [_us(self.day) + i for i in range(rows)]
@@ -147,8 +147,8 @@ def test_the_report_is_made_of_what_telemetry_holds_also_when_labels_come_after_
     assert (running.state, running.pairs, running.effect.labels) == ("running", 600, 600)
     assert running.a.answers + running.b.answers == 600
     assert running.effect.finding == "B is better"
-    assert running.split.unit == "keys"
-    assert running.split.holds
+    assert running.sample_ratio.unit == "keys"
+    assert running.sample_ratio.holds
     experiments.end(users.place, plan.id, "enough seen")
     users.ask(plan, 100)
     ended = experiments.report(users.place, plan.id)
@@ -218,9 +218,9 @@ def test_while_one_goes_on_another_has_to_say_instead(users: Users) -> None:
 
 @pytest.mark.parametrize(
     ("state", "champion", "challenger", "words"),
-    [("shadow", 0, 1, "is on trial"), ("canary", 0, 1, "is on trial"), ("champion", 1, 0, "is in court")],
+    [("shadow", 0, 1, "is being tried"), ("canary", 0, 1, "is being tried"), ("champion", 1, 0, "is in probation")],
 )
-def test_a_release_on_trial_or_in_court_comes_first(
+def test_a_release_tried_or_in_probation_comes_first(
     users: Users, state: str, champion: int, challenger: int, words: str
 ) -> None:
     pair = (users.champion, users.b)

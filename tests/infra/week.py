@@ -35,7 +35,7 @@ PARAMS: dict[str, Any] = {
     },
     "rollout": {
         "steps": [0.5], "margin": 0.2, "min_labels": 100, "min_answers": 50, "slices": {}, "horizon": "7d",
-        "on_inconclusive": "promote", "court": "1d",
+        "on_inconclusive": "promote", "probation": "1d",
     },
     "schedule": {"retrain": "0 2 * * *", "ingest": "30 1 * * *", "changes": "*/5 * * * *"},
     "alerts": [{"kind": "log"}],

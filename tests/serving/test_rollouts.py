@@ -133,10 +133,10 @@ def test_what_a_challenger_gets_wrong_costs_users_nothing(running: Place, mode: 
 
 
 @pytest.mark.parametrize("mode", ["raise", "nan"])
-def test_what_a_new_champion_fails_at_in_court_the_one_before_answers(running: Place, mode: str) -> None:
-    """Users get an answer, and the pairs say who failed, so that the court hears of it."""
+def test_what_a_new_champion_fails_at_in_probation_the_one_before_answers(running: Place, mode: str) -> None:
+    """Users get an answer, and the pairs say who failed, so that the probation sees it."""
     first, new = champion(running), wild_release(running, mode, version=6).digest
-    rollout = f"court-{mode}"
+    rollout = f"probation-{mode}"
     running.ledger.start_rollout(rollout, release=new, champion_before=first, strategy="rollout", cause="test")
     running.make_live(new, challenger=first, rollout=rollout)
     rows = [{**ROW, "tail": f"N{i}", "distance": TRIGGER if i % 5 == 0 else 500} for i in range(20)]
@@ -220,7 +220,7 @@ def test_no_request_fails_while_a_rollout_goes_on(running: Place) -> None:
     for share in (0.0, 0.5, 0.9, 0.0):
         running.make_live(first, challenger=other, share=share, rollout="busy")
         time.sleep(0.2)
-    running.make_live(other, challenger=first, rollout="court")
+    running.make_live(other, challenger=first, rollout="probation")
     running.make_live(first)
     stopping.set()
     for thread in threads:

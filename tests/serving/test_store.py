@@ -26,7 +26,7 @@ from tests.serving.trials import RULES
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import Seaweed, seaweed
 from tests.waiting import eventually
-from trimtab.rollout.state_machine import Terms
+from trimtab.rollout.state_machine import RolloutPolicy
 
 __all__ = ["seaweed"]
 ROW = {"scheduled": "2013-03-04T10:00:00Z", "distance": 900, "hour": 7, "carrier": "UA", "flight": "F1"}
@@ -148,7 +148,7 @@ def test_every_answer_of_three_servers_is_in_the_store_once_also_when_one_is_kil
 
 def test_answers_pairs_and_labels_of_all_are_seen_elsewhere_soon(servers: Servers) -> None:
     champion, challenger = servers.release(), servers.release(version=2, seed=1)
-    terms = Terms(task="binary", **RULES).model_dump(mode="json")
+    terms = RolloutPolicy(task="binary", **RULES).model_dump(mode="json")
     ledger = servers.ledger.ledger
     ledger.start_rollout(
         "r1", release=challenger, champion_before=champion, strategy="rollout", cause="test", policy=terms

@@ -19,7 +19,7 @@ from serving.verdicts import concluded
 from tests.ports import free_port
 from tests.serving.conftest import ROOT, Place
 from tests.serving.trials import Trial, again, begin
-from trimtab.rollout.state_machine import Seen, Standing, State, Terms
+from trimtab.rollout.state_machine import Observation, Phase, RolloutPolicy, RolloutState
 
 INFRA = ROOT / "infra"
 KEY = {"X-API-Key": "admin-key"}
@@ -173,41 +173,44 @@ def test_prometheus_sees_where_rollouts_stand(running: Place) -> None:
 
 # -- what is told of a rollout in each of its states
 
-TERMS = Terms(task="binary", min_labels=10, min_answers=10)
-FOR, AGAINST = Seen(labels=50, pairs=50, verdict="promote"), Seen(labels=50, pairs=50, verdict="roll back")
-BROKEN = Seen(broken=("it is slow",), verdict="promote")
+TERMS = RolloutPolicy(task="binary", min_labels=10, min_answers=10)
+FOR, AGAINST = (
+    Observation(labels=50, pairs=50, verdict="promote"),
+    Observation(labels=50, pairs=50, verdict="roll back"),
+)
+BROKEN = Observation(broken=("it is slow",), verdict="promote")
 LATE = timedelta(days=400)
 
 
 @pytest.mark.parametrize(
     ("state", "share", "seen", "verdict"),
     [
-        ("started", 0.0, Seen(), "keep collecting"),
-        ("shadow", 0.0, Seen(), "keep collecting"),
+        ("started", 0.0, Observation(), "keep collecting"),
+        ("shadow", 0.0, Observation(), "keep collecting"),
         ("shadow", 0.0, FOR, "promote"),
         ("canary", 0.25, FOR, "promote"),
         ("canary", 0.25, AGAINST, "roll back"),
         ("shadow", 0.0, BROKEN, "roll back"),
-        ("shadow", 0.0, Seen(elapsed=LATE), "roll back"),
-        ("champion", 1.0, Seen(), "promote"),
+        ("shadow", 0.0, Observation(elapsed=LATE), "roll back"),
+        ("champion", 1.0, Observation(), "promote"),
         ("champion", 1.0, AGAINST, "roll back"),
         ("closed", 1.0, AGAINST, "promote"),
         ("reverted", 0.0, FOR, "roll back"),
         ("rolled back", 0.0, FOR, "roll back"),
-        ("ended", 1.0, Seen(), "promote"),
+        ("ended", 1.0, Observation(), "promote"),
         ("ended", 0.25, FOR, "roll back"),
         ("experiment", 0.5, FOR, "keep collecting"),
     ],
 )
 def test_what_is_over_stays_decided_and_what_is_open_follows_its_labels(
-    state: State, share: float, seen: Seen, verdict: str
+    state: Phase, share: float, seen: Observation, verdict: str
 ) -> None:
-    assert concluded(Standing(state, share, 3), seen, TERMS, {"reason": "so it was"})[0] == verdict
+    assert concluded(RolloutState(state, share, 3), seen, TERMS, {"reason": "so it was"})[0] == verdict
 
 
 def test_an_undecided_trial_ends_at_its_horizon_as_its_rules_say() -> None:
     promoting = TERMS.model_copy(update={"on_inconclusive": "promote"})
-    assert concluded(Standing("shadow", 0.0, 3), Seen(elapsed=LATE), promoting, {})[0] == "promote"
+    assert concluded(RolloutState("shadow", 0.0, 3), Observation(elapsed=LATE), promoting, {})[0] == "promote"
 
 
 # -- the manifests

@@ -13,7 +13,7 @@ from stores.ledger import RolloutStep
 from stores.releases.bundle import Bundle
 from tests.serving.conftest import Place
 from tests.serving.tiny import flights
-from trimtab.rollout.state_machine import Terms
+from trimtab.rollout.state_machine import RolloutPolicy
 
 RULES = {"min_labels": 60, "min_answers": 60, "margin": 0.05, "steps": [0.25]}
 
@@ -93,7 +93,7 @@ def _start(place: Place, challenger: Bundle, name: str, headers: dict[str, str],
     champion = live.champion if live else place.release(version=1).digest
     place.ledger.start_rollout(
         name, release=challenger.digest, champion_before=champion, strategy="rollout", cause="test",
-        policy=Terms(task="binary", **{**RULES, **rules}).model_dump(mode="json"),
+        policy=RolloutPolicy(task="binary", **{**RULES, **rules}).model_dump(mode="json"),
     )  # fmt: skip
     place.ledger.step_rollout(name, 1, "started")
     place.ledger.step_rollout(name, 2, "probed")

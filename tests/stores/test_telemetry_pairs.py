@@ -22,7 +22,7 @@ from stores.telemetry.parquet import files as telemetry_files
 from stores.telemetry.wal.log import Journal
 from tests.stores.killed import announced_by
 from tests.stores.test_telemetry import label, send
-from trimtab.rollout.config import TAKEN
+from trimtab.rollout.config import RESERVED_COLUMNS
 
 MARCH = datetime(2013, 3, 1, tzinfo=UTC)
 
@@ -321,4 +321,4 @@ def test_an_empty_store_has_no_pairs(tmp_path: Path) -> None:
 
 
 def test_no_slice_can_have_a_name_that_pairs_need_for_themselves() -> None:
-    assert telemetry.PAIR_COLUMNS <= TAKEN
+    assert telemetry.PAIR_COLUMNS <= RESERVED_COLUMNS

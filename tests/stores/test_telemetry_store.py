@@ -144,9 +144,9 @@ def test_without_the_store_readers_say_so_and_rows_wait(
 
 
 def test_what_there_is_to_see_of_a_rollout_changes_when_another_machine_ships(here: Mirror, elsewhere: Mirror) -> None:
-    before = rollout_observation.stamp(elsewhere)
+    before = rollout_observation.telemetry_fingerprint(elsewhere)
     record(here, 1)
-    assert rollout_observation.stamp(elsewhere) == before
+    assert rollout_observation.telemetry_fingerprint(elsewhere) == before
     Shipping(here).ship()
     time.sleep(1.1)
-    assert rollout_observation.stamp(elsewhere) != before
+    assert rollout_observation.telemetry_fingerprint(elsewhere) != before

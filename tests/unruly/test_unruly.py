@@ -144,7 +144,7 @@ def test_one_changes_what_it_was_given(maker: Maker) -> None:
 
 
 def test_what_one_changes_is_not_seen_by_others(maker: Maker) -> None:
-    """In a canary step the challenger is asked before the answers are recorded, and in court before the other is."""
+    """In a canary step the challenger scores before the answers are recorded, in probation before the other does."""
     made = maker.make(unruly().Meddling(maker.sound, "hour", 100), "a test", recorded_by=maker.sound)
     champion = loaded(maker, maker.bundle)
     rows = champion.read([{"distance": 100.0, "hour": 6, "carrier": "AA"}], now_us=0)

@@ -22,7 +22,7 @@ from tests.conftest import Stack
 from tests.e2e.conftest import ended, started
 from tests.waiting import eventually
 from trimtab.config.params import Columns
-from trimtab.rollout.state_machine import Standing, standing
+from trimtab.rollout.state_machine import RolloutState, current_state
 
 ROWS = 100
 SEEN_WITHIN_S = 3.0
@@ -104,14 +104,14 @@ class Trial:
             lambda: next((r.id for r in self.ledger.rollouts() if r.id not in before), None),
             "the rollout", within_s=30,
         )  # fmt: skip
-        eventually(lambda: self.at.state not in ("started", "probed"), "the shadow", within_s=30)
+        eventually(lambda: self.at.phase not in ("started", "probed"), "the shadow", within_s=30)
 
     @property
-    def at(self) -> Standing:
+    def at(self) -> RolloutState:
         """Where it stands."""
-        return standing(self.ledger.rollout_steps(self.rollout))
+        return current_state(self.ledger.rollout_steps(self.rollout))
 
-    def live_through(self, *, days: int = 31, until: tuple[str, ...] = ()) -> Standing:
+    def live_through(self, *, days: int = 31, until: tuple[str, ...] = ()) -> RolloutState:
         """Users ask day by day until it is decided who is champion, or the state is one of *until*."""
         times = self.month[self.columns.time]
         for day in sorted(times.dt.normalize().unique())[:days]:
@@ -122,7 +122,7 @@ class Trial:
                     self._until_seen()
             self.sent += self.traffic.deliver(day)
             self._until_seen()
-            if not self.at.on_trial or self.at.state in until:
+            if not self.at.is_challenging or self.at.phase in until:
                 break
         return self.at
 
@@ -148,7 +148,7 @@ class Trial:
     def _until_seen(self) -> None:
         """Wait until whoever conducts it has seen all pairs and labels; those that got lost only once."""
         deadline = time.monotonic() + SEEN_WITHIN_S
-        while self.at.on_trial:
+        while self.at.is_challenging:
             look = self.ledger.last_observation(self.rollout)
             pairs, labels = (look.pairs, look.labels) if look else (0, 0)
             if pairs >= len(self.traffic.answered) - self._unpaired and labels >= len(self.sent) - self._unpaired:
@@ -187,7 +187,7 @@ class Account:
     @property
     def states(self) -> list[str]:
         """The states that it went through."""
-        return [standing(self.steps[: n + 1]).words for n in range(len(self.steps))]
+        return [current_state(self.steps[: n + 1]).title for n in range(len(self.steps))]
 
     @property
     def state(self) -> str:

@@ -16,7 +16,7 @@ from trimtab.config.fields import Cron, Duration, Holdout, OutOf, Window, writte
 from trimtab.config.secret_detection import secret_in
 from trimtab.config.yaml_lines import Loader, line_of
 from trimtab.data.periods import Every, Period, PeriodError, span
-from trimtab.rollout.config import LOSSES, Rules
+from trimtab.rollout.config import LOSSES, RolloutConfig
 
 
 class ParamsError(ValueError):
@@ -217,7 +217,7 @@ class Params(_Section):
     train: Train = Train()
     gate: Gate
     monitor: Monitor = Monitor()
-    rollout: Rules = Rules()
+    rollout: RolloutConfig = RolloutConfig()
     schedule: Schedule = Schedule()
     alerts: tuple[Annotated[Alert, AfterValidator(_kept_secret)], ...] = (Alert(kind="log"),)
 

@@ -35,7 +35,7 @@ class SliceResult:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateResult:
     """Whether the candidate passes, the *reason* in words, and the numbers behind it."""
 
     passed: bool
@@ -53,9 +53,9 @@ class Verdict:
         return plain
 
 
-def judge(
+def evaluate_gate(
     gate: Gate, truth: Labels, candidate: Scores, champion: Scores | None = None, *, slices: pd.DataFrame | None = None
-) -> Verdict:
+) -> GateResult:
     """Hold *candidate* against *champion* on the same labelled rows, both given in the order of *truth*, shape (n,).
 
     A first model, with no champion, has the floor to pass only. *slices* has the columns that ``gate.slices``
@@ -70,14 +70,14 @@ def judge(
     floor_kept = new.value <= gate.min if name in metrics.LOWER_IS_BETTER else new.value >= gate.min
     if not math.isfinite(new.value):
         reason = f"{name} is not defined on these {len(truth):,} rows: the candidate, or its labels, cannot be judged"
-        return Verdict(False, reason, name, len(truth), new, None, None)
+        return GateResult(False, reason, name, len(truth), new, None, None)
     if not floor_kept:
         side = "above" if name in metrics.LOWER_IS_BETTER else "below"
         reason = f"{name} {new.value:.4f} is {side} the floor of {gate.min:g}"
-        return Verdict(False, reason, name, len(truth), new, None, None)
+        return GateResult(False, reason, name, len(truth), new, None, None)
     if champion is None:
         reason = f"first model: {name} {new.value:.4f} keeps the floor of {gate.min:g}"
-        return Verdict(True, reason, name, len(truth), new, None, None)
+        return GateResult(True, reason, name, len(truth), new, None, None)
 
     old = _with_interval(name, truth, champion, weights)
     diff = _gain(name, truth, candidate, champion, weights)
@@ -95,7 +95,7 @@ def judge(
         passed = False
     else:
         reason, passed = f"{compared}: {diff.value:+.4f} ({diff.low:+.4f} to {diff.high:+.4f})", True
-    return Verdict(passed, reason, name, len(truth), new, old, diff, results)
+    return GateResult(passed, reason, name, len(truth), new, old, diff, results)
 
 
 def _with_interval(name: str, truth: Labels, scores: Scores, weights: metrics.Floats) -> Interval:

@@ -79,7 +79,7 @@ class Facts(BaseModel):
         return [name for name in self.ranked() if self.distances[name] >= threshold]
 
 
-class Finding(BaseModel):
+class PeriodFinding(BaseModel):
     """What one period shows by itself, before asking whether it persists."""
 
     model_config = ConfigDict(frozen=True)
@@ -89,7 +89,7 @@ class Finding(BaseModel):
     broken: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
     quality: tuple[str, ...] = ()
-    noticed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def violates(self) -> bool:
@@ -97,7 +97,7 @@ class Finding(BaseModel):
         return bool(self.drift or self.quality)
 
 
-class Judgement(BaseModel):
+class MonitoringDecision(BaseModel):
     """The decision for a period: an *action*, its *cause* in words, what it was judged from, and its *id*."""
 
     model_config = ConfigDict(frozen=True)
@@ -107,7 +107,7 @@ class Judgement(BaseModel):
     cause: str
     kind: Literal["none", "data", "drift", "quality", "drift and quality"]
     facts: Facts
-    finding: Finding
+    finding: PeriodFinding
 
 
 def missing_and_unseen(
@@ -124,7 +124,7 @@ def missing_and_unseen(
     return gained, unseen
 
 
-def examine(facts: Facts, rules: Monitor) -> Finding:
+def find_violations(facts: Facts, rules: Monitor) -> PeriodFinding:
     """Hold one period's facts against the *rules*, each violation in words."""
     d, q = rules.drift, rules.quality
     gains, strange = sorted(facts.null_gain.items()), sorted(facts.unseen.items())
@@ -133,20 +133,20 @@ def examine(facts: Facts, rules: Monitor) -> Finding:
     if facts.is_constant:
         broken.append("every prediction is the same")
     drifted, impact, distance = facts.drifted(d.threshold), facts.impact(), facts.prediction_distance
-    drift, noticed, quality = [], [], []
+    drift, warnings, quality = [], [], []
     if impact >= d.impact:
         drift.append(f"the inputs moved by {impact:.2f} where the model looks, most in {', '.join(facts.ranked()[:3])}")
     if distance is not None and distance >= d.prediction:
         drift.append(f"the predictions moved by {distance:.2f}")
     if drifted and not drift:
         share = len(drifted) / len(facts.distances)
-        noticed.append(f"{share:.0%} of the columns drifted, with little weight in the model ({impact:.2f})")
+        warnings.append(f"{share:.0%} of the columns drifted, with little weight in the model ({impact:.2f})")
     if facts.quality and facts.quality.labels >= q.min_labels and facts.quality.drop > q.max_drop:
         was, now = facts.quality.promised, facts.quality.live
         quality.append(f"{facts.quality.metric} {now:.3f}, promised {was:.3f}")
-    return Finding(
+    return PeriodFinding(
         period=facts.period, release=facts.release, broken=tuple(broken), drift=tuple(drift),
-        quality=tuple(quality), noticed=tuple(noticed),
+        quality=tuple(quality), warnings=tuple(warnings),
     )  # fmt: skip
 
 
@@ -154,20 +154,20 @@ def decide(
     facts: Facts,
     rules: Monitor,
     *,
-    earlier: Sequence[Finding] = (),
+    earlier: Sequence[PeriodFinding] = (),
     periods_since_retrain: int | None = None,
-    asked: Sequence[str] = (),
-) -> Judgement:
+    earlier_requests: Sequence[str] = (),
+) -> MonitoringDecision:
     """What *facts* ask for, given the findings of the periods before, oldest first.
 
     `block` when the data are broken: a model must not learn from them, a person has to look. `retrain` when the
     newest period and at least k of the last n of this release violate, unless a retrain is at most
-    ``monitor.cooldown`` periods ago. A retrain that was *asked* for in this period already (ids of decisions) is not
-    asked for again because more labels came in. `watch` when something moved and that is not so. `none` otherwise,
-    and when there are fewer than ``monitor.min_rows`` rows to judge from.
+    ``monitor.cooldown`` periods ago. A retrain that *earlier_requests* (ids of decisions of this
+    period) asked for is not asked for again because more labels came in. `watch` when
+    something moved and that is not so. `none` otherwise, and when fewer than ``monitor.min_rows`` rows are there.
     """
     facts = Facts.model_validate(facts.model_dump())  # a copy made by model_copy was not checked
-    finding = examine(facts, rules)
+    finding = find_violations(facts, rules)
     k, n = rules.persist
     window = [f for f in earlier if f.release == facts.release and f.period < facts.period][-(n - 1) :] if n > 1 else []
     times = sum(f.violates for f in window) + finding.violates
@@ -176,27 +176,27 @@ def decide(
     if finding.violates:
         kind = "drift and quality" if finding.drift and finding.quality else "drift" if finding.drift else "quality"
     why = "; ".join((*finding.drift, *finding.quality))
-    id = identity(facts, rules)
+    id = decision_id(facts, rules)
     action: Action
     if facts.rows < rules.min_rows:
         action, kind, cause = "none", "none", f"{facts.rows} rows are too few to judge: {rules.min_rows} are needed"
     elif finding.broken:
         action, kind, cause = "block", "data", "; ".join(finding.broken)
-    elif finding.violates and asked and id not in asked:
-        action, cause = "watch", f"{why} (retrain asked for by {asked[-1]})"
+    elif finding.violates and earlier_requests and id not in earlier_requests:
+        action, cause = "watch", f"{why} (retrain earlier_requests for by {earlier_requests[-1]})"
     elif finding.violates and times >= k and not is_cooling:
         action, cause = "retrain", why
     elif finding.violates:
         wait = f"{times} of {n} periods, {k} needed" if times < k else f"retrained {periods_since_retrain} periods ago"
         action, cause = "watch", f"{why} ({wait})"
-    elif finding.noticed:
-        action, cause = "watch", "; ".join(finding.noticed)
+    elif finding.warnings:
+        action, cause = "watch", "; ".join(finding.warnings)
     else:
         action, cause = "none", "nothing moved that matters"
-    return Judgement(id=id, action=action, cause=cause, kind=kind, facts=facts, finding=finding)
+    return MonitoringDecision(id=id, action=action, cause=cause, kind=kind, facts=facts, finding=finding)
 
 
-def identity(facts: Facts, rules: Monitor) -> str:
+def decision_id(facts: Facts, rules: Monitor) -> str:
     """A name for the decision that is the same whenever the same facts are judged by the same rules."""
     content: Mapping[str, Any] = {"facts": facts.model_dump(), "rules": rules.model_dump()}
     text = json.dumps(_rounded(content), sort_keys=True, default=str)

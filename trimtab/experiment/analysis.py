@@ -15,19 +15,19 @@ from trimtab.experiment.report import (
     BROKEN_BELOW,
     POWER,
     Arm,
-    Days,
+    BlockEffect,
     Effect,
-    Finding,
-    Measured,
-    Plan,
+    EffectFinding,
+    Estimate,
+    ExperimentPlan,
+    ExperimentState,
     Power,
     Report,
-    Split,
-    State,
+    SampleRatioCheck,
 )
 from trimtab.model.scoring import Floats, Scores
 from trimtab.rollout import block_means, evalues, observation
-from trimtab.rollout.state_machine import Terms
+from trimtab.rollout.state_machine import RolloutPolicy
 
 RESAMPLES = 200
 SEED = 20130101
@@ -35,48 +35,48 @@ _CELLS = 2_000_000
 _FEWEST = 5  # expected in each arm, below which a chi-square says nothing
 
 
-def guardrails(found: pd.DataFrame, terms: Terms) -> tuple[str, ...]:
+def broken_guardrails(found: pd.DataFrame, policy: RolloutPolicy) -> tuple[str, ...]:
     """What of B would harm users, in words: errors, missing answers, slowness, one answer to everything.
 
     A rollout's guard on distributions is left out: an experiment may try a release that answers differently.
     """
-    tolerant = terms.guardrails.model_copy(update={"distance": 1.0})
-    return observation.guardrails(found, terms.model_copy(update={"guardrails": tolerant}))
+    tolerant = policy.guardrails.model_copy(update={"distance": 1.0})
+    return observation.broken_guardrails(found, policy.model_copy(update={"guardrails": tolerant}))
 
 
 def report(
-    plan: Plan,
-    terms: Terms,
+    plan: ExperimentPlan,
+    policy: RolloutPolicy,
     *,
     metric: str,
-    state: State,
+    state: ExperimentState,
     reason: str,
     pairs: pd.DataFrame,
     answers: pd.DataFrame,
     labels: pd.DataFrame,
 ) -> Report:
-    """What telemetry says of the experiment *plan*, judged by *terms*.
+    """What telemetry says of the experiment *plan*, judged by *policy*.
 
     *pairs* and *labels* are telemetry's; *answers* are the predictions that users got in it, with the columns
     prediction_id, arm, propensity, prediction, for multiclass predicted_label and probabilities, and key where the
     project has one.
     """
-    found = observation.oriented(pairs, plan.b, terms)
-    known = observation.labelled(found, labels)
-    differences = observation.differences(known, plan.b, plan.a, terms)
-    whole = _effect(differences, terms, alpha=terms.alpha)
-    from_day_to_day = days(known, differences, terms)
-    split, broken = split_of(answers, plan.share), guardrails(found, terms)
-    a, b, gain = arms(plan, terms, metric, answers, labels)
+    found = observation.orient_pairs(pairs, plan.b, policy)
+    known = observation.join_labels(found, labels)
+    differences = observation.differences(known, plan.b, plan.a, policy)
+    whole = _effect(differences, policy, alpha=policy.alpha)
+    by_block = block_effect(known, differences, policy)
+    split, broken = sample_ratio_check(answers, plan.share), broken_guardrails(found, policy)
+    a, b, gain = arm_metrics(plan, policy, metric, answers, labels)
     return Report(
-        plan=plan, state=state, reason=reason, elapsed=observation.elapsed(found), loss=terms.loss_of(terms.task),
-        alpha=terms.alpha, margin=terms.margin, metric=metric, pairs=len(found), a=a, b=b, gain=gain, split=split,
-        effect=whole, slices=slices(known, differences, terms), days=from_day_to_day, power=power(differences, terms),
-        broken=broken, conclusion=_conclusion(whole, from_day_to_day, split),
+        plan=plan, state=state, reason=reason, elapsed=observation.elapsed(found), loss=policy.loss_of(policy.task),
+        alpha=policy.alpha, margin=policy.margin, metric=metric, pairs=len(found), a=a, b=b, gain=gain,
+        sample_ratio=split, effect=whole, slices=slice_effects(known, differences, policy), by_block=by_block,
+        power=power(differences, policy), broken=broken, conclusion=_conclusion(whole, by_block, split),
     )  # fmt: skip
 
 
-def split_of(answers: pd.DataFrame, share: float) -> Split:
+def sample_ratio_check(answers: pd.DataFrame, share: float) -> SampleRatioCheck:
     """How the keys of *answers* fell, against the chosen *share*. A key is B's when B answered any of it, so one that
     only ever got a replacement is missing in B, as it is for its users."""
     by_b = (answers["arm"] == "challenger").to_numpy()
@@ -91,33 +91,33 @@ def split_of(answers: pd.DataFrame, share: float) -> Split:
         chi_square = (b - count * share) ** 2 / (count * share * (1 - share))
         p_value = math.erfc(math.sqrt(chi_square / 2))
         holds = p_value >= BROKEN_BELOW
-    return Split(
+    return SampleRatioCheck(
         unit="keys" if has_keys else "answers", a=count - b, b=b, chosen=share, chi_square=chi_square,
         p_value=p_value, holds=holds, replaced=replaced,
     )  # fmt: skip
 
 
-def slices(known: pd.DataFrame, differences: Floats, terms: Terms) -> tuple[Effect, ...]:
+def slice_effects(known: pd.DataFrame, differences: Floats, policy: RolloutPolicy) -> tuple[Effect, ...]:
     """The effect in every value of the named columns. All these intervals hold together at 1 - alpha: the j-th value
     to get a label has alpha / (j (j + 1)), which sums to alpha however many there will be."""
     first: dict[tuple[str, str], tuple[int, np.ndarray[Any, np.dtype[np.bool_]]]] = {}
-    for column in terms.slices:
+    for column in policy.slices:
         values = texts(known[column].astype(object).tolist()) if column in known else []
         for value in {v for v in values if v is not None}:
             mask = np.array([v == value for v in values])
             first[(column, value)] = (int(mask.argmax()), mask)
     ordered = sorted(first, key=lambda key: (first[key][0], key))
     return tuple(
-        _effect(differences[first[key][1]], terms, alpha=terms.alpha / (j * (j + 1)), key=key)
+        _effect(differences[first[key][1]], policy, alpha=policy.alpha / (j * (j + 1)), key=key)
         for j, key in enumerate(ordered, 1)
     )
 
 
-def _effect(differences: Floats, terms: Terms, *, alpha: float, key: tuple[str, str] | None = None) -> Effect:
+def _effect(differences: Floats, policy: RolloutPolicy, *, alpha: float, key: tuple[str, str] | None = None) -> Effect:
     values = differences[np.isfinite(differences)]
     low, high = evalues.interval(values, alpha=alpha)
-    margin = terms.margin if key is None else terms.slices[key[0]]
-    enough = len(values) >= (1 if key is None else terms.min_slice_labels)
+    margin = policy.margin if key is None else policy.slices[key[0]]
+    enough = len(values) >= (1 if key is None else policy.min_slice_labels)
     finding = _finding(low, high, margin) if enough else "too few labels"
     return Effect(
         column=key[0] if key else None, value=key[1] if key else None, labels=len(values),
@@ -125,31 +125,31 @@ def _effect(differences: Floats, terms: Terms, *, alpha: float, key: tuple[str, 
     )  # fmt: skip
 
 
-def _finding(low: float, high: float, margin: float) -> Finding:
+def _finding(low: float, high: float, margin: float) -> EffectFinding:
     if high < 0 or low > 0:
         return "B is better" if high < 0 else "B is worse"
     return "no difference that matters" if -margin < low and high < margin else "not told apart"
 
 
-def days(known: pd.DataFrame, differences: Floats, terms: Terms) -> Days | None:
+def block_effect(known: pd.DataFrame, differences: Floats, policy: RolloutPolicy) -> BlockEffect | None:
     """The overall effect from day to day, if the rules ask for it. Each side of the interval has half of alpha."""
-    if terms.block is None:
+    if policy.block is None:
         return None
     times_us: Any = known["time"].astype("datetime64[us, UTC]").astype("int64").to_numpy()
-    found = block_means.daily(differences, times_us, terms.block, terms.alpha / 2)
+    found = block_means.block_mean(differences, times_us, policy.block, policy.alpha / 2)
     if not math.isfinite(found.half_width):
-        return Days(
-            block=terms.block, blocks=found.blocks, difference=None, low=None, high=None, finding="too few blocks"
+        return BlockEffect(
+            block=policy.block, blocks=found.blocks, difference=None, low=None, high=None, finding="too few blocks"
         )
     low, high = found.mean - found.half_width, found.mean + found.half_width
     enough = found.blocks >= block_means.MIN_BLOCKS
-    return Days(
-        block=terms.block, blocks=found.blocks, difference=found.mean, low=low, high=high,
-        finding=_finding(low, high, terms.margin) if enough else "too few blocks",
+    return BlockEffect(
+        block=policy.block, blocks=found.blocks, difference=found.mean, low=low, high=high,
+        finding=_finding(low, high, policy.margin) if enough else "too few blocks",
     )  # fmt: skip
 
 
-def power(differences: Floats, terms: Terms) -> Power:
+def power(differences: Floats, policy: RolloutPolicy) -> Power:
     """What the labels so far would likely show. Each side of the interval has half of alpha."""
     values = differences[np.isfinite(differences)]
     sd = float(values.std()) if len(values) > 1 else 0.0
@@ -157,28 +157,28 @@ def power(differences: Floats, terms: Terms) -> Power:
         return Power()
 
     def detectable(labels: int) -> float:
-        return evalues.detectable(labels, sd, alpha=terms.alpha / 2, power=POWER, margin=terms.margin)
+        return evalues.detectable(labels, sd, alpha=policy.alpha / 2, power=POWER, margin=policy.margin)
 
     few, enough = 0, 1
-    while detectable(enough) > terms.margin:
+    while detectable(enough) > policy.margin:
         few, enough = enough, 2 * enough
     while enough - few > 1:
         middle = (few + enough) // 2
-        few, enough = (middle, enough) if detectable(middle) > terms.margin else (few, middle)
+        few, enough = (middle, enough) if detectable(middle) > policy.margin else (few, middle)
     return Power(
         sd=sd, detectable=detectable(len(values)), needed=enough, still_needed=max(0, enough - len(values))
     )  # fmt: skip
 
 
-def arms(
-    plan: Plan, terms: Terms, metric: str, answers: pd.DataFrame, labels: pd.DataFrame
-) -> tuple[Arm, Arm, Measured]:
+def arm_metrics(
+    plan: ExperimentPlan, policy: RolloutPolicy, metric: str, answers: pd.DataFrame, labels: pd.DataFrame
+) -> tuple[Arm, Arm, Estimate]:
     """Both arms, and how much better B's metric is. Keys are drawn anew, not rows, as it is keys that were dealt."""
     known = answers.merge(labels[["prediction_id", "label"]], on="prediction_id", how="inner", sort=False)
     made = []
     for arm, release, seed in (("champion", plan.a, SEED), ("challenger", plan.b, SEED + 1)):
         mine = known[known["arm"] == arm].reset_index(drop=True)
-        made.append((release, arm, len(mine), *_resampled(mine, release, terms, metric, seed)))
+        made.append((release, arm, len(mine), *_resampled(mine, release, policy, metric, seed)))
     a, b = (
         Arm(
             release=release, answers=int((answers["arm"] == arm).sum()), labels=rows,
@@ -192,9 +192,9 @@ def arms(
     return a, b, _measured(metrics.interval(gains, gain))
 
 
-def _resampled(mine: pd.DataFrame, release: str, terms: Terms, metric: str, seed: int) -> tuple[float, Floats]:
+def _resampled(mine: pd.DataFrame, release: str, policy: RolloutPolicy, metric: str, seed: int) -> tuple[float, Floats]:
     """The metric on these rows, and its bootstrap replicates."""
-    truth, scores = _scored(mine, release, terms)
+    truth, scores = _scored(mine, release, policy)
     value = float(metrics.measure(metric, truth, scores)[0])
     drawn_by = mine["key"].fillna(mine["prediction_id"]) if "key" in mine else mine["prediction_id"]
     codes, names = pd.factorize(drawn_by)
@@ -208,24 +208,24 @@ def _resampled(mine: pd.DataFrame, release: str, terms: Terms, metric: str, seed
     return value, np.concatenate(replicates)
 
 
-def _scored(mine: pd.DataFrame, release: str, terms: Terms) -> tuple[metrics.Labels, Scores]:
+def _scored(mine: pd.DataFrame, release: str, policy: RolloutPolicy) -> tuple[metrics.Labels, Scores]:
     prediction = mine["prediction"].to_numpy(dtype=float)
-    if terms.task != "multiclass":
-        return mine["label"].to_numpy(dtype=float), Scores(terms.task, prediction, terms.classes.get(release, ()))
-    known = tuple(str(label) for label in texts(terms.classes[release]))
+    if policy.task != "multiclass":
+        return mine["label"].to_numpy(dtype=float), Scores(policy.task, prediction, policy.classes.get(release, ()))
+    known = tuple(str(label) for label in texts(policy.classes[release]))
     shares = np.array(mine["probabilities"].tolist(), dtype=float).reshape(len(mine), len(known))
     truth = np.array(texts(mine["label"].tolist()), dtype=object)
     chosen = tuple(str(label) for label in mine["predicted_label"])
     return truth, Scores("multiclass", prediction, known, chosen, shares)
 
 
-def _measured(found: metrics.Interval) -> Measured:
+def _measured(found: metrics.Interval) -> Estimate:
     numbers = (found.value, found.low, found.high)
     value, low, high = (number if math.isfinite(number) else None for number in numbers)
-    return Measured(value=value, low=low, high=high)
+    return Estimate(value=value, low=low, high=high)
 
 
-def _conclusion(effect: Effect, days: Days | None, split: Split) -> str:
+def _conclusion(effect: Effect, by_block: BlockEffect | None, split: SampleRatioCheck) -> str:
     if split.holds is False:
         got = split.b / (split.a + split.b)
         return (
@@ -236,6 +236,6 @@ def _conclusion(effect: Effect, days: Days | None, split: Split) -> str:
         return "no label has arrived yet"
     seen = f"{effect.difference:+.4f} ({effect.low:+.4f} to {effect.high:+.4f}) over {effect.labels:,} labels"
     told = f"{effect.finding}: mean loss of B less that of A {seen}"
-    if days is None or effect.finding in {days.finding, "not told apart"}:
+    if by_block is None or effect.finding in {by_block.finding, "not told apart"}:
         return told
-    return f"not from day to day yet ({days.finding}), though by the labels {told}"
+    return f"not from day to day yet ({by_block.finding}), though by the labels {told}"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from trimtab.config.fields import written
-from trimtab.experiment.report import POWER, Arm, Days, Effect, Measured, Report
+from trimtab.experiment.report import POWER, Arm, BlockEffect, Effect, Estimate, Report
 
 
-def page(report: Report, versions: Mapping[str, int] | None = None) -> str:
+def to_markdown(report: Report, versions: Mapping[str, int] | None = None) -> str:
     """*report* for people; *versions* are the releases' model versions by digest."""
     plan = report.plan
     state = f"ended: {report.reason}" if report.state == "ended" else "running"
@@ -25,8 +25,8 @@ def page(report: Report, versions: Mapping[str, int] | None = None) -> str:
         "| where | labels | difference | interval | |", "|---|---:|---:|---|---|",
         *[_effect(effect) for effect in (report.effect, *report.slices)], "",
     ]  # fmt: skip
-    if report.days is not None:
-        lines += [_days(report.days), ""]
+    if report.by_block is not None:
+        lines += [_days(report.by_block), ""]
     if report.slices:
         lines += [f"The intervals of all slices hold together at {1 - report.alpha:.0%}.", ""]
     lines += ["## Power", "", _power(report), "", "## What users got", "", *_arms(report), "", "## Split", ""]
@@ -51,7 +51,7 @@ def _effect(effect: Effect) -> str:
     )
 
 
-def _days(days: Days) -> str:
+def _days(days: BlockEffect) -> str:
     name = "days" if days.block == timedelta(days=1) else f"blocks of {written(days.block)}"
     if days.difference is None or days.low is None or days.high is None:
         between = "no interval yet"
@@ -88,7 +88,7 @@ def _arms(report: Report) -> list[str]:
     ]  # fmt: skip
 
 
-def _measured(found: Measured) -> str:
+def _measured(found: Estimate) -> str:
     if found.value is None:
         return " | "
     between = "" if found.low is None or found.high is None else f"{found.low:.4f} to {found.high:.4f}"
@@ -96,7 +96,7 @@ def _measured(found: Measured) -> str:
 
 
 def _split(report: Report) -> str:
-    split = report.split
+    split = report.sample_ratio
     counted = f"{split.a:,} {split.unit} in A, {split.b:,} in B, {split.chosen:.0%} chosen for B"
     if split.holds is None:
         told = "too few to tell whether the split holds"

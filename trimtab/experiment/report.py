@@ -18,13 +18,13 @@ STRATEGY = "experiment"
 POWER = 0.8
 BROKEN_BELOW = 0.001  # a p-value that is looked at often, so small that it is reached by chance hardly ever
 
-Finding = Literal[
+EffectFinding = Literal[
     "B is better", "B is worse", "no difference that matters", "not told apart", "too few labels", "too few blocks"
 ]
-State = Literal["running", "ended"]
+ExperimentState = Literal["running", "ended"]
 
 
-class Plan(BaseModel):
+class ExperimentPlan(BaseModel):
     """What was asked for: *share* of the keys are answered by *b*, the others by *a*, for *duration* of data time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="experiment")
@@ -53,7 +53,7 @@ class Plan(BaseModel):
         return self.name or f"{self.a[:8]}-{self.b[:8]}-{self.share:g}-{written(self.duration)}"
 
 
-class Measured(BaseModel):
+class Estimate(BaseModel):
     """A number and the interval that holds it; null where it cannot be computed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,10 +71,10 @@ class Arm(BaseModel):
     release: str
     answers: int
     labels: int
-    metric: Measured
+    metric: Estimate
 
 
-class Split(BaseModel):
+class SampleRatioCheck(BaseModel):
     """Whether the arms have as many keys as they ought to: Pearson's chi-square with one degree of freedom.
 
     Keys are dealt to the arms, not answers, so keys are counted: a key with many answers is one draw. *holds* is null
@@ -104,10 +104,10 @@ class Effect(BaseModel):
     difference: float | None
     low: float
     high: float
-    finding: Finding
+    finding: EffectFinding
 
 
-class Days(BaseModel):
+class BlockEffect(BaseModel):
     """The overall effect with a *block* of data time as one observation, as labels of one day share its weather: what
     does not hold here may be the luck of a few days."""
 
@@ -118,7 +118,7 @@ class Days(BaseModel):
     difference: float | None
     low: float | None
     high: float | None
-    finding: Finding
+    finding: EffectFinding
 
 
 class Power(BaseModel):
@@ -139,8 +139,8 @@ class Report(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    plan: Plan
-    state: State
+    plan: ExperimentPlan
+    state: ExperimentState
     reason: str = Field("", description="why it ended")
     elapsed: Duration
     loss: str
@@ -150,11 +150,11 @@ class Report(BaseModel):
     pairs: int
     a: Arm
     b: Arm
-    gain: Measured
-    split: Split
+    gain: Estimate
+    sample_ratio: SampleRatioCheck
     effect: Effect
     slices: tuple[Effect, ...]
-    days: Days | None = Field(None, description="null where the rules name no block")
+    by_block: BlockEffect | None = Field(None, description="null where the rules name no block")
     power: Power
     broken: tuple[str, ...]
     conclusion: str
@@ -165,8 +165,9 @@ def measures(report: Report) -> dict[str, float]:
     named = {
         "effect": report.effect.difference, "effect_low": report.effect.low, "effect_high": report.effect.high,
         "labels": report.effect.labels, "pairs": report.pairs, "answers_a": report.a.answers,
-        "answers_b": report.b.answers, "split_p_value": report.split.p_value, "detectable": report.power.detectable,
-        "labels_still_needed": report.power.still_needed, f"{report.metric}_a": report.a.metric.value,
+        "answers_b": report.b.answers, "sample_ratio_p_value": report.sample_ratio.p_value,
+        "detectable": report.power.detectable, "labels_still_needed": report.power.still_needed,
+        f"{report.metric}_a": report.a.metric.value,
         f"{report.metric}_b": report.b.metric.value, f"{report.metric}_gain": report.gain.value,
     }  # fmt: skip
     return {name: float(value) for name, value in named.items() if value is not None}

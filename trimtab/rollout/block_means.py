@@ -21,7 +21,7 @@ _TIGHTEST_AT = 10  # blocks
 
 
 @dataclass(frozen=True)
-class Daily:
+class BlockMean:
     """The mean difference over *blocks* blocks, each counted once, and how far off it may be at any time."""
 
     blocks: int
@@ -36,7 +36,7 @@ class Daily:
         """Shown to lie above *margin*."""
         return self.blocks >= MIN_BLOCKS and self.mean - self.half_width > margin
 
-    def words(self, block: timedelta) -> str:
+    def describe(self, block: timedelta) -> str:
         """For people."""
         name = "days" if block == timedelta(days=1) else f"blocks of {block}"
         if self.blocks < MIN_BLOCKS:
@@ -44,14 +44,14 @@ class Daily:
         return f"{self.mean:+.4f} ± {self.half_width:.4f} over {self.blocks} {name}"
 
 
-def daily(differences: Floats, times_us: Ints, block: timedelta, alpha: float) -> Daily:
+def block_mean(differences: Floats, times_us: Ints, block: timedelta, alpha: float) -> BlockMean:
     """The mean of *differences*, shape (n,), by the blocks that their rows' *times_us* fall in; nan is left out."""
     known = np.isfinite(differences)
     values = differences[known]
-    return measured(lambda rows: float(values[rows].mean()), times_us[known], block, alpha)
+    return block_statistic(lambda rows: float(values[rows].mean()), times_us[known], block, alpha)
 
 
-def measured(measure: Callable[[Ints], float], times_us: Ints, block: timedelta, alpha: float) -> Daily:
+def block_statistic(measure: Callable[[Ints], float], times_us: Ints, block: timedelta, alpha: float) -> BlockMean:
     """The mean of what *measure* says of the rows of each block (their places are its argument); nan is left out.
 
     The half width is that of a one-sided asymptotic confidence sequence, which holds at all times at once: equation
@@ -59,7 +59,7 @@ def measured(measure: Callable[[Ints], float], times_us: Ints, block: timedelta,
     confidence sequences" (Annals of Statistics 2024), tightest at 10 blocks.
     """
     if not len(times_us):
-        return Daily(0, 0.0, float("inf"))
+        return BlockMean(0, 0.0, float("inf"))
     _, which, sizes = np.unique(
         times_us // int(block.total_seconds() * 1_000_000), return_inverse=True, return_counts=True
     )
@@ -68,8 +68,8 @@ def measured(measure: Callable[[Ints], float], times_us: Ints, block: timedelta,
     values = np.array([measure(part) for part, is_full in zip(parts, full, strict=True) if is_full])
     values = values[np.isfinite(values)]
     if len(values) < 2:
-        return Daily(len(values), float(values.mean()) if len(values) else 0.0, float("inf"))
-    return Daily(len(values), float(values.mean()), float(values.std(ddof=1)) * _width(len(values), alpha))
+        return BlockMean(len(values), float(values.mean()) if len(values) else 0.0, float("inf"))
+    return BlockMean(len(values), float(values.mean()), float(values.std(ddof=1)) * _width(len(values), alpha))
 
 
 def _width(count: int, alpha: float) -> float:

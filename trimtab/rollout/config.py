@@ -18,7 +18,7 @@ LOSSES: dict[str, tuple[Loss, ...]] = {
     "regression": ("squared", "absolute"),
 }
 # What pairs of predictions are recorded with; a slice column of such a name could not be told from it.
-TAKEN = frozenset(
+RESERVED_COLUMNS = frozenset(
     {
         *("prediction_id", "time", "received_at", "rollout", "champion", "challenger", "by_challenger", "error"),
         *("champion_prediction", "challenger_prediction", "champion_probabilities", "challenger_probabilities"),
@@ -40,7 +40,7 @@ class Guardrails(BaseModel):
     min_answers: int = Field(100, ge=20, description="answers before latency, constancy and distance are judged")
 
 
-class Rules(BaseModel):
+class RolloutConfig(BaseModel):
     """How a challenger becomes champion. Losses lie in 0 to 1 (`trimtab.rollout.losses`), and so does the margin."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -66,7 +66,9 @@ class Rules(BaseModel):
         {}, description="column: margin of the loss in each value"
     )
     min_slice_labels: int = Field(300, ge=30, description="labels after which a value of a slice is judged")
-    court: Duration = Field(timedelta(days=28), description="data time that late labels can still revert a promotion")
+    probation: Duration = Field(
+        timedelta(days=28), description="data time that late labels can still revert a promotion"
+    )
     guardrails: Guardrails = Guardrails()
 
     @field_validator("steps")
@@ -79,7 +81,7 @@ class Rules(BaseModel):
     @field_validator("slices")
     @classmethod
     def _own_names(cls, slices: dict[str, float]) -> dict[str, float]:
-        if taken := sorted(TAKEN & slices.keys()):
+        if taken := sorted(RESERVED_COLUMNS & slices.keys()):
             raise ValueError(f"telemetry needs the name {taken[0]} for itself: rename the column")
         return slices
 

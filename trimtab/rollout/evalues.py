@@ -39,7 +39,7 @@ _LAST = 1 - 1e-9  # a mean of 1 leaves nothing to bet against
 
 def against_worse(differences: Floats, margin: float) -> Floats:
     """ln e-value after each label against "the mean is *margin* or more": large when the challenger is not worse."""
-    return log_wealth(margin - differences, spread(differences), worst=1 - margin, unit=margin)
+    return log_wealth(margin - differences, running_variance(differences), worst=1 - margin, unit=margin)
 
 
 def against_not_worse(differences: Floats, threshold: float, *, unit: float) -> Floats:
@@ -47,7 +47,7 @@ def against_not_worse(differences: Floats, threshold: float, *, unit: float) -> 
 
     *unit* is the margin: what counts as a small difference beyond the threshold.
     """
-    return log_wealth(differences - threshold, spread(differences), worst=1 + threshold, unit=unit)
+    return log_wealth(differences - threshold, running_variance(differences), worst=1 + threshold, unit=unit)
 
 
 def log_wealth(gains: Floats, variance: Floats, *, worst: float, unit: float) -> Floats:
@@ -73,7 +73,7 @@ def log_wealth(gains: Floats, variance: Floats, *, worst: float, unit: float) ->
         return np.log(total, out=total)
 
 
-def spread(differences: Floats) -> Floats:
+def running_variance(differences: Floats) -> Floats:
     """What one would have guessed as the variance before each label, from those before it: shape (..., n)."""
     seen = np.arange(1, differences.shape[-1] + 1)
     total, squares = np.cumsum(differences, axis=-1), np.cumsum(differences**2, axis=-1)
@@ -84,7 +84,7 @@ def spread(differences: Floats) -> Floats:
     return before
 
 
-def crossing(path: Floats, alpha: float) -> Counts:
+def first_crossing(path: Floats, alpha: float) -> Counts:
     """The number of labels after which an e-value first reached 1/*alpha*, shape (...); 0 where it has not."""
     reached = path >= -math.log(alpha)
     if not path.shape[-1]:
@@ -99,7 +99,7 @@ def interval(differences: Floats, *, alpha: float) -> tuple[float, float]:
     """
     if not len(differences):
         return -1.0, 1.0
-    variance = spread(differences)
+    variance = running_variance(differences)
     bets = np.stack([width / (variance + width**2) for width in _WIDTHS])
     return -_upper(-differences, bets, alpha / 2), _upper(differences, bets, alpha / 2)
 

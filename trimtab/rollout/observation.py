@@ -15,15 +15,15 @@ from trimtab.data.features import texts
 from trimtab.model.release import Label
 from trimtab.model.scoring import Scores
 from trimtab.rollout import block_test, losses, sequential_test
-from trimtab.rollout.block_test import Days
-from trimtab.rollout.state_machine import Seen, Standing, Terms
+from trimtab.rollout.block_test import BlockResult
+from trimtab.rollout.state_machine import Observation, RolloutPolicy, RolloutState
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 _SLOWEST = 0.9  # the quantile of call times that is compared: waiting now and then is waiting, too
 _SURE = 1e-4  # chance that distance_beyond calls samples of one distribution apart
 
 
-def oriented(pairs: pd.DataFrame, release: str, terms: Terms) -> pd.DataFrame:
+def orient_pairs(pairs: pd.DataFrame, release: str, policy: RolloutPolicy) -> pd.DataFrame:
     """*pairs* as (on trial, other) whoever of the two was champion, with the columns new, old (predictions),
     new_shares, old_shares (multiclass), new_us, old_us, is_trial (the release did not answer by itself) and exposed
     (users got its answer)."""
@@ -31,7 +31,7 @@ def oriented(pairs: pd.DataFrame, release: str, terms: Terms) -> pd.DataFrame:
     ours = pairs[is_trial | (pairs["champion"] == release).to_numpy()].reset_index(drop=True)
     is_trial = (ours["challenger"] == release).to_numpy()
     found = ours.assign(is_trial=is_trial, exposed=np.where(is_trial, ours["by_challenger"].astype(bool), True))
-    kinds = ("prediction", "probabilities", "us") if terms.task == "multiclass" else ("prediction", "us")
+    kinds = ("prediction", "probabilities", "us") if policy.task == "multiclass" else ("prediction", "us")
     names = {"prediction": "", "probabilities": "_shares", "us": "_us"}
     for kind in kinds:
         mine, others = ours[f"challenger_{kind}"], ours[f"champion_{kind}"]
@@ -40,21 +40,21 @@ def oriented(pairs: pd.DataFrame, release: str, terms: Terms) -> pd.DataFrame:
     return found
 
 
-def labelled(found: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+def join_labels(found: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """The oriented pairs whose label has arrived, in the order of arrival, with the columns label and arrived."""
     known = labels[["prediction_id", "label", "received_at"]].rename(columns={"received_at": "arrived"})
     both = found.merge(known, on="prediction_id", how="inner", sort=False)
     return both.sort_values(["arrived", "prediction_id"], ignore_index=True)
 
 
-def differences(known: pd.DataFrame, release: str, other: str, terms: Terms) -> Floats:
+def differences(known: pd.DataFrame, release: str, other: str, policy: RolloutPolicy) -> Floats:
     """Loss of the release on trial minus the other's, per labelled pair, in [-1, 1], shape (n,)."""
-    loss = terms.loss_of(terms.task)
-    if terms.task != "multiclass":
+    loss = policy.loss_of(policy.task)
+    if policy.task != "multiclass":
         truth = known["label"].to_numpy(dtype=float)
         old, new = known["old"].to_numpy(dtype=float), known["new"].to_numpy(dtype=float)
-        return losses.differences(loss, truth, old, new, cap=terms.cap)
-    mine, others = terms.classes[release], terms.classes[other]
+        return losses.differences(loss, truth, old, new, cap=policy.cap)
+    mine, others = policy.classes[release], policy.classes[other]
     classes = tuple(dict.fromkeys(texts([*others, *mine])))
     truth = np.array(texts(known["label"].tolist()), dtype=object)
     return losses.differences(
@@ -73,10 +73,10 @@ def _shares(rows: pd.Series[Any], known: Sequence[Label], classes: Sequence[str 
     return matrix
 
 
-def guardrails(found: pd.DataFrame, terms: Terms) -> tuple[str, ...]:
-    """The guardrails that the release on trial broke, in words; found are oriented pairs. In court the one before
+def broken_guardrails(found: pd.DataFrame, policy: RolloutPolicy) -> tuple[str, ...]:
+    """The guardrails that the release on trial broke, in words; found are oriented pairs. In probation the one before
     answers what the new champion failed at, so that these pairs say it as those of the trial do."""
-    rules, trial = terms.guardrails, found[found["is_trial"]]
+    rules, trial = policy.guardrails, found[found["is_trial"]]
     failed = trial["error"].notna().to_numpy()
     broken = []
     if (errors := int(failed.sum())) > rules.max_errors:
@@ -93,27 +93,27 @@ def guardrails(found: pd.DataFrame, terms: Terms) -> tuple[str, ...]:
         broken.append(f"one call in ten takes {mine_ms:.3g} ms or more, of the champion's {champions_ms:.3g} ms")
     if answered["new"].nunique() == 1 and answered["old"].nunique() > 1:
         broken.append(f"it gives the same answer to everything: {answered['new'].iloc[0]:g}")
-    if (apart := _far_from_the_shadow(answered, terms)) is not None:
+    if (apart := _far_from_the_shadow(answered, policy)) is not None:
         broken.append(apart)
     return tuple(broken)
 
 
-def _far_from_the_shadow(answered: pd.DataFrame, terms: Terms) -> str | None:
+def _far_from_the_shadow(answered: pd.DataFrame, policy: RolloutPolicy) -> str | None:
     """Keys are dealt by chance, so what users get must be distributed like what the shadow gives at the same time."""
     exposed = answered["exposed"].to_numpy(dtype=bool)
     if not exposed.any():
         return None
     since = answered["received_at"] >= answered.loc[exposed, "received_at"].min()
     given, shadow = (answered.loc[since & (exposed == side), "new"].to_numpy(dtype=float) for side in (True, False))
-    if min(len(given), len(shadow)) < terms.guardrails.min_answers:
+    if min(len(given), len(shadow)) < policy.guardrails.min_answers:
         return None
-    beyond = distance_beyond(given, shadow)
-    if beyond <= terms.guardrails.distance:
+    beyond = ks_distance_lower_bound(given, shadow)
+    if beyond <= policy.guardrails.distance:
         return None
     return f"the answers that users get are distributed otherwise than those in its shadow: distance over {beyond:.2f}"
 
 
-def distance_beyond(one: Floats, other: Floats) -> float:
+def ks_distance_lower_bound(one: Floats, other: Floats) -> float:
     """What the Kolmogorov-Smirnov distance of two distributions is at least, all but surely: the distance of the
     samples less what chance explains (Massart's form of the Dvoretzky-Kiefer-Wolfowitz bound, 1990)."""
     values = np.concatenate([one, other])
@@ -122,60 +122,66 @@ def distance_beyond(one: Floats, other: Floats) -> float:
     return float(np.abs(shares[0] - shares[1]).max()) - chance
 
 
-def seen(pairs: pd.DataFrame, labels: pd.DataFrame, *, release: str, other: str, at: Standing, terms: Terms) -> Seen:
+def observe(
+    pairs: pd.DataFrame, labels: pd.DataFrame, *, release: str, other: str, at: RolloutState, policy: RolloutPolicy
+) -> Observation:
     """What the *pairs* of a rollout and all *labels* say of *release* in the state it is in.
 
-    On trial every label counts; in court only those that arrived after the ones that the promotion rests on.
+    On trial every label counts; in probation only those that arrived after the ones that the promotion rests on.
     """
-    found = oriented(pairs, release, terms)
+    found = orient_pairs(pairs, release, policy)
     if found.empty:
-        return Seen()
-    known = labelled(found, labels)
-    if at.in_court and at.labels_until is not None:
+        return Observation()
+    known = join_labels(found, labels)
+    if at.in_probation and at.labels_until is not None:
         known = known[known["arrived"] > pd.Timestamp(at.labels_until)].reset_index(drop=True)
-    values = differences(known, release, other, terms)
-    weigh = sequential_test.convict if at.in_court else sequential_test.judge
-    judged = weigh(values, terms, slices=_slices(known, terms))
+    values = differences(known, release, other, policy)
+    weigh = sequential_test.judge_after_promotion if at.in_probation else sequential_test.judge
+    judged = weigh(values, policy, slices=_slices(known, policy))
     outcome, reason, suspected, told = judged.outcome, judged.reason, False, judged.model_dump(mode="json")
-    if terms.block is not None and len(known):
-        by_day = _by_the_day(known, values, release, other, at, terms)
-        outcome, reason, told["days"] = by_day.outcome, by_day.reason, by_day.evidence
+    if policy.block is not None and len(known):
+        by_day = _by_the_day(known, values, release, other, at, policy)
+        outcome, reason, told["by_block"] = by_day.outcome, by_day.reason, by_day.evidence
         suspected = by_day.suspected
         if judged.outcome == "roll back" and outcome == "keep collecting":
             suspected, reason = True, f"{reason}; the labels by themselves speak against it"
     newest = known["arrived"].max() if len(known) else None
-    return Seen(
+    return Observation(
         pairs=len(found),
         exposed=int(found["exposed"].sum()),
         labels=len(known),
-        elapsed=elapsed(found[~found["is_trial"]] if at.in_court else found),
+        elapsed=elapsed(found[~found["is_trial"]] if at.in_probation else found),
         verdict=outcome,
         reason=reason,
         suspected=suspected,
-        broken=guardrails(found, terms),
+        broken=broken_guardrails(found, policy),
         labels_until=newest.isoformat() if newest is not None else at.labels_until,
         evidence=told,
     )
 
 
-def _by_the_day(known: pd.DataFrame, values: Floats, release: str, other: str, at: Standing, terms: Terms) -> Days:
+def _by_the_day(
+    known: pd.DataFrame, values: Floats, release: str, other: str, at: RolloutState, policy: RolloutPolicy
+) -> BlockResult:
     """What blocks of time say of labelled pairs, whose loss differences are *values*."""
-    truth, new, old = _both_scores(known, release, other, terms)
+    truth, new, old = _both_scores(known, release, other, policy)
     times_us = np.asarray(known["time"].astype("datetime64[us, UTC]").astype("int64"), dtype=np.int64)
-    masks = {key: mask for key, mask in _slices(known, terms).items() if key[0] in terms.metric_slices}
-    enough = {key: mask for key, mask in masks.items() if mask.sum() >= terms.min_slice_labels}
-    suspects = [key for key, mask in enough.items() if np.nanmean(values[mask]) > terms.slices[key[0]]]
-    return block_test.judge(truth, new, old, times_us, terms, slices=masks, suspects=suspects, in_court=at.in_court)
+    masks = {key: mask for key, mask in _slices(known, policy).items() if key[0] in policy.metric_slices}
+    enough = {key: mask for key, mask in masks.items() if mask.sum() >= policy.min_slice_labels}
+    suspects = [key for key, mask in enough.items() if np.nanmean(values[mask]) > policy.slices[key[0]]]
+    return block_test.judge_blocks(
+        truth, new, old, times_us, policy, slices=masks, suspects=suspects, in_probation=at.in_probation
+    )
 
 
-def _both_scores(known: pd.DataFrame, release: str, other: str, terms: Terms) -> tuple[Any, Scores, Scores]:
+def _both_scores(known: pd.DataFrame, release: str, other: str, policy: RolloutPolicy) -> tuple[Any, Scores, Scores]:
     """The labels, and what both models said, as the gate's metric takes them. Missing answers make it undefined."""
-    if terms.task != "multiclass":
+    if policy.task != "multiclass":
         truth = known["label"].to_numpy(dtype=float)
-        return truth, *(Scores(terms.task, known[side].to_numpy(dtype=float)) for side in ("new", "old"))  # type: ignore[return-value]
-    classes = tuple(str(c) for c in dict.fromkeys(texts([*terms.classes[other], *terms.classes[release]])))
+        return truth, *(Scores(policy.task, known[side].to_numpy(dtype=float)) for side in ("new", "old"))  # type: ignore[return-value]
+    classes = tuple(str(c) for c in dict.fromkeys(texts([*policy.classes[other], *policy.classes[release]])))
     sides = (("new_shares", release), ("old_shares", other))
-    shares = [_shares(known[column], terms.classes[digest], classes) for column, digest in sides]
+    shares = [_shares(known[column], policy.classes[digest], classes) for column, digest in sides]
     truth = np.array(texts(known["label"].tolist()), dtype=object)
     return truth, *(_chosen(matrix, classes) for matrix in shares)  # type: ignore[return-value]
 
@@ -197,10 +203,10 @@ def elapsed(found: pd.DataFrame) -> timedelta:
     return timedelta(microseconds=max(0.0, span_us))
 
 
-def _slices(known: pd.DataFrame, terms: Terms) -> dict[tuple[str, str], np.ndarray[Any, np.dtype[np.bool_]]]:
+def _slices(known: pd.DataFrame, policy: RolloutPolicy) -> dict[tuple[str, str], np.ndarray[Any, np.dtype[np.bool_]]]:
     """A mask for every value of every named column."""
     masks = {}
-    for column in terms.slices:
+    for column in policy.slices:
         if column in known:
             values = known[column].astype(object).to_numpy()
             for value in sorted({str(v) for v in values if isinstance(v, str)}):

@@ -12,16 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trimtab.config.fields import Duration
 from trimtab.model.release import Label, Task
-from trimtab.rollout.config import Rules
+from trimtab.rollout.config import RolloutConfig
 
-State = Literal[
+Phase = Literal[
     "started", "probed", "shadow", "canary", "champion", "rolled back", "closed", "reverted", "experiment", "ended"
 ]
-ON_TRIAL: frozenset[State] = frozenset({"shadow", "canary"})
-OVER: frozenset[State] = frozenset({"rolled back", "closed", "reverted", "ended"})
+CHALLENGING: frozenset[Phase] = frozenset({"shadow", "canary"})
+FINISHED: frozenset[Phase] = frozenset({"rolled back", "closed", "reverted", "ended"})
 
 
-class Terms(Rules):
+class RolloutPolicy(RolloutConfig):
     """What a rollout is judged by until its end: the rules of its first day, and what they apply to."""
 
     task: Task
@@ -32,7 +32,7 @@ class Terms(Rules):
     cap: float | None = Field(None, description="regression: absolute error at which a loss is 1, in target units")
 
 
-class Seen(BaseModel):
+class Observation(BaseModel):
     """What telemetry says of a rollout up to now."""
 
     model_config = ConfigDict(frozen=True)
@@ -40,7 +40,7 @@ class Seen(BaseModel):
     pairs: int = Field(0, description="answers that both models gave")
     exposed: int = Field(0, description="answers of the release on trial that users got")
     labels: int = Field(0, description="pairs with a label, as far as they count in the present state")
-    elapsed: Duration = Field(timedelta(0), description="data time that went by on trial, or in court")
+    elapsed: Duration = Field(timedelta(0), description="data time that went by on trial, or in probation")
     verdict: Literal["promote", "roll back", "keep collecting"] = "keep collecting"
     reason: str = "no labels yet"
     suspected: bool = Field(
@@ -52,36 +52,36 @@ class Seen(BaseModel):
 
 
 @dataclass(frozen=True)
-class Standing:
+class RolloutState:
     """Where a rollout stands. *exposed_before* is how many answers users had got when this state began."""
 
-    state: State
+    phase: Phase
     share: float
     steps: int
     exposed_before: int = 0
     labels_until: str | None = None
 
     @property
-    def on_trial(self) -> bool:
+    def is_challenging(self) -> bool:
         """Whether it is still open who will be champion."""
-        return self.state in ON_TRIAL
+        return self.phase in CHALLENGING
 
     @property
-    def in_court(self) -> bool:
+    def in_probation(self) -> bool:
         """Whether late labels can still revert the promotion."""
-        return self.state == "champion"
+        return self.phase == "champion"
 
     @property
-    def words(self) -> str:
+    def title(self) -> str:
         """The state as people read it."""
-        return f"canary {self.share:.0%}" if self.state == "canary" else self.state
+        return f"canary {self.share:.0%}" if self.phase == "canary" else self.phase
 
 
 @dataclass(frozen=True)
-class Move:
+class Transition:
     """The step to take: *share* of the keys goes to the release on trial, *reason* is for people."""
 
-    state: State
+    phase: Phase
     share: float
     reason: str
 
@@ -102,63 +102,63 @@ class Step(Protocol):
         """`share`, `exposed`, `labels_until` and more, where they apply."""
 
 
-def standing(steps: Sequence[Step]) -> Standing:
+def current_state(steps: Sequence[Step]) -> RolloutState:
     """Where the rollout with these *steps*, in order, stands."""
     if not steps:
-        return Standing("started", 0.0, 0)
+        return RolloutState("started", 0.0, 0)
     last = steps[-1]
-    return Standing(
-        cast(State, last.state), float(last.evidence.get("share", 0.0)), last.number,
+    return RolloutState(
+        cast(Phase, last.state), float(last.evidence.get("share", 0.0)), last.number,
         int(last.evidence.get("exposed", 0)), last.evidence.get("labels_until"),
     )  # fmt: skip
 
 
-def follow(at: Standing, seen: Seen, terms: Terms) -> Move | None:
+def next_transition(at: RolloutState, seen: Observation, policy: RolloutPolicy) -> Transition | None:
     """The step that *seen* asks for; None while there is not enough to go on. Safety first: a guardrail or a verdict
     against the release ends the trial before anything speaks for it."""
-    if at.in_court:
-        return _in_court(seen, terms)
-    if not at.on_trial:
+    if at.in_probation:
+        return _in_probation(seen, policy)
+    if not at.is_challenging:
         return None
     if seen.broken:
-        return Move("rolled back", 0.0, "; ".join(seen.broken))
+        return Transition("rolled back", 0.0, "; ".join(seen.broken))
     if seen.verdict == "roll back":
-        return Move("rolled back", 0.0, seen.reason)
-    if seen.elapsed >= terms.horizon:
-        return _at_the_horizon(seen, terms)
+        return Transition("rolled back", 0.0, seen.reason)
+    if seen.elapsed >= policy.horizon:
+        return _at_the_horizon(seen, policy)
     if seen.suspected:  # both go on scoring everything, so nothing is lost by keeping users away from it
-        return Move("shadow", 0.0, f"back to the shadow: {seen.reason}") if at.share else None
-    return _onward(at, seen, terms)
+        return Transition("shadow", 0.0, f"back to the shadow: {seen.reason}") if at.share else None
+    return _onward(at, seen, policy)
 
 
-def _in_court(seen: Seen, terms: Terms) -> Move | None:
+def _in_probation(seen: Observation, policy: RolloutPolicy) -> Transition | None:
     if seen.broken:
-        return Move("reverted", 0.0, "; ".join(seen.broken))
+        return Transition("reverted", 0.0, "; ".join(seen.broken))
     if seen.verdict == "roll back":
-        return Move("reverted", 0.0, f"labels that came after the promotion: {seen.reason}")
-    if seen.elapsed >= terms.court:
-        return Move("closed", 1.0, f"{seen.labels:,} later labels say nothing against it")
+        return Transition("reverted", 0.0, f"labels that came after the promotion: {seen.reason}")
+    if seen.elapsed >= policy.probation:
+        return Transition("closed", 1.0, f"{seen.labels:,} later labels say nothing against it")
     return None
 
 
-def _at_the_horizon(seen: Seen, terms: Terms) -> Move:
+def _at_the_horizon(seen: Observation, policy: RolloutPolicy) -> Transition:
     if seen.verdict == "promote":
-        return Move("champion", 1.0, seen.reason)
-    undecided = f"undecided after {terms.horizon.days} days of data and {seen.labels:,} labels ({seen.reason})"
-    if terms.on_inconclusive == "promote" and not seen.suspected:
-        return Move("champion", 1.0, f"{undecided}: promoted, as on_inconclusive says")
-    return Move("rolled back", 0.0, f"{undecided}: the champion stays, as on_inconclusive says")
+        return Transition("champion", 1.0, seen.reason)
+    undecided = f"undecided after {policy.horizon.days} days of data and {seen.labels:,} labels ({seen.reason})"
+    if policy.on_inconclusive == "promote" and not seen.suspected:
+        return Transition("champion", 1.0, f"{undecided}: promoted, as on_inconclusive says")
+    return Transition("rolled back", 0.0, f"{undecided}: the champion stays, as on_inconclusive says")
 
 
-def _onward(at: Standing, seen: Seen, terms: Terms) -> Move | None:
-    larger = [share for share in terms.steps if share > at.share]
-    if at.state == "shadow" and terms.steps:
-        is_ready = seen.pairs >= terms.min_answers and seen.labels >= terms.min_labels
+def _onward(at: RolloutState, seen: Observation, policy: RolloutPolicy) -> Transition | None:
+    larger = [share for share in policy.steps if share > at.share]
+    if at.phase == "shadow" and policy.steps:
+        is_ready = seen.pairs >= policy.min_answers and seen.labels >= policy.min_labels
         why = f"{seen.pairs:,} answers in the shadow and {seen.labels:,} labels show nothing against it"
-        return Move("canary", larger[0], why) if is_ready else None
+        return Transition("canary", larger[0], why) if is_ready else None
     answered = seen.exposed - at.exposed_before
-    if answered < terms.min_answers and at.state == "canary":
+    if answered < policy.min_answers and at.phase == "canary":
         return None
     if larger:
-        return Move("canary", larger[0], f"{answered:,} answers at {at.share:.0%} broke no guardrail")
-    return Move("champion", 1.0, seen.reason) if seen.verdict == "promote" else None
+        return Transition("canary", larger[0], f"{answered:,} answers at {at.share:.0%} broke no guardrail")
+    return Transition("champion", 1.0, seen.reason) if seen.verdict == "promote" else None

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trimtab.test_metrics import CASES, CLASSES, MAKERS
+from tests.trimtab.evaluation.test_metrics import CASES, CLASSES, MAKERS
 from trimtab.config.params import Gate
 from trimtab.evaluation import gate, metrics
 from trimtab.model.scoring import Scores
@@ -69,7 +69,7 @@ def test_a_worse_model_is_never_let_through(
     margins = {} if slice_margin is None else {"part": slice_margin * abs(lost)}
     floor = old if floored else ANY_FLOOR[name]
     wanted = rules(metric=name, min=floor, max_regression=margin, slices=margins)
-    verdict = gate.judge(wanted, truth, candidate, champion, slices=pd.DataFrame({"part": ["x"] * size}))
+    verdict = gate.evaluate_gate(wanted, truth, candidate, champion, slices=pd.DataFrame({"part": ["x"] * size}))
     keeps_floor = new <= floor if name in metrics.LOWER_IS_BETTER else new >= floor
     is_worse = verdict.gain is not None and verdict.gain.high < 0
     is_harmed = bool(margins) and size >= wanted.min_slice_rows and is_worse and lost > margins["part"]
@@ -83,7 +83,7 @@ def test_a_slice_is_held_to_its_own_margin_and_all_rows_to_theirs(slice_margin: 
     (truth, worse), (_, champion) = graded(2000, noise=1.2, seed=1), graded(2000, noise=0.7, seed=2)
     slices = pd.DataFrame({"part": ["x"] * 2000})
     within, beyond = (
-        gate.judge(
+        gate.evaluate_gate(
             rules(max_regression=margin, slices={"part": slice_margin}), truth, worse, champion, slices=slices
         ).passed
         for margin in (0.2, 0.1)
@@ -101,7 +101,7 @@ def test_a_model_passes_against_itself_with_any_margin(
     truth, scores = MAKERS[task](seed, size)
     slices = pd.DataFrame({"part": np.array(["x", "y"])[np.arange(size) % 2]})
     wanted = rules(metric=name, min=ANY_FLOOR[name], max_regression=margin, slices={"part": margin})
-    verdict = gate.judge(wanted, truth, scores, scores, slices=slices)
+    verdict = gate.evaluate_gate(wanted, truth, scores, scores, slices=slices)
     assert verdict.passed
     assert verdict.gain is not None
     assert verdict.gain.value == 0
@@ -113,23 +113,23 @@ def test_a_model_that_answers_nan_never_passes(task: str, name: str) -> None:
     broken = Scores(good.task, np.full(60, math.nan), good.classes, good.labels, good.probabilities)
     wanted = rules(metric=name, min=ANY_FLOOR[name], max_regression=1.0)
     for champion in (None, good, broken):
-        verdict = gate.judge(wanted, truth, broken, champion)
+        verdict = gate.evaluate_gate(wanted, truth, broken, champion)
         assert not verdict.passed
         assert "not defined" in verdict.reason
-    assert not gate.judge(wanted, truth, good, broken).passed
-    assert gate.judge(wanted, truth, good, good).passed
+    assert not gate.evaluate_gate(wanted, truth, good, broken).passed
+    assert gate.evaluate_gate(wanted, truth, good, good).passed
 
 
 def test_no_rows_to_judge_on_never_pass() -> None:
     nothing = Scores("binary", np.array([]))
-    assert not gate.judge(rules(), np.array([]), nothing).passed
+    assert not gate.evaluate_gate(rules(), np.array([]), nothing).passed
 
 
 def test_a_first_model_has_the_floor_to_keep_and_nothing_else() -> None:
     truth, scores = graded(400, noise=1.0)
     value = float(metrics.measure("roc_auc", truth, scores)[0])
-    assert gate.judge(rules(min=value), truth, scores).passed
-    refused = gate.judge(rules(min=value + 1e-6), truth, scores)
+    assert gate.evaluate_gate(rules(min=value), truth, scores).passed
+    refused = gate.evaluate_gate(rules(min=value + 1e-6), truth, scores)
     assert not refused.passed
     assert "below the floor" in refused.reason
 
@@ -137,8 +137,8 @@ def test_a_first_model_has_the_floor_to_keep_and_nothing_else() -> None:
 def test_an_error_above_its_floor_is_refused() -> None:
     truth, scores = MAKERS["regression"](2, 50)
     value = float(metrics.measure("rmse", truth, scores)[0])
-    assert gate.judge(rules(metric="rmse", min=value), truth, scores).passed
-    assert "above the floor" in gate.judge(rules(metric="rmse", min=value * 0.99), truth, scores).reason
+    assert gate.evaluate_gate(rules(metric="rmse", min=value), truth, scores).passed
+    assert "above the floor" in gate.evaluate_gate(rules(metric="rmse", min=value * 0.99), truth, scores).reason
 
 
 def test_a_slice_that_suffers_stops_a_model_that_is_better_as_a_whole() -> None:
@@ -148,19 +148,21 @@ def test_a_slice_that_suffers_stops_a_model_that_is_better_as_a_whole() -> None:
     small_airport = np.arange(4000) < 400
     mixed = Scores("binary", np.where(small_airport, worse.prediction, better.prediction), (0, 1))
     slices = pd.DataFrame({"origin": np.where(small_airport, "LGA", "JFK")})
-    free = gate.judge(rules(max_regression=0.01), truth, mixed, champion, slices=slices)
-    held = gate.judge(rules(max_regression=0.01, slices={"origin": 0.05}), truth, mixed, champion, slices=slices)
+    free = gate.evaluate_gate(rules(max_regression=0.01), truth, mixed, champion, slices=slices)
+    held = gate.evaluate_gate(
+        rules(max_regression=0.01, slices={"origin": 0.05}), truth, mixed, champion, slices=slices
+    )
     assert free.passed
     assert not held.passed
     assert "where origin is LGA (400 rows) it falls from" in held.reason
     assert [(s.value, s.harmed) for s in held.slices] == [("JFK", False), ("LGA", True)]
-    assert gate.judge(rules(slices={"origin": 0.9}), truth, mixed, champion, slices=slices).passed
+    assert gate.evaluate_gate(rules(slices={"origin": 0.9}), truth, mixed, champion, slices=slices).passed
 
 
 def test_slices_of_few_rows_and_missing_values_are_not_judged() -> None:
     truth, scores = graded(400, noise=1.0)
     slices = pd.DataFrame({"origin": ["A"] * 29 + [None] * 100 + ["B"] * 271})
-    verdict = gate.judge(rules(slices={"origin": 0.0}), truth, scores, scores, slices=slices)
+    verdict = gate.evaluate_gate(rules(slices={"origin": 0.0}), truth, scores, scores, slices=slices)
     assert [(s.value, s.rows) for s in verdict.slices] == [("B", 271)]
 
 
@@ -171,7 +173,7 @@ def test_many_small_slices_do_not_refuse_an_equal_model_by_chance() -> None:
     for seed in range(12):
         (truth, one), (_, other) = graded(1200, noise=1.0, seed=seed), graded(1200, noise=1.0, seed=1000 + seed)
         wanted = rules(max_regression=1.0, slices={"part": 0.0}, resamples=200)
-        refused += not gate.judge(wanted, truth, one, other, slices=slices).passed
+        refused += not gate.evaluate_gate(wanted, truth, one, other, slices=slices).passed
     assert refused <= 3
 
 
@@ -181,7 +183,10 @@ def test_the_evidence_is_plain_json_also_where_numbers_are_not_defined(task: str
     slices = pd.DataFrame({"part": np.arange(90) // 45})
     truth[:45] = truth[0]
     wanted = rules(metric=name, min=ANY_FLOOR[name], slices={"part": 0.1})
-    for verdict in (gate.judge(wanted, truth, scores), gate.judge(wanted, truth, scores, scores, slices=slices)):
+    for verdict in (
+        gate.evaluate_gate(wanted, truth, scores),
+        gate.evaluate_gate(wanted, truth, scores, scores, slices=slices),
+    ):
         assert json.loads(json.dumps(verdict.evidence(), allow_nan=False)) == verdict.evidence()
 
 
@@ -190,5 +195,5 @@ def test_labels_of_several_classes_are_judged_by_label() -> None:
     truth, bad = MAKERS["multiclass"](1, 90)
     shares = np.eye(3)[[CLASSES.index(t) for t in truth]]
     right = Scores("multiclass", shares.max(axis=1), CLASSES, tuple(truth), shares)
-    assert gate.judge(rules(metric="f1_macro", min=0.99), truth, right, bad).passed
-    assert not gate.judge(rules(metric="f1_macro", min=0.0), truth, bad, right).passed
+    assert gate.evaluate_gate(rules(metric="f1_macro", min=0.99), truth, right, bad).passed
+    assert not gate.evaluate_gate(rules(metric="f1_macro", min=0.0), truth, bad, right).passed

@@ -69,20 +69,20 @@ def test_the_second_bet_has_learned_from_the_first() -> None:
 def test_the_variance_before_a_label_is_that_of_the_labels_before_it() -> None:
     differences = np.array([0.1, -0.2, 0.4, 0.0])
     expected = [(0.25 + k * differences[:k].var()) / (5 + k) if k else 0.05 for k in range(4)]
-    assert evalues.spread(differences) == pytest.approx(np.array(expected))
+    assert evalues.running_variance(differences) == pytest.approx(np.array(expected))
 
 
 def test_many_streams_are_judged_as_each_of_them() -> None:
     many = unsteady((4, 300), 0.001)
     together = evalues.against_worse(many, 0.002)
     assert (together == np.stack([evalues.against_worse(row, 0.002) for row in many])).all()
-    assert evalues.crossing(together, 0.9).tolist() == [int(evalues.crossing(row, 0.9)) for row in together]
+    assert evalues.first_crossing(together, 0.9).tolist() == [int(evalues.first_crossing(row, 0.9)) for row in together]
 
 
 def test_the_first_crossing_counts_and_none_is_zero() -> None:
     paths = np.log(np.array([[2.0, 20.0, 1.0, 30.0], [1.0, 2.0, 19.9, 0.1]]))
-    assert evalues.crossing(paths, 0.05).tolist() == [2, 0]
-    assert evalues.crossing(np.zeros((3, 0)), 0.05).tolist() == [0, 0, 0]
+    assert evalues.first_crossing(paths, 0.05).tolist() == [2, 0]
+    assert evalues.first_crossing(np.zeros((3, 0)), 0.05).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("side", ["worse by the margin", "no difference"])
@@ -91,7 +91,7 @@ def test_a_true_hypothesis_is_refuted_at_most_alpha_of_the_time(side: str) -> No
         paths = evalues.against_not_worse(unsteady((300, 3000), 0.0), 0.0, unit=0.002)
     else:
         paths = evalues.against_worse(unsteady((300, 3000), 0.002), 0.002)
-    assert 0 < (evalues.crossing(paths, ALPHA) > 0).sum() <= LUCK
+    assert 0 < (evalues.first_crossing(paths, ALPHA) > 0).sum() <= LUCK
 
 
 def test_an_interval_misses_the_mean_at_most_alpha_of_the_time_at_any_of_many_looks() -> None:
@@ -134,7 +134,7 @@ def test_what_is_detectable_is_what_half_the_simulations_detect() -> None:
     difference = evalues.detectable(2000, 0.04, alpha=ALPHA, power=0.5)
     random = np.random.default_rng(0)
     differences = random.normal(difference, 0.04, (200, 2000))
-    found = evalues.crossing(evalues.against_not_worse(differences, 0.0, unit=0.002), ALPHA) > 0
+    found = evalues.first_crossing(evalues.against_not_worse(differences, 0.0, unit=0.002), ALPHA) > 0
     assert 0.4 < found.mean() < 0.75
     assert difference < evalues.detectable(2000, 0.04, alpha=ALPHA, power=0.8)
     assert difference > evalues.detectable(8000, 0.04, alpha=ALPHA, power=0.5)

@@ -17,14 +17,14 @@ from scipy.stats import chisquare
 from sklearn.metrics import roc_auc_score
 
 from trimtab.experiment import analysis
-from trimtab.experiment.markdown import page
-from trimtab.experiment.report import Measured, Plan, Report, measures
+from trimtab.experiment.markdown import to_markdown
+from trimtab.experiment.report import Estimate, ExperimentPlan, Report, measures
 from trimtab.rollout import observation
-from trimtab.rollout.state_machine import Terms
+from trimtab.rollout.state_machine import RolloutPolicy
 
 A, B = "a" * 64, "b" * 64
-PLAN = Plan(a=A, b=B, share=0.3)
-TERMS = Terms(task="binary", margin=0.01, slices={"origin": 0.02}, min_slice_labels=300)
+PLAN = ExperimentPlan(a=A, b=B, share=0.3)
+POLICY = RolloutPolicy(task="binary", margin=0.01, slices={"origin": 0.02}, min_slice_labels=300)
 
 
 def traffic(
@@ -59,11 +59,11 @@ def traffic(
 
 
 def report(
-    pairs: pd.DataFrame, answers: pd.DataFrame, labels: pd.DataFrame, *, plan: Plan = PLAN, terms: Terms = TERMS,
-    metric: str = "roc_auc",
+    pairs: pd.DataFrame, answers: pd.DataFrame, labels: pd.DataFrame, *, plan: ExperimentPlan = PLAN,
+    policy: RolloutPolicy = POLICY, metric: str = "roc_auc",
 ) -> Report:  # fmt: skip
     return analysis.report(
-        plan, terms, metric=metric, state="running", reason="", pairs=pairs, answers=answers, labels=labels
+        plan, policy, metric=metric, state="running", reason="", pairs=pairs, answers=answers, labels=labels
     )
 
 
@@ -78,7 +78,7 @@ def test_two_that_say_nearly_the_same_differ_in_nothing_that_matters() -> None:
     pairs["challenger_prediction"] = pairs["champion_prediction"] + 0.001
     found = report(pairs, answers, labels)
     assert found.effect.finding == "no difference that matters"
-    assert -TERMS.margin < found.effect.low < found.effect.high < TERMS.margin
+    assert -POLICY.margin < found.effect.low < found.effect.high < POLICY.margin
 
 
 def test_the_interval_holds_however_often_one_looks() -> None:
@@ -86,9 +86,9 @@ def test_the_interval_holds_however_often_one_looks() -> None:
     wrong, runs = 0, 40
     for seed in range(runs):
         pairs, _, labels = traffic(1500, seed=seed)
-        known = observation.labelled(observation.oriented(pairs, B, TERMS), labels)
-        differences = observation.differences(known, B, A, TERMS)
-        looks = [analysis._effect(differences[:n], TERMS, alpha=0.1) for n in range(100, 1501, 100)]
+        known = observation.join_labels(observation.orient_pairs(pairs, B, POLICY), labels)
+        differences = observation.differences(known, B, A, POLICY)
+        looks = [analysis._effect(differences[:n], POLICY, alpha=0.1) for n in range(100, 1501, 100)]
         wrong += any(look.low > 0 or look.high < 0 for look in looks)
     assert wrong <= 0.1 * runs + 3 * np.sqrt(0.09 * runs)
 
@@ -117,7 +117,7 @@ def test_few_keys_with_many_rows_make_the_interval_of_an_arm_wide() -> None:
     assert width(few) > 3 * width(each)
 
 
-def width(found: Measured) -> float:
+def width(found: Estimate) -> float:
     assert found.low is not None
     assert found.high is not None
     return found.high - found.low
@@ -132,7 +132,7 @@ def test_the_split_is_held_against_the_chosen_share_by_pearsons_chi_square(a: in
             "propensity": 0.5, "key": [f"k{i}" for i in range(a + b)],
         }
     )  # fmt: skip
-    split = analysis.split_of(answers, share)
+    split = analysis.sample_ratio_check(answers, share)
     assert (split.a, split.b) == (a, b)
     if split.holds is None:
         assert (a + b) * min(share, 1 - share) < 5
@@ -147,22 +147,22 @@ def test_keys_are_counted_and_not_their_answers() -> None:
     """One busy key of B's would break the split if answers were draws."""
     _, answers, _ = traffic(1000, keys=400)
     busy = answers.assign(key=answers["key"].where(answers["arm"] == "champion", "k0"))
-    honest, crowded = analysis.split_of(answers, 0.3), analysis.split_of(busy, 0.3)
+    honest, crowded = analysis.sample_ratio_check(answers, 0.3), analysis.sample_ratio_check(busy, 0.3)
     assert honest.unit == "keys"
     assert honest.a + honest.b == answers["key"].nunique()
     assert honest.holds
     assert crowded.b == 1
     assert crowded.holds is False
-    assert analysis.split_of(answers.drop(columns="key"), 0.3).unit == "answers"
+    assert analysis.sample_ratio_check(answers.drop(columns="key"), 0.3).unit == "answers"
 
 
 def test_a_broken_split_comes_before_any_other_conclusion() -> None:
     pairs, answers, labels = traffic(skill_b=0.8)
     lost = answers[(answers["arm"] == "champion") | (answers.index % 4 == 0)].drop(columns="key")
     found = report(pairs, lost, labels)
-    assert found.split.holds is False
+    assert found.sample_ratio.holds is False
     assert found.conclusion.startswith("not valid: B has ")
-    assert "BROKEN" in page(found)
+    assert "BROKEN" in to_markdown(found)
 
 
 def test_answers_that_a_gave_for_b_are_counted() -> None:
@@ -172,7 +172,7 @@ def test_answers_that_a_gave_for_b_are_counted() -> None:
     replaced = answers.assign(
         arm=answers["arm"].mask(gone, "champion"), propensity=answers["propensity"].mask(gone, 1.0)
     )
-    assert analysis.split_of(replaced, 0.3).replaced == 7
+    assert analysis.sample_ratio_check(replaced, 0.3).replaced == 7
 
 
 def test_each_slice_has_its_own_effect_and_all_hold_together() -> None:
@@ -183,7 +183,7 @@ def test_each_slice_has_its_own_effect_and_all_hold_together() -> None:
     found = {effect.value: effect for effect in report(pairs, answers, labels).slices}
     assert found["JFK"].finding == "B is worse"
     assert found["EWR"].finding == "no difference that matters"
-    alone = analysis._effect(np.zeros(2000), TERMS, alpha=TERMS.alpha, key=("origin", "EWR"))
+    alone = analysis._effect(np.zeros(2000), POLICY, alpha=POLICY.alpha, key=("origin", "EWR"))
     assert found["EWR"].high > alone.high, "each of several intervals is wider than a single one"
     few = report(pairs.iloc[:400], answers.iloc[:400], labels.iloc[:400]).slices
     assert {effect.finding for effect in few} == {"too few labels"}
@@ -195,17 +195,17 @@ def test_what_the_luck_of_some_days_shows_is_no_conclusion() -> None:
     lucky = np.arange(4200) < 600
     truth = labels["label"].to_numpy()
     pairs["challenger_prediction"] = np.where(lucky, np.where(truth == 1, 0.9, 0.1), pairs["champion_prediction"])
-    terms = TERMS.model_copy(update={"block": timedelta(days=1)})
-    found = report(pairs, answers, labels, terms=terms)
+    policy = POLICY.model_copy(update={"block": timedelta(days=1)})
+    found = report(pairs, answers, labels, policy=policy)
     assert found.effect.finding == "B is better"
-    assert found.days is not None
-    assert (found.days.blocks, found.days.finding) == (7, "not told apart")
+    assert found.by_block is not None
+    assert (found.by_block.blocks, found.by_block.finding) == (7, "not told apart")
     assert found.conclusion.startswith("not from day to day yet (not told apart)")
-    assert "each of 7 days counted once" in page(found)
+    assert "each of 7 days counted once" in to_markdown(found)
     pairs["challenger_prediction"] = np.where(truth == 1, 0.9, 0.1)
-    steady = report(pairs, answers, labels, terms=terms)
+    steady = report(pairs, answers, labels, policy=policy)
     assert steady.conclusion.startswith("B is better")
-    few = report(pairs.iloc[:1200], answers, labels, terms=terms).days
+    few = report(pairs.iloc[:1200], answers, labels, policy=policy).by_block
     assert few is not None
     assert few.finding == "too few blocks"
 
@@ -214,15 +214,15 @@ def test_power_says_what_the_labels_show_and_how_many_more_it_takes() -> None:
     pairs, answers, labels = traffic(1000)
     found = report(pairs, answers, labels).power
     assert found.detectable is not None
-    assert found.detectable > TERMS.margin
+    assert found.detectable > POLICY.margin
     assert found.still_needed is not None
     assert found.needed == found.still_needed + 1000
     assert found.sd is not None
     assert found.needed is not None
     differences = np.random.default_rng(0).choice([-found.sd, found.sd], found.needed)
-    enough = analysis.power(differences, TERMS)
-    assert enough.detectable == pytest.approx(TERMS.margin, rel=0.05)
-    assert analysis.power(np.zeros(10), TERMS).needed is None
+    enough = analysis.power(differences, POLICY)
+    assert enough.detectable == pytest.approx(POLICY.margin, rel=0.05)
+    assert analysis.power(np.zeros(10), POLICY).needed is None
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -232,7 +232,7 @@ def test_with_nothing_seen_there_is_a_report_all_the_same(rows: int) -> None:
     assert found.conclusion == "no label has arrived yet"
     assert (found.effect.low, found.effect.high) == (-1, 1)
     assert Report.model_validate_json(found.model_dump_json()) == found
-    assert "nan" not in page(found).lower()
+    assert "nan" not in to_markdown(found).lower()
     assert all(np.isfinite(value) for value in measures(found).values())
 
 
@@ -250,7 +250,7 @@ def test_of_several_classes_each_release_may_know_its_own() -> None:
     rows, random = 600, np.random.default_rng(0)
     truth = random.choice(["low", "high"], rows)
     known = {A: ("low", "high"), B: ("high", "low", "never")}
-    terms = Terms(task="multiclass", classes=known)
+    policy = RolloutPolicy(task="multiclass", classes=known)
 
     def shares(release: str, skill: float) -> Any:
         return [[skill if label == t else (1 - skill) / (len(known[release]) - 1) for label in known[release]]
@@ -263,14 +263,14 @@ def test_of_several_classes_each_release_may_know_its_own() -> None:
                                 zip(by_b, shares(A, 0.6), shares(B, 0.8), strict=True)]  # fmt: skip
     answers["predicted_label"] = truth
     labels["label"] = truth
-    found = report(pairs, answers, labels, terms=terms, metric="accuracy")
+    found = report(pairs, answers, labels, policy=policy, metric="accuracy")
     assert found.effect.finding == "B is better"
     assert found.a.metric.value == found.b.metric.value == 1
 
 
 def test_the_page_says_which_interval_holds_for_what() -> None:
     found = report(*traffic(skill_b=0.8))
-    text = page(found, {A: 3, B: 4})
+    text = to_markdown(found, {A: 3, B: 4})
     assert "A: version 3 (`aaaaaaaaaaaa`), B: version 4" in text
     assert "however often one looks" in text
     assert "fixed beforehand" in text
@@ -286,11 +286,14 @@ def test_the_page_says_which_interval_holds_for_what() -> None:
 )
 def test_a_plan_that_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Plan.model_validate({"a": A, "b": B, **change})
+        ExperimentPlan.model_validate({"a": A, "b": B, **change})
 
 
 def test_the_same_experiment_has_the_same_name_and_survives_the_ledger() -> None:
-    assert Plan(a=A, b=B, duration=timedelta(days=7)).id == Plan.model_validate({"a": A, "b": B, "duration": "168h"}).id
+    assert (
+        ExperimentPlan(a=A, b=B, duration=timedelta(days=7)).id
+        == ExperimentPlan.model_validate({"a": A, "b": B, "duration": "168h"}).id
+    )
     changes: list[dict[str, Any]] = [{}, {"share": 0.2}, {"duration": "8d"}, {"name": "x"}]
-    assert len({Plan.model_validate({"a": A, "b": B, **change}).id for change in changes}) == 4
-    assert Plan.model_validate(PLAN.model_dump(mode="json")) == PLAN
+    assert len({ExperimentPlan.model_validate({"a": A, "b": B, **change}).id for change in changes}) == 4
+    assert ExperimentPlan.model_validate(PLAN.model_dump(mode="json")) == PLAN

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.rollout import observation
-from trimtab.rollout.state_machine import Standing, Terms
+from trimtab.rollout.state_machine import RolloutPolicy, RolloutState
 
 NEW, OLD = "n" * 64, "o" * 64
-TERMS = Terms(task="binary")
-SHADOW = Standing("shadow", 0.0, 3)
-COURT = Standing("champion", 1.0, 7, 0, "2013-03-02T00:00:00+00:00")
+POLICY = RolloutPolicy(task="binary")
+SHADOW = RolloutState("shadow", 0.0, 3)
+PROBATION = RolloutState("champion", 1.0, 7, 0, "2013-03-02T00:00:00+00:00")
 
 
 def paired(rows: int = 400, *, seed: int = 0, **columns: Any) -> pd.DataFrame:
@@ -46,8 +46,8 @@ def labels_of(pairs: pd.DataFrame, values: Any, *, arrived: Any = None) -> pd.Da
     )  # fmt: skip
 
 
-def broken(pairs: pd.DataFrame, terms: Terms = TERMS) -> tuple[str, ...]:
-    return observation.guardrails(observation.oriented(pairs, NEW, terms), terms)
+def broken(pairs: pd.DataFrame, policy: RolloutPolicy = POLICY) -> tuple[str, ...]:
+    return observation.broken_guardrails(observation.orient_pairs(pairs, NEW, policy), policy)
 
 
 def test_a_sound_challenger_breaks_nothing() -> None:
@@ -55,13 +55,13 @@ def test_a_sound_challenger_breaks_nothing() -> None:
 
 
 def test_the_release_on_trial_is_the_same_one_before_and_after_its_promotion() -> None:
-    trial, court = paired(10), paired(10, champion=NEW, challenger=OLD)
-    found = observation.oriented(pd.concat([trial, court], ignore_index=True), NEW, TERMS)
-    assert found["new"].tolist() == [*trial["challenger_prediction"], *court["champion_prediction"]]
-    assert found["old"].tolist() == [*trial["champion_prediction"], *court["challenger_prediction"]]
+    trial, probation = paired(10), paired(10, champion=NEW, challenger=OLD)
+    found = observation.orient_pairs(pd.concat([trial, probation], ignore_index=True), NEW, POLICY)
+    assert found["new"].tolist() == [*trial["challenger_prediction"], *probation["champion_prediction"]]
+    assert found["old"].tolist() == [*trial["champion_prediction"], *probation["challenger_prediction"]]
     assert found["new_us"].tolist() == [120.0] * 10 + [100.0] * 10
     assert found["exposed"].tolist() == [False] * 10 + [True] * 10
-    assert observation.oriented(paired(5, champion="x", challenger="y"), NEW, TERMS).empty
+    assert observation.orient_pairs(paired(5, champion="x", challenger="y"), NEW, POLICY).empty
 
 
 @pytest.mark.parametrize(
@@ -117,32 +117,34 @@ def test_users_must_get_what_the_shadow_gives() -> None:
 def test_the_distance_never_claims_more_than_there_is(shift: float, size: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     one, other = random.uniform(0, 1, size), random.uniform(0, 1, size) + shift
-    assert observation.distance_beyond(one, other) <= shift + 1e-12
+    assert observation.ks_distance_lower_bound(one, other) <= shift + 1e-12
 
 
 def test_labels_count_in_the_order_they_arrive() -> None:
     pairs = paired(6)
     arrived = pairs["time"].iloc[::-1].reset_index(drop=True)
-    known = observation.labelled(observation.oriented(pairs, NEW, TERMS), labels_of(pairs, 1.0, arrived=arrived))
+    known = observation.join_labels(
+        observation.orient_pairs(pairs, NEW, POLICY), labels_of(pairs, 1.0, arrived=arrived)
+    )
     assert known["prediction_id"].tolist() == pairs["prediction_id"].tolist()[::-1]
 
 
 def test_differences_are_losses_of_the_release_on_trial_less_the_others() -> None:
     pairs = paired(2, champion_prediction=[0.5, 0.5], challenger_prediction=[0.9, 0.9])
-    known = observation.labelled(observation.oriented(pairs, NEW, TERMS), labels_of(pairs, [1.0, 0.0]))
-    assert observation.differences(known, NEW, OLD, TERMS) == pytest.approx([0.01 - 0.25, 0.81 - 0.25])
+    known = observation.join_labels(observation.orient_pairs(pairs, NEW, POLICY), labels_of(pairs, [1.0, 0.0]))
+    assert observation.differences(known, NEW, OLD, POLICY) == pytest.approx([0.01 - 0.25, 0.81 - 0.25])
 
 
 def test_models_that_know_other_labels_are_compared_all_the_same() -> None:
-    terms = Terms(task="multiclass", classes={OLD: ("a", "b"), NEW: ("c", "a", "b")})
+    policy = RolloutPolicy(task="multiclass", classes={OLD: ("a", "b"), NEW: ("c", "a", "b")})
     pairs = paired(
         2, champion_prediction=0.5, challenger_prediction=0.6,
         champion_probabilities=[[0.5, 0.5], [0.5, 0.5]], challenger_probabilities=[[0.6, 0.2, 0.2], [0.6, 0.2, 0.2]],
     )  # fmt: skip
-    known = observation.labelled(observation.oriented(pairs, NEW, terms), labels_of(pairs, ["c", "a"]))
+    known = observation.join_labels(observation.orient_pairs(pairs, NEW, policy), labels_of(pairs, ["c", "a"]))
     old = [(1 + 0.25 + 0.25) / 2, (0.25 + 0.25) / 2]
     new = [(0.16 + 0.04 + 0.04) / 2, (0.64 + 0.04 + 0.36) / 2]
-    assert observation.differences(known, NEW, OLD, terms) == pytest.approx(np.subtract(new, old))
+    assert observation.differences(known, NEW, OLD, policy) == pytest.approx(np.subtract(new, old))
 
 
 def test_rows_in_no_order_and_strange_times_do_not_make_the_time_pass() -> None:
@@ -158,10 +160,10 @@ def test_rows_in_no_order_and_strange_times_do_not_make_the_time_pass() -> None:
 def test_the_court_hears_only_labels_that_came_after_those_of_the_promotion() -> None:
     pairs = paired(48, champion=NEW, challenger=OLD, champion_prediction=0.9, challenger_prediction=0.1)
     labels = labels_of(pairs, 0.0)
-    trial = observation.seen(pairs, labels, release=NEW, other=OLD, at=SHADOW, terms=TERMS)
-    court = observation.seen(pairs, labels, release=NEW, other=OLD, at=COURT, terms=TERMS)
-    assert (trial.labels, court.labels) == (48, 23)
-    assert court.broken == ()
+    trial = observation.observe(pairs, labels, release=NEW, other=OLD, at=SHADOW, policy=POLICY)
+    probation = observation.observe(pairs, labels, release=NEW, other=OLD, at=PROBATION, policy=POLICY)
+    assert (trial.labels, probation.labels) == (48, 23)
+    assert probation.broken == ()
 
 
 def test_labels_shuffled_in_training_are_seen_by_the_verdict() -> None:
@@ -169,7 +171,7 @@ def test_labels_shuffled_in_training_are_seen_by_the_verdict() -> None:
     truth = (random.random(3000) < 0.5).astype(float)
     good = np.where(truth == 1, 0.7, 0.3)
     pairs = paired(3000, champion_prediction=good, challenger_prediction=random.permutation(good))
-    found = observation.seen(pairs, labels_of(pairs, truth), release=NEW, other=OLD, at=SHADOW, terms=TERMS)
+    found = observation.observe(pairs, labels_of(pairs, truth), release=NEW, other=OLD, at=SHADOW, policy=POLICY)
     assert found.verdict == "roll back"
     assert found.labels_until == pairs["time"].max().isoformat()
     assert found.exposed == 0
@@ -190,7 +192,7 @@ def by_days(days: int, *, new: float, old: float = 0.7, seed: int = 0) -> tuple[
     return pairs, labels_of(pairs, truth)
 
 
-BY_DAY = Terms(
+BY_DAY = RolloutPolicy(
     task="binary",
     block=timedelta(days=1),
     metric="roc_auc",
@@ -207,9 +209,9 @@ BY_DAY = Terms(
 )
 def test_with_blocks_the_gates_metric_decides_from_day_to_day(days: int, skill: float, outcome: str) -> None:
     pairs, labels = by_days(days, new=skill)
-    found = observation.seen(pairs, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    found = observation.observe(pairs, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_DAY)
     assert found.verdict == outcome
-    assert found.evidence["days"]["blocks"] == days
+    assert found.evidence["by_block"]["blocks"] == days
     assert found.suspected == (days == 3 and skill < 0.7)
 
 
@@ -218,7 +220,7 @@ def test_days_on_which_everything_is_late_do_not_speak_against_a_release_that_ra
     pairs, labels = by_days(12, new=0.7)
     shifted = pairs.assign(challenger_prediction=pairs["champion_prediction"] * 0.01)
     everywhere = BY_DAY.model_copy(update={"slices": {}, "metric_slices": {}})
-    found = observation.seen(shifted, labels, release=NEW, other=OLD, at=SHADOW, terms=everywhere)
+    found = observation.observe(shifted, labels, release=NEW, other=OLD, at=SHADOW, policy=everywhere)
     assert found.evidence["overall"]["difference"] > 0.02
     assert found.verdict == "promote"
 
@@ -229,7 +231,7 @@ def test_a_release_that_is_better_overall_is_not_promoted_over_a_slice_that_it_h
     spoiled = pairs.assign(
         challenger_prediction=np.where(is_jfk, 1 - pairs["challenger_prediction"], pairs["challenger_prediction"])
     )
-    found = observation.seen(spoiled, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    found = observation.observe(spoiled, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_DAY)
     assert found.verdict == "roll back"
     some = pairs.assign(  # better everywhere, and at JFK a coin is tossed now and then
         challenger_prediction=np.where(
@@ -238,7 +240,7 @@ def test_a_release_that_is_better_overall_is_not_promoted_over_a_slice_that_it_h
             pairs["challenger_prediction"],
         )
     )
-    found = observation.seen(some, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    found = observation.observe(some, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_DAY)
     assert found.verdict != "promote"
 
 
@@ -248,7 +250,7 @@ def test_a_slice_that_only_looks_worse_keeps_users_away_until_it_is_known() -> N
     pairs, labels = by_days(8, new=0.95, old=0.3)
     is_jfk = (pairs["origin"] == "JFK").to_numpy()
     pairs = pairs.assign(challenger_prediction=np.where(is_jfk, 0.6, pairs["challenger_prediction"]))
-    found = observation.seen(pairs, labels, release=NEW, other=OLD, at=SHADOW, terms=BY_DAY)
+    found = observation.observe(pairs, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_DAY)
     assert found.evidence["overall"]["difference"] < 0
     assert (found.verdict, found.suspected) == ("keep collecting", True)
     assert "not worse overall, but it looks worse where origin JFK" in found.reason
@@ -262,15 +264,15 @@ def test_with_blocks_other_tasks_are_held_to_their_gates_metric_as_well() -> Non
         1200, champion_prediction=truth + random.normal(0, 3, 1200), time=times, received_at=times,
         challenger_prediction=truth + random.normal(0, 2, 1200),
     )  # fmt: skip
-    terms = Terms(task="regression", block=timedelta(days=1), metric="rmse", cap=9.0, metric_margin=0.01)
-    found = observation.seen(pairs, labels_of(pairs, truth), release=NEW, other=OLD, at=SHADOW, terms=terms)
+    policy = RolloutPolicy(task="regression", block=timedelta(days=1), metric="rmse", cap=9.0, metric_margin=0.01)
+    found = observation.observe(pairs, labels_of(pairs, truth), release=NEW, other=OLD, at=SHADOW, policy=policy)
     assert found.verdict == "promote"
     said = [["a", "b"][int(v)] for v in random.random(1200) < 0.5]
     sure = [[0.8, 0.2] if v == "a" else [0.2, 0.8] for v in said]
     worse = [[0.6, 0.4] if random.random() < 0.7 else [0.4, 0.6] for _ in said]
     pairs = pairs.assign(champion_probabilities=pd.Series(sure), challenger_probabilities=pd.Series(worse))
-    terms = Terms(
+    policy = RolloutPolicy(
         task="multiclass", block=timedelta(days=1), metric="accuracy", classes={OLD: ("a", "b"), NEW: ("a", "b")}
     )
-    found = observation.seen(pairs, labels_of(pairs, said), release=NEW, other=OLD, at=SHADOW, terms=terms)
+    found = observation.observe(pairs, labels_of(pairs, said), release=NEW, other=OLD, at=SHADOW, policy=policy)
     assert found.verdict == "roll back"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from trimtab.model.scoring import Floats
 from trimtab.rollout import sequential_test
-from trimtab.rollout.config import Rules
+from trimtab.rollout.config import RolloutConfig
 from trimtab.rollout.sequential_test import Mask, Verdict
 
 seeds = st.integers(0, 2**32 - 1)
@@ -23,8 +23,8 @@ means = st.floats(-0.05, 0.05)
 ALPHA = 0.05
 
 
-def rules(**changes: Any) -> Rules:
-    return Rules(**{"margin": 0.01, "min_labels": 50, "min_slice_labels": 30, **changes})
+def rules(**changes: Any) -> RolloutConfig:
+    return RolloutConfig(**{"margin": 0.01, "min_labels": 50, "min_slice_labels": 30, **changes})
 
 
 def stream(seed: int, size: int, mean: float, *, sd: float = 0.05) -> Floats:
@@ -42,9 +42,9 @@ def luck(rollouts: int, alpha: float = ALPHA) -> float:
     return rollouts * alpha + 3.1 * math.sqrt(rollouts * alpha * (1 - alpha))
 
 
-def decided(differences: Floats, asked: Rules, slices: dict[tuple[str, str], Mask] | None = None) -> str:
+def decided(differences: Floats, asked: RolloutConfig, slices: dict[tuple[str, str], Mask] | None = None) -> str:
     """The outcome alone, which is cheaper than its evidence in words."""
-    return sequential_test.decide(sequential_test.weigh(differences, asked, slices), asked)[0]
+    return sequential_test.decide(sequential_test.accumulate(differences, asked, slices), asked)[0]
 
 
 def test_a_challenger_worse_by_the_margin_is_promoted_at_most_alpha_of_the_time() -> None:
@@ -78,7 +78,7 @@ def test_a_verdict_needs_few_more_labels_than_a_test_that_looks_once(difference:
     asked, sd, found = rules(min_labels=1), 0.1, []
     for seed in range(60):
         outcome, labels = sequential_test.decide(
-            sequential_test.weigh(stream(seed, 4000, difference, sd=sd), asked), asked
+            sequential_test.accumulate(stream(seed, 4000, difference, sd=sd), asked), asked
         )
         found.append(labels if outcome == right else math.inf)
     distance = difference if right == "roll back" else asked.margin - difference
@@ -237,8 +237,8 @@ def test_a_value_that_turns_up_late_takes_nothing_from_the_evidence_of_the_other
     late = np.zeros(600, bool)
     late[590:] = True
     asked = rules(slices={"part": 0.05})
-    before = sequential_test.weigh(stream(5, 600, 0.0), asked, slices)
-    after = sequential_test.weigh(stream(5, 600, 0.0), asked, {("part", "A: sorts first"): late, **slices})
+    before = sequential_test.accumulate(stream(5, 600, 0.0), asked, slices)
+    after = sequential_test.accumulate(stream(5, 600, 0.0), asked, {("part", "A: sorts first"): late, **slices})
     assert [p.alpha_worse for p in after[:3]] == [p.alpha_worse for p in before]
     assert after[3].key == ("part", "A: sorts first")
 
@@ -247,40 +247,40 @@ def test_all_tests_for_harm_together_spend_no_more_than_alpha() -> None:
     names = [str(k) for k in range(40)]
     asked = rules(slices={"part": 0.05})
     slices = parts(6, 4000, *names)
-    rollout = sum(p.alpha_worse for p in sequential_test.weigh(stream(6, 4000, 0.0), asked, slices))
-    court = sum(
+    rollout = sum(p.alpha_worse for p in sequential_test.accumulate(stream(6, 4000, 0.0), asked, slices))
+    probation = sum(
         p.alpha_worse
-        for p in sequential_test.weigh(stream(6, 4000, 0.0), asked, slices, share=sequential_test.IN_COURT)
+        for p in sequential_test.accumulate(stream(6, 4000, 0.0), asked, slices, share=sequential_test.PROBATION_SHARE)
     )
-    assert rollout + court < asked.alpha
+    assert rollout + probation < asked.alpha
     assert sum(
-        p.alpha_worse for p in sequential_test.weigh(stream(6, 4000, 0.0), asked)
-    ) == pytest.approx(asked.alpha * sequential_test.IN_ROLLOUT)  # fmt: skip
+        p.alpha_worse for p in sequential_test.accumulate(stream(6, 4000, 0.0), asked)
+    ) == pytest.approx(asked.alpha * sequential_test.ROLLOUT_SHARE)  # fmt: skip
 
 
 def test_the_court_reverts_what_turns_out_worse_and_never_promotes() -> None:
-    assert sequential_test.convict(stream(7, 3000, -0.05), rules()).outcome == "keep collecting"
-    found = sequential_test.convict(stream(7, 3000, 0.02), rules())
+    assert sequential_test.judge_after_promotion(stream(7, 3000, -0.05), rules()).outcome == "keep collecting"
+    found = sequential_test.judge_after_promotion(stream(7, 3000, 0.02), rules())
     assert found.outcome == "roll back"
     assert found.labels < 500
     assert found.reason.startswith("worse: over ")
-    assert sequential_test.convict(np.array([]), rules()).outcome == "keep collecting"
+    assert sequential_test.judge_after_promotion(np.array([]), rules()).outcome == "keep collecting"
 
 
 def test_the_court_hears_of_slices_as_well() -> None:
     differences, slices = harmful()
-    found = sequential_test.convict(differences, rules(slices={"part": 0.02}), slices=slices)
+    found = sequential_test.judge_after_promotion(differences, rules(slices={"part": 0.02}), slices=slices)
     assert found.outcome == "roll back"
     assert "where part is c" in found.reason
 
 
 def test_the_court_reverts_a_release_without_a_difference_at_most_alpha_of_the_time() -> None:
-    found = [sequential_test.convict(stream(seed, 1500, 0.0), rules()).outcome for seed in range(200)]
-    assert found.count("roll back") <= luck(200, ALPHA * sequential_test.IN_COURT)
+    found = [sequential_test.judge_after_promotion(stream(seed, 1500, 0.0), rules()).outcome for seed in range(200)]
+    assert found.count("roll back") <= luck(200, ALPHA * sequential_test.PROBATION_SHARE)
 
 
 def test_the_court_reverts_a_release_that_is_worse_by_the_margin() -> None:
-    found = [sequential_test.convict(stream(seed, 1500, 0.01), rules()).outcome for seed in range(60)]
+    found = [sequential_test.judge_after_promotion(stream(seed, 1500, 0.01), rules()).outcome for seed in range(60)]
     assert found.count("roll back") > 55
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trimtab.config.params import Monitor
 from trimtab.data.features import Feature
 from trimtab.evaluation import monitoring
-from trimtab.evaluation.monitoring import Facts, Finding, Quality
+from trimtab.evaluation.monitoring import Facts, PeriodFinding, Quality
 
 RULES = Monitor.model_validate({"persist": "1 of 1", "cooldown": 0})
 CALM = Facts(
@@ -44,8 +44,8 @@ rules_ = st.builds(
 )  # fmt: skip
 
 
-def finding(period: str, *, violates: bool, release: str = "r1") -> Finding:
-    return Finding(period=period, release=release, drift=("it moved",) if violates else ())
+def finding(period: str, *, violates: bool, release: str = "r1") -> PeriodFinding:
+    return PeriodFinding(period=period, release=release, drift=("it moved",) if violates else ())
 
 
 histories = st.lists(st.booleans(), max_size=4).map(
@@ -81,7 +81,7 @@ def test_each_kind_of_trouble_asks_for_its_own(facts: Facts, expected: str, kind
 @settings(deadline=None)
 @given(facts_, rules_, histories, st.none() | st.integers(1, 5))
 def test_a_retrain_needs_a_violation_now_and_k_of_n(
-    facts: Facts, rules: Monitor, earlier: list[Finding], since: int | None
+    facts: Facts, rules: Monitor, earlier: list[PeriodFinding], since: int | None
 ) -> None:
     judgement = monitoring.decide(facts, rules, earlier=earlier, periods_since_retrain=since)
     k, n = rules.persist
@@ -94,14 +94,14 @@ def test_a_retrain_needs_a_violation_now_and_k_of_n(
 
 
 @given(facts_, rules_, histories)
-def test_broken_data_block_whatever_else_is_seen(facts: Facts, rules: Monitor, earlier: list[Finding]) -> None:
+def test_broken_data_block_whatever_else_is_seen(facts: Facts, rules: Monitor, earlier: list[PeriodFinding]) -> None:
     broken = facts.model_copy(update={"null_gain": {"a": 0.9}, "rows": 200 + facts.rows})
-    judgement = monitoring.decide(broken, rules, earlier=earlier, asked=["somebody"])
+    judgement = monitoring.decide(broken, rules, earlier=earlier, earlier_requests=["somebody"])
     assert (judgement.action, judgement.kind) == ("block", "data")
 
 
 @given(facts_, rules_, histories)
-def test_too_few_rows_say_nothing(facts: Facts, rules: Monitor, earlier: list[Finding]) -> None:
+def test_too_few_rows_say_nothing(facts: Facts, rules: Monitor, earlier: list[PeriodFinding]) -> None:
     few = facts.model_copy(update={"rows": rules.min_rows - 1})
     judgement = monitoring.decide(few, rules, earlier=earlier)
     assert (judgement.action, judgement.kind) == ("none", "none")
@@ -110,7 +110,7 @@ def test_too_few_rows_say_nothing(facts: Facts, rules: Monitor, earlier: list[Fi
 
 @given(facts_, rules_, histories, st.randoms())
 def test_the_id_depends_on_facts_and_rules_only(
-    facts: Facts, rules: Monitor, earlier: list[Finding], random: Any
+    facts: Facts, rules: Monitor, earlier: list[PeriodFinding], random: Any
 ) -> None:
     shuffled = {}
     for field in ("distances", "importances", "null_gain", "unseen"):
@@ -119,7 +119,7 @@ def test_the_id_depends_on_facts_and_rules_only(
         shuffled[field] = dict(items)
     one = monitoring.decide(facts, rules)
     other = monitoring.decide(
-        facts.model_copy(update=shuffled), rules, earlier=earlier, periods_since_retrain=1, asked=["x"]
+        facts.model_copy(update=shuffled), rules, earlier=earlier, periods_since_retrain=1, earlier_requests=["x"]
     )
     assert one.id == other.id
     assert one.id.startswith("2013-05-")
@@ -130,8 +130,8 @@ def test_the_id_depends_on_facts_and_rules_only(
 @given(facts_, facts_, rules_, rules_)
 def test_other_facts_or_other_rules_have_another_id(one: Facts, other: Facts, rules: Monitor, others: Monitor) -> None:
     same_facts = one.model_dump_json() == other.model_dump_json()
-    assert (monitoring.identity(one, rules) == monitoring.identity(other, rules)) == same_facts
-    assert (monitoring.identity(one, rules) == monitoring.identity(one, others)) == (rules == others)
+    assert (monitoring.decision_id(one, rules) == monitoring.decision_id(other, rules)) == same_facts
+    assert (monitoring.decision_id(one, rules) == monitoring.decision_id(one, others)) == (rules == others)
 
 
 @given(facts_)
@@ -139,13 +139,13 @@ def test_a_decision_survives_its_trip_through_json(facts: Facts) -> None:
     """It is kept as JSON in the ledger, where PostgreSQL takes no nan, and read again by the next period."""
     judgement = monitoring.decide(facts, RULES)
     text = json.dumps(judgement.model_dump(mode="json"), allow_nan=False)
-    assert Finding.model_validate(json.loads(text)["finding"]) == judgement.finding
-    assert monitoring.identity(Facts.model_validate(json.loads(text)["facts"]), RULES) == judgement.id
+    assert PeriodFinding.model_validate(json.loads(text)["finding"]) == judgement.finding
+    assert monitoring.decision_id(Facts.model_validate(json.loads(text)["facts"]), RULES) == judgement.id
 
 
 @given(facts_, rules_, histories, st.integers(1, 1000))
 def test_more_rows_with_the_same_distances_change_nothing(
-    facts: Facts, rules: Monitor, earlier: list[Finding], factor: int
+    facts: Facts, rules: Monitor, earlier: list[PeriodFinding], factor: int
 ) -> None:
     assume(facts.rows >= rules.min_rows)
     more = facts.model_copy(update={"rows": facts.rows * factor})
@@ -181,9 +181,9 @@ def test_after_a_retrain_there_is_rest(cooldown: int, since: int | None, expecte
 def test_a_retrain_is_not_asked_for_again_because_more_labels_came() -> None:
     first = monitoring.decide(MOVED, RULES)
     later = MOVED.model_copy(update={"quality": WORSE.quality})
-    assert action(later, asked=[first.id]) == "watch"
-    assert action(MOVED, asked=[first.id]) == "retrain"
-    assert first.id in monitoring.decide(later, RULES, asked=[first.id]).cause
+    assert action(later, earlier_requests=[first.id]) == "watch"
+    assert action(MOVED, earlier_requests=[first.id]) == "retrain"
+    assert first.id in monitoring.decide(later, RULES, earlier_requests=[first.id]).cause
 
 
 def test_a_column_without_weight_may_move_as_it_likes() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from trimtab.model.scoring import Floats
 from trimtab.rollout import block_means, sequential_test
-from trimtab.rollout.config import Rules
+from trimtab.rollout.config import RolloutConfig
 
 Times = np.ndarray[Any, np.dtype[np.int64]]
 DAY = timedelta(days=1)
@@ -26,42 +26,42 @@ def stream(days: int, *, mean: float, seed: int, per_day: int = 200) -> tuple[Fl
 
 def test_one_strange_day_proves_nothing() -> None:
     values, times = stream(1, mean=-0.1, seed=0)
-    found = block_means.daily(values, times, DAY, 0.05)
+    found = block_means.block_mean(values, times, DAY, 0.05)
     assert found.blocks == 1
     assert not found.not_worse(0.002)
-    assert "1 of at least 5 days" in found.words(DAY)
+    assert "1 of at least 5 days" in found.describe(DAY)
 
 
 def test_a_difference_that_holds_every_day_is_shown() -> None:
     values, times = stream(20, mean=-0.05, seed=1)
-    assert block_means.daily(values, times, DAY, 0.05).not_worse(0.002)
-    assert block_means.daily(-values, times, DAY, 0.05).worse()
-    assert not block_means.daily(values, times, DAY, 0.05).worse()
+    assert block_means.block_mean(values, times, DAY, 0.05).not_worse(0.002)
+    assert block_means.block_mean(-values, times, DAY, 0.05).worse()
+    assert not block_means.block_mean(values, times, DAY, 0.05).worse()
 
 
 def test_the_day_that_has_just_begun_is_left_out() -> None:
     values, times = stream(6, mean=0.0, seed=2)
-    found = block_means.daily(np.r_[values, [0.9] * 10], np.r_[times, [6 * DAY_US] * 10], DAY, 0.05)
-    assert found == block_means.daily(values, times, DAY, 0.05)
+    found = block_means.block_mean(np.r_[values, [0.9] * 10], np.r_[times, [6 * DAY_US] * 10], DAY, 0.05)
+    assert found == block_means.block_mean(values, times, DAY, 0.05)
 
 
 @pytest.mark.parametrize("empty", [[], [float("nan")] * 9], ids=["none", "unknown"])
 def test_without_labels_nothing_is_known(empty: list[float]) -> None:
-    found = block_means.daily(np.array(empty), np.zeros(len(empty), dtype=np.int64), DAY, 0.05)
+    found = block_means.block_mean(np.array(empty), np.zeros(len(empty), dtype=np.int64), DAY, 0.05)
     assert not found.not_worse(1.0)
     assert not found.worse()
 
 
 def test_days_with_means_of_their_own_deceive_the_labels_and_not_the_days() -> None:
     """120 challengers that are worse by the margin on the average day, looked at after every day for a month."""
-    rules = Rules(margin=0.01, min_labels=200)
+    rules = RolloutConfig(margin=0.01, min_labels=200)
     by_label = by_day = 0
     for seed in range(120):
         values, times = stream(30, mean=rules.margin, seed=seed)
         days = range(1, 31)
         promoted = [sequential_test.judge(values[: d * 200], rules).outcome == "promote" for d in days]
         held = [
-            block_means.daily(values[: d * 200], times[: d * 200], DAY, rules.alpha).not_worse(rules.margin)
+            block_means.block_mean(values[: d * 200], times[: d * 200], DAY, rules.alpha).not_worse(rules.margin)
             for d in days
         ]
         by_label += any(promoted)
