@@ -241,7 +241,7 @@ class Away:
     """A store and its telemetry that do not answer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(rollout_observation, "look", self)
+        monkeypatch.setattr(rollout_observation, "observe_rollout", self)
         monkeypatch.setattr(Here, "shelf", self)
 
     def __call__(self, *_: object) -> None:
