@@ -23,10 +23,6 @@ BRING_SCHEMA = (
 summarise = task(name="summarise")(reports.summary_report)
 
 
-class Quarantined(RuntimeError):
-    """The batch was refused whole; the live model goes on, and training never sees these rows."""
-
-
 @flow(flow_run_name="validate-{period}")
 def validate(period: str, batch: str | None = None) -> bool:
     """Hold a landed batch against the project's schema; whether it was accepted.

@@ -14,7 +14,6 @@ from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
-    create_table_artifact,
     update_progress_artifact,
 )
 from prefect.client.orchestration import get_client
@@ -147,11 +146,6 @@ def current_run_id() -> str:
 def show_markdown(key: str, text: str, *, about: str) -> None:
     """A Markdown artifact on this run's page."""
     create_markdown_artifact(text, key=key, description=about)
-
-
-def show_table(key: str, rows: list[dict[str, Any]], *, about: str) -> None:
-    """A table artifact on this run's page."""
-    create_table_artifact(rows, key=key, description=about)
 
 
 def show_link(key: str, url: str, *, text: str, about: str) -> None:

@@ -307,8 +307,3 @@ def run_url(tracking_uri: str, run_id: str, *, artifact: str | None = None) -> s
     experiment = _client(tracking_uri).get_run(run_id).info.experiment_id
     page = f"{tracking_uri}/#/experiments/{experiment}/runs/{run_id}"
     return page if artifact is None else f"{page}/artifacts/{artifact}"
-
-
-def version_page(tracking_uri: str, name: str, version: int) -> str:
-    """Where a person sees a model version in MLflow's pages."""
-    return f"{tracking_uri}/#/models/{name}/versions/{version}"

@@ -2,7 +2,7 @@
 when it is loaded. What the ways are is `trimtab.predictors.compile`'s business.
 
 A fast way is taken at load only when the record allows it and it agrees with scikit-learn once more, on the bundle's
-samples and on rows made to be hard. A bundle from before there were records is proved when it is loaded."""
+samples and on rows made to be hard."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from stores.releases.bundle import Bundle
 
-_ROWS_AT_LOAD = 2000
 _FINEST = 1e-12
 
 
@@ -89,12 +88,6 @@ def scorer_of(bundle: Bundle, *, allow: Collection[str] = ()) -> Scorer:
 
 
 def _fast_way(bundle: Bundle, plain: Scorer) -> tuple[Compiled | None, str]:
-    if ROUTE not in bundle.manifest.files:
-        table = bundle.reference().head(_ROWS_AT_LOAD)
-        if missing := [f.name for f in plain.features if f.name not in table]:
-            return None, f"not proved: the reference profile lacks {', '.join(missing)}"
-        fast, found = prove(plain, table)
-        return fast, f"{found.reason} (proved at load: the bundle has no {ROUTE})"
     try:
         recorded = Route.model_validate_json(bundle.read(ROUTE))
     except ValidationError:

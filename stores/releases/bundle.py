@@ -128,17 +128,6 @@ def load_model(content: bytes, *, digest: str, trusted: Collection[str], allow: 
     return skops.io.loads(content, trusted=sorted(found))
 
 
-def needed_types(model: bytes, *, allow: Collection[str] = ()) -> tuple[str, ...]:
-    """What a manifest must name as ``trusted_types`` for this saved model. Raises UntrustedRelease at once, so that a
-    model that no server would load is found where it is made; *allow* names a project's own types."""
-    import skops.io
-
-    found = set(skops.io.get_untrusted_types(data=model))
-    if refused := found - ALLOWED_TYPES - set(allow):
-        raise UntrustedRelease("not yet made", refused)
-    return tuple(sorted(found))
-
-
 def write(releases: Path, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> Bundle:
     """Make the bundle of *files*; *manifest_fields* is all of the manifest but ``files``.
 

@@ -55,7 +55,7 @@ def predictions(
     table = Selection(root, files.PREDICTIONS, _span(start, end), columns=wanted).read()
     if table is None:
         return _empty(wanted or _PREDICTION_COLUMNS)
-    return _frame(_sorted(_with_propensity(table, wanted), "time"))
+    return _frame(_sorted(table, "time"))
 
 
 def pairs(root: Where, *, rollout: str | None = None, since: datetime | None = None) -> pd.DataFrame:
@@ -115,21 +115,6 @@ def _label_rows(root: Where, start: When, end: When, since: datetime | None) -> 
     else:
         label = frame["number"].astype(object).where(frame["text"].isna(), frame["text"])
     return frame.assign(label=label).sort_values("received_at", kind="stable", ignore_index=True)[list(_LABEL_COLUMNS)]
-
-
-def _with_propensity(table: pa.Table, wanted: Sequence[str] | None) -> pa.Table:
-    """What was recorded before there were rollouts was answered by its arm for certain."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if (wanted is None or "rollout" in wanted) and "rollout" not in table.column_names:
-        table = table.append_column("rollout", pa.nulls(table.num_rows, pa.string()))
-    if wanted is None or "propensity" in wanted:
-        if "propensity" not in table.column_names:
-            return table.append_column("propensity", pa.repeat(1.0, table.num_rows))
-        filled = pc.fill_null(table["propensity"], 1.0)
-        table = table.set_column(table.column_names.index("propensity"), "propensity", filled)
-    return table
 
 
 def _with_both_probabilities(table: pa.Table) -> pa.Table:

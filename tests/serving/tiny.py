@@ -15,6 +15,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
+from stores.releases.backend import prove
 from stores.releases.bundle import ALLOWED_TYPES, Bundle, write
 from trimtab.data.features import describe, frame
 from trimtab.model import release
@@ -83,6 +84,7 @@ def tiny_bundle(
     reference = io.BytesIO()
     table.assign(prediction=scores.prediction).to_parquet(reference, index=False)
     columns = release.Columns(**COLUMNS)
+    _, route = prove(scorer, table)
     shown = scorer.score(table.iloc[20:40]) if wrong_samples else scorer.score(table.head(20))
     return write(
         folder,
@@ -107,5 +109,6 @@ def tiny_bundle(
             release.REFERENCE: reference.getvalue(),
             release.SAMPLES: release.samples(table.head(20), shown),
             release.CARD: b"# tiny\n",
+            release.ROUTE: route.model_dump_json().encode(),
         },
     )

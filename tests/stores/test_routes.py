@@ -73,13 +73,6 @@ def test_the_record_is_the_same_for_an_equal_model(made: Bundle, tmp_path: Path)
     assert recorded(made) == recorded(made) == recorded(other)
 
 
-def test_a_release_from_before_there_were_records_is_proved_when_it_is_loaded(made: Bundle) -> None:
-    scorer = made.scorer()
-    assert ROUTE not in made.manifest.files
-    assert scorer.route == "tables"
-    assert "proved at load" in scorer.why
-
-
 @pytest.mark.parametrize(
     ("record", "why"),
     [
@@ -134,7 +127,7 @@ def test_a_model_without_a_fast_way_is_served_by_scikit_learn(made: Bundle, tmp_
     record = backend.record(
         model=model,
         reference=made.read(REFERENCE),
-        fields={**made.manifest.model_dump(exclude={"files"}), "trusted_types": bundle_module.needed_types(model)},
+        fields=made.manifest.model_dump() | {"trusted_types": skops.io.get_untrusted_types(data=model)},
     )
     assert "GaussianNB" in json.loads(record)["reason"]
     assert with_record(made, tmp_path, record, **{MODEL: model}).scorer().route == "scikit-learn"

@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from stores import telemetry
 from stores.telemetry import Recorder, Unwritable, compact
 from stores.telemetry.parquet import files as telemetry_files
-from stores.telemetry.wal.log import Journal
 from tests.stores.killed import announced_by
 from tests.stores.test_telemetry import label, send
 from trimtab.rollout.config import RESERVED_COLUMNS
@@ -276,42 +272,6 @@ def test_a_prediction_says_in_which_rollout_and_how_probably_its_arm_was_chosen(
     ]
     assert found.loc[alone, "propensity"] == 1
     assert found["rollout"].isna().tolist() == [False, False, True]
-
-
-def test_what_was_recorded_before_there_were_rollouts_is_read(recorder: Recorder) -> None:
-    """A segment and a part as the first servers wrote them."""
-    one, two = recorder.take_ids([0, 1_000_000])
-    content = {
-        "release": "r1", "arm": "champion", "received": 5, "ids": [one], "times": [0], "prediction": [0.5],
-        "predicted_label": None, "probabilities": None, "numbers": {"distance": [None]}, "texts": {"carrier": ["UA"]},
-    }  # fmt: skip
-    journal = Journal(telemetry_files.journal_folder(recorder.root, telemetry_files.PREDICTIONS), "000000000001old")
-    journal.append(orjson.dumps(content), first_us=0, last_us=0)
-    moment = pa.array([1_000_000]).cast(pa.timestamp("us", "UTC"))
-    part = pa.table(
-        {"prediction_id": [two], "time": moment, "received_at": moment, "release": ["r1"], "arm": ["champion"],
-         "prediction": [0.75], "distance": [3.0], "carrier": ["AA"]}
-    )  # fmt: skip
-    path = telemetry_files.part_path(
-        recorder.root, telemetry_files.PREDICTIONS, "000000000002old-000000", 1_000_000, 1_000_000
-    )
-    path.parent.mkdir(parents=True)
-    pq.write_table(part, path)
-    assert telemetry.predictions(recorder.root, columns=["propensity"])["propensity"].tolist() == [1, 1]
-    found = telemetry.predictions(recorder.root)
-    assert found["prediction_id"].tolist() == [one, two]
-    assert found["propensity"].tolist() == [1, 1]
-    assert found["rollout"].isna().all()
-    assert found["prediction"].tolist() == [0.5, 0.75]
-    assert found["distance"].fillna(-1).tolist() == [-1, 3]
-    assert found["carrier"].tolist() == ["UA", "AA"]
-    journal.close()
-    (new,) = send(recorder, MARCH)
-    recorder.close()
-    compact(recorder.root)
-    again = telemetry.predictions(recorder.root)
-    pd.testing.assert_frame_equal(again.iloc[:2][list(found)], found, check_dtype=False)
-    assert again["prediction_id"].tolist() == [one, two, new]
 
 
 def test_an_empty_store_has_no_pairs(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_the_paper_and_its_files_say_what_the_model_does(task: str, tmp_path: Pa
     made, parts = fitted(params, small.rows(500, task=task), tmp_path)
     paper, files = candidate.write(made, parts, params, month("2013-02"), dataset="d1.dir", lineage={"git": "abc"})
     assert candidate.Paper.model_validate_json(files[candidate.PAPER]) == paper
-    assert paper.data_params.train == params.train
+    assert Params.model_validate(paper.params).train == params.train
     assert paper.model_digest == model_digest(BytesIO(files["model.skops"]))
     assert pd.Timestamp(paper.cut) == parts.cut
     reference = pd.read_parquet(BytesIO(files["reference.parquet"]))

@@ -70,11 +70,6 @@ class Paper(BaseModel):
     lineage: dict[str, Any]
     requirements: dict[str, str]
 
-    @property
-    def data_params(self) -> Params:
-        """The params that the model was made with."""
-        return Params.model_validate(self.params)
-
 
 def requirements() -> dict[str, str]:
     """The packages that a model needs to be loaded, at the versions that made it."""

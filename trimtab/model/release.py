@@ -25,8 +25,8 @@ Task = Literal["binary", "multiclass", "regression"]
 Label = StrictBool | StrictInt | StrictStr
 
 MODEL, SCHEMA, REFERENCE, SAMPLES, CARD = "model.skops", "schema.json", "reference.parquet", "samples.json", "card.md"
-ROUTE = "route.json"  # which way the model is asked; bundles from before it was recorded lack it
-REQUIRED_FILES = frozenset({MODEL, SCHEMA, REFERENCE, SAMPLES, CARD})
+ROUTE = "route.json"  # which way the model is asked
+REQUIRED_FILES = frozenset({MODEL, SCHEMA, REFERENCE, SAMPLES, CARD, ROUTE})
 RESERVED = frozenset(
     {
         *("prediction_id", "time", "received_at", "release", "arm", "rollout", "propensity"),

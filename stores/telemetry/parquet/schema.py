@@ -40,7 +40,7 @@ def _table(records: Iterable[Record], columns: Any, *, rollout: str | None = Non
 
 def _prediction_columns(many: Sequence[Rows]) -> Iterable[tuple[str, pa.Array]]:
     yield from _shared(many, ("release", "arm", "rollout"))
-    yield "propensity", _repeated_numbers(many, "propensity", 1.0)
+    yield "propensity", _repeated_numbers(many, "propensity")
     yield from _numbers(many)
     yield from _probabilities(many, {"predicted_label": "text", "probabilities": "list"})
     yield from _texts(many, prefix="")
@@ -57,7 +57,7 @@ def _pair_columns(many: Sequence[Rows]) -> Iterable[tuple[str, pa.Array]]:
     yield from _probabilities(many, {"champion_probabilities": "list", "challenger_probabilities": "list"})
     yield "error", pa.array(_listed(many, "error"), pa.string())
     for name in ("champion_us", "challenger_us"):
-        yield name, _repeated_numbers(many, name, float("nan"))
+        yield name, _repeated_numbers(many, name)
     yield "rows_in_call", pa.array(np.repeat([rows.size for rows in many], [rows.size for rows in many]), pa.int64())
     yield from _texts(many, prefix=SLICE)
 
@@ -96,11 +96,11 @@ def _repeated_texts(many: Sequence[Rows], name: str) -> pa.Array:
     return pa.array(list(known), pa.string()).take(pa.array(np.repeat(codes, [rows.size for rows in many])))
 
 
-def _repeated_numbers(many: Sequence[Rows], name: str, otherwise: float) -> pa.Array:
+def _repeated_numbers(many: Sequence[Rows], name: str) -> pa.Array:
     import numpy as np
     import pyarrow as pa
 
-    values = np.array([rows.head.get(name, otherwise) for rows in many], np.float64)
+    values = np.array([rows.head[name] for rows in many], np.float64)
     return pa.array(np.repeat(values, [rows.size for rows in many]))
 
 

@@ -4,7 +4,7 @@ the table that rows become is `stores.telemetry.parquet.schema`'.
 A payload is a byte for its kind, the length of its head, the head (JSON: what all rows share, and texts by column),
 then the rows' ids (32 bytes each), data times (int64), numbers (float64, column by column) and flags (a byte each).
 A scan that lost its place looks for the next `MAGIC`, so none may be in a payload: one whose numbers happen to contain
-it is written in base64. What servers wrote before that is JSON throughout, and is read as well."""
+it is written in base64."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def packed(
 
 
 def unpacked(payload: memoryview) -> Rows:
-    """The rows of a payload that `packed` made, or of the JSON that was written before."""
-    kind = bytes(payload[:1])
-    if kind == _PLAIN:
-        return _rows(payload[1:])
+    """The rows of a payload that `packed` made."""
+    kind, content = bytes(payload[:1]), payload[1:]
     if kind == _ARMOURED:
-        return _rows(memoryview(base64.b64decode(payload[1:])))
-    return _rows_of_json(orjson.loads(payload))
+        return _rows(memoryview(base64.b64decode(content)))
+    if kind != _PLAIN:
+        raise ValueError(f"telemetry has no payload of kind {kind!r}")
+    return _rows(content)
 
 
 def _rows(content: memoryview) -> Rows:
@@ -83,14 +83,6 @@ def _rows(content: memoryview) -> Rows:
     flags = floats + 8 * size * len(names)
     numbers = np.frombuffer(content, "<f8", size * len(names), floats).reshape(len(names), size)
     return Rows(head, size, names, content[ids:times], content[times:floats], numbers, content[flags : flags + size])
-
-
-def _rows_of_json(head: dict[str, Any]) -> Rows:
-    """Predictions as they were written before there were rollouts."""
-    floats = {"prediction": head.pop("prediction"), **head.pop("numbers")}
-    ids, times = head.pop("ids"), array("q", head.pop("times"))
-    matrix = np.array(list(floats.values()), dtype=np.float64)
-    return Rows(head, len(ids), tuple(floats), "".join(ids).encode(), times.tobytes(), matrix, b"")
 
 
 def _floats(values: Any) -> Any:
