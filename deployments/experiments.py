@@ -24,9 +24,9 @@ def stop(name: str | None, reason: str, *, echo: Callable[[str], None]) -> None:
 def report(name: str | None, *, as_json: bool, echo: Callable[[str], None]) -> None:
     """What there is to say now, printed and kept in the experiment's run in MLflow."""
     from operations import experiments
-    from operations.context import here
+    from operations.context import load_context
 
-    place = here()
+    place = load_context()
     row = experiments.named(place, name)
     found = experiments.report(place, row.id)
     text = experiments.text_of(place, found)

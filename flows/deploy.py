@@ -10,7 +10,7 @@ from prefect import flow, task
 from prefect.runtime import flow_run
 
 from operations import experiments, rollouts
-from operations.context import Here, here, short
+from operations.context import ProjectContext, load_context, short
 from operations.targets import contract
 from stores.ledger import LiveRelease, RolloutStep
 from stores.releases import bundle
@@ -53,116 +53,116 @@ def deploy(
         watch_s: seconds to stay with the rollout; after that reconcile looks at it every minute
         rollout: one that has begun; then this run stays with it, and begins none, whatever became of it
     """
-    place = here()
-    digest = known_release(place, release)
+    ctx = load_context()
+    digest = known_release(ctx, release)
     if rollout is not None:
-        return watch(place, rollout, watch_s)
-    experiments.make_way(place, f"release {short(digest)} is to be deployed")
-    before = place.ledger.live()
+        return watch(ctx, rollout, watch_s)
+    experiments.make_way(ctx, f"release {short(digest)} is to be deployed")
+    before = ctx.ledger.live()
     if before and before.champion == digest and not (at_once and before.challenger):
         print(f"{short(digest)} is live already.")
-        follow(place, before)
+        follow(ctx, before)
         return "champion"
     if before is None or at_once:
-        return switch(place, digest, before, cause)
-    if not is_challenging(place, before, digest):
-        before = begin(place, digest, before, cause)
+        return switch(ctx, digest, before, cause)
+    if not is_challenging(ctx, before, digest):
+        before = begin(ctx, digest, before, cause)
     assert before.rollout is not None
-    return watch(place, before.rollout, watch_s)
+    return watch(ctx, before.rollout, watch_s)
 
 
-def is_challenging(place: Here, live: LiveRelease, digest: str) -> bool:
+def is_challenging(ctx: ProjectContext, live: LiveRelease, digest: str) -> bool:
     """Whether *digest* is the release that is on trial now; the previous champion, in probation, is not."""
-    row = place.ledger.rollout(live.rollout) if live.rollout and live.challenger == digest else None
+    row = ctx.ledger.rollout(live.rollout) if live.rollout and live.challenger == digest else None
     return row is not None and row.release == digest
 
 
-def known_release(place: Here, text: str) -> str:
+def known_release(ctx: ProjectContext, text: str) -> str:
     """The digest that *text* begins. Raises NoSuchRelease."""
-    found = place.ledger.release(text)
+    found = ctx.ledger.release(text)
     if found is None:
         raise NoSuchRelease(f"no release, or more than one, begins with {text!r}: `trimtab history` lists them")
     return found.digest
 
 
-def switch(place: Here, digest: str, before: LiveRelease | None, cause: str) -> str:
+def switch(ctx: ProjectContext, digest: str, before: LiveRelease | None, cause: str) -> str:
     """Make *digest* champion at once: there is nothing to compare it with, or a person said so."""
-    rollout = start(place, digest, before, cause, strategy="switch")
-    admit(place, digest, rollout)
-    now = place.ledger.switch(
+    rollout = start(ctx, digest, before, cause, strategy="switch")
+    admit(ctx, digest, rollout)
+    now = ctx.ledger.switch(
         digest, expected=before.version if before else 0, move="promote", reason=cause,
         actor=orchestrator.current_run_id(), rollout=rollout,
         step=RolloutStep(rollout, 3, "ended", {"reason": "champion without a trial", "share": 1.0}),
     )  # fmt: skip
-    follow(place, now)
+    follow(ctx, now)
     orchestrator.emit(
-        "trimtab.rollout.promoted", project=place.params.project.name, id=rollout,
+        "trimtab.rollout.promoted", project=ctx.params.project.name, id=rollout,
         payload={"release": digest, "version": now.version, "cause": cause},
     )  # fmt: skip
     return "champion"
 
 
-def begin(place: Here, digest: str, before: LiveRelease, cause: str) -> LiveRelease:
+def begin(ctx: ProjectContext, digest: str, before: LiveRelease, cause: str) -> LiveRelease:
     """Let *digest* score in the shadow from now on."""
-    rollout = start(place, digest, before, cause, strategy="rollout")
-    admit(place, digest, rollout)
-    now = place.ledger.switch(
+    rollout = start(ctx, digest, before, cause, strategy="rollout")
+    admit(ctx, digest, rollout)
+    now = ctx.ledger.switch(
         before.champion, expected=before.version, move="shadow", reason=cause, actor=orchestrator.current_run_id(),
         rollout=rollout, challenger=digest, step=RolloutStep(rollout, 3, "shadow", {"reason": cause, "share": 0.0}),
     )  # fmt: skip
-    contract.follow(place)
-    wait_until_followed(place.server, now.version)
+    contract.follow(ctx)
+    wait_until_followed(ctx.server, now.version)
     orchestrator.emit(
-        "trimtab.rollout.started", project=place.params.project.name, id=rollout,
+        "trimtab.rollout.started", project=ctx.params.project.name, id=rollout,
         payload={"release": digest, "rollout": rollout, "version": now.version, "cause": cause},
     )  # fmt: skip
     return now
 
 
-def start(place: Here, digest: str, before: LiveRelease | None, cause: str, *, strategy: str) -> str:
+def start(ctx: ProjectContext, digest: str, before: LiveRelease | None, cause: str, *, strategy: str) -> str:
     """The rollout from this champion to that release; the same one when it was started before and interrupted."""
     name, attempt = f"{digest[:16]}-after-{before.version if before else 0}", 1
-    while any(step.state == "rolled back" for step in place.ledger.rollout_steps(f"{name}-{attempt}")):
+    while any(step.state == "rolled back" for step in ctx.ledger.rollout_steps(f"{name}-{attempt}")):
         attempt += 1
     rollout = f"{name}-{attempt}"
     champion = before.champion if before else None
     try:
-        terms = rollouts.terms_of(place, champion, digest).model_dump(mode="json") if champion else None
+        terms = rollouts.terms_of(ctx, champion, digest).model_dump(mode="json") if champion else None
     except bundle.UnreachableRelease:
         raise  # which says nothing against the release
     except bundle.ReleaseError:
         terms = None  # `admit` says what is wrong with it
-    place.ledger.start_rollout(
+    ctx.ledger.start_rollout(
         rollout, release=digest, champion_before=champion, strategy=strategy, cause=cause, policy=terms
     )
-    place.ledger.step_rollout(rollout, 1, "started")
+    ctx.ledger.step_rollout(rollout, 1, "started")
     return rollout
 
 
-def admit(place: Here, digest: str, rollout: str) -> None:
+def admit(ctx: ProjectContext, digest: str, rollout: str) -> None:
     """Have the bundle checked, running where it will answer, and probed. Raises RolloutStopped; then nothing has
-    changed. UnreachableRelease and TargetAway leave the rollout begun, so that reconcile has it tried again."""
-    target = contract.target_of(place)
+    changed. UnreachableRelease and TargetUnavailable leave the rollout begun, so that reconcile has it tried again."""
+    target = contract.target_of(ctx)
     try:
-        place.shelf.open(digest)  # also when the server has it in memory since long ago
+        ctx.releases.open(digest)  # also when the server has it in memory since long ago
         found = target.admit(digest, rollout)
-    except (bundle.UnreachableRelease, contract.TargetAway):
+    except (bundle.UnreachableRelease, contract.TargetUnavailable):
         raise  # which says nothing against the release
-    except (bundle.ReleaseError, contract.TargetRefused) as refusal:
+    except (bundle.ReleaseError, contract.TargetRejected) as refusal:
         target.dismiss(digest)
-        stop(place, rollout, digest, str(refusal))
+        stop(ctx, rollout, digest, str(refusal))
         raise RolloutStopped(f"{short(digest)} was not deployed, the champion goes on: {refusal}") from refusal
-    place.ledger.step_rollout(rollout, 2, "probed", found)
+    ctx.ledger.step_rollout(rollout, 2, "probed", found)
 
 
-def stop(place: Here, rollout: str, digest: str, why: str) -> None:
+def stop(ctx: ProjectContext, rollout: str, digest: str, why: str) -> None:
     """Record and tell that the release was refused."""
-    taken = len(place.ledger.rollout_steps(rollout))
-    place.ledger.step_rollout(rollout, taken + 1, "rolled back", {"reason": why})
-    project = place.params.project.name
+    taken = len(ctx.ledger.rollout_steps(rollout))
+    ctx.ledger.step_rollout(rollout, taken + 1, "rolled back", {"reason": why})
+    project = ctx.params.project.name
     message = f"{project}: release {short(digest)} was refused, the champion goes on: {why}"
     alerts.raise_alert(
-        place.ledger, place.listeners, id=f"rollout:{rollout}", kind="release refused", message=message,
+        ctx.ledger, ctx.alert_channels, id=f"rollout:{rollout}", kind="release refused", message=message,
         evidence={"release": digest},
     )  # fmt: skip
     orchestrator.emit(
@@ -173,14 +173,14 @@ def stop(place: Here, rollout: str, digest: str, why: str) -> None:
     )
 
 
-def watch(place: Here, rollout: str, watch_s: int) -> str:
+def watch(ctx: ProjectContext, rollout: str, watch_s: int) -> str:
     """Look whenever something new has come in, until it is decided who is champion, or *watch_s* are over."""
     deadline, last = time.monotonic() + watch_s, None
     progress = orchestrator.ProgressArtifact("rollout-progress")
     while True:
-        now = rollouts.stamp(place)
+        now = rollouts.stamp(ctx)
         if now != last:
-            last, outcome = now, rollouts.advance(place, rollout)
+            last, outcome = now, rollouts.advance(ctx, rollout)
             progress.show(outcome.at.share, about=f"{short(rollout)}: {outcome.at.title}, {outcome.seen.reason}")
             if not outcome.at.is_challenging:
                 return outcome.at.title
@@ -188,20 +188,20 @@ def watch(place: Here, rollout: str, watch_s: int) -> str:
                 last = None
                 continue
         if time.monotonic() >= deadline:
-            at = journey.current_state(place.ledger.rollout_steps(rollout))
+            at = journey.current_state(ctx.ledger.rollout_steps(rollout))
             print(f"{at.title}: from here on reconcile looks at it every minute.")
             return at.title
         time.sleep(LOOK_EVERY_S)
 
 
-def follow(place: Here, live: LiveRelease) -> None:
+def follow(ctx: ProjectContext, live: LiveRelease) -> None:
     """Wait until the target and the server follow the ledger, and let MLflow's alias do so too."""
-    contract.follow(place)
-    if not wait_until_followed(place.server, live.version):
+    contract.follow(ctx)
+    if not wait_until_followed(ctx.server, live.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
-    released = place.ledger.release(live.champion)
+    released = ctx.ledger.release(live.champion)
     if released is not None:
-        crown(place.tracking, name=released.model_name, version=released.model_version)
+        crown(ctx.tracking, name=released.model_name, version=released.model_version)
     orchestrator.show_markdown(
         "live", f"**{short(live.champion)}** answers users since ledger version {live.version}: {live.reason}",
         about="Who is live",

@@ -8,7 +8,7 @@ import pandas as pd
 from prefect import flow, task
 
 from operations import rollouts
-from operations.context import Here, here
+from operations.context import ProjectContext, load_context
 from stores import telemetry
 from stores.ledger import DecisionRecord
 from stores.releases.bundle import Bundle
@@ -34,40 +34,40 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
         period: like 2013-03
         batch: digest of the accepted batch that asks for this; empty when a person does
     """
-    place = here()
-    wanted = place.params.parse_period(period)
+    ctx = load_context()
+    wanted = ctx.params.parse_period(period)
     work = f"monitor:{period}:{batch or 'asked'}"
-    live = place.ledger.live()
+    live = ctx.ledger.live()
     if live is None:
-        place.ledger.record_outcome(work, NOT_LIVE, owner=orchestrator.current_run_id())
+        ctx.ledger.record_outcome(work, NOT_LIVE, owner=orchestrator.current_run_id())
         print(f"{NOT_LIVE.capitalize()} yet: there is nothing to watch in {period}.")
         return "none"
-    for row, _ in rollouts.unfinished(place):  # labels have come in: a late verdict may be due
-        rollouts.advance(place, row.id)
-    live = place.ledger.live() or live
-    release = place.shelf.open(live.champion)
-    seen = telemetry.joined(place.telemetry, wanted.start, wanted.end)
+    for row, _ in rollouts.unfinished(ctx):  # labels have come in: a late verdict may be due
+        rollouts.advance(ctx, row.id)
+    live = ctx.ledger.live() or live
+    release = ctx.releases.open(live.champion)
+    seen = telemetry.joined(ctx.telemetry, wanted.start, wanted.end)
     mine = seen[seen["release"] == release.digest].reset_index(drop=True)
-    facts, page = measure(place, release, mine, wanted)
-    judgement = judge(place, facts, wanted)
-    report = keep(place, judgement, page)
+    facts, page = measure(ctx, release, mine, wanted)
+    judgement = judge(ctx, facts, wanted)
+    report = keep(ctx, judgement, page)
     show(judgement, report)
-    announce(place, judgement)
-    place.ledger.record_outcome(
+    announce(ctx, judgement)
+    ctx.ledger.record_outcome(
         work, judgement.action, owner=orchestrator.current_run_id(), evidence={"decision": judgement.id}
     )
     return judgement.action
 
 
-def measure(place: Here, release: Bundle, mine: pd.DataFrame, period: Period) -> tuple[Facts, str | None]:
+def measure(ctx: ProjectContext, release: Bundle, mine: pd.DataFrame, period: Period) -> tuple[Facts, str | None]:
     """What happened to *release* in *period*: *mine* are its answers with the labels that have arrived."""
-    rules, features = place.params.monitor, release.manifest.features
+    rules, features = ctx.params.monitor, release.manifest.features
     profile = Profile.model_validate_json(release.read(PROFILE))
     facts = Facts(period=str(period), release=release.digest, rows=len(mine), importances=profile.importances)
     if len(mine) < rules.min_rows:
         return facts, None
     reference = release.reference()
-    shown = mine.sample(min(rules.sample, len(mine)), random_state=place.params.train.seed).sort_index()
+    shown = mine.sample(min(rules.sample, len(mine)), random_state=ctx.params.train.seed).sort_index()
     ranked = sorted(features, key=lambda f: -profile.importances.get(f.name, 0.0))
     found = measure_drift(reference, shown, ranked, threshold=rules.drift.threshold, period=str(period))
     null_gain, unseen = monitoring.missing_and_unseen(reference, mine, features)
@@ -105,16 +105,16 @@ def quality(release: Bundle, mine: pd.DataFrame, profile: Profile) -> Quality | 
     return Quality(metric=profile.metric, live=value, promised=profile.promised, labels=len(known))
 
 
-def judge(place: Here, facts: Facts, period: Period) -> MonitoringDecision:
+def judge(ctx: ProjectContext, facts: Facts, period: Period) -> MonitoringDecision:
     """The decision, from the facts and from what was decided for earlier periods."""
-    decided = place.ledger.decisions()
+    decided = ctx.ledger.decisions()
     before = [d for d in decided if d.period < facts.period]
     newest = {(d.period, d.release): PeriodFinding.model_validate(d.evidence["finding"]) for d in before}
-    retrained = [place.params.parse_period(d.period) for d in before if d.action == "retrain"]
+    retrained = [ctx.params.parse_period(d.period) for d in before if d.action == "retrain"]
     since = _distance(max(retrained), period) if retrained else None
     asked = [d.id for d in decided if d.action == "retrain" and (d.period, d.release) == (facts.period, facts.release)]
     return monitoring.decide(
-        facts, place.params.monitor, earlier=[newest[key] for key in sorted(newest)],
+        facts, ctx.params.monitor, earlier=[newest[key] for key in sorted(newest)],
         periods_since_retrain=since, earlier_requests=asked,
     )  # fmt: skip
 
@@ -126,10 +126,10 @@ def _distance(earlier: Period, later: Period) -> int:
     return count
 
 
-def keep(place: Here, judgement: MonitoringDecision, page: str | None) -> str | None:
+def keep(ctx: ProjectContext, judgement: MonitoringDecision, page: str | None) -> str | None:
     """The decision into the ledger, then the report into MLflow; the address of its page."""
     facts = judgement.facts
-    place.ledger.record_decision(
+    ctx.ledger.record_decision(
         DecisionRecord(
             id=judgement.id, period=facts.period, release=facts.release, action=judgement.action,
             cause=judgement.cause, evidence={**judgement.model_dump(mode="json"), "impact": facts.impact()},
@@ -141,11 +141,11 @@ def keep(place: Here, judgement: MonitoringDecision, page: str | None) -> str | 
     if facts.quality is not None:
         measures[f"live_{facts.quality.metric}"] = facts.quality.live
     run_id = log_monitoring(
-        place.tracking, project=place.params.project.name, decision=judgement.id,
+        ctx.tracking, project=ctx.params.project.name, decision=judgement.id,
         tags={"period": facts.period, "release": facts.release, "action": judgement.action},
         measures=measures, facts=judgement.model_dump(mode="json"), report=page,
     )  # fmt: skip
-    return tracking.run_url(place.tracking, run_id, artifact="drift.html") if page else None
+    return tracking.run_url(ctx.tracking, run_id, artifact="drift.html") if page else None
 
 
 def show(judgement: MonitoringDecision, report: str | None) -> None:
@@ -172,9 +172,9 @@ def show(judgement: MonitoringDecision, report: str | None) -> None:
     print(f"{facts.period}: {judgement.action}: {judgement.cause}")
 
 
-def announce(place: Here, judgement: MonitoringDecision) -> None:
+def announce(ctx: ProjectContext, judgement: MonitoringDecision) -> None:
     """The fast path: the event that starts retrain, or the alert that asks for a person."""
-    project, facts = place.params.project.name, judgement.facts
+    project, facts = ctx.params.project.name, judgement.facts
     payload = {"decision": judgement.id, "period": facts.period, "release": facts.release, "cause": judgement.cause}
     if judgement.action == "retrain":
         event = "trimtab.quality.degraded" if judgement.kind == "quality" else "trimtab.drift.detected"
@@ -182,6 +182,6 @@ def announce(place: Here, judgement: MonitoringDecision) -> None:
     if judgement.action == "block":
         message = f"{project}: the data of {facts.period} look broken, nothing is learned from them: {judgement.cause}"
         alerts.raise_alert(
-            place.ledger, place.listeners, id=f"decision:{judgement.id}", kind="data broken", message=message,
+            ctx.ledger, ctx.alert_channels, id=f"decision:{judgement.id}", kind="data broken", message=message,
             evidence=payload,
         )  # fmt: skip

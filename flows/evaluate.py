@@ -9,7 +9,7 @@ import pandas as pd
 from prefect import flow, task
 from prefect.runtime import flow_run
 
-from operations.context import Here, here, short
+from operations.context import ProjectContext, load_context, short
 from stores.ledger import GateRecord, LiveRelease
 from stores.releases import bundle
 from stores.releases.bundle import Bundle
@@ -40,59 +40,59 @@ def evaluate(run_id: str) -> bool:
     Args:
         run_id: MLflow run of a candidate, as train gives it
     """
-    place = here()
-    drafted = fetch_candidate(place.tracking, run_id, cache=place.cache)
-    live = place.ledger.live()
-    champion = place.shelf.open(live.champion) if live else None
-    if (role := role_of(place, drafted, live)) is not None:
-        verdict = unchanged(place, drafted, role)
+    ctx = load_context()
+    drafted = fetch_candidate(ctx.tracking, run_id, cache=ctx.cache)
+    live = ctx.ledger.live()
+    champion = ctx.releases.open(live.champion) if live else None
+    if (role := role_of(ctx, drafted, live)) is not None:
+        verdict = unchanged(ctx, drafted, role)
         page = None
     else:
-        rows = fresh_rows(place, drafted, champion)
-        truth = training.truth_of(rows, place.params)
-        allow = place.settings.trusted_types
+        rows = fresh_rows(ctx, drafted, champion)
+        truth = training.truth_of(rows, ctx.params)
+        allow = ctx.settings.trusted_types
         new = scorer_of(drafted, allow).score(rows)
         old = champion.scorer(allow=allow).score(rows) if champion else None
-        verdict = gate.evaluate_gate(place.params.gate, truth, new, old, slices=rows)
+        verdict = gate.evaluate_gate(ctx.params.gate, truth, new, old, slices=rows)
         page = report_performance(
-            truth, answers(new), task=place.params.project.task, period=drafted.paper.as_of,
+            truth, answers(new), task=ctx.params.project.task, period=drafted.paper.as_of,
             reference=(truth, answers(old)) if old else None,
         )  # fmt: skip
-    record(place, drafted, champion, verdict)
+    record(ctx, drafted, champion, verdict)
     log_verdict(
-        place.tracking, run_id, passed=verdict.passed, reason=verdict.reason, evidence=verdict.evidence(), report=page
+        ctx.tracking, run_id, passed=verdict.passed, reason=verdict.reason, evidence=verdict.evidence(), report=page
     )
-    show(place, run_id, verdict)
+    show(ctx, run_id, verdict)
     return verdict.passed
 
 
-def role_of(place: Here, drafted: CandidateArtifacts, live: LiveRelease | None) -> str | None:
+def role_of(ctx: ProjectContext, drafted: CandidateArtifacts, live: LiveRelease | None) -> str | None:
     """Which of those that are live the candidate is over again; None when it is another model."""
     if live is None:
         return None
     for role, digest in (("champion", live.champion), ("release on trial", live.challenger)):
         if digest is not None:
-            known = place.shelf.open(digest).manifest.model_digest
+            known = ctx.releases.open(digest).manifest.model_digest
             if known == drafted.paper.model_digest:
                 return role
     return None
 
 
-def unchanged(place: Here, drafted: CandidateArtifacts, role: str) -> GateResult:
+def unchanged(ctx: ProjectContext, drafted: CandidateArtifacts, role: str) -> GateResult:
     """The verdict on a candidate that is live already."""
-    known = drafted.paper.metrics[place.params.gate.metric]
+    known = drafted.paper.metrics[ctx.params.gate.metric]
     same = Interval(known, known, known)
     reason = f"the candidate is the same model as the {role}: there is nothing to release"
-    return GateResult(False, reason, place.params.gate.metric, drafted.paper.rows_holdout, same, same, None)
+    return GateResult(False, reason, ctx.params.gate.metric, drafted.paper.rows_holdout, same, same, None)
 
 
-def fresh_rows(place: Here, drafted: CandidateArtifacts, champion: Bundle | None) -> pd.DataFrame:
+def fresh_rows(ctx: ProjectContext, drafted: CandidateArtifacts, champion: Bundle | None) -> pd.DataFrame:
     """Labelled rows of the candidate's dataset that neither model learned from. Raises NotEnoughData."""
     cuts = [drafted.paper.cut]
     if champion:
         cuts.append(Profile.model_validate_json(champion.read(PROFILE)).cut)
-    rows = dataset.read(place.workspace, drafted.paper.dataset, last=drafted.paper.as_of, remote=place.remote)
-    columns = place.params.columns
+    rows = dataset.read(ctx.workspace, drafted.paper.dataset, last=drafted.paper.as_of, remote=ctx.remote)
+    columns = ctx.params.columns
     fresh = rows[(rows[columns.time] >= pd.Timestamp(max(cuts))) & rows[columns.target].notna()]
     if fresh.empty:
         raise training.NotEnoughData(
@@ -115,11 +115,11 @@ def answers(scores: Scores) -> object:
     return list(scores.labels) if scores.labels is not None else scores.prediction
 
 
-def record(place: Here, drafted: CandidateArtifacts, champion: Bundle | None, verdict: GateResult) -> None:
+def record(ctx: ProjectContext, drafted: CandidateArtifacts, champion: Bundle | None, verdict: GateResult) -> None:
     """The verdict into the ledger, named by what was compared."""
     against = champion.digest if champion else None
-    compared = f"{drafted.run_id}|{against}|{place.params.gate.model_dump_json()}|{verdict.rows}"
-    place.ledger.record_gate(
+    compared = f"{drafted.run_id}|{against}|{ctx.params.gate.model_dump_json()}|{verdict.rows}"
+    ctx.ledger.record_gate(
         GateRecord(
             id=hashlib.sha256(compared.encode()).hexdigest(), run_id=drafted.run_id, champion=against,
             passed=verdict.passed, reason=verdict.reason, evidence=verdict.evidence(),
@@ -127,7 +127,7 @@ def record(place: Here, drafted: CandidateArtifacts, champion: Bundle | None, ve
     )  # fmt: skip
 
 
-def show(place: Here, run_id: str, verdict: GateResult) -> None:
+def show(ctx: ProjectContext, run_id: str, verdict: GateResult) -> None:
     """The verdict for people, on the run's page."""
     lines = [f"## {'Passed' if verdict.passed else 'Failed'}", "", verdict.reason]
     if verdict.slices:
@@ -137,6 +137,6 @@ def show(place: Here, run_id: str, verdict: GateResult) -> None:
             f"| {s.gain.value:+.4f} ({s.gain.low:+.4f} to {s.gain.high:+.4f}) | {'harmed' if s.harmed else ''} |"
             for s in verdict.slices
         ]
-    lines += ["", f"[The candidate's run in MLflow]({tracking.run_url(place.tracking, run_id)})"]
+    lines += ["", f"[The candidate's run in MLflow]({tracking.run_url(ctx.tracking, run_id)})"]
     orchestrator.show_markdown("gate", "\n".join(lines), about="The gate's verdict on a candidate")
     print(verdict.reason)

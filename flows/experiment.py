@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 
 from flows.deploy import known_release
 from operations import experiments, rollouts
-from operations.context import Here, here, short
+from operations.context import ProjectContext, load_context, short
 from operations.targets.contract import load_release, probe_release
 from stores.ledger import LiveRelease, RolloutStep
 from stores.releases import bundle
@@ -41,63 +41,63 @@ def experiment(
         name: to tell experiments apart; empty: made from the rest
         instead: also when a rollout or another experiment goes on, which ends then
     """
-    place = here()
+    ctx = load_context()
     plan = ExperimentPlan.model_validate(
-        {"a": known_release(place, a), "b": known_release(place, b), "share": share, "duration": duration, "name": name}
+        {"a": known_release(ctx, a), "b": known_release(ctx, b), "share": share, "duration": duration, "name": name}
     )
-    if not known(place, plan):
-        admit(place, plan)
-        begin(place, plan, instead=instead)
-    return experiments.publish(place, plan.id)
+    if not known(ctx, plan):
+        admit(ctx, plan)
+        begin(ctx, plan, instead=instead)
+    return experiments.publish(ctx, plan.id)
 
 
-def known(place: Here, plan: ExperimentPlan) -> bool:
+def known(ctx: ProjectContext, plan: ExperimentPlan) -> bool:
     """Whether this experiment has begun. Raises NotStarted when another one has its name."""
-    row, steps = place.ledger.rollout(plan.id), place.ledger.rollout_steps(plan.id)
+    row, steps = ctx.ledger.rollout(plan.id), ctx.ledger.rollout_steps(plan.id)
     is_other = row is not None and (row.champion_before, row.release) != (plan.a, plan.b)
     if is_other or (steps and experiments.plan_of(steps) != plan):
         raise NotStarted(f"there was another experiment {plan.title}: give this one a name of its own")
     return bool(steps)
 
 
-def admit(place: Here, plan: ExperimentPlan) -> None:
+def admit(ctx: ProjectContext, plan: ExperimentPlan) -> None:
     """Have both bundles checked, loaded and probed. Raises NotStarted."""
     for arm, digest in (("A", plan.a), ("B", plan.b)):
         try:
-            place.shelf.open(digest)
-            load_release(place.server, digest)
-            probe_release(place.server, digest)
+            ctx.releases.open(digest)
+            load_release(ctx.server, digest)
+            probe_release(ctx.server, digest)
         except (bundle.ReleaseError, model_server.ServerRejected) as refusal:
             raise NotStarted(f"{arm} ({short(digest)}) cannot answer users: {refusal}") from refusal
 
 
-def begin(place: Here, plan: ExperimentPlan, *, instead: bool) -> LiveRelease:
+def begin(ctx: ProjectContext, plan: ExperimentPlan, *, instead: bool) -> LiveRelease:
     """Both answer from now on. Raises NotStarted, or ConflictError when somebody else moved who is live meanwhile."""
-    live = place.ledger.live()
+    live = ctx.ledger.live()
     if live is None:
         raise NotStarted("nothing is live yet: deploy a release first, which answers again after the experiment")
     if live.challenger is not None and not instead:
-        raise NotStarted(f"{_busy(place, live)}: wait, or end it with --instead")
-    place.ledger.start_rollout(
+        raise NotStarted(f"{_busy(ctx, live)}: wait, or end it with --instead")
+    ctx.ledger.start_rollout(
         plan.id, release=plan.b, champion_before=plan.a, strategy=STRATEGY, cause=f"experiment {plan.title}",
-        policy=rollouts.terms_of(place, plan.a, plan.b).model_dump(mode="json"),
+        policy=rollouts.terms_of(ctx, plan.a, plan.b).model_dump(mode="json"),
     )  # fmt: skip
-    evidence = {"share": plan.share, "before": experiments.rightful(place, live), "plan": plan.model_dump(mode="json")}
-    now = place.ledger.switch(
+    evidence = {"share": plan.share, "before": experiments.rightful(ctx, live), "plan": plan.model_dump(mode="json")}
+    now = ctx.ledger.switch(
         plan.a, expected=live.version, move="experiment", actor=orchestrator.current_run_id(), rollout=plan.id,
         reason=f"experiment {plan.title}: A {short(plan.a)}, B {short(plan.b)} for {written(plan.duration)}",
         challenger=plan.b, challenger_share=plan.share, step=RolloutStep(plan.id, 1, "experiment", evidence),
     )  # fmt: skip
-    experiments.follow(place, now)
-    experiments.settle(place)  # one that this has overtaken has ended
+    experiments.follow(ctx, now)
+    experiments.settle(ctx)  # one that this has overtaken has ended
     return now
 
 
-def _busy(place: Here, live: LiveRelease) -> str:
+def _busy(ctx: ProjectContext, live: LiveRelease) -> str:
     """What goes on, in words."""
-    row = experiments.running(place, live)
+    row = experiments.running(ctx, live)
     if row is not None:
         return f"{row.cause} goes on"
-    at = state_machine.current_state(place.ledger.rollout_steps(live.rollout or ""))
+    at = state_machine.current_state(ctx.ledger.rollout_steps(live.rollout or ""))
     doing = "is in probation" if at.in_probation else f"is being tried ({at.title})"
     return f"release {short(live.champion if at.in_probation else live.challenger)} {doing}"

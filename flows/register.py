@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.runtime import flow_run
 
-from operations.context import here, short
+from operations.context import load_context, short
 from stores.releases import backend
 from stores.releases.bundle import Bundle
 from stores.releases.store import Shelf
@@ -45,30 +45,28 @@ def register(run_id: str) -> str:
     Args:
         run_id: MLflow run of a candidate that passed the gate
     """
-    place = here()
-    verdict = place.ledger.gate(run_id)
+    ctx = load_context()
+    verdict = ctx.ledger.gate(run_id)
     if verdict is None or not verdict.passed:
         why = verdict.reason if verdict else "it was not evaluated"
         raise GateNotPassed(f"candidate {run_id} cannot be registered: {why}")
-    drafted = fetch_candidate(place.tracking, run_id, cache=place.cache)
+    drafted = fetch_candidate(ctx.tracking, run_id, cache=ctx.cache)
     name, paper = drafted.paper.project, drafted.paper
-    version = register_version(place.tracking, name=name, drafted=drafted, tags={"gate": "passed"})
+    version = register_version(ctx.tracking, name=name, drafted=drafted, tags={"gate": "passed"})
     card = paperwork.card(paper, name=name, version=version, verdict=verdict.reason)
     files = {f: (drafted.folder / f).read_bytes() for f in (MODEL, SCHEMA, REFERENCE, SAMPLES, paperwork.PROFILE)}
     fields = paperwork.manifest_fields(paper, model_name=name, model_version=version, run_id=run_id)
-    route = prove_route(
-        model=files[MODEL], reference=files[REFERENCE], fields=fields, allow=place.settings.trusted_types
-    )
-    bundle = write_bundle(place.shelf, manifest_fields=fields, files={**files, CARD: card.encode(), ROUTE: route})
-    place.ledger.record_release(
+    route = prove_route(model=files[MODEL], reference=files[REFERENCE], fields=fields, allow=ctx.settings.trusted_types)
+    bundle = write_bundle(ctx.releases, manifest_fields=fields, files={**files, CARD: card.encode(), ROUTE: route})
+    ctx.ledger.record_release(
         bundle.digest, model_name=name, model_version=version, run_id=run_id,
         manifest=bundle.manifest.model_dump(mode="json"),
     )  # fmt: skip
     describe_version(
-        place.tracking, name=name, version=version, text=card,
+        ctx.tracking, name=name, version=version, text=card,
         tags={"release": bundle.digest, "as_of": paper.as_of, "dataset": paper.dataset},
     )  # fmt: skip
-    set_alias(place.tracking, name=name, alias="challenger", version=version)
+    set_alias(ctx.tracking, name=name, alias="challenger", version=version)
     orchestrator.emit(
         "trimtab.release.created",
         project=name,

@@ -14,7 +14,7 @@ from flows.evaluate import evaluate
 from flows.register import register
 from flows.train import newest_period, train
 from operations import datasets
-from operations.context import Here, here, one_heartbeat
+from operations.context import ProjectContext, load_context, shared_heartbeat
 from stores.ledger import DecisionRecord
 from tasks import orchestrator
 from trimtab.rollout import state_machine
@@ -44,47 +44,45 @@ def retrain(
         overtake: end the trial of a release that is on trial; empty: unless a schedule asked, as with new rows every
             night no trial that is longer would ever come to its end
     """
-    place = here()
+    ctx = load_context()
     work = work_of(decision) if decision else f"retrain:run:{orchestrator.current_run_id()}"
-    if decision is None and not despite_block and (broken := blocked(place)):
-        return finish(place, work, "blocked", period=broken.period, reason=broken.cause)
+    if decision is None and not despite_block and (broken := blocked(ctx)):
+        return finish(ctx, work, "blocked", period=broken.period, reason=broken.cause)
     patient = BY_SCHEDULE in flow_run.tags if overtake is None else not overtake
-    if patient and (trial := is_challenging(place)):
-        return finish(place, work, "waits", rollout=trial)
-    if decision and not claimed(place, decision):
+    if patient and (trial := is_challenging(ctx)):
+        return finish(ctx, work, "waits", rollout=trial)
+    if decision and not claimed(ctx, decision):
         print(f"{decision} is seen to by another run.")
         return "done before"
-    cause = cause_of(place, decision)
-    with one_heartbeat():
-        run_id = train(as_of or newest_period(place, datasets.current(place).hash))
+    cause = cause_of(ctx, decision)
+    with shared_heartbeat():
+        run_id = train(as_of or newest_period(ctx, datasets.current(ctx).hash))
         if not evaluate(run_id):
-            gate = place.ledger.gate(run_id)
-            return finish(place, work, "rejected", run_id=run_id, reason=gate.reason if gate else "")
-        if patient and (trial := is_challenging(place)):  # which began while this run was training
-            return finish(place, work, "waits", run_id=run_id, rollout=trial)
+            gate = ctx.ledger.gate(run_id)
+            return finish(ctx, work, "rejected", run_id=run_id, reason=gate.reason if gate else "")
+        if patient and (trial := is_challenging(ctx)):  # which began while this run was training
+            return finish(ctx, work, "waits", run_id=run_id, rollout=trial)
         release = register(run_id)
         state = deploy(release, cause, watch_s=0)
-    live = place.ledger.live()
+    live = ctx.ledger.live()
     result = "promoted" if state == "champion" else "rolling out"
-    return finish(place, work, result, run_id=run_id, release=release, rollout=live.rollout if live else None)
+    return finish(ctx, work, result, run_id=run_id, release=release, rollout=live.rollout if live else None)
 
 
-def blocked(place: Here) -> DecisionRecord | None:
+def blocked(ctx: ProjectContext) -> DecisionRecord | None:
     """The decision that calls the newest period's data broken; None when the newest decision does not."""
-    decisions = place.ledger.decisions()
+    decisions = ctx.ledger.decisions()
     newest = max(decisions, key=lambda d: d.period, default=None)
     about = [d for d in decisions if newest and d.period == newest.period]
     return about[-1] if about and about[-1].action == "block" else None
 
 
-def is_challenging(place: Here) -> str | None:
+def is_challenging(ctx: ProjectContext) -> str | None:
     """The rollout that is still open; None when there is none."""
-    live = place.ledger.live()
+    live = ctx.ledger.live()
     if live is None or live.rollout is None or live.challenger is None:
         return None
-    return (
-        live.rollout if state_machine.current_state(place.ledger.rollout_steps(live.rollout)).is_challenging else None
-    )
+    return live.rollout if state_machine.current_state(ctx.ledger.rollout_steps(live.rollout)).is_challenging else None
 
 
 def work_of(decision: str) -> str:
@@ -92,18 +90,18 @@ def work_of(decision: str) -> str:
     return f"retrain:{decision}"
 
 
-def claimed(place: Here, decision: str) -> bool:
+def claimed(ctx: ProjectContext, decision: str) -> bool:
     """Whether this run is the one that sees to *decision*. A claim whose run was lost can be taken over."""
     work = work_of(decision)
-    if work in place.ledger.outcomes():
+    if work in ctx.ledger.outcomes():
         return False
-    attempt = next_attempt(place, work, me=orchestrator.current_run_id())
-    return attempt is not None and place.ledger.claim(work, orchestrator.current_run_id(), attempt=attempt)
+    attempt = next_attempt(ctx, work, me=orchestrator.current_run_id())
+    return attempt is not None and ctx.ledger.claim(work, orchestrator.current_run_id(), attempt=attempt)
 
 
-def next_attempt(place: Here, work: str, *, me: str | None = None) -> int | None:
+def next_attempt(ctx: ProjectContext, work: str, *, me: str | None = None) -> int | None:
     """The attempt that is free to be made on *work*; None while a run is at it, and after MAX_ATTEMPTS lost runs."""
-    held = place.ledger.claims(work)
+    held = ctx.ledger.claims(work)
     if not held:
         return 1
     newest = held[-1]
@@ -114,19 +112,19 @@ def next_attempt(place: Here, work: str, *, me: str | None = None) -> int | None
     return newest.attempt + 1
 
 
-def cause_of(place: Here, decision: str | None) -> str:
+def cause_of(ctx: ProjectContext, decision: str | None) -> str:
     """Why, for the history."""
     if decision is None:
         return "scheduled retrain"
-    found = place.ledger.decision(decision)
+    found = ctx.ledger.decision(decision)
     if found is None:
         raise LookupError(f"the ledger has no decision {decision}: nothing asks for this retrain")
     return f"{found.period}: {found.cause}"
 
 
-def finish(place: Here, work: str, result: str, **evidence: object) -> str:
+def finish(ctx: ProjectContext, work: str, result: str, **evidence: object) -> str:
     """Record the outcome, once."""
-    place.ledger.record_outcome(work, result, owner=orchestrator.current_run_id(), evidence=dict(evidence))
+    ctx.ledger.record_outcome(work, result, owner=orchestrator.current_run_id(), evidence=dict(evidence))
     orchestrator.show_markdown(
         "retrain", "\n".join(f"- {key}: `{value}`" for key, value in {"result": result, **evidence}.items()),
         about=f"Retrain: {result}",

@@ -7,7 +7,7 @@ from prefect import flow
 
 from flows.deploy import follow, known_release
 from operations import experiments, rollouts
-from operations.context import Here, here
+from operations.context import ProjectContext, load_context
 from stores import rollout_observation
 from stores.ledger import ConflictError
 from stores.object_store.store import ObjectsError
@@ -29,64 +29,60 @@ def rollback(reason: str = "asked for by hand", to: str | None = None) -> int:
         reason: why, for the history
         to: a release; empty: the one on trial goes, or the one before the live one comes back
     """
-    place = here()
-    if to is None and (ended := end_trial(place, reason)) is not None:
+    ctx = load_context()
+    if to is None and (ended := end_trial(ctx, reason)) is not None:
         return ended
-    target, now = previous(place, to)
-    place.shelf.open(target)  # one that is damaged would leave nobody to answer
-    moved = place.ledger.switch(
-        target, expected=now, move="rollback", reason=reason, actor=orchestrator.current_run_id()
-    )
-    follow(place, moved)
-    project = place.params.project.name
+    target, now = previous(ctx, to)
+    ctx.releases.open(target)  # one that is damaged would leave nobody to answer
+    moved = ctx.ledger.switch(target, expected=now, move="rollback", reason=reason, actor=orchestrator.current_run_id())
+    follow(ctx, moved)
+    project = ctx.params.project.name
     payload = {"release": target, "version": moved.version, "reason": reason}
     orchestrator.emit("trimtab.rollout.rolled-back", project=project, id=f"live-{moved.version}", payload=payload)
     alerts.raise_alert(
-        place.ledger, place.listeners, id=f"live:{moved.version}", kind="rolled back",
+        ctx.ledger, ctx.alert_channels, id=f"live:{moved.version}", kind="rolled back",
         message=f"{project}: rolled back to {target[:12]}: {reason}", evidence=payload,
     )  # fmt: skip
     return moved.version
 
 
-def end_trial(place: Here, reason: str) -> int | None:
+def end_trial(ctx: ProjectContext, reason: str) -> int | None:
     """Take back the release that is on trial or in probation, or end the experiment that goes on; the ledger's version
     number, or None when there is none of these."""
-    if (alone := experiments.make_way(place, reason)) is not None:
+    if (alone := experiments.make_way(ctx, reason)) is not None:
         return alone.version
-    live = place.ledger.live()
-    row = place.ledger.rollout(live.rollout) if live and live.rollout and live.challenger else None
+    live = ctx.ledger.live()
+    row = ctx.ledger.rollout(live.rollout) if live and live.rollout and live.challenger else None
     if live is None or row is None:
         return None
-    steps = place.ledger.rollout_steps(row.id)
+    steps = ctx.ledger.rollout_steps(row.id)
     at = state_machine.current_state(steps)
     if not (at.is_challenging or at.in_probation):
         return None
     seen = Observation(exposed=at.exposed_before)
     try:
         assert row.champion_before is not None  # a rollout on live traffic has a champion to be compared with
-        place.shelf.open(row.champion_before)
-        seen = rollout_observation.observe_rollout(place.telemetry, row, steps)
+        ctx.releases.open(row.champion_before)
+        seen = rollout_observation.observe_rollout(ctx.telemetry, row, steps)
     except (UnreachableRelease, ObjectsError) as error:  # the servers have both models loaded, and users need it now
         reason += f" (the store is away, so the answers are those until the last step: {error})"
-    rollouts.take(
-        place, row, at, seen, Transition("rolled back" if at.is_challenging else "reverted", 0.0, reason), live
-    )
-    now = place.ledger.live()
+    rollouts.take(ctx, row, at, seen, Transition("rolled back" if at.is_challenging else "reverted", 0.0, reason), live)
+    now = ctx.ledger.live()
     if now is None or now.challenger is not None:
         raise ConflictError(live.version)
     return now.version
 
 
-def previous(place: Here, to: str | None) -> tuple[str, int]:
+def previous(ctx: ProjectContext, to: str | None) -> tuple[str, int]:
     """The release to go back to, and the ledger version that was seen. Raises NothingBefore or NoSuchRelease.
 
     Going back twice goes back further: a release that was rolled back from is not gone back to.
     """
-    history = place.ledger.history()
+    history = ctx.ledger.history()
     if not history:
         raise NothingBefore("nothing is live yet: deploy a release first")
     if to is not None:
-        return known_release(place, to), history[-1].version
+        return known_release(ctx, to), history[-1].version
     stack: list[str] = []
     for entry in history:
         if entry.move == "experiment":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from operations import experiments
-from operations.context import here
+from operations.context import load_context
 
 
 @flow(name="stop-experiment", flow_run_name="stop-experiment")
@@ -16,7 +16,7 @@ def stop_experiment(name: str | None = None, reason: str = "asked for by hand") 
         name: of the experiment; empty: the newest
         reason: why, for the history
     """
-    place = here()
-    row = experiments.named(place, name)
-    experiments.end(place, row.id, reason)
-    return experiments.publish(place, row.id)
+    ctx = load_context()
+    row = experiments.named(ctx, name)
+    experiments.end(ctx, row.id, reason)
+    return experiments.publish(ctx, row.id)

@@ -10,7 +10,7 @@ from prefect import flow, task
 from prefect.runtime import flow_run
 
 from operations import datasets
-from operations.context import Here, here
+from operations.context import ProjectContext, load_context
 from tasks import dataset, lineage, orchestrator, plots, tracking
 from tasks.retries import RETRIED_CACHED
 from trimtab.config.params import Params
@@ -31,35 +31,35 @@ def train(as_of: str | None = None, dataset_hash: str | None = None) -> str:
         as_of: newest period to use, like 2013-03; empty: the newest there is
         dataset_hash: dataset version; empty: the newest
     """
-    place = here()
-    now = datasets.current(place) if dataset_hash is None else None
+    ctx = load_context()
+    now = datasets.current(ctx) if dataset_hash is None else None
     version = now.hash if now else str(dataset_hash)
-    newest = as_of or newest_period(place, version)
+    newest = as_of or newest_period(ctx, version)
     pointer = now.pointer if now else f"outs:\n- md5: {version}\n"
     run_id = make_candidate(
-        project=place.root,
-        tracking_uri=place.tracking,
+        project=ctx.root,
+        tracking_uri=ctx.tracking,
         version=version,
         as_of=newest,
-        settings=place.params.model_dump(
+        settings=ctx.params.model_dump(
             mode="json", by_alias=True, include={"project", "source", "columns", "period", "train", "gate"}
         ),
-        schema=place.schema.dumps(),
+        schema=ctx.schema.dumps(),
         code=lineage.code_state(),
         pointer=pointer,
-        workspace=place.workspace,
-        remote=place.remote,
+        workspace=ctx.workspace,
+        remote=ctx.remote,
     )
     orchestrator.show_link(
-        "candidate", tracking.run_url(place.tracking, run_id), text=f"Candidate of {newest} in MLflow",
+        "candidate", tracking.run_url(ctx.tracking, run_id), text=f"Candidate of {newest} in MLflow",
         about="The candidate's run, with its metrics, plots, inputs and lineage",
     )  # fmt: skip
     return run_id
 
 
-def newest_period(place: Here, version: str) -> str:
+def newest_period(ctx: ProjectContext, version: str) -> str:
     """The newest period whose rows are in a dataset version."""
-    names = dataset.names(place.workspace, version, folder="accepted", remote=place.remote)
+    names = dataset.names(ctx.workspace, version, folder="accepted", remote=ctx.remote)
     if not names:
         raise dataset.NoRows(f"dataset version {version} has no accepted rows: run ingest and validate first")
     return names[-1]

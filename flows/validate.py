@@ -9,7 +9,7 @@ import pandas as pd
 from prefect import flow, task
 
 from operations import datasets
-from operations.context import Here, NotSetUp, here
+from operations.context import NotSetUp, ProjectContext, load_context
 from stores import batches
 from stores.ledger import Landing, ValidationRecord
 from tasks import alerts, dataset, orchestrator, reports
@@ -31,27 +31,27 @@ def validate(period: str, batch: str | None = None) -> bool:
         period: like 2013-03
         batch: digest of a landed batch; empty: the one that landed last
     """
-    place = here()
-    wanted = place.params.parse_period(period)
-    last = place.ledger.landing(period)
-    landed = landed_batch(place, period, batch)
+    ctx = load_context()
+    wanted = ctx.params.parse_period(period)
+    last = ctx.ledger.landing(period)
+    landed = landed_batch(ctx, period, batch)
     rows = pd.read_parquet(landed.path)
-    rules = rules_of(place, rows)
-    checked = schema.check(rows, rules, place.params, wanted)
+    rules = rules_of(ctx, rows)
+    checked = schema.check(rows, rules, ctx.params, wanted)
     is_accepted = checked.refusal is None
     version = datasets.advance(
-        place, laid_out(place, period, landed.digest, checked),
+        ctx, laid_out(ctx, period, landed.digest, checked),
         period=period, cause="accepted" if is_accepted else "quarantined",
         message=f"{'Accept' if is_accepted else 'Quarantine'} {period}: {len(checked.good)} good rows, "
         f"{len(checked.bad)} bad",
     )  # fmt: skip
-    check = record(place, period, landed.digest, rules, checked, version.hash)
-    announce(place, check)  # before the pages are drawn: what follows need not wait for them
+    check = record(ctx, period, landed.digest, rules, checked, version.hash)
+    announce(ctx, check)  # before the pages are drawn: what follows need not wait for them
     if last is not None and last.digest == landed.digest:
-        place.ledger.record_outcome(
+        ctx.ledger.record_outcome(
             work_of(last), "accepted" if is_accepted else "quarantined", owner=orchestrator.current_run_id()
         )
-    show(place, check, checked)
+    show(ctx, check, checked)
     return is_accepted
 
 
@@ -60,54 +60,56 @@ def work_of(landing: Landing) -> str:
     return f"validate:{landing.period}:{landing.number}"
 
 
-def landed_batch(place: Here, period: str, digest: str | None) -> batches.Landed:
+def landed_batch(ctx: ProjectContext, period: str, digest: str | None) -> batches.Landed:
     """The batch called *digest*, or the one that landed last: from disk, or from the dataset where it landed
     elsewhere. Raises NothingLanded."""
-    last = place.ledger.landing(period) if digest is None else None
+    last = ctx.ledger.landing(period) if digest is None else None
     wanted = digest or (last.digest if last else None)
     try:
-        return batches.landed(place.workspace, period, wanted)
+        return batches.landed(ctx.workspace, period, wanted)
     except batches.NothingLanded:
         if wanted is None:
             raise
         try:
-            return batches.read(period, wanted, datasets.bring(place, f"landed/{period}/{wanted}.parquet"))
+            return batches.read(period, wanted, datasets.bring(ctx, f"landed/{period}/{wanted}.parquet"))
         except dataset.NoRows as error:
             raise batches.NothingLanded(f"no batch {wanted} of {period} has landed: run ingest for it first") from error
 
 
-def laid_out(place: Here, period: str, digest: str, checked: Checked) -> dict[str, Path | None]:
+def laid_out(ctx: ProjectContext, period: str, digest: str, checked: Checked) -> dict[str, Path | None]:
     """The rows on disk, accepted and quarantined ones apart; the files that this concerns, None for one that is not
     (or no longer) there."""
-    batches.quarantine(place.workspace, period, digest, checked.bad)
+    batches.quarantine(ctx.workspace, period, digest, checked.bad)
     files: dict[str, Path | None] = {
         f"quarantined/{period}/{digest}.parquet": None if checked.bad.empty else batches.quarantined(
-            place.workspace, period, digest
+            ctx.workspace, period, digest
         ),
     }  # fmt: skip
     if checked.refusal is None:
-        batches.accept(place.workspace, period, checked.good)
-        files[f"accepted/{period}.parquet"] = batches.accepted(place.workspace, period)
+        batches.accept(ctx.workspace, period, checked.good)
+        files[f"accepted/{period}.parquet"] = batches.accepted(ctx.workspace, period)
     return files
 
 
-def rules_of(place: Here, rows: pd.DataFrame) -> Schema:
+def rules_of(ctx: ProjectContext, rows: pd.DataFrame) -> Schema:
     """The project's schema; inferred from *rows* and written down when there is none yet. Raises NotSetUp where it
     could not stay: a schema that each run infers for itself refuses nothing."""
-    path = place.root / "schema.yaml"
+    path = ctx.root / "schema.yaml"
     if path.exists():
-        return place.schema
-    if place.ledger.validations():
+        return ctx.schema
+    if ctx.ledger.validations():
         raise NotSetUp(f"{path} is missing, by which earlier batches were judged: {BRING_SCHEMA}")
     try:
-        path.write_text(schema.infer(rows, place.params).dumps())
+        path.write_text(schema.infer(rows, ctx.params).dumps())
     except OSError as error:
         raise NotSetUp(f"{path} is missing and cannot be written ({error.strerror}): {BRING_SCHEMA}") from error
     print(f"Inferred {path.name} from {len(rows)} rows: review it and commit it.")
-    return place.schema
+    return ctx.schema
 
 
-def record(place: Here, period: str, digest: str, rules: Schema, checked: Checked, version: str) -> ValidationRecord:
+def record(
+    ctx: ProjectContext, period: str, digest: str, rules: Schema, checked: Checked, version: str
+) -> ValidationRecord:
     """The conclusion into the ledger."""
     good, bad = len(checked.good), len(checked.bad)
     reason = checked.refusal or (f"{good} rows accepted" + (f", {bad} quarantined" if bad else ""))
@@ -116,27 +118,27 @@ def record(place: Here, period: str, digest: str, rules: Schema, checked: Checke
         rows_good=good, rows_bad=bad,
         evidence={"reasons": dict(list(checked.reasons.items())[:50]), "dataset": version},
     )  # fmt: skip
-    place.ledger.record_validation(check)
+    ctx.ledger.record_validation(check)
     return check
 
 
-def show(place: Here, check: ValidationRecord, checked: Checked) -> None:
+def show(ctx: ProjectContext, check: ValidationRecord, checked: Checked) -> None:
     """What a person wants to see of it: a table of reasons, and Evidently's summary of the accepted rows."""
     lines = [f"**{check.period}** {'accepted' if check.accepted else 'quarantined'}: {check.reason}"]
     if checked.reasons:
         lines += ["", "| reason | rows |", "|---|---|"]
         lines += [f"| {reason} | {count} |" for reason, count in list(checked.reasons.items())[:20]]
     if check.accepted:
-        columns = place.params.columns
+        columns = ctx.params.columns
         page = summarise(checked.good, numbers=columns.number, categories=columns.category, period=check.period)
-        kept = place.keep_report(f"batch-{check.period}-{check.digest[:12]}.html", page)
+        kept = ctx.save_report(f"batch-{check.period}-{check.digest[:12]}.html", page)
         lines += ["", f"Data summary: `{kept}`"]
     orchestrator.show_markdown("batch", "\n".join(lines), about=f"Batch of {check.period}")
 
 
-def announce(place: Here, check: ValidationRecord) -> None:
+def announce(ctx: ProjectContext, check: ValidationRecord) -> None:
     """Tell the world: accepted starts monitoring of the period, quarantined alerts."""
-    project = place.params.project.name
+    project = ctx.params.project.name
     fact = f"{check.period}-{check.digest[:16]}-{check.schema[:8]}"
     payload: dict[str, Any] = {"period": check.period, "batch": check.digest, "reason": check.reason}
     if check.accepted:
@@ -145,5 +147,5 @@ def announce(place: Here, check: ValidationRecord) -> None:
     orchestrator.emit("trimtab.batch.quarantined", project=project, id=fact, payload=payload)
     message = f"{project}: the batch of {check.period} was quarantined: {check.reason}. The live model goes on."
     alerts.raise_alert(
-        place.ledger, place.listeners, id=f"batch:{fact}", kind="batch quarantined", message=message, evidence=payload
+        ctx.ledger, ctx.alert_channels, id=f"batch:{fact}", kind="batch quarantined", message=message, evidence=payload
     )

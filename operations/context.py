@@ -31,8 +31,8 @@ class NotSetUp(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Here:
-    """A project in its place."""
+class ProjectContext:
+    """A project in its ctx."""
 
     settings: Settings
     params: Params
@@ -61,12 +61,12 @@ class Here:
         return self.settings.tracking_uri
 
     @cached_property
-    def shelf(self) -> Shelf:
+    def releases(self) -> Shelf:
         """Where releases are kept."""
-        return Shelf(self.settings.releases, self.objects)
+        return Shelf(self.settings.releases, self.object_store)
 
     @cached_property
-    def objects(self) -> Objects | None:
+    def object_store(self) -> Objects | None:
         """The store behind the state folder, where there is one."""
         store = self.settings.store
         return Objects(store, endpoint=self.settings.store_endpoint) if store else None
@@ -74,22 +74,22 @@ class Here:
     @cached_property
     def telemetry(self) -> Where:
         """Where predictions, labels and pairs are."""
-        return where(self.settings.telemetry, self.objects)
+        return where(self.settings.telemetry, self.object_store)
 
-    def keep_report(self, name: str, page: str) -> str:
+    def save_report(self, name: str, page: str) -> str:
         """Keep a page that people read, in the state folder and, where there is one, in the store; where it is. A store
         that is away keeps no flow from going on: the page is in the folder then."""
         path = self.settings.state / "reports" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page)
-        if self.objects is None:
+        if self.object_store is None:
             return str(path)
         try:
-            self.objects.put(f"reports/{name}", path)
+            self.object_store.put(f"reports/{name}", path)
         except ObjectsError as error:
             print(f"The report stays in {path}: {error}")
             return str(path)
-        return f"{self.objects.url}/reports/{name}"
+        return f"{self.object_store.url}/reports/{name}"
 
     @property
     def server(self) -> ModelServerClient:
@@ -111,26 +111,26 @@ class Here:
         return Schema.loads(path.read_text(), name=str(path))
 
     @property
-    def listeners(self) -> tuple[Alert, ...]:
-        """Who hears alerts: those in params.yaml, and the webhook of the place."""
+    def alert_channels(self) -> tuple[Alert, ...]:
+        """Who hears alerts: those in params.yaml, and the webhook of the ctx."""
         own = self.settings.webhook_url
         return (*self.params.alerts, *([Alert(kind="webhook", url=own)] if own else []))
 
 
-def here() -> Here:
+def load_context() -> ProjectContext:
     """The project that this process works for. Raises ParamsError or NotSetUp, saying what to do."""
     settings = Settings()
     if settings.ledger_url is None:
         raise NotSetUp("TRIMTAB_LEDGER_URL is not set: run flows through `trimtab run`, or on a worker of `trimtab up`")
     ledger = Ledger(settings.ledger_url.get_secret_value(), patience_s=PATIENCE_S)
-    place = Here(settings, params.load(settings.root), ledger)
-    if place.workspace != place.root:
-        dataset.init(place.workspace)
-    return place
+    ctx = ProjectContext(settings, params.load(settings.root), ledger)
+    if ctx.workspace != ctx.root:
+        dataset.init(ctx.workspace)
+    return ctx
 
 
 @contextmanager
-def one_heartbeat() -> Iterator[None]:
+def shared_heartbeat() -> Iterator[None]:
     """Flows called inside share their parent's heartbeat: one of their own would cost each up to a second at its end,
     and a process that is lost takes parent and parts with it."""
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from prefect import task
 
-from operations.context import Here
+from operations.context import ProjectContext
 from stores.ledger import Ledger, Rollout
 from tasks import model_server
 from tasks.model_server import ServerRejected, ServerUnavailable
@@ -21,11 +21,11 @@ load_release = task(name="load-release", **RETRIED)(model_server.load)
 probe_release = task(name="probe-release", **RETRIED)(model_server.probe)
 
 
-class TargetRefused(RuntimeError):
+class TargetRejected(RuntimeError):
     """A release could not be made to run where it would have to answer; users did not notice."""
 
 
-class TargetAway(TargetRefused):
+class TargetUnavailable(TargetRejected):
     """Where it would have to answer, nothing can be said or done at present. Later it may: this says nothing against
     the release."""
 
@@ -34,25 +34,25 @@ class Target(Protocol):
     """What deploy needs of a place where releases run."""
 
     def admit(self, digest: str, rollout: str) -> dict[str, Any]:
-        """Have the release running beside the live one, probed; what was found. Raises TargetRefused;
-        TargetAway when that is not the release's doing."""
+        """Have the release running beside the live one, probed; what was found. Raises TargetRejected;
+        TargetUnavailable when that is not the release's doing."""
 
     def dismiss(self, digest: str) -> None:
         """Take away what `admit` left of a release that was refused; what cannot be taken away now, `settle` does."""
 
     def settle(self) -> list[str]:
-        """Go after the ledger: what ought to run runs, and the rest is gone; what was done. Raises TargetRefused."""
+        """Go after the ledger: what ought to run runs, and the rest is gone; what was done. Raises TargetRejected."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DesiredRelease:
     """Whose processes users should be sent to, since the ledger's *version*."""
 
     digest: str
     version: int
 
 
-def wanted(ledger: Ledger) -> Wanted | None:
+def wanted(ledger: Ledger) -> DesiredRelease | None:
     """The release on trial, if there is one, as its processes answer with both; the champion otherwise."""
     live = ledger.live()
     if live is None:
@@ -64,7 +64,7 @@ def wanted(ledger: Ledger) -> Wanted | None:
         and journey.current_state(ledger.rollout_steps(row.id)).is_challenging
         and row.release == live.challenger
     )
-    return Wanted(row.release if row and is_challenging else live.champion, live.version)
+    return DesiredRelease(row.release if row and is_challenging else live.champion, live.version)
 
 
 def begun(ledger: Ledger) -> Rollout | None:
@@ -88,19 +88,19 @@ def under_way(ledger: Ledger) -> str | None:
 class RunningServers:
     """The model servers that run anyhow: they load what the ledger names."""
 
-    def __init__(self, place: Here) -> None:
-        self._server = place.server
+    def __init__(self, ctx: ProjectContext) -> None:
+        self._server = ctx.server
 
     def admit(self, digest: str, rollout: str) -> dict[str, Any]:
-        """Load and probe the release in the running server. Raises TargetRefused, or TargetAway."""
+        """Load and probe the release in the running server. Raises TargetRejected, or TargetUnavailable."""
         del rollout
         try:
             load_release(self._server, digest)
             return dict(probe_release(self._server, digest))
         except ServerUnavailable as error:
-            raise TargetAway(str(error)) from error
+            raise TargetUnavailable(str(error)) from error
         except ServerRejected as error:
-            raise TargetRefused(str(error)) from error
+            raise TargetRejected(str(error)) from error
 
     def dismiss(self, digest: str) -> None:
         """Nothing: servers forget by themselves what nobody asks for."""
@@ -110,29 +110,29 @@ class RunningServers:
         return []
 
 
-def target_of(place: Here) -> Target:
+def target_of(ctx: ProjectContext) -> Target:
     """The target that the settings name."""
-    if place.settings.target == "docker":
+    if ctx.settings.target == "docker":
         from operations.targets.docker import DockerTarget
 
-        return DockerTarget(place)
-    if place.settings.target == "kubernetes":
+        return DockerTarget(ctx)
+    if ctx.settings.target == "kubernetes":
         from operations.targets.kubernetes import KubernetesTarget
 
-        return KubernetesTarget(place)
-    return RunningServers(place)
+        return KubernetesTarget(ctx)
+    return RunningServers(ctx)
 
 
-def settle(place: Here) -> list[str]:
+def settle(ctx: ProjectContext) -> list[str]:
     """Let the target go after the ledger; what was done, in words. What cannot be done now is said, and tried again by
     reconcile a minute later: users are answered meanwhile by who is there, as every server follows the ledger."""
     try:
-        return target_of(place).settle()
-    except TargetRefused as error:
-        return [f"the {place.settings.target} target has not followed the ledger: {error}"]
+        return target_of(ctx).settle()
+    except TargetRejected as error:
+        return [f"the {ctx.settings.target} target has not followed the ledger: {error}"]
 
 
-def follow(place: Here) -> None:
+def follow(ctx: ProjectContext) -> None:
     """`settle`, told in the flow's log."""
-    for words in settle(place):
+    for words in settle(ctx):
         print(words)

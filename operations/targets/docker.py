@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from operations.context import Here, short
-from operations.targets.contract import TargetAway, TargetRefused, Wanted, under_way, wanted
+from operations.context import ProjectContext, short
+from operations.targets.contract import DesiredRelease, TargetRejected, TargetUnavailable, under_way, wanted
 from stores.releases import bundle as bundle_module
 from tasks import containers, model_server
 from tasks.containers import Container, EngineRejected, EngineUnavailable
@@ -27,14 +27,14 @@ _QUIET_S = 2.0  # a request that the proxy has read is on its way for less
 
 
 def server_environment(pairs: Sequence[str]) -> dict[str, str]:
-    """The variables of model servers. Raises TargetRefused for a secret's value, which Docker would show."""
+    """The variables of model servers. Raises TargetRejected for a secret's value, which Docker would show."""
     given = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign:
-            raise TargetRefused(f"TRIMTAB_DOCKER_ENV: {pair!r} is not NAME=value")
+            raise TargetRejected(f"TRIMTAB_DOCKER_ENV: {pair!r} is not NAME=value")
         if holds_secret(name):
-            raise TargetRefused(
+            raise TargetRejected(
                 f"TRIMTAB_DOCKER_ENV holds {name}, which Docker would show to everybody: give {name}{SUFFIX}, and "
                 "mount the file with TRIMTAB_DOCKER_VOLUMES"
             )
@@ -45,27 +45,27 @@ def server_environment(pairs: Sequence[str]) -> dict[str, str]:
 class DockerTarget:
     """The containers of a project's releases on one engine."""
 
-    def __init__(self, place: Here) -> None:
-        self._place, self._settings = place, place.settings
-        self._project = place.params.project.name
-        self._proxy = HAProxy(place.settings.docker_proxy, place.settings.model_server)
+    def __init__(self, ctx: ProjectContext) -> None:
+        self._ctx, self._settings = ctx, ctx.settings
+        self._project = ctx.params.project.name
+        self._proxy = HAProxy(ctx.settings.docker_proxy, ctx.settings.model_server)
 
     def admit(self, digest: str, rollout: str) -> dict[str, Any]:
-        """Have the release's containers running, ready and probed. Raises TargetRefused, or TargetAway."""
+        """Have the release's containers running, ready and probed. Raises TargetRejected, or TargetUnavailable."""
         try:
             self._have_present_image(digest)
             started = self._have_containers(digest, rollout)
             found = [self._probed(container.name, digest) for container in started]
         except (EngineUnavailable, ServerUnavailable, bundle_module.UnreachableRelease) as error:
-            raise TargetAway(str(error)) from error
+            raise TargetUnavailable(str(error)) from error
         except (EngineRejected, ServerRejected, bundle_module.ReleaseError) as error:
-            raise TargetRefused(str(error)) from error
+            raise TargetRejected(str(error)) from error
         return {**found[0], "image": self.image(digest), "containers": [container.name for container in started]}
 
     def dismiss(self, digest: str) -> None:
         """Take away the containers and the image of a release that was refused, unless it is live after all. What an
         engine that is away keeps of them gets no users; `settle` takes the containers."""
-        live = self._place.ledger.live()
+        live = self._ctx.ledger.live()
         if live is not None and digest in (live.champion, live.challenger):
             return
         try:
@@ -78,16 +78,16 @@ class DockerTarget:
     def settle(self) -> list[str]:
         """Send users to the containers of the release that the ledger wants, and take the others away when they have
         answered their last requests. Where the wanted ones do not come up, users stay where they are. Raises
-        TargetRefused."""
+        TargetRejected."""
         try:
             done: list[str] = []
-            while (asked := wanted(self._place.ledger)) is not None:
+            while (asked := wanted(self._ctx.ledger)) is not None:
                 done += self._point(asked.digest, asked.version)
-                if wanted(self._place.ledger) == asked:
+                if wanted(self._ctx.ledger) == asked:
                     return done + self._clear(keep=asked.digest)
             return done
         except (EngineRejected, ProxyRejected, ServerRejected, bundle_module.ReleaseError) as error:
-            raise TargetRefused(str(error)) from error
+            raise TargetRejected(str(error)) from error
 
     def image(self, digest: str) -> str:
         """The name of the image that the release is baked into."""
@@ -97,7 +97,7 @@ class DockerTarget:
     def _point(self, digest: str, version: int) -> list[str]:
         names = self._names(digest)
         at, shown = self._proxy.current()
-        if at > version and wanted(self._place.ledger) != Wanted(digest, version):
+        if at > version and wanted(self._ctx.ledger) != DesiredRelease(digest, version):
             return []  # another run has seen more of the ledger, and has told the proxy
         if containers.find_image(self.image(digest)) is None:
             self._have_present_image(digest)
@@ -111,12 +111,12 @@ class DockerTarget:
         """The release's image, on the server's image as it is now, and in the registry if there is one."""
         image, base = self.image(digest), self._settings.server_image
         if base is None:
-            raise TargetRefused(
+            raise TargetRejected(
                 "TRIMTAB_TARGET=docker bakes releases into an image: name the server's in TRIMTAB_SERVER_IMAGE"
             )
         there, present = containers.find_image(image), containers.find_image(base)
         if there is None or (present is not None and there.labels.get(BASE) != present.id):
-            bundle = self._place.shelf.open(digest)
+            bundle = self._ctx.releases.open(digest)
             version = str(bundle.manifest.model_version)
             labels = {PROJECT: self._project, RELEASE: digest, BASE: present.id if present else "",
                       "org.opencontainers.image.version": version}  # fmt: skip
@@ -194,7 +194,7 @@ class DockerTarget:
     def _clear(self, *, keep: str) -> list[str]:
         """Take away containers of other releases, when they have nothing left to answer. One whose rollout has just
         begun is another run's to use."""
-        names, begun = self._names(keep), under_way(self._place.ledger)
+        names, begun = self._names(keep), under_way(self._ctx.ledger)
         going = [
             container for container in self._containers()
             if container.name not in names and container.labels.get(RELEASE, "") != begun

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from flows import deploy
-from operations.context import Here
+from operations.context import ProjectContext
 from operations.targets import contract
-from operations.targets.contract import TargetAway
+from operations.targets.contract import TargetUnavailable
 from operations.targets.docker import DockerTarget
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
@@ -44,7 +44,7 @@ class Begun:
         ledger.record_release(self.digest, model_name="m", model_version=1, run_id="r", manifest={})
         ledger.start_rollout(ROLLOUT, release=self.digest, champion_before=None, strategy="switch", cause="c")
         ledger.step_rollout(ROLLOUT, 1, "started")
-        self.place = Here(Settings(project=folder, home=folder, **settings), small.params(), ledger)
+        self.place = ProjectContext(Settings(project=folder, home=folder, **settings), small.params(), ledger)
 
     def admit(self) -> None:
         deploy.admit(self.place, self.digest, ROLLOUT)
@@ -77,7 +77,7 @@ def in_cluster(cluster: Cluster, folder: Path) -> dict[str, Any]:
 
 
 def test_a_target_that_is_away_is_not_held_against_a_release(away: Begun) -> None:
-    with pytest.raises(TargetAway, match="answer"):
+    with pytest.raises(TargetUnavailable, match="answer"):
         away.admit()
     assert away.state == "started", "and reconcile has it tried again"
     assert away.alerts == []

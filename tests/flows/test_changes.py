@@ -14,7 +14,7 @@ import pytest
 
 from deployments.definitions import deployment_specs
 from operations import datasets
-from operations.context import Here, NotSetUp, here
+from operations.context import NotSetUp, ProjectContext, load_context
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from tasks import dataset
@@ -38,7 +38,7 @@ class Source:
 
     client: Any
     folder: str
-    place: Here
+    place: ProjectContext
     ingest: Any
     patch: pytest.MonkeyPatch
 
@@ -67,7 +67,7 @@ def source(tmp_path: Path, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TRIMTAB_SOURCE_ENDPOINT", seaweed.endpoint)
     shorten_retries(monkeypatch)
     ingest = tiny.plainly(monkeypatch.setattr)[0]
-    return Source(seaweed.client, folder, here(), ingest, monkeypatch)
+    return Source(seaweed.client, folder, load_context(), ingest, monkeypatch)
 
 
 def test_new_objects_of_complete_periods_land_oldest_first_and_once(source: Source) -> None:
@@ -265,4 +265,4 @@ def test_the_deployment_that_looks_for_changes_rests_where_the_source_is_no_buck
         found = {each.full_name: each for each in deployment_specs(known, Settings())}["ingest/on-change"]
         assert (found.is_scheduled, found.cron, found.parameters) == (is_scheduled, "*/5 * * * *", {"changed": True})
     with pytest.raises(ValueError, match="is no bucket: only objects of a bucket say whether they have changed"):
-        import_module("flows.ingest").changed_periods(Here(Settings(), elsewhere, source.place.ledger))
+        import_module("flows.ingest").changed_periods(ProjectContext(Settings(), elsewhere, source.place.ledger))

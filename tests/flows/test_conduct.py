@@ -16,7 +16,7 @@ import pytest
 from flows.retrain import is_challenging
 from flows.rollback import end_trial
 from operations import rollouts
-from operations.context import Here
+from operations.context import ProjectContext
 from stores import rollout_observation
 from stores.ledger import Ledger, RolloutStep
 from stores.ledger.migrations import migrate
@@ -51,7 +51,7 @@ class Trial:
         ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
         migrate(ledger)
         settings = Settings(project=folder, home=folder, server_port=1)  # where no server is
-        self.place = Here(settings, small.params(), ledger)
+        self.place = ProjectContext(settings, small.params(), ledger)
         for digest in (OLD, NEW):
             ledger.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
         first = ledger.switch(OLD, expected=0, move="promote", reason="first", actor="a")
@@ -242,7 +242,7 @@ class Away:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rollout_observation, "observe_rollout", self)
-        monkeypatch.setattr(Here, "shelf", self)
+        monkeypatch.setattr(ProjectContext, "releases", self)
 
     def __call__(self, *_: object) -> None:
         raise Unreachable("s3://store/telemetry", "no answer")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from operations.targets.contract import TargetRefused
+from operations.targets.contract import TargetRejected
 from operations.targets.docker import server_environment
 
 
@@ -19,11 +19,11 @@ def test_names_of_files_and_plain_values_are_handed_on() -> None:
     "name", ["TRIMTAB_LEDGER_URL", "TRIMTAB_ADMIN_KEYS", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
 )
 def test_a_secret_by_value_is_refused_without_being_repeated(name: str) -> None:
-    with pytest.raises(TargetRefused, match=f"{name}_FILE") as refused:
+    with pytest.raises(TargetRejected, match=f"{name}_FILE") as refused:
         server_environment((f"{name}=marked-8",))
     assert "marked-8" not in str(refused.value)
 
 
 def test_what_is_no_pair_is_told() -> None:
-    with pytest.raises(TargetRefused, match="'TRIMTAB_MAX_ROWS' is not NAME=value"):
+    with pytest.raises(TargetRejected, match="'TRIMTAB_MAX_ROWS' is not NAME=value"):
         server_environment(("TRIMTAB_MAX_ROWS",))

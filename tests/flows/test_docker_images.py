@@ -12,7 +12,7 @@ import docker
 import pytest
 from docker.errors import APIError, ImageNotFound
 
-from operations.context import Here
+from operations.context import ProjectContext
 from operations.targets.docker import DockerTarget
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
@@ -91,7 +91,7 @@ def target(tmp_path: Path, digest: str, monkeypatch: pytest.MonkeyPatch) -> Dock
     monkeypatch.setattr(DockerTarget, "_probed", lambda _self, _name, _digest: {"ok": True})
     monkeypatch.setattr(DockerTarget, "_wait_until_ready", lambda _self, _name: None)
     settings = Settings(project=tmp_path, home=tmp_path, target="docker", server_image=SERVER, registry="host/path")
-    made = DockerTarget(Here(settings, small.params(), ledger))
+    made = DockerTarget(ProjectContext(settings, small.params(), ledger))
     show(monkeypatch, made)
     return made
 

@@ -16,8 +16,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from operations.context import Here
-from operations.targets.contract import TargetRefused, wanted
+from operations.context import ProjectContext
+from operations.targets.contract import TargetRejected, wanted
 from operations.targets.docker import DockerTarget
 from stores.ledger.migrations import migrate
 from stores.releases.bundle import Bundle
@@ -94,7 +94,7 @@ class World:
     def __init__(self, home: Path, url: str, settings: Settings) -> None:
         self.store, self.url = Place(home, 0), url
         migrate(self.store.ledger)
-        self.here = Here(settings, small.params(), self.store.ledger)
+        self.here = ProjectContext(settings, small.params(), self.store.ledger)
         self.target = DockerTarget(self.here)
 
     @property
@@ -192,7 +192,7 @@ def test_a_release_that_does_not_answer_as_recorded_never_gets_a_user_and_leaves
     world.target.admit(good.digest, "r1")
     world.move(good.digest)
     world.target.settle()
-    with pytest.raises(TargetRefused, match="sample rows differ from the recorded predictions"):
+    with pytest.raises(TargetRejected, match="sample rows differ from the recorded predictions"):
         world.target.admit(bad.digest, "r2")
     world.target.dismiss(bad.digest)
     assert world.names == [world.container(good)] == world.proxy()[1:]
@@ -203,8 +203,8 @@ def test_an_image_that_ends_at_its_start_is_refused_with_its_last_words(world: W
     bundle = world.release(1)
     environment = (*world.here.settings.docker_env, "TRIMTAB_MAX_ROWS=none")
     settings = world.here.settings.model_copy(update={"docker_env": environment})
-    target = DockerTarget(Here(settings, world.here.params, world.here.ledger))
-    with pytest.raises(TargetRefused, match="TRIMTAB_MAX_ROWS: Input should be a valid integer"):
+    target = DockerTarget(ProjectContext(settings, world.here.params, world.here.ledger))
+    with pytest.raises(TargetRejected, match="TRIMTAB_MAX_ROWS: Input should be a valid integer"):
         target.admit(bundle.digest, "r1")
     target.dismiss(bundle.digest)
     assert world.names == []

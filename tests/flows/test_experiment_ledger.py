@@ -16,7 +16,7 @@ import pytest
 
 from flows import experiment, reconcile
 from operations import experiments, rollouts
-from operations.context import Here
+from operations.context import ProjectContext
 from stores.ledger import ConflictError, Ledger, RolloutStep
 from stores.ledger.migrations import migrate
 from stores.telemetry import Recorder
@@ -56,7 +56,7 @@ class Users:
         self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
         migrate(self.ledger)
         self.settings = Settings(project=folder, home=folder, server_port=1)  # where no server is
-        self.place = Here(self.settings, small.params(rollout={"margin": 0.05}), self.ledger)
+        self.place = ProjectContext(self.settings, small.params(rollout={"margin": 0.05}), self.ledger)
         for version, digest in enumerate(releases[1], 1):
             self.ledger.record_release(digest, model_name="m", model_version=version, run_id="r", manifest={})
         self.ledger.switch(self.champion, expected=0, move="promote", reason="first", actor="a")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from operations.context import Here
-from operations.targets.contract import TargetRefused, settle
+from operations.context import ProjectContext
+from operations.targets.contract import TargetRejected, settle
 from operations.targets.kubernetes import KubernetesTarget
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
@@ -35,7 +35,7 @@ def workload(cluster: Cluster, tmp_path: Path) -> Workload:
 
 
 @pytest.fixture
-def place(cluster: Cluster, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+def place(cluster: Cluster, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectContext:
     """Version 1 is live there. What the servers answer is told by tests of their own."""
     monkeypatch.setattr(model_server, "probe", lambda _server, digest: {"ok": True, "release": digest})
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
@@ -47,7 +47,7 @@ def place(cluster: Cluster, workload: Workload, tmp_path: Path, monkeypatch: pyt
         project=tmp_path, target="kubernetes", kube_namespace=NAMESPACE, kube_deployment=NAME,
         kube_config=workload.config, ready_s=10,
     )  # fmt: skip
-    made = Here(settings, small.params(), ledger)
+    made = ProjectContext(settings, small.params(), ledger)
     assert KubernetesTarget(made).settle() != []
     return made
 
@@ -56,7 +56,7 @@ def preloaded(cluster: Cluster) -> str | None:
     return cluster.env.get("TRIMTAB_PRELOAD")
 
 
-def test_a_release_is_set_by_its_digest_and_waited_for(cluster: Cluster, place: Here) -> None:
+def test_a_release_is_set_by_its_digest_and_waited_for(cluster: Cluster, place: ProjectContext) -> None:
     cluster.pod_s = 0.5
     found = KubernetesTarget(place).admit(NEW, "r2")
     assert found["release"] == NEW
@@ -66,7 +66,7 @@ def test_a_release_is_set_by_its_digest_and_waited_for(cluster: Cluster, place: 
     assert cluster.watches > 0
 
 
-def test_setting_it_again_starts_no_pod(cluster: Cluster, place: Here) -> None:
+def test_setting_it_again_starts_no_pod(cluster: Cluster, place: ProjectContext) -> None:
     KubernetesTarget(place).admit(NEW, "r2")
     generation, patches = cluster.generation, [r for r in cluster.requests if r[0] == "PATCH"]
     KubernetesTarget(place).admit(NEW, "r2")
@@ -74,10 +74,10 @@ def test_setting_it_again_starts_no_pod(cluster: Cluster, place: Here) -> None:
     assert [r for r in cluster.requests if r[0] == "PATCH"] == patches
 
 
-def test_a_release_whose_pods_do_not_get_ready_is_taken_back(cluster: Cluster, place: Here) -> None:
+def test_a_release_whose_pods_do_not_get_ready_is_taken_back(cluster: Cluster, place: ProjectContext) -> None:
     cluster.broken.add(NEW)
     target = KubernetesTarget(place)
-    with pytest.raises(TargetRefused, match="stuck: has timed out"):
+    with pytest.raises(TargetRejected, match="stuck: has timed out"):
         target.admit(NEW, "r2")
     target.dismiss(NEW)
     assert preloaded(cluster) == OLD
@@ -173,7 +173,7 @@ def test_watches_that_end_early_are_begun_again(cluster: Cluster, workload: Work
 
 
 def test_the_deployment_goes_after_the_ledger_but_not_after_a_rollout_that_has_just_begun(
-    cluster: Cluster, place: Here
+    cluster: Cluster, place: ProjectContext
 ) -> None:
     target, ledger = KubernetesTarget(place), place.ledger
     ledger.start_rollout("r2", release=NEW, champion_before=OLD, strategy="rollout", cause="test")
@@ -186,7 +186,7 @@ def test_the_deployment_goes_after_the_ledger_but_not_after_a_rollout_that_has_j
     assert target.settle() == []
 
 
-def test_a_rollout_that_was_overtaken_holds_the_deployment_no_longer(cluster: Cluster, place: Here) -> None:
+def test_a_rollout_that_was_overtaken_holds_the_deployment_no_longer(cluster: Cluster, place: ProjectContext) -> None:
     """It keeps its last step for ever: whoever began it lost the race for the ledger."""
     target, ledger = KubernetesTarget(place), place.ledger
     ledger.start_rollout("r2", release=NEW, champion_before=OLD, strategy="rollout", cause="test")
@@ -201,7 +201,7 @@ def test_a_rollout_that_was_overtaken_holds_the_deployment_no_longer(cluster: Cl
 
 
 def test_a_cluster_that_is_away_keeps_nobody_from_moving_the_ledger(
-    cluster: Cluster, place: Here, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, place: ProjectContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kubernetes, "_TRIES", 1)
     cluster.troubles += [503]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from operations.context import Here
+from operations.context import ProjectContext
 from stores.ledger import Ledger
 from tests.stores.proxy import proxied
 from tests.stores.seaweed import Seaweed, seaweed
@@ -17,20 +17,22 @@ __all__ = ["seaweed"]
 PAGE = "<p>März</p>"
 
 
-def place_at(folder: Path, **settings: str) -> Here:
+def place_at(folder: Path, **settings: str) -> ProjectContext:
     ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
-    return Here(Settings.model_validate({"project": folder, "home": folder, **settings}), small.params(), ledger)
+    return ProjectContext(
+        Settings.model_validate({"project": folder, "home": folder, **settings}), small.params(), ledger
+    )
 
 
 def test_a_report_is_kept_in_the_folder(tmp_path: Path) -> None:
-    where = place_at(tmp_path).keep_report("batch.html", PAGE)
+    where = place_at(tmp_path).save_report("batch.html", PAGE)
     assert Path(where).read_text() == PAGE
     assert Path(where) == tmp_path / "reports" / "batch.html"
 
 
 def test_a_report_is_kept_in_the_store_for_browsers(tmp_path: Path, seaweed: Seaweed) -> None:
     place = place_at(tmp_path, store=seaweed.place(), store_endpoint=seaweed.endpoint)
-    where = place.keep_report("batch.html", PAGE)
+    where = place.save_report("batch.html", PAGE)
     bucket, _, key = where.removeprefix("s3://").partition("/")
     answer = seaweed.client.get_object(Bucket=bucket, Key=key)
     assert answer["Body"].read().decode() == PAGE
@@ -43,12 +45,12 @@ def test_a_report_that_the_store_does_not_take_stays_in_the_folder(
     with proxied(seaweed.port) as proxy:
         place = place_at(tmp_path, store=seaweed.place(), store_endpoint=proxy.endpoint)
         proxy.leave()
-        where = place.keep_report("batch.html", PAGE)
+        where = place.save_report("batch.html", PAGE)
     assert Path(where).read_text() == PAGE
     assert "s3://" in capsys.readouterr().out
 
 
 def test_without_a_store_releases_and_telemetry_are_folders(tmp_path: Path) -> None:
     place = place_at(tmp_path)
-    assert place.shelf.objects is None
+    assert place.releases.objects is None
     assert place.telemetry == tmp_path / "telemetry"

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from operations import experiments
-from operations.context import Here
+from operations.context import ProjectContext
 from operations.targets import contract
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
@@ -40,7 +40,7 @@ def test_what_fails_keeps_nothing_else_from_being_done(monkeypatch: pytest.Monke
     def away(_place: object) -> list[str]:
         raise Unreachable("s3://store/telemetry", "no answer")
 
-    monkeypatch.setattr(flow, "here", SimpleNamespace)
+    monkeypatch.setattr(flow, "load_context", SimpleNamespace)
     for name in PARTS:
         monkeypatch.setattr(flow, name, part(name))
     monkeypatch.setattr(flow, "running_rollouts", away)
@@ -58,8 +58,8 @@ def test_an_alert_that_a_flow_has_just_raised_is_not_sent_a_second_time(
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     migrate(ledger)
     params = small.params().model_copy(update={"alerts": (Alert(kind="log"),)})
-    place = Here(Settings(project=tmp_path, home=tmp_path), params, ledger)
-    monkeypatch.setattr(flow, "here", lambda: place)
+    place = ProjectContext(Settings(project=tmp_path, home=tmp_path), params, ledger)
+    monkeypatch.setattr(flow, "load_context", lambda: place)
     monkeypatch.setattr(orchestrator, "list_failed_runs", list)
     ledger.record_alert("batch:1", kind="batch refused", message="it is empty", evidence={})
     assert flow.reconcile.fn() == []

@@ -9,24 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.rollback import NothingBefore, previous
-from operations.context import Here
+from operations.context import ProjectContext
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from tests.trimtab import small
 from trimtab.config.settings import Settings
 
 
-def place_with(folder: Path, *moves: str) -> Here:
+def place_with(folder: Path, *moves: str) -> ProjectContext:
     """A place whose history is *moves*: `a` promotes a, `<a` goes back to a."""
     ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
     migrate(ledger)
-    place = Here(Settings(project=folder), small.params(), ledger)
+    place = ProjectContext(Settings(project=folder), small.params(), ledger)
     for move in moves:
         go(place, move)
     return place
 
 
-def go(place: Here, move: str) -> None:
+def go(place: ProjectContext, move: str) -> None:
     name, now = move.removeprefix("<"), place.ledger.live()
     place.ledger.record_release(name, model_name="m", model_version=1, run_id="r", manifest={})
     place.ledger.switch(

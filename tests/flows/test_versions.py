@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from operations import datasets
-from operations.context import Here, here
+from operations.context import ProjectContext, load_context
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from tasks import dataset
@@ -34,7 +34,7 @@ __all__ = ["postgres", "seaweed"]
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectContext:
     """A laptop: a project with rows for three months, no store."""
     tiny.project(tmp_path / "laptop", "2013-01", "2013-02", "2013-03")
     git(tmp_path / "laptop", "init", "--quiet")
@@ -43,7 +43,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
     monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path / "laptop"))
     tiny.plainly(monkeypatch.setattr)
-    return here()
+    return load_context()
 
 
 def git(folder: Path, *words: str) -> str:
@@ -65,7 +65,7 @@ def ingest(*periods: str) -> None:
         module.ingest.fn(period)
 
 
-def files(place: Here, version: str | None = None) -> dict[str, str]:
+def files(place: ProjectContext, version: str | None = None) -> dict[str, str]:
     found = dataset.listing(place.workspace, version or datasets.current(place).hash, remote=place.remote)
     assert found is not None
     return found
@@ -74,7 +74,7 @@ def files(place: Here, version: str | None = None) -> dict[str, str]:
 # -- a laptop
 
 
-def test_after_each_period_data_dvc_is_what_dvc_itself_would_have_written(place: Here) -> None:
+def test_after_each_period_data_dvc_is_what_dvc_itself_would_have_written(place: ProjectContext) -> None:
     ingest("2013-01", "2013-02")
     ours = (place.root / "data.dvc").read_text()
     assert "up to date" in dvc(place.root, "status")
@@ -85,7 +85,7 @@ def test_after_each_period_data_dvc_is_what_dvc_itself_would_have_written(place:
     assert (head.version, head.hash) == (4, dataset.current(place.root).hash)
 
 
-def test_a_clone_gets_the_data_by_dvc_pull(place: Here, tmp_path: Path) -> None:
+def test_a_clone_gets_the_data_by_dvc_pull(place: ProjectContext, tmp_path: Path) -> None:
     ingest("2013-01")
     tiny.project(tmp_path / "clone")
     git(tmp_path / "clone", "init", "--quiet")
@@ -97,14 +97,14 @@ def test_a_clone_gets_the_data_by_dvc_pull(place: Here, tmp_path: Path) -> None:
     assert there == sorted(p.relative_to(tmp_path / "clone") for p in (tmp_path / "clone" / "data").rglob("*.parquet"))
 
 
-def test_the_same_period_again_makes_no_version(place: Here) -> None:
+def test_the_same_period_again_makes_no_version(place: ProjectContext) -> None:
     ingest("2013-01")
     heads, landing = place.ledger.heads(), place.ledger.landings()
     ingest("2013-01")
     assert (place.ledger.heads(), place.ledger.landings()) == (heads, landing)
 
 
-def test_what_somebody_adds_by_hand_joins_the_next_version(place: Here) -> None:
+def test_what_somebody_adds_by_hand_joins_the_next_version(place: ProjectContext) -> None:
     ingest("2013-01")
     mended = tiny.rows("2013-01", seed=7)
     mended.to_parquet(place.root / "data" / "accepted" / "2013-01.parquet")
@@ -118,10 +118,10 @@ def test_what_somebody_adds_by_hand_joins_the_next_version(place: Here) -> None:
     assert "up to date" in dvc(place.root, "status")
 
 
-def test_what_somebody_adds_before_anything_was_written_here_joins_too(place: Here) -> None:
+def test_what_somebody_adds_before_anything_was_written_here_joins_too(place: ProjectContext) -> None:
     """A ledger that begins with a dataset from elsewhere."""
     ingest("2013-01")
-    fresh = Here(place.settings, place.params, Ledger(f"sqlite:///{place.root}/fresh.db"))
+    fresh = ProjectContext(place.settings, place.params, Ledger(f"sqlite:///{place.root}/fresh.db"))
     migrate(fresh.ledger)
     (place.root / ".dvc" / "tmp" / "trimtab-wrote").unlink()
     assert datasets.current(fresh).hash == dataset.current(place.root).hash
@@ -132,7 +132,7 @@ def test_what_somebody_adds_before_anything_was_written_here_joins_too(place: He
 
 
 def test_a_change_by_hand_that_loses_a_race_is_taken_in_after_the_winner(
-    place: Here, monkeypatch: pytest.MonkeyPatch
+    place: ProjectContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest("2013-01")
     mended = tiny.rows("2013-01", seed=7)
@@ -152,7 +152,7 @@ def test_a_change_by_hand_that_loses_a_race_is_taken_in_after_the_winner(
     pd.testing.assert_frame_equal(dataset.read(place.root, newest.hash, last="2013-01"), mended)
 
 
-def test_what_somebody_takes_away_by_hand_is_gone_from_the_next_version(place: Here) -> None:
+def test_what_somebody_takes_away_by_hand_is_gone_from_the_next_version(place: ProjectContext) -> None:
     ingest("2013-01", "2013-02")
     (place.root / "data" / "accepted" / "2013-01.parquet").unlink()
     dvc(place.root, "add", "data")
@@ -160,7 +160,7 @@ def test_what_somebody_takes_away_by_hand_is_gone_from_the_next_version(place: H
     assert dataset.names(place.root, datasets.current(place).hash, folder="accepted") == ["2013-02", "2013-03"]
 
 
-def test_what_was_edited_and_not_added_stays_on_disk_and_out_of_the_dataset(place: Here) -> None:
+def test_what_was_edited_and_not_added_stays_on_disk_and_out_of_the_dataset(place: ProjectContext) -> None:
     ingest("2013-01")
     edited = place.root / "data" / "accepted" / "2013-01.parquet"
     before, _ = files(place)["accepted/2013-01.parquet"], edited.write_bytes(b"an edit")
@@ -170,7 +170,7 @@ def test_what_was_edited_and_not_added_stays_on_disk_and_out_of_the_dataset(plac
     assert "data" in dvc(place.root, "status")
 
 
-def test_going_back_to_an_older_data_dvc_is_followed_on_a_laptop(place: Here) -> None:
+def test_going_back_to_an_older_data_dvc_is_followed_on_a_laptop(place: ProjectContext) -> None:
     ingest("2013-01")
     older = dataset.current(place.root)
     ingest("2013-02")
@@ -180,7 +180,7 @@ def test_going_back_to_an_older_data_dvc_is_followed_on_a_laptop(place: Here) ->
     assert dataset.names(place.root, datasets.current(place).hash, folder="accepted") == ["2013-01", "2013-03"]
 
 
-def test_a_change_by_hand_that_is_nowhere_to_be_had_is_told_and_kept(place: Here) -> None:
+def test_a_change_by_hand_that_is_nowhere_to_be_had_is_told_and_kept(place: ProjectContext) -> None:
     ingest("2013-01")
     unknown = yaml.safe_dump({"outs": [{"md5": f"{'0' * 32}.dir", "path": "data"}]})
     (place.root / "data.dvc").write_text(unknown)
@@ -189,7 +189,7 @@ def test_a_change_by_hand_that_is_nowhere_to_be_had_is_told_and_kept(place: Here
     assert (place.root / "data.dvc").read_text() == unknown
 
 
-def test_a_ledger_that_is_new_begins_with_what_data_dvc_names(place: Here) -> None:
+def test_a_ledger_that_is_new_begins_with_what_data_dvc_names(place: ProjectContext) -> None:
     tiny.rows("2013-01").to_parquet(_folder(place.root / "data" / "accepted") / "2013-01.parquet")
     dataset.init(place.root)
     dvc(place.root, "add", "data")
@@ -199,7 +199,7 @@ def test_a_ledger_that_is_new_begins_with_what_data_dvc_names(place: Here) -> No
 
 
 def test_a_data_dvc_whose_rows_are_nowhere_does_not_keep_a_new_ledger_from_beginning(
-    place: Here, capsys: pytest.CaptureFixture[str]
+    place: ProjectContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place.root / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": f"{'0' * 32}.dir", "path": "data"}]}))
     ingest("2013-01")
@@ -208,13 +208,13 @@ def test_a_data_dvc_whose_rows_are_nowhere_does_not_keep_a_new_ledger_from_begin
 
 
 def test_where_the_project_cannot_be_written_to_the_state_holds_what_is_laid_out(
-    place: Here, monkeypatch: pytest.MonkeyPatch
+    place: ProjectContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("operations.context.os.access", lambda *_: False)
     before = sorted(place.root.rglob("*"))
     monkeypatch.setenv("TRIMTAB_HOME", str(place.root.parent / "state"))
     ingest("2013-01")
-    inside = here()
+    inside = load_context()
     assert inside.workspace == place.root.parent / "state" / "workspace"
     assert sorted(place.root.rglob("*")) == before
     assert set(files(inside)) >= {"accepted/2013-01.parquet"}
@@ -278,14 +278,14 @@ class Team:
         ended = [(run, run.communicate(timeout=200)[0]) for run in runs]
         return [(run.returncode, said) for run, said in ended]
 
-    def seen_from(self, name: str) -> Here:
+    def seen_from(self, name: str) -> ProjectContext:
         """The place of somebody who comes new."""
         root = tiny.project(self.folder / name)
         for variable, value in {**self.env, "TRIMTAB_PROJECT": str(root)}.items():
             if variable.startswith("TRIMTAB_"):
                 self.patch.setenv(variable, value)
         dataset.init(root)
-        return here()
+        return load_context()
 
 
 @pytest.mark.timeout(300)  # two processes of ten seconds each on an idle machine
@@ -353,7 +353,7 @@ def test_an_image_with_an_older_data_dvc_does_not_turn_the_dataset_back(team: Te
 
 def test_two_people_who_change_different_files_by_hand_both_get_their_way(team: Team) -> None:
     assert team.go(team.start("a", "2013-01", "2013-02"))[0][0] == 0
-    changed: dict[str, Here] = {}
+    changed: dict[str, ProjectContext] = {}
     for name, period in (("ann", "2013-01"), ("bob", "2013-02")):
         place = changed[name] = team.seen_from(name)
         dataset.sync_pointer(place.workspace, lambda place=place: datasets.current(place))  # type: ignore[misc]
@@ -395,7 +395,7 @@ def test_a_damaged_object_is_not_read(team: Team, seaweed: Seaweed) -> None:
             datasets.bring(place, "accepted/2013-01.parquet")
 
 
-def test_a_pointer_keeps_what_else_somebody_wrote_into_it(place: Here) -> None:
+def test_a_pointer_keeps_what_else_somebody_wrote_into_it(place: ProjectContext) -> None:
     ingest("2013-01")
     kept: dict[str, Any] = yaml.safe_load((place.root / "data.dvc").read_text())
     kept["outs"][0]["desc"] = "flights"

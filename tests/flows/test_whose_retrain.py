@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows import retrain
-from operations.context import Here
+from operations.context import ProjectContext
 from stores.ledger import DecisionRecord, Ledger
 from stores.ledger.migrations import migrate
 from tasks import orchestrator
@@ -18,10 +18,10 @@ WORK = "retrain:2013-03-x"
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Here:
+def place(tmp_path: Path) -> ProjectContext:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     migrate(ledger)
-    return Here(Settings(project=tmp_path), small.params(), ledger)
+    return ProjectContext(Settings(project=tmp_path), small.params(), ledger)
 
 
 @pytest.fixture
@@ -32,12 +32,12 @@ def states(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return known
 
 
-def test_nobody_at_it_is_the_first_attempt(place: Here, states: dict[str, str]) -> None:
+def test_nobody_at_it_is_the_first_attempt(place: ProjectContext, states: dict[str, str]) -> None:
     assert retrain.next_attempt(place, WORK) == 1
 
 
 @pytest.mark.parametrize("state", ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"])
-def test_while_a_run_is_at_it_nobody_else_may(place: Here, states: dict[str, str], state: str) -> None:
+def test_while_a_run_is_at_it_nobody_else_may(place: ProjectContext, states: dict[str, str], state: str) -> None:
     place.ledger.claim(WORK, "run1")
     states["run1"] = state
     assert retrain.next_attempt(place, WORK) is None
@@ -47,7 +47,7 @@ def test_while_a_run_is_at_it_nobody_else_may(place: Here, states: dict[str, str
 
 @pytest.mark.parametrize("state", ["CRASHED", "FAILED", "CANCELLED", None])
 def test_after_a_lost_run_another_may_up_to_the_last_attempt(
-    place: Here, states: dict[str, str], state: str | None
+    place: ProjectContext, states: dict[str, str], state: str | None
 ) -> None:
     for attempt in range(1, retrain.MAX_ATTEMPTS + 1):
         assert retrain.next_attempt(place, WORK) == attempt
@@ -58,7 +58,7 @@ def test_after_a_lost_run_another_may_up_to_the_last_attempt(
     assert retrain.next_attempt(place, WORK, me=f"run{retrain.MAX_ATTEMPTS}") == retrain.MAX_ATTEMPTS
 
 
-def test_of_two_that_follow_a_lost_run_one_gets_it(place: Here, states: dict[str, str]) -> None:
+def test_of_two_that_follow_a_lost_run_one_gets_it(place: ProjectContext, states: dict[str, str]) -> None:
     place.ledger.claim(WORK, "run1")
     states["run1"] = "CRASHED"
     attempts = [retrain.next_attempt(place, WORK, me=run) for run in ("run2", "run3")]
@@ -66,13 +66,13 @@ def test_of_two_that_follow_a_lost_run_one_gets_it(place: Here, states: dict[str
     assert [place.ledger.claim(WORK, run, attempt=2) for run in ("run2", "run3")] == [True, False]
 
 
-def _decided(place: Here, id: str, period: str, action: str) -> None:
+def _decided(place: ProjectContext, id: str, period: str, action: str) -> None:
     place.ledger.record_decision(
         DecisionRecord(id=id, period=period, release="r", action=action, cause="because", evidence={})
     )
 
 
-def test_a_scheduled_retrain_waits_while_the_newest_period_is_called_broken(place: Here) -> None:
+def test_a_scheduled_retrain_waits_while_the_newest_period_is_called_broken(place: ProjectContext) -> None:
     assert retrain.blocked(place) is None
     _decided(place, "a", "2013-03", "block")
     found = retrain.blocked(place)
@@ -80,7 +80,7 @@ def test_a_scheduled_retrain_waits_while_the_newest_period_is_called_broken(plac
     assert found.id == "a"
 
 
-def test_a_newer_period_that_is_sound_lifts_the_block(place: Here) -> None:
+def test_a_newer_period_that_is_sound_lifts_the_block(place: ProjectContext) -> None:
     _decided(place, "a", "2013-03", "block")
     _decided(place, "b", "2013-04", "none")
     assert retrain.blocked(place) is None

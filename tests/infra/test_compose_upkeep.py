@@ -25,9 +25,9 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 DATASETS = """
 import json
-from operations.context import here
+from operations.context import load_context
 from tasks import dataset
-place = here()
+place = load_context()
 found = {}
 for head in place.ledger.heads():
     with dataset.reading.opened(place.workspace, place.remote) as repo:
