@@ -24,7 +24,7 @@ unexport PYTHONHOME
 unexport PYTHONPATH
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test browser check docs format bench bench-serving bench-verdict data up down lock clean
+.PHONY: help demo test browser check docs reference format bench bench-serving bench-verdict data up down lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -47,6 +47,9 @@ check: $(DEV) ## style, types, rooms, security
 
 docs: $(DEV) ## the documentation as a site in build/docs; a broken link is an error
 	$(BIN)/zensical build --clean --strict
+
+reference: $(DEV) ## the pages of docs/reference, from the code
+	$(BIN)/python -m tools.reference
 
 format: $(DEV) ## let ruff repair what it can
 	$(BIN)/ruff check --fix-only .

@@ -1,0 +1,1 @@
+"""Programs for those who work on Trimtab; no part of the product."""
