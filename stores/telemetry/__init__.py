@@ -2,7 +2,7 @@
 and challenger said of the same rows. Every answered prediction is here exactly once, also after the server was killed.
 Written by `recorder` (through `journal`), kept small by `compaction`, read by `reading`; how it lies on disk is
 `layout`'s business, what several machines share `mirror`'s. Why it is built like this:
-docs/explanation/telemetry.md."""
+docs/design/telemetry.md."""
 
 from stores.telemetry.parquet.compaction import compact
 from stores.telemetry.parquet.compaction_process import Compactor

@@ -1,5 +1,5 @@
 """Bad releases, sent out past the gate on the running stack: each is caught by what the docs say
-(docs/explanation/rollout.md), the champion answers, and every answer is accounted
+(docs/design/bad-releases.md), the champion answers, and every answer is accounted
 for. Beside them, releases that nobody may take back."""
 
 from __future__ import annotations

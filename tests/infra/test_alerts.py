@@ -61,11 +61,12 @@ def test_every_rule_has_a_severity_and_says_what_is_wrong_and_what_to_do() -> No
 
 
 def test_every_alert_and_every_metric_is_on_its_page() -> None:
-    page = (ROOT / "docs" / "how-to" / "watching.md").read_text()
+    reference = ROOT / "docs" / "reference"
     code = "".join(path.read_text() for path in (ROOT / "deployments" / "exporter").glob("*.py"))
-    told = set(re.findall(r"(?:gauge|one)\(\s*\"(\w+)\"", code))
-    assert not [name for name in told if f"`trimtab_loop_{name}" not in page and f"`_{name}" not in page]
-    named = set(re.findall(r"`(Trimtab\w+)`", page.split("| about | alerts |")[1]))
+    metrics = (reference / "metrics.md").read_text()
+    told = set(re.findall(r"(?:gauge|one|single)\(\s*\"(\w+)\"", code))
+    assert not [name for name in told if f"`trimtab_loop_{name}`" not in metrics]
+    named = set(re.findall(r"\[(Trimtab\w+)\]", (reference / "alerts.md").read_text()))
     assert named == {rule["alert"] for rule in _alerts()}
 
 

@@ -1,5 +1,5 @@
 """Keys change while a real server answers with them: a client that keeps to the steps in
-docs/explanation/serving.md is refused nothing."""
+docs/how-to/keys.md is refused nothing."""
 
 from __future__ import annotations
 

@@ -128,5 +128,5 @@ def test_a_process_without_a_server_gives_up_on_a_store_that_is_away_and_the_res
 
 
 def test_the_page_on_stores_says_for_how_long_a_process_without_a_server_tries() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "explanation" / "stores.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "store.md").read_text()
     assert f"tries for {LEFT_BEHIND_S:.0f} s" in page

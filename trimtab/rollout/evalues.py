@@ -23,7 +23,7 @@ from trimtab.model.scoring import Floats
 Counts = np.ndarray[Any, np.dtype[np.intp]]
 
 # What one may bet on, as multiples of the margin, and the share of the wealth on each. The first is for what is usual,
-# a difference about as large as the margin; the others find larger ones sooner. Measured: docs/explanation/verdict.md.
+# a difference about as large as the margin; the others find larger ones sooner. Measured: docs/design/verdict.md.
 DISTANCES = (1.0, 4.0, 16.0)
 SHARES = (0.4, 0.4, 0.2)
 # An interval has no margin to go by: from a quarter of the range down to a thousandth.
