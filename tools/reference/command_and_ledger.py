@@ -15,7 +15,7 @@ from tools.reference.tables import check_complete, table
 TABLES = {
     "batches": "rows of a period as they landed",
     "landings": "which objects of the source each batch was made of",
-    "batch_checks": "the result of validating a batch against a schema",
+    "validations": "the result of validating a batch against a schema",
     "datasets": "versions of `data/`",
     "dataset_heads": "which version is the newest; moved by compare-and-set",
     "decisions": "what monitoring concluded for a period",
@@ -25,7 +25,7 @@ TABLES = {
     "releases": "release bundles",
     "rollouts": "rollouts and the policy that each began with",
     "rollout_steps": "the transitions of a rollout, with what had been observed",
-    "looks": "what each look at a rollout observed, where it was new",
+    "rollout_observations": "what each look at a rollout observed, where it was new",
     "live": "who answers users: the newest row counts",
     "alerts": "alerts that were raised",
 }
