@@ -46,7 +46,7 @@ def test_the_rules_name_metrics_that_the_server_has(tmp_path: Path) -> None:
 def test_the_rules_name_metrics_that_the_exporter_has() -> None:
     """By its code: a metric without samples is none that could be scraped."""
     code = "".join(path.read_text() for path in (ROOT / "deployments" / "exporter").glob("*.py"))
-    exposed = {f"trimtab_loop_{name}" for name in re.findall(r"(?:gauge|one)\(\s*\"(\w+)\"", code)}
+    exposed = {f"trimtab_loop_{name}" for name in re.findall(r"(?:gauge|single)\(\s*\"(\w+)\"", code)}
     named = {name for rule in _rules("loop.yaml") for name in OWN.findall(rule["expr"])}
     assert len(named) > 15
     assert not named - exposed
@@ -64,7 +64,7 @@ def test_every_alert_and_every_metric_is_on_its_page() -> None:
     reference = ROOT / "docs" / "reference"
     code = "".join(path.read_text() for path in (ROOT / "deployments" / "exporter").glob("*.py"))
     metrics = (reference / "metrics.md").read_text()
-    told = set(re.findall(r"(?:gauge|one|single)\(\s*\"(\w+)\"", code))
+    told = set(re.findall(r"(?:gauge|single)\(\s*\"(\w+)\"", code))
     assert not [name for name in told if f"`trimtab_loop_{name}`" not in metrics]
     named = set(re.findall(r"\[(Trimtab\w+)\]", (reference / "alerts.md").read_text()))
     assert named == {rule["alert"] for rule in _alerts()}

@@ -94,8 +94,8 @@ def metrics_page() -> str:
     return "\n\n".join(
         [
             "# Metrics",
-            "For Prometheus. Moments are Unix times: `time() - trimtab_loop_reconciled_seconds` is an age. The alert "
-            "rules on them are in [alerts](alerts.md).",
+            "For Prometheus. Timestamps are Unix times: `time() - trimtab_loop_last_reconcile_timestamp_seconds` is an "
+            "age. The alert rules on them are in [alerts](alerts.md).",
             "## The model server",
             "At `/metrics` of each server, with memory and CPU of the process (`process_…`).",
             table(head, _metrics("trimtab_", "serving/metrics")),
