@@ -71,8 +71,8 @@ def status(as_json: Json = False) -> None:
     """Each part's health, who is live, and the last decision."""
     from deployments import status
 
-    found = status.of(Settings())
-    _say(json.dumps(found, indent=1, default=str) if as_json else status.text(found))
+    found = status.collect(Settings())
+    _say(json.dumps(found, indent=1, default=str) if as_json else status.format_status(found))
     if found["params"]:
         typer.echo(f"trimtab: {found['params']}", err=True)
         sys.exit(1)
@@ -99,7 +99,7 @@ def history(as_json: Json = False) -> None:
     from deployments import status
 
     rows = status.history(Settings())
-    _say(json.dumps(rows, indent=1, default=str) if as_json else status.history_text(rows))
+    _say(json.dumps(rows, indent=1, default=str) if as_json else status.format_history(rows))
 
 
 @app.command()

@@ -1,4 +1,5 @@
-"""What is going on, for people and scripts: the parts' health, who is live, what was decided last."""
+"""The status of a project: health of the components, live release, open rollout, last decision; and the history of
+live releases. As data, and as text for a terminal."""
 
 from __future__ import annotations
 
@@ -10,13 +11,15 @@ from trimtab.config import params
 from trimtab.config.settings import Settings
 
 
-def of(settings: Settings) -> dict[str, Any]:
-    """Components, the live release and the last decision; what the ledger knows is None while it is away. `params`
-    says what is wrong with params.yaml, if anything is."""
-    parts = [part.model_dump(mode="json") for part in stack.status(settings).components]
+def collect(settings: Settings) -> dict[str, Any]:
+    """The status as JSON-ready data.
+
+    What the ledger would tell is None while it is unavailable; `params` is the error in params.yaml, or None.
+    """
+    components = [each.model_dump(mode="json") for each in stack.status(settings).components]
     found: dict[str, Any] = {
-        "components": parts, "live": None, "rollout": None, "last_decision": None, "ledger": "available",
-        "params": trouble_with_params(settings),
+        "components": components, "live": None, "rollout": None, "last_decision": None, "ledger": "available",
+        "params": _params_error(settings),
     }  # fmt: skip
     try:
         ledger = Ledger(stack.ledger_url(settings))
@@ -28,14 +31,14 @@ def of(settings: Settings) -> dict[str, Any]:
             "release": live.champion, "model_version": ledger.model_version(live.champion),
             "ledger_version": live.version, "since": live.recorded_at.isoformat(), "reason": live.reason,
         }  # fmt: skip
-        found["rollout"] = rollout_of(ledger)
+        found["rollout"] = _open_rollout(ledger)
     if decisions:
         last = decisions[-1]
         found["last_decision"] = {"id": last.id, "period": last.period, "action": last.action, "cause": last.cause}
     return found
 
 
-def rollout_of(ledger: Ledger) -> dict[str, Any] | None:
+def _open_rollout(ledger: Ledger) -> dict[str, Any] | None:
     """The open rollout with its newest observation; None when there is none."""
     current = ledger.current_rollout()
     if current is None:
@@ -49,8 +52,8 @@ def rollout_of(ledger: Ledger) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def trouble_with_params(settings: Settings) -> str | None:
-    """What has to be changed in params.yaml, with its lines; None when it can be used."""
+def _params_error(settings: Settings) -> str | None:
+    """The message with line numbers if params.yaml is invalid, else None."""
     try:
         params.load(settings.root)
     except params.ParamsError as error:
@@ -58,22 +61,24 @@ def trouble_with_params(settings: Settings) -> str | None:
     return None
 
 
-def text(found: dict[str, Any]) -> str:
-    """The overview as a person reads it."""
+def format_status(found: dict[str, Any]) -> str:
+    """The result of `collect` as text."""
     lines = []
-    for part in found["components"]:
-        memory = f"{part['rss_mb']:.0f} MB" if part.get("rss_mb") else ""
-        again = f"restarted {part['restarts']} times" if part.get("restarts") else ""
-        lines.append(f"{part['name']:<12}{part['state']:<12}{part.get('url') or '':<28}{memory:>8}  {again}".rstrip())
+    for component in found["components"]:
+        memory = f"{component['rss_mb']:.0f} MB" if component.get("rss_mb") else ""
+        restarts = f"restarted {component['restarts']} times" if component.get("restarts") else ""
+        url = component.get("url") or ""
+        lines.append(f"{component['name']:<12}{component['state']:<12}{url:<28}{memory:>8}  {restarts}".rstrip())
     live, decision = found["live"], found["last_decision"]
     if live:
         lines.append(f"live          version {live['model_version']} ({live['release'][:12]}): {live['reason']}")
     else:
-        lines.append("live        nothing yet" if found["ledger"] == "available" else "live        unknown: no ledger")
+        why = "no release yet" if found["ledger"] == "available" else "unknown: the ledger is unavailable"
+        lines.append(f"live        {why}")
     if (rollout := found["rollout"]) and rollout["state"] == "experiment":
         lines.append(
-            f"experiment    {rollout['id']}: version {rollout['model_version']} answers {rollout['share']:.0%}; "
-            "`trimtab experiment report` says how it does"
+            f"experiment    {rollout['id']}: version {rollout['model_version']} scores {rollout['share']:.0%} of keys; "
+            "see `trimtab experiment report`"
         )
     elif rollout:
         lines.append(
@@ -86,7 +91,7 @@ def text(found: dict[str, Any]) -> str:
 
 
 def history(settings: Settings) -> list[dict[str, Any]]:
-    """Who was live when, and why, oldest first."""
+    """The live releases with times and reasons, oldest first."""
     ledger = Ledger(stack.ledger_url(settings))
     versions = {release.digest: release.model_version for release in ledger.releases()}
     return [
@@ -101,17 +106,16 @@ def history(settings: Settings) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def history_text(rows: list[dict[str, Any]]) -> str:
-    """The history as a person reads it."""
+def format_history(rows: list[dict[str, Any]]) -> str:
+    """The result of `history` as text, one line per entry."""
     if not rows:
-        return "Nothing was live yet."
+        return "No release has been live yet."
     return "\n".join(
         f"{row['ledger_version']:>3}  {row['since']}  {row['move']:<10}  version {row['model_version']} "
-        f"({row['release'][:12]}){_beside(row)}  {row['reason']}"
+        f"({row['release'][:12]}){_format_challenger(row)}  {row['reason']}"
         for row in rows
     )
 
 
-def _beside(row: dict[str, Any]) -> str:
-    """Which release scored beside the champion, and how many of the keys it answered."""
-    return f" beside version {row['challenger_version']} at {row['share']:.0%}" if row["challenger"] else ""
+def _format_challenger(row: dict[str, Any]) -> str:
+    return f" challenger version {row['challenger_version']} at {row['share']:.0%}" if row["challenger"] else ""

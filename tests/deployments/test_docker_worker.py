@@ -15,7 +15,7 @@ class Enough(Exception):
     """Ends what would go on for ever."""
 
 
-def test_an_engine_that_refuses_once_does_not_end_the_tidying(
+def test_an_engine_that_refuses_once_does_not_end_the_cleanup(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refusal = containers.EngineRejected("Docker would not remove ended containers: timed out")
@@ -28,9 +28,9 @@ def test_an_engine_that_refuses_once_does_not_end_the_tidying(
         return answer
 
     monkeypatch.setattr(containers, "remove_exited", remove_exited)
-    monkeypatch.setattr(docker_worker, "TIDY_EVERY_S", 0.01)
+    monkeypatch.setattr(docker_worker, "CLEANUP_INTERVAL_S", 0.01)
     with pytest.raises(Enough):
-        asyncio.run(asyncio.wait_for(docker_worker.tidy("runs"), 10))
+        asyncio.run(asyncio.wait_for(docker_worker.remove_lost_containers("runs"), 10))
     refused, gone = capsys.readouterr().out.splitlines()
     assert "timed out" in refused
-    assert gone == "took away 3 containers of runs that ended without their worker"
+    assert gone == "removed 3 exited containers of lost workers"

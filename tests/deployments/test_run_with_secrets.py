@@ -1,4 +1,4 @@
-"""How a module is started in a container."""
+"""Starting a module with secrets from files."""
 
 from __future__ import annotations
 

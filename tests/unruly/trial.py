@@ -234,7 +234,7 @@ class Account:
             str(a.message) for a in self.trial.ledger.alerts() if str(a.id).startswith(f"rollout:{self.trial.rollout}")
         ]
         rows = [r for r in status.history(self.trial.stack.settings) if r["rollout"] == self.trial.rollout]
-        return alerts, status.history_text(rows[-1:]) if rows else ""
+        return alerts, status.format_history(rows[-1:]) if rows else ""
 
     def figures(self, name: str) -> dict[str, Any]:
         """For the table in the docs."""
