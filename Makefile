@@ -47,6 +47,7 @@ check: $(DEV) ## style, types, rooms, security
 
 docs: $(DEV) ## the documentation as a site in build/docs; a broken link is an error
 	$(BIN)/zensical build --clean --strict
+	@! grep -rnoE '<(script|link|img|iframe)[^>]*(src|href)="https?:[^"]*' build/docs --include=*.html || { echo 'a page would need the network' >&2; exit 1; }
 
 reference: $(DEV) ## the pages of docs/reference, from the code
 	$(BIN)/python -m tools.reference
