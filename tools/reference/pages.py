@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tools.reference.command_and_ledger import cli_page, ledger_page
+from tools.reference.flows import flows_page
 from tools.reference.observability import alerts_page, events_page, metrics_page
 from tools.reference.settings import params_page, settings_page
 from tools.reference.tables import ROOT
@@ -21,6 +22,7 @@ def pages() -> dict[str, str]:
         "params.md": params_page(),
         "settings.md": settings_page(),
         "cli.md": cli_page(),
+        "flows.md": flows_page(),
         "events.md": events_page(),
         "metrics.md": metrics_page(),
         "alerts.md": alerts_page(),

@@ -34,25 +34,30 @@ NOT_SETTINGS = {"TRIMTAB_X"}  # an example in a text
 _CHOICES = re.compile(r"\^\(([\w|]+)\)\$")
 
 
+_PARAMS_TOP = """# params.yaml
+
+What changes the model. A wrong key or value stops every command with the line to change. What changes the place (ports,
+addresses, folders) is in [settings](settings.md).
+
+Durations are a number and `h`, `d` or `w`, like `7d`. Cron lines are in UTC. A key without a default has to be given.
+
+"""
+_PARAMS_END = """
+
+Columns that are named nowhere are kept in the data and not shown to the model. `gate.metric` is `roc_auc`, `log_loss`
+or `accuracy` for a binary task, `log_loss`, `accuracy` or `f1_macro` for a multiclass one, `rmse`, `mae` or `r2` for a
+regression. `rollout.loss` is `brier` or `log`; `squared` or `absolute` for a regression.
+
+`model.py` in the project's folder has a function `model(params, seed)` that returns a scikit-learn estimator.
+`source.target` is explained in [Bring your data](../how-to/data.md), `alerts` in [Watch it](../how-to/watching.md), the
+numbers of `rollout` in [Rollouts](../explanation/rollout.md#choosing-the-numbers).
+"""
+
+
 def params_page() -> str:
     """All keys of params.yaml. Raises Incomplete where one has no description."""
     rows = [row for name, field in Params.model_fields.items() for row in _keys(field.alias or name, field)]
-    text = (
-        "# params.yaml\n\nWhat changes the model. A wrong key or value stops every command with the line to change. "
-        "What changes the place (ports, addresses, folders) is in [settings](settings.md).\n\n"
-        "Durations are a number and `h`, `d` or `w`, like `7d`. Cron lines are in UTC. A key without a default has to "
-        "be given.\n\n"
-    )
-    return (
-        text
-        + table(["key", "meaning", "value", "default"], rows)
-        + (
-            "\n\n`model.py` in the project's folder has a function `model(params, seed)` that returns a scikit-learn "
-            "estimator. `source.target` is explained in [Bring your data](../how-to/data.md), `alerts` in "
-            "[Watch it](../how-to/watching.md), the numbers of `rollout` in "
-            "[Rollouts](../explanation/rollout.md#choosing-the-numbers)."
-        )
-    )
+    return _PARAMS_TOP + table(["key", "meaning", "value", "default"], rows) + _PARAMS_END
 
 
 def _keys(name: str, field: FieldInfo) -> Iterator[list[str]]:
