@@ -18,7 +18,7 @@ from tasks.load_balancer import HAProxy, ProxyRejected
 from tasks.model_server import ModelServerClient, ReplicaUnreachable, ServerRejected, ServerUnavailable
 from trimtab.config.secret_files import SUFFIX, holds_secret
 
-PROJECT, RELEASE, ROLLOUT = "trimtab.project", "trimtab.model.release", "trimtab.rollout.state_machine"
+PROJECT, RELEASE, ROLLOUT = "trimtab.project", "trimtab.release", "trimtab.rollout"
 BASE = "trimtab.base"  # on images: the id of the server's image that the release was baked into
 BAKED = "/srv/baked"
 _STOP_S = 60  # a server answers its last requests and brings its telemetry to the store before it ends
