@@ -9,7 +9,7 @@ import sys
 
 from pydantic import ValidationError
 
-from serving.settings import Refused, ServerSettings, check_exposure, key_files
+from serving.settings import InsecureSettings, ServerSettings, check_exposure, key_files
 from trimtab.config.secret_files import UnreadableSecret
 from trimtab.config.settings import Settings
 
@@ -24,7 +24,7 @@ def main() -> int:
             name = "_".join(map(str, problem["loc"])).upper()
             print(f"The model server does not start: TRIMTAB_{name}: {problem['msg']}", file=sys.stderr)
         return 2
-    except (Refused, UnreadableSecret) as error:
+    except (InsecureSettings, UnreadableSecret) as error:
         print(f"The model server does not start: {error}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -37,7 +37,7 @@ def main() -> int:
     import uvicorn
 
     from serving.app import ModelServer
-    from serving.http.protocol import Protocol
+    from serving.http.protocol import HttpProtocol
     from serving.preload import unpack
     from stores.releases.store import Shelf
     from stores.telemetry import where
@@ -54,7 +54,7 @@ def main() -> int:
         host=settings.host,
         port=settings.server_port,
         loop="uvloop",
-        http=Protocol,
+        http=HttpProtocol,
         ws="none",
         proxy_headers=False,
         access_log=False,

@@ -18,20 +18,19 @@ import orjson
 from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 
-from serving.background import Follower, Housekeeping, Judgements, Repeating
-from serving.batching.batcher import Desk
-from serving.batching.microbatch import Rounds
+from serving.background import DecisionMetrics, LedgerFollower, PeriodicThread, TelemetryMaintenance
+from serving.batching.batcher import MicroBatcher
+from serving.batching.microbatch import BatchScorer
 from serving.codecs import arrow, json
 from serving.http import schemas, verdict_routes
-from serving.http.asgi import Asked, Front
-from serving.http.auth import Keys
-from serving.http.errors import as_json, install
-from serving.http.key_files import KeyFiles
-from serving.http.openapi import describe
-from serving.metrics.rollouts import Progress
-from serving.metrics.server import Metrics
-from serving.models.crash_guard import Life
-from serving.models.loaded import Loaded, Probe, Roster
+from serving.http.asgi import FastPath, RawRequest
+from serving.http.auth import ApiKeys, KeyReloader
+from serving.http.errors import as_json, install_handlers
+from serving.http.openapi import patch_openapi
+from serving.metrics.rollouts import RolloutMetrics
+from serving.metrics.server import ServerMetrics
+from serving.models.crash_guard import CrashGuard
+from serving.models.loaded import LoadedModel, LoadedModels, ProbeResult
 from serving.preload import Preload
 from serving.settings import KeyFile, ServerSettings
 from serving.verdicts import Verdicts
@@ -47,7 +46,7 @@ T = TypeVar("T")
 _JSON = b"application/json"
 _SMALL_BYTES = 64 * 1024
 _SMALL_ROWS = 64
-_UNKNOWN: dict[int | str, dict[str, Any]] = {code: {"model": schemas.ErrorAnswer} for code in (404, 422)}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {code: {"model": schemas.ErrorBody} for code in (404, 422)}
 
 
 class ModelServer:
@@ -64,31 +63,33 @@ class ModelServer:
             roll_bytes=int(settings.segment_mb * 1024 * 1024),
             roll_after_s=min(settings.segment_s, settings.ship_s) if ships else settings.segment_s,
         )
-        self.metrics = Metrics(folder, self.recorder, ships=ships)
-        self.life = Life(folder / "lives")
-        self.roster = Roster(shelf, allow=settings.trusted_types, watch=self.life.loading)
+        self.metrics = ServerMetrics(folder, self.recorder, ships=ships)
+        self.guard = CrashGuard(folder / "lives")
+        self.roster = LoadedModels(shelf, allow=settings.trusted_types, watch=self.guard.loading)
         ledger = Ledger(settings.ledger_url.get_secret_value())
-        self.follower = Follower(ledger, self.roster, self.metrics, self.life, release=settings.release)
-        self.preload = Preload(settings.preload, self.roster, self.life)
-        self.housekeeping = Housekeeping(
+        self.follower = LedgerFollower(ledger, self.roster, self.metrics, self.guard, release=settings.release)
+        self.preload = Preload(settings.preload, self.roster, self.guard)
+        self.housekeeping = TelemetryMaintenance(
             self.recorder, telemetry, compact_s=settings.compact_s, drain_s=settings.drain_s
         )
         self.verdicts = Verdicts(ledger, telemetry, lambda: self.follower.refused)
-        keys = Keys(predict=settings.predict_keys, labels=settings.labels_keys, admin=settings.admin_keys)
-        self.metrics.know(keys)
-        self.key_files = KeyFiles(keys, files or {})
+        keys = ApiKeys(predict=settings.predict_keys, labels=settings.labels_keys, admin=settings.admin_keys)
+        self.metrics.register_keys(keys.count)
+        self.key_files = KeyReloader(keys, files or {})
         self._threads = [
-            Repeating("keys", self.key_files.look, every_s=settings.keys_s),
-            Repeating("follower", self.follower.follow, every_s=settings.follow_s),
-            Repeating("preload", self.preload.tend, every_s=1.0),
-            Repeating("telemetry", self.housekeeping.tend, every_s=min(1.0, settings.ship_s / 4) if ships else 1.0),
-            Repeating("rollouts", Progress(ledger, self.metrics.registry).tend, every_s=5.0),
-            Repeating("decisions", Judgements(ledger, self.metrics).look, every_s=10.0),
+            PeriodicThread("keys", self.key_files.run_once, every_s=settings.keys_s),
+            PeriodicThread("follower", self.follower.run_once, every_s=settings.follow_s),
+            PeriodicThread("preload", self.preload.run_once, every_s=1.0),
+            PeriodicThread(
+                "telemetry", self.housekeeping.run_once, every_s=min(1.0, settings.ship_s / 4) if ships else 1.0
+            ),
+            PeriodicThread("rollouts", RolloutMetrics(ledger, self.metrics.registry).run_once, every_s=5.0),
+            PeriodicThread("decisions", DecisionMetrics(ledger, self.metrics).run_once, every_s=10.0),
         ]
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="answer")
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._desk = Desk(
-            Rounds(self.recorder, self.metrics, self.life),
+        self._desk = MicroBatcher(
+            BatchScorer(self.recorder, self.metrics, self.guard),
             self.roster,
             self.metrics,
             self._pool,
@@ -96,7 +97,7 @@ class ModelServer:
             answer_s=settings.answer_s,
             challenger_s=settings.challenger_s,
         )
-        self.app = Front(
+        self.app = FastPath(
             _routes(self),
             {"/predict": self.predict, "/labels": self.labels},
             keys=keys,
@@ -118,12 +119,12 @@ class ModelServer:
         self.verdicts.close()
         self.recorder.close()
         await asyncio.to_thread(self.housekeeping.stop)
-        self.life.close()
+        self.guard.close()
 
-    async def predict(self, asked: Asked) -> tuple[bytes, bytes]:
+    async def predict(self, asked: RawRequest) -> tuple[bytes, bytes]:
         """Predictions for one row or many. Few rows are answered together with those of other requests."""
-        form = arrow if asked.sends.lower().startswith(arrow.MEDIA) else json
-        answer, media = (arrow.answer, arrow.MEDIA) if arrow.MEDIA in asked.wants else (json.encode, _JSON)
+        form = arrow if asked.content_type.lower().startswith(arrow.MEDIA) else json
+        answer, media = (arrow.answer, arrow.MEDIA) if arrow.MEDIA in asked.accept else (json.encode, _JSON)
         ask = partial(form.question, asked.body, max_rows=self.settings.max_rows, answer=answer)
         if len(asked.body) > _SMALL_BYTES or form is arrow or media != _JSON:
             return await self._desk.ask_aside(ask), media
@@ -132,7 +133,7 @@ class ModelServer:
             return await self._desk.ask_aside(lambda: question), media
         return await self._desk.ask(question), media
 
-    async def labels(self, asked: Asked) -> tuple[bytes, bytes]:
+    async def labels(self, asked: RawRequest) -> tuple[bytes, bytes]:
         """What predictions turned out to be."""
         record = partial(json.record_labels, asked.body, self.recorder, self.metrics, max_rows=self.settings.max_rows)
         if len(asked.body) > _SMALL_BYTES:
@@ -141,13 +142,13 @@ class ModelServer:
             counts = record()
         return orjson.dumps(asdict(counts)), _JSON
 
-    async def load(self, digest: str) -> Loaded:
+    async def load(self, digest: str) -> LoadedModel:
         """A release in memory, loaded one at a time in a thread of its own. Raises ReleaseError."""
-        if (refusal := self.life.refusal(digest, self.roster.standing.version)) is not None:
+        if (refusal := self.guard.refusal_reason(digest, self.roster.state.version)) is not None:
             raise ReleaseError(digest, refusal)
         return await self._alone(self.roster.load, digest)
 
-    async def probe(self, digest: str) -> Probe:
+    async def probe(self, digest: str) -> ProbeResult:
         """A release asked for its own samples."""
         await self.load(digest)
         return await self._alone(self.roster.probe, digest)
@@ -157,7 +158,7 @@ class ModelServer:
 
     def live_row(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The JSON Schema of a row that the champion understands, and such a row."""
-        champion = self.roster.standing.champion
+        champion = self.roster.state.champion
         if champion is None:
             return None
         return orjson.loads(champion.bundle.read(SCHEMA)), champion.bundle.samples[0][0]
@@ -168,7 +169,7 @@ class ModelServer:
         if self.preload.trouble is not None:
             reasons.append(self.preload.trouble)
         first_deploy = self.preload.done and self.follower.vacant  # which waits for this server before anybody is live
-        if self.roster.standing.champion is None and not first_deploy:
+        if self.roster.state.champion is None and not first_deploy:
             reasons.append(self.follower.release_trouble or self.follower.ledger_trouble or "no release is live yet")
         if self.recorder.failure is not None:
             reasons.append(f"telemetry cannot be written: {self.recorder.failure}")
@@ -176,15 +177,15 @@ class ModelServer:
 
     def described(self) -> dict[str, Any]:
         """Who answers, by which version of the ledger, and what is in memory."""
-        standing = self.roster.standing
-        loaded = [r for r in (standing.champion, standing.challenger) if r is not None]
+        state = self.roster.state
+        loaded = [r for r in (state.champion, state.challenger) if r is not None]
         return {
-            "ledger_version": standing.version,
-            "champion": standing.champion and standing.champion.digest,
-            "version": standing.champion and standing.champion.version,
-            "challenger": standing.challenger_digest,
-            "share": standing.share,
-            "rollout": standing.rollout,
+            "ledger_version": state.version,
+            "champion": state.champion and state.champion.digest,
+            "version": state.champion and state.champion.version,
+            "challenger": state.challenger_digest,
+            "share": state.share,
+            "rollout": state.rollout,
             "refused": self.follower.refused,
             "previous": self.roster.previous,
             "routes": {release.digest: release.route for release in loaded},
@@ -198,8 +199,8 @@ def _routes(server: ModelServer) -> FastAPI:
         description="Answers with the champion that the ledger names. Every answered prediction is in telemetry.",
         lifespan=server.lifespan,
     )
-    install(app, server.metrics)
-    describe(app, server.live_row)
+    install_handlers(app, server.metrics)
+    patch_openapi(app, server.live_row)
     app.include_router(verdict_routes.routes(server.verdicts))
 
     @app.get("/health")
@@ -234,7 +235,7 @@ def _routes(server: ModelServer) -> FastAPI:
         """Who answers, by which version of the ledger, and what is in memory."""
         return as_json(server.described())
 
-    @app.post("/releases/{digest}/load", response_model=schemas.LoadAnswer, responses=_UNKNOWN)
+    @app.post("/releases/{digest}/load", response_model=schemas.LoadResponse, responses=_UNKNOWN)
     async def load(digest: str) -> Response:
         """Check a release's digests and load it beside the live one. The ledger decides who answers."""
         started = time.perf_counter()
@@ -242,7 +243,7 @@ def _routes(server: ModelServer) -> FastAPI:
         took_ms = (time.perf_counter() - started) * 1000
         return as_json({"release": digest, "version": loaded.version, "load_ms": took_ms})
 
-    @app.post("/releases/{digest}/probe", response_model=schemas.ProbeAnswer, responses=_UNKNOWN)
+    @app.post("/releases/{digest}/probe", response_model=schemas.ProbeResponse, responses=_UNKNOWN)
     async def probe(digest: str) -> Response:
         """Send a release's own sample rows through the whole path, but for telemetry."""
         return as_json(asdict(await server.probe(digest)))

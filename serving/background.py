@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from serving.metrics.server import Metrics
-from serving.models.crash_guard import Life
-from serving.models.loaded import Loaded, Roster, Standing
+from serving.metrics.server import ServerMetrics
+from serving.models.crash_guard import CrashGuard
+from serving.models.loaded import LoadedModel, LoadedModels, ServingState
 from stores.ledger import Ledger, LiveRelease, Rollout
 from stores.releases.bundle import ReleaseError, UnreachableRelease
 from stores.telemetry import Compactor, Recorder, Where
@@ -22,7 +22,7 @@ _RETRY_S = 2.0
 log = logging.getLogger("trimtab.serving")
 
 
-class Repeating:
+class PeriodicThread:
     """Calls *work* every *every_s* seconds in a thread until stopped. What it raises is logged, and it goes on: these
     threads are what brings the server back once the trouble is over."""
 
@@ -49,14 +49,20 @@ class Repeating:
             self._stopping.wait(self._every_s)
 
 
-class Follower:
+class LedgerFollower:
     """Makes the roster what the ledger says. The troubles are why it is not, or None; *vacant* is whether the ledger
     was asked last with success and names nobody, so that nobody is missing here."""
 
     def __init__(
-        self, ledger: Ledger, roster: Roster, metrics: Metrics, life: Life, *, release: str | None = None
+        self,
+        ledger: Ledger,
+        roster: LoadedModels,
+        metrics: ServerMetrics,
+        guard: CrashGuard,
+        *,
+        release: str | None = None,
     ) -> None:
-        self._ledger, self._roster, self._metrics, self._life = ledger, roster, metrics, life
+        self._ledger, self._roster, self._metrics, self._guard = ledger, roster, metrics, guard
         self._release = release
         self.ledger_trouble: str | None = "not asked yet"
         self.release_trouble: str | None = None
@@ -64,13 +70,13 @@ class Follower:
         self._retry: tuple[int, float] = (0, 0.0)
         self._awaited: str | None = None
 
-    def follow(self) -> None:
+    def run_once(self) -> None:
         """Ask once. An unreachable ledger or an unusable release leaves the present champion answering."""
         try:
             live = self._ledger.live()
             self.vacant = live is None
-            standing = self._roster.standing
-            if live is None or (live.version == standing.version and not self._incomplete(standing)):
+            state = self._roster.state
+            if live is None or (live.version == state.version and not self._incomplete(state)):
                 self._note_ledger(None)
                 return
             if live.version == self._retry[0] and time.monotonic() < self._retry[1]:
@@ -83,19 +89,19 @@ class Follower:
             return
         self._note_ledger(None)
         self._retry = (live.version, time.monotonic() + _RETRY_S)
-        first = standing.champion is None
+        first = state.champion is None
         if first and self.release_trouble is None:
             self.release_trouble = f"release {live.champion[:12]} is live and not loaded yet"
         try:
-            found = self._standing(live, current.rollout if current else None)
+            found = self._desired_state(live, current.rollout if current else None)
         except ReleaseError as error:
             self._note_release(live.version, str(error))
             return
-        self._note_release(live.version, found.absent)
-        if found.version == standing.version and found.absent == standing.absent:
+        self._note_release(live.version, found.unavailable_reason)
+        if found.version == state.version and found.unavailable_reason == state.unavailable_reason:
             return
         self._roster.switch(found)
-        self._metrics.live(found)
+        self._metrics.set_live(found)
         log.info("version %s: champion %s, challenger %s", live.version, live.champion[:12], live.challenger)
         if first:
             gc.collect()
@@ -105,18 +111,18 @@ class Follower:
     def refused(self) -> dict[str, str]:
         """The challenger that ought to be here but is not, and why. One that is only waited for, as the store does not
         answer, is not refused: it would be taken back for that."""
-        standing = self._roster.standing
-        if standing.challenger_digest in (None, self._awaited) or standing.absent is None:
+        state = self._roster.state
+        if state.challenger_digest in (None, self._awaited) or state.unavailable_reason is None:
             return {}
-        return {str(standing.challenger_digest): standing.absent}
+        return {str(state.challenger_digest): state.unavailable_reason}
 
-    def _standing(self, live: LiveRelease, row: Rollout | None) -> Standing:
+    def _desired_state(self, live: LiveRelease, row: Rollout | None) -> ServingState:
         """What the ledger says, in memory. A challenger that cannot be had does not keep the champion from its place.
         Raises ReleaseError when the champion cannot be loaded."""
         champion = self._roster.load(live.champion, version=live.version)
         challenger, absent = self._challenger(live)
-        self._life.challenger(challenger.digest if challenger else None, live.version)
-        return Standing(
+        self._guard.challenger(challenger.digest if challenger else None, live.version)
+        return ServingState(
             version=live.version,
             champion=champion,
             challenger=challenger,
@@ -124,7 +130,7 @@ class Follower:
             rollout=(live.rollout or f"version-{live.version}") if live.challenger else None,
             slices=_slices(row),
             challenger_digest=live.challenger,
-            absent=absent,
+            unavailable_reason=absent,
             in_probation=row is not None and row.release == live.champion,
         )
 
@@ -137,11 +143,11 @@ class Follower:
             return live.challenger_share
         return float(live.challenger.startswith(self._release))
 
-    def _challenger(self, live: LiveRelease) -> tuple[Loaded | None, str | None]:
+    def _challenger(self, live: LiveRelease) -> tuple[LoadedModel | None, str | None]:
         self._awaited = None
         if live.challenger is None:
             return None, None
-        if (refusal := self._life.refusal(live.challenger, live.version)) is not None:
+        if (refusal := self._guard.refusal_reason(live.challenger, live.version)) is not None:
             return None, refusal
         try:
             return self._roster.load(live.challenger, version=live.version), None
@@ -151,8 +157,8 @@ class Follower:
         except ReleaseError as error:
             return None, str(error)
 
-    def _incomplete(self, standing: Standing) -> bool:
-        return standing.challenger_digest is not None and standing.challenger is None
+    def _incomplete(self, state: ServingState) -> bool:
+        return state.challenger_digest is not None and state.challenger is None
 
     def _note_release(self, version: int, trouble: str | None) -> None:
         if trouble and trouble != self.release_trouble:
@@ -168,14 +174,14 @@ class Follower:
         self.ledger_trouble = trouble
 
 
-class Judgements:
+class DecisionMetrics:
     """Shows the newest decision of monitoring in the metrics."""
 
-    def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
+    def __init__(self, ledger: Ledger, metrics: ServerMetrics) -> None:
         self._ledger, self._metrics = ledger, metrics
         self._shown: str | None = None
 
-    def look(self) -> None:
+    def run_once(self) -> None:
         """Once; an unreachable ledger is the follower's to tell."""
         try:
             decisions = self._ledger.decisions()
@@ -184,10 +190,10 @@ class Judgements:
             return
         if decisions and decisions[-1].id != self._shown:
             self._shown = decisions[-1].id
-            self._metrics.judged(decisions[-1].period, decisions[-1].evidence)
+            self._metrics.set_decision(decisions[-1].period, decisions[-1].evidence)
 
 
-class Housekeeping:
+class TelemetryMaintenance:
     """Looks after telemetry: room after a failure, sync, finished segments. These are compacted by a process of its
     own and, where there is a store, brought there; those of an earlier life at once."""
 
@@ -206,7 +212,7 @@ class Housekeeping:
         """Why they could not be brought to the store last time."""
         return self._shipper.failure if self._shipper else None
 
-    def tend(self) -> None:
+    def run_once(self) -> None:
         """One round."""
         self._recorder.maintain()
         if self._compactor is not None:

@@ -8,8 +8,8 @@ import shutil
 import uuid
 from pathlib import Path
 
-from serving.models.crash_guard import Life
-from serving.models.loaded import Roster
+from serving.models.crash_guard import CrashGuard
+from serving.models.loaded import LoadedModels
 from stores.releases.bundle import ReleaseError
 
 log = logging.getLogger("trimtab.serving")
@@ -36,8 +36,8 @@ def unpack(baked: Path, releases: Path) -> list[str]:
 class Preload:
     """Has *digest* loaded and probed. *trouble* is why it is not, None once it was, or when none is asked for."""
 
-    def __init__(self, digest: str | None, roster: Roster, life: Life) -> None:
-        self._digest, self._roster, self._life = digest, roster, life
+    def __init__(self, digest: str | None, roster: LoadedModels, guard: CrashGuard) -> None:
+        self._digest, self._roster, self._guard = digest, roster, guard
         self.trouble = None if digest is None else f"release {digest[:12]} is not loaded yet"
 
     @property
@@ -45,11 +45,11 @@ class Preload:
         """Whether a release was asked for and is there."""
         return self._digest is not None and self.trouble is None
 
-    def tend(self) -> None:
+    def run_once(self) -> None:
         """Try once, as long as it is not done."""
         if self._digest is None or self.trouble is None:
             return
-        if (refusal := self._life.refusal(self._digest, self._roster.standing.version)) is not None:
+        if (refusal := self._guard.refusal_reason(self._digest, self._roster.state.version)) is not None:
             self.trouble = f"release {self._digest[:12]} is not loaded: {refusal}"
             return
         try:

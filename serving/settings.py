@@ -1,5 +1,5 @@
-"""What the model server reads from the environment, once, at its door. Ports and folders are
-`trimtab.config.settings`'."""
+"""The model server's own settings, read from the environment once when it starts. Ports and folders are in
+`trimtab.config.settings`."""
 
 from __future__ import annotations
 
@@ -12,42 +12,45 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field, SecretStr, TypeAdapter
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from serving.http.auth import SCOPES
 from trimtab.config.secret_files import SUFFIX, SettingsWithSecrets
 from trimtab.config.settings import Settings
 
+PREDICT, LABELS, ADMIN = "predict", "labels", "admin"
+SCOPES = (PREDICT, LABELS, ADMIN)
 
-def _several(value: Any) -> Any:
-    """Keys as people write them: ``first, second`` or ``["first", "second"]``, and in a file one a line."""
+
+def _split(value: Any) -> Any:
+    """Split a list of keys: ``first, second`` or ``["first", "second"]``, or one key a line in a file."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
         try:
             value = json.loads(value)
-        except ValueError as error:  # whose text would hold the keys
+        except ValueError as error:  # its text would show the keys
             raise ValueError("looks like a JSON list but is none") from error
         return value
     return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]
 
 
-ApiKeys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_several)]
-_KEYS: TypeAdapter[tuple[SecretStr, ...]] = TypeAdapter(Annotated[tuple[SecretStr, ...], BeforeValidator(_several)])
+KeyList = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
+_KEYS: TypeAdapter[tuple[SecretStr, ...]] = TypeAdapter(Annotated[tuple[SecretStr, ...], BeforeValidator(_split)])
 
 
 def parse_keys(text: str) -> tuple[SecretStr, ...]:
-    """Keys as people write them. Raises ValidationError, whose text must not be shown."""
+    """The keys in *text*, separated by commas or lines, or as a JSON list. Raises ValidationError, whose text has
+    the keys and must not be shown."""
     return _KEYS.validate_python(text)
 
 
 class KeyFile(NamedTuple):
-    """A file with the keys of a scope, and the variable that names it."""
+    """A file that holds a scope's keys, and the environment variable that names it."""
 
     variable: str
     path: Path
 
 
 def key_files(environ: Mapping[str, str]) -> dict[str, KeyFile]:
-    """The files that the keys of each scope come from; a scope whose keys are in a variable has none."""
+    """The key file of each scope; scopes whose keys are in a variable are left out."""
     variables = {scope: f"TRIMTAB_{scope.upper()}_KEYS" for scope in SCOPES}
     return {
         scope: KeyFile(variable + SUFFIX, Path(environ[variable + SUFFIX]))
@@ -57,14 +60,14 @@ def key_files(environ: Mapping[str, str]) -> dict[str, KeyFile]:
 
 
 class ServerSettings(SettingsWithSecrets):
-    """The model server's own settings. Limits keep one client from taking the memory or the time of all."""
+    """The model server's own settings. The limits keep one client from taking all memory or time."""
 
     model_config = SettingsConfigDict(env_prefix="TRIMTAB_", extra="ignore", frozen=True)
 
     ledger_url: SecretStr = Field(description="SQLAlchemy URL of the ledger")
-    predict_keys: ApiKeys = Field((), description="keys that may ask for predictions; several, so that they can change")
-    labels_keys: ApiKeys = Field((), description="keys that may send labels")
-    admin_keys: ApiKeys = Field((), description="keys that may do everything; needed to listen beyond loopback")
+    predict_keys: KeyList = Field((), description="keys that may ask for predictions; several, so that they can change")
+    labels_keys: KeyList = Field((), description="keys that may send labels")
+    admin_keys: KeyList = Field((), description="keys that may do everything; needed to listen beyond loopback")
     release: str | None = Field(
         None, pattern="^[0-9a-f]{8,64}$", description="answer with this release as far as it is champion or challenger"
     )
@@ -93,14 +96,14 @@ class ServerSettings(SettingsWithSecrets):
         return int(self.max_body_mb * 1024 * 1024)
 
 
-class Refused(Exception):
-    """The server must not start like this; the text says what to change."""
+class InsecureSettings(Exception):
+    """The server would be open to other machines; the text says what to change."""
 
 
 def check_exposure(settings: Settings, server: ServerSettings) -> None:
-    """Raise Refused when others could reach the server without a key."""
+    """Raise InsecureSettings when other machines could reach the server without a key."""
     if not server.admin_keys and not _is_loopback(settings.host):
-        raise Refused(
+        raise InsecureSettings(
             f"TRIMTAB_HOST={settings.host} lets other machines in: set TRIMTAB_ADMIN_KEYS to a long random text (and "
             "TRIMTAB_PREDICT_KEYS, TRIMTAB_LABELS_KEYS for those who may do less), or leave TRIMTAB_HOST at 127.0.0.1"
         )

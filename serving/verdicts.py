@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from serving.http.refusals import Busy
+from serving.exceptions import Overloaded
 from stores import rollout_observation
 from stores.ledger import Ledger, LedgerUnavailable, Rollout, RolloutStep
 from stores.telemetry import Where
@@ -54,7 +54,7 @@ class Slice(BaseModel):
     finding: str
 
 
-class VerdictAnswer(BaseModel):
+class VerdictResponse(BaseModel):
     """The verdict on a release, and what it rests on. Losses lie in 0 to 1, so differences in -1 to 1."""
 
     rollout: str
@@ -88,7 +88,7 @@ class VerdictAnswer(BaseModel):
 class _Known:
     """An answer with the time until which it need not be looked for again."""
 
-    answer: VerdictAnswer
+    answer: VerdictResponse
     until: float
 
 
@@ -102,13 +102,13 @@ class Verdicts:
         self._ledger, self._telemetry, self._refused, self._fresh_s = ledger, telemetry, refused, fresh_s
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="verdict")
         self._known: dict[str, _Known] = {}
-        self._pending: dict[str, asyncio.Future[VerdictAnswer]] = {}
+        self._pending: dict[str, asyncio.Future[VerdictResponse]] = {}
         self._last_look: tuple[Any, Observation] | None = None
 
-    async def current(self, name: str | None = None) -> VerdictAnswer:
-        """The verdict on the rollout called *name*, or on the newest one of the release whose digest *name* begins; on
-        the one that is live, or else the newest, without a name. Raises UnknownRollout, Busy and LedgerUnavailable or
-        OSError when nothing is known."""
+    async def current(self, name: str | None = None) -> VerdictResponse:
+        """The verdict on the rollout *name*, or on the newest one of the release whose digest begins with *name*.
+        Without a name it is the live rollout, or else the newest. Raises UnknownRollout and Overloaded, and
+        LedgerUnavailable or OSError when there is no earlier answer to give instead."""
         key = name or ""
         known = self._known.get(key)
         if known is not None and time.monotonic() < known.until:
@@ -116,7 +116,7 @@ class Verdicts:
         pending = self._pending.get(key)
         if pending is None:
             if len(self._pending) >= _WAITING:
-                raise Busy
+                raise Overloaded
             pending = asyncio.get_running_loop().run_in_executor(self._pool, self._look, name)
             self._pending[key] = pending
             pending.add_done_callback(lambda done: self._arrived(key, done))
@@ -126,14 +126,14 @@ class Verdicts:
         """Make no more looks."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _arrived(self, key: str, done: asyncio.Future[VerdictAnswer]) -> None:
+    def _arrived(self, key: str, done: asyncio.Future[VerdictResponse]) -> None:
         del self._pending[key]
         if not done.cancelled():
             done.exception()  # whoever asked may be gone, and nobody else looks
 
     # -- in the thread
 
-    def _look(self, name: str | None) -> VerdictAnswer:
+    def _look(self, name: str | None) -> VerdictResponse:
         key, began = name or "", time.monotonic()
         try:
             row = self._find(name)
@@ -173,7 +173,7 @@ class Verdicts:
             raise UnknownRollout(f"more than one release begins with {name}: give more of its digest")
         return rows[-1]
 
-    def _answer(self, row: Rollout, steps: Sequence[RolloutStep]) -> VerdictAnswer:
+    def _answer(self, row: Rollout, steps: Sequence[RolloutStep]) -> VerdictResponse:
         at = current_state(steps)
         terms = RolloutPolicy.model_validate(row.policy) if row.policy else None
         told: Mapping[str, Any] = steps[-1].evidence if steps else {}
@@ -185,7 +185,7 @@ class Verdicts:
             seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {refused}")})
         word, reason = concluded(at, seen, terms, told)
         overall = seen.evidence.get("overall") or {}
-        return VerdictAnswer(
+        return VerdictResponse(
             rollout=row.id, release=row.release, champion=row.champion_before, state=at.phase, share=at.share,
             verdict=word, successful=None if word == "keep collecting" else word == "promote",
             ready=word == "promote" or (word == "keep collecting" and shown_enough(at, seen, terms)), reason=reason,

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from stores.ledger import Ledger
-from tests import unruly
+from tests import faulty_models
 from tests.ports import free_ports
 from trimtab.config.settings import Settings
 
@@ -131,7 +131,7 @@ def small_project(folder: Path) -> None:
     params["train"]["params"]["max_iter"] = 60
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (folder / "small.py").write_text(SOURCE)
-    shutil.copy2(unruly.MODULE, folder / "unruly.py")
+    shutil.copy2(faulty_models.MODULE, folder / "faulty_models.py")
 
 
 @pytest.fixture(scope="session")
@@ -142,7 +142,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     postgres, prefect, mlflow, server = free_ports(4)
     settings = Settings(
         project=folder / "project", home=folder / "state", postgres_port=postgres, prefect_port=prefect,
-        mlflow_port=mlflow, server_port=server, commit_data=True, scheduled_ingest=False, trusted_types=unruly.TYPES,
+        mlflow_port=mlflow, server_port=server, commit_data=True, scheduled_ingest=False,
+        trusted_types=faulty_models.TYPES,
     )  # fmt: skip
     named = {
         name: str(getattr(settings, name))
@@ -151,7 +152,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "TRIMTAB_", "MLFLOW_"))}
     env = {
         **inherited, **{f"TRIMTAB_{k.upper()}": v for k, v in named.items()}, "TRIMTAB_COMMIT_DATA": "true",
-        "TRIMTAB_SCHEDULED_INGEST": "false", "TRIMTAB_TRUSTED_TYPES": json.dumps(unruly.TYPES),
+        "TRIMTAB_SCHEDULED_INGEST": "false", "TRIMTAB_TRUSTED_TYPES": json.dumps(faulty_models.TYPES),
         "OMP_WAIT_POLICY": "passive",
     }  # fmt: skip
     before = Stack(settings, env, {})

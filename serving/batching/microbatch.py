@@ -13,21 +13,29 @@ from typing import Any
 import numpy as np
 
 from serving.batching.projection import keys, only, spelled, without
-from serving.metrics.server import Metrics
-from serving.models.crash_guard import Life
-from serving.models.inference import ChampionFailed, Mask, Outcome, absent, ask_challenger, ask_champion, take
-from serving.models.loaded import Loaded, Standing
+from serving.metrics.server import ServerMetrics
+from serving.models.crash_guard import CrashGuard
+from serving.models.inference import (
+    ChallengerResult,
+    ChampionFailed,
+    Mask,
+    absent,
+    score_challenger,
+    score_champion,
+    take,
+)
+from serving.models.loaded import LoadedModel, ServingState
 from stores.telemetry import Recorder
 from trimtab.model.scoring import Scores
 from trimtab.requests.parser import BadInput, Rows
 from trimtab.rollout.assignment import bucket
 
 _NO_ROWS = Rows(0, {}, {}, np.empty(0, dtype=np.int64), ())
-Encode = Callable[["Round", "Question"], bytes]
+Encode = Callable[["MicroBatch", "PredictRequest"], bytes]
 
 
 @dataclass(slots=True)
-class Question:
+class PredictRequest:
     """One request's rows, and what became of them: `answer`, or `error`."""
 
     raw: Any
@@ -41,13 +49,13 @@ class Question:
 
 
 @dataclass(slots=True)
-class Round:
-    """Questions under one standing, scored by its champion. *by_challenger* marks the rows that are assigned to the
+class MicroBatch:
+    """Questions under one state, scored by its champion. *by_challenger* marks the rows that are assigned to the
     challenger, *answered* those that it did answer; *outcome* is what it said, once it was asked."""
 
-    standing: Standing
-    champion: Loaded
-    questions: list[Question]
+    state: ServingState
+    champion: LoadedModel
+    questions: list[PredictRequest]
     raw: Any
     rows: Rows
     received_us: int
@@ -56,11 +64,11 @@ class Round:
     champion_s: float
     by_challenger: Mask | None = None
     answered: Mask | None = None
-    outcome: Outcome | None = None
+    outcome: ChallengerResult | None = None
     recorded: bool = False
     champion_answers: list[dict[str, Any]] | None = None
 
-    def concerns_challenger(self, question: Question) -> bool:
+    def concerns_challenger(self, question: PredictRequest) -> bool:
         """Whether a row of *question* is to be answered by the challenger."""
         if self.by_challenger is None:
             return False
@@ -76,40 +84,40 @@ class Round:
                 given[i] = self._challengers(first + i, self.outcome)
         return given
 
-    def _challengers(self, place: int, outcome: Outcome) -> dict[str, Any]:
+    def _challengers(self, place: int, outcome: ChallengerResult) -> dict[str, Any]:
         one = Scores(
             self.scores.task,
             outcome.prediction[place : place + 1],
-            () if self.standing.challenger is None else self.standing.challenger.scorer.classes,
+            () if self.state.challenger is None else self.state.challenger.scorer.classes,
             None if outcome.labels is None else (outcome.labels[place],),
             None if outcome.probabilities is None else outcome.probabilities[place : place + 1],
         )
         return one.answers()[0]
 
 
-class Rounds:
+class BatchScorer:
     """Opens, scores and closes rounds. Safe to use from several threads, each with a round of its own."""
 
-    def __init__(self, recorder: Recorder, metrics: Metrics, life: Life) -> None:
-        self._recorder, self._metrics, self._life = recorder, metrics, life
+    def __init__(self, recorder: Recorder, metrics: ServerMetrics, guard: CrashGuard) -> None:
+        self._recorder, self._metrics, self._guard = recorder, metrics, guard
 
-    def open(self, standing: Standing, questions: Sequence[Question]) -> list[Round]:
+    def open(self, state: ServingState, questions: Sequence[PredictRequest]) -> list[MicroBatch]:
         """Understand *questions* together and let the champion score them; those that cannot be answered get their
         error, and the others go on without them. Usually one round; more when only some rows make the champion fail."""
-        champion = standing.champion
+        champion = state.champion
         if champion is None:
             raise ValueError("nobody can answer")
         now_us = time.time_ns() // 1000
         try:
-            questions, raw, rows = _understood(standing, champion, questions, now_us)
+            questions, raw, rows = _understood(state, champion, questions, now_us)
             if not questions:
                 return []
-            scores, seconds = ask_champion(champion, rows)
+            scores, seconds = score_champion(champion, rows)
         except Exception as error:  # noqa: BLE001 - told to the one whose rows they are
             if (half := len(questions) // 2) > 0:
-                return self.open(standing, questions[:half]) + self.open(standing, questions[half:])
-            if isinstance(error, ChampionFailed) and standing.instead is not None:
-                return self.open(standing.instead, questions)
+                return self.open(state, questions[:half]) + self.open(state, questions[half:])
+            if isinstance(error, ChampionFailed) and state.fallback is not None:
+                return self.open(state.fallback, questions)
             questions[0].error = error
             return []
         ids = self._recorder.take_ids(rows.time_us)
@@ -117,28 +125,28 @@ class Rounds:
         for question in questions:
             question.first = first
             first += question.size
-        opened = Round(standing, champion, list(questions), raw, rows, now_us, ids, scores, seconds)
-        if standing.share > 0 and standing.challenger is not None and standing.rollout is not None:
-            rollout, share = standing.rollout, standing.share
+        opened = MicroBatch(state, champion, list(questions), raw, rows, now_us, ids, scores, seconds)
+        if state.share > 0 and state.challenger is not None and state.rollout is not None:
+            rollout, share = state.rollout, state.share
             chosen = np.array([bucket(rollout, key) < share for key in keys(champion, rows, ids)])
             opened.by_challenger = chosen if chosen.any() else None
         return [opened]
 
-    def challenge(self, round: Round, *, patience_s: float) -> Outcome:
+    def challenge(self, round: MicroBatch, *, patience_s: float) -> ChallengerResult:
         """What the challenger makes of the round's rows. Whatever it does, this does not raise. When it does not want
         all rows together, *patience_s* is spent on finding out which of them are to blame."""
-        challenger, rows = round.standing.challenger, round.rows
+        challenger, rows = round.state.challenger, round.rows
         if challenger is None:
-            return absent(rows.size, round.standing.absent or "not there")
-        if not round.standing.one_view:
+            return absent(rows.size, round.state.unavailable_reason or "not there")
+        if not round.state.same_input:
             try:
                 rows = challenger.read(only(round.raw, challenger.known), now_us=round.received_us)
             except BadInput as error:
                 return absent(rows.size, str(error))
-        with self._life.asking():
-            return ask_challenger(challenger, rows, patience_s=patience_s)
+        with self._guard.scoring():
+            return score_challenger(challenger, rows, patience_s=patience_s)
 
-    def close(self, round: Round, questions: Sequence[Question]) -> None:
+    def close(self, round: MicroBatch, questions: Sequence[PredictRequest]) -> None:
         """Record and encode the answers to *questions*, by the arm that each row is assigned to as far as the
         challenger has an answer by now, and by the champion otherwise. Each gets its answer, or the error."""
         if not questions:
@@ -155,15 +163,15 @@ class Rounds:
             for question in questions:
                 question.error = error
 
-    def _record(self, round: Round, arm: str, places: Any, propensity: float) -> None:
-        rows, standing, loaded, scores = round.rows, round.standing, round.champion, round.scores
+    def _record(self, round: MicroBatch, arm: str, places: Any, propensity: float) -> None:
+        rows, state, loaded, scores = round.rows, round.state, round.champion, round.scores
         prediction, labels, shares = scores.prediction, scores.labels, scores.probabilities
         ids = round.ids
         if arm == "challenger":
             outcome = round.outcome
-            if standing.challenger is None or outcome is None:
+            if state.challenger is None or outcome is None:
                 raise ValueError("no challenger has answered")
-            loaded, prediction, shares = standing.challenger, outcome.prediction, outcome.probabilities
+            loaded, prediction, shares = state.challenger, outcome.prediction, outcome.probabilities
             labels = None if outcome.labels is None else tuple(outcome.labels)
         if places is not None:
             rows, prediction = take(rows, places), prediction[places]
@@ -182,22 +190,22 @@ class Rounds:
             prediction=prediction,
             labels=labels,
             probabilities=None if shares is None else shares.tolist(),
-            rollout=standing.rollout,
+            rollout=state.rollout,
             propensity=propensity,
             ids=ids,
         )
-        self._metrics.answered(loaded.digest, arm, len(ids))
+        self._metrics.observe_answers(loaded.digest, arm, len(ids))
 
-    def pair(self, round: Round) -> None:
+    def pair(self, round: MicroBatch) -> None:
         """Record both models' predictions side by side; never raises. Only what was answered is worth a pair."""
-        outcome, standing = round.outcome, round.standing
-        if outcome is None or standing.challenger_digest is None or standing.rollout is None or not round.recorded:
+        outcome, state = round.outcome, round.state
+        if outcome is None or state.challenger_digest is None or state.rollout is None or not round.recorded:
             return
         shares, others = round.scores.probabilities, outcome.probabilities
         self._recorder.pairs(
-            rollout=standing.rollout,
+            rollout=state.rollout,
             champion=round.champion.digest,
-            challenger=standing.challenger_digest,
+            challenger=state.challenger_digest,
             received_us=round.received_us,
             ids=round.ids,
             times_us=round.rows.time_us,
@@ -206,26 +214,26 @@ class Rounds:
             challenger_prediction=outcome.prediction,
             champion_probabilities=None if shares is None else shares.tolist(),
             challenger_probabilities=None if others is None else others.tolist(),
-            slices={name: spelled(round.rows, name) for name in standing.slices},
+            slices={name: spelled(round.rows, name) for name in state.slices},
             errors=outcome.errors,
             champion_us=round.champion_s * 1e6,
             challenger_us=outcome.seconds * 1e6,
         )
         errors = 0 if outcome.errors is None else sum(error is not None for error in outcome.errors)
         missing = round.rows.size - int(np.isfinite(outcome.prediction).sum()) - errors
-        self._metrics.challenged_by(standing.challenger_digest, outcome, errors=errors, missing=missing)
+        self._metrics.observe_challenger(state.challenger_digest, outcome, errors=errors, missing=missing)
 
 
 def _understood(
-    standing: Standing, champion: Loaded, questions: Sequence[Question], now_us: int
-) -> tuple[Sequence[Question], Any, Rows]:
+    state: ServingState, champion: LoadedModel, questions: Sequence[PredictRequest], now_us: int
+) -> tuple[Sequence[PredictRequest], Any, Rows]:
     """The questions that can be understood, what they say, and the rows that they mean. Raises BadInput when there is
     only one and it cannot be; of several, each that cannot gets its error."""
-    beside = standing.beside
+    beside = state.challenger_only_columns
     if len(questions) == 1:
         only = questions[0].raw
         return questions, only, champion.read(without(only, beside), now_us=now_us)
-    good: list[Question] = []
+    good: list[PredictRequest] = []
     said: list[Any] = []
     raw: list[Any] = []
     for question in questions:
@@ -244,7 +252,7 @@ def _understood(
     return good, said, champion.intake.read_admitted(raw, now_us=now_us)
 
 
-def _error_of(champion: Loaded, rows: Any) -> BadInput | None:
+def _error_of(champion: LoadedModel, rows: Any) -> BadInput | None:
     """The error of rows that were sent together, which says in which of them it is."""
     try:
         champion.read(rows, now_us=0)
@@ -253,10 +261,10 @@ def _error_of(champion: Loaded, rows: Any) -> BadInput | None:
     return None
 
 
-def _parts(round: Round, at: Any) -> Iterable[tuple[str, Any, float]]:
+def _parts(round: MicroBatch, at: Any) -> Iterable[tuple[str, Any, float]]:
     """Arm, places (None: all) and propensity of what has to be recorded for the rows *at* (None: all). A row that is
     assigned to a challenger which had no answer is the champion's for certain."""
-    share = round.standing.share if round.standing.challenger is not None else 0.0
+    share = round.state.share if round.state.challenger is not None else 0.0
     if round.by_challenger is None:
         yield "champion", at, 1 - share
         return
@@ -276,5 +284,5 @@ def _parts(round: Round, at: Any) -> Iterable[tuple[str, Any, float]]:
             yield arm, asked[mask], propensity
 
 
-def _places(questions: Sequence[Question]) -> Any:
+def _places(questions: Sequence[PredictRequest]) -> Any:
     return np.concatenate([np.arange(q.first, q.first + q.size) for q in questions])

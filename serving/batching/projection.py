@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from serving.models.loaded import Loaded
+from serving.models.loaded import LoadedModel
 from trimtab.data.features import texts
 from trimtab.requests.parser import Rows
 
 
-def keys(loaded: Loaded, rows: Rows, ids: Sequence[str]) -> Sequence[str]:
+def keys(loaded: LoadedModel, rows: Rows, ids: Sequence[str]) -> Sequence[str]:
     """What decides a row's arm: the project's key, else its id, else the prediction's."""
     columns = loaded.bundle.manifest.columns
     found: list[Sequence[str | None]] = [spelled(rows, n) for n in (columns.key, columns.id) if n and _has(rows, n)]

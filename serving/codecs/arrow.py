@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-from serving.batching.microbatch import Encode, Question, Round
+from serving.batching.microbatch import Encode, MicroBatch, PredictRequest
 from serving.codecs.json import checked_size, encode
 from trimtab.requests.parser import BadInput
 
@@ -18,7 +18,7 @@ _HEADER, _LENGTH, _NODES, _COMPRESSION = 2, 0, 1, 3  # places of fields in Arrow
 _DICTIONARY_DATA = 1
 
 
-def question(body: bytes, *, max_rows: int, answer: Encode = encode) -> Question:
+def question(body: bytes, *, max_rows: int, answer: Encode = encode) -> PredictRequest:
     """What a body in Arrow's streaming format asks. Raises BadInput, TooLarge."""
     import pyarrow as pa
 
@@ -28,10 +28,10 @@ def question(body: bytes, *, max_rows: int, answer: Encode = encode) -> Question
         table = pa.ipc.open_stream(pa.py_buffer(body)).read_all()
     except (pa.ArrowException, OSError, EOFError, struct.error, UnicodeDecodeError) as error:
         raise BadInput(f"the body is no Arrow stream: {error}") from error
-    return Question(table, checked_size(table.num_rows, max_rows), answer)
+    return PredictRequest(table, checked_size(table.num_rows, max_rows), answer)
 
 
-def answer(round: Round, question: Question) -> bytes:
+def answer(round: MicroBatch, question: PredictRequest) -> bytes:
     """The answer to one question of a closed round: columns id, what the task has (probability, value, or label and
     probabilities), and the release that answered."""
     import numpy as np
@@ -50,7 +50,7 @@ def answer(round: Round, question: Question) -> bytes:
         given = round.answers(first, last)
         columns["label"] = pa.array([str(row["label"]) for row in given], pa.string())
         columns["probabilities"] = pa.array([row["probabilities"] for row in given])
-    names = [round.champion.digest, round.standing.challenger_digest or ""]
+    names = [round.champion.digest, round.state.challenger_digest or ""]
     columns["release"] = pa.DictionaryArray.from_arrays(pa.array(arms.astype(np.int8)), pa.array(names))
     table = pa.table(columns)
     sink = pa.BufferOutputStream()

@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from serving.batching.microbatch import Encode, Question, Round
-from serving.http.refusals import TooLarge
-from serving.metrics.server import Metrics
-from serving.models.loaded import Loaded
+from serving.batching.microbatch import Encode, MicroBatch, PredictRequest
+from serving.exceptions import TooLarge
+from serving.metrics.server import ServerMetrics
+from serving.models.loaded import LoadedModel
 from stores.telemetry import LabelCounts, Recorder
 from stores.telemetry.wal.ids import is_prediction_id
 from trimtab.requests.parser import BadInput, micros
@@ -20,7 +20,7 @@ from trimtab.requests.parser import BadInput, micros
 _SHAPE = 'must be {"rows": [{…}, …]}, {"columns": {"…": […], …}} or one row'
 
 
-def question(body: bytes, *, max_rows: int, answer: Encode | None = None) -> Question:
+def question(body: bytes, *, max_rows: int, answer: Encode | None = None) -> PredictRequest:
     """What the body of ``POST /predict`` asks; *answer* encodes it, as JSON unless told. Raises BadInput, TooLarge."""
     content = parsed(body)
     raw: Any = [content]
@@ -36,7 +36,7 @@ def question(body: bytes, *, max_rows: int, answer: Encode | None = None) -> Que
             if type(raw) is not dict:
                 raise BadInput(_SHAPE)
             size = max((len(values) for values in raw.values() if isinstance(values, list)), default=0)
-    return Question(raw, checked_size(size, max_rows), answer or encode)
+    return PredictRequest(raw, checked_size(size, max_rows), answer or encode)
 
 
 def checked_size(rows: int, max_rows: int) -> int:
@@ -48,12 +48,12 @@ def checked_size(rows: int, max_rows: int) -> int:
     return rows
 
 
-def encode(round: Round, question: Question) -> bytes:
+def encode(round: MicroBatch, question: PredictRequest) -> bytes:
     """The answer to one question of a closed round. Rows that another than the answer's own release answered say so."""
     first, last = question.first, question.first + question.size
     answers = [{"id": i, **answer} for i, answer in zip(round.ids[first:last], round.answers(first, last), strict=True)]
-    release: Loaded = round.champion
-    challenger = round.standing.challenger
+    release: LoadedModel = round.champion
+    challenger = round.state.challenger
     if round.answered is not None and challenger is not None:
         by_challenger = round.answered[first:last].tolist()
         if all(by_challenger):
@@ -73,7 +73,7 @@ def parsed(body: bytes) -> Any:
         raise BadInput(f"the body is not JSON: {error}{hint}") from error
 
 
-def record_labels(body: bytes, recorder: Recorder, metrics: Metrics, *, max_rows: int) -> LabelCounts:
+def record_labels(body: bytes, recorder: Recorder, metrics: ServerMetrics, *, max_rows: int) -> LabelCounts:
     """Record the labels of ``POST /labels``. Raises TooLarge, BadInput, Unwritable; then none was recorded."""
     content = parsed(body)
     rows = content.get("labels") if isinstance(content, dict) else None

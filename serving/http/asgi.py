@@ -1,5 +1,5 @@
-"""The ASGI application that uvicorn calls. What is asked thousands of times a second is answered here, without a
-framework; everything else goes on to FastAPI. Keys, limits of size and time, and the metrics of all routes are here."""
+"""The ASGI application that uvicorn calls. It answers the frequent paths without a framework and forwards all others to
+FastAPI. API keys, limits of size and time, and the metrics of all routes are applied here."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serving.http.auth import Keys
-from serving.http.errors import Refusal, explained
-from serving.http.refusals import Busy, NotAllowed, SlowBody, TooLarge
-from serving.metrics.server import Metrics
+from serving.exceptions import BodyTimeout, MethodNotAllowed, Overloaded, TooLarge
+from serving.http.auth import ApiKeys
+from serving.http.errors import ErrorResponse, to_response
+from serving.metrics.server import ServerMetrics
 
 Message = Any
 Scope = Any
@@ -23,37 +23,37 @@ _JSON = b"application/json"
 _NONE: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """Who asked is not there any more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that was let in: its body, and what it says it is and wants."""
+class RawRequest:
+    """A request that was let in: its body, and what it says it is and accept."""
 
     body: bytes
-    sends: bytes
-    wants: bytes
+    content_type: bytes
+    accept: bytes
 
 
-Answer = Callable[[Asked], Awaitable[tuple[bytes, bytes]]]  # gives the body and its media type
+Handler = Callable[[RawRequest], Awaitable[tuple[bytes, bytes]]]  # gives the body and its media type
 
 
-class Front:
-    """*doors* answer POST at their paths; *app* answers the rest."""
+class FastPath:
+    """*handlers* answer POST at their paths; *app* answers the rest."""
 
     def __init__(
         self,
         app: Callable[[Scope, Receive, Send], Awaitable[None]],
-        doors: Mapping[str, Answer],
+        handlers: Mapping[str, Handler],
         *,
-        keys: Keys,
-        metrics: Metrics,
+        keys: ApiKeys,
+        metrics: ServerMetrics,
         max_body_bytes: int,
         max_held_bytes: int,
         body_s: float,
     ) -> None:
-        self._app, self._doors, self._keys, self._metrics = app, dict(doors), keys, metrics
+        self._app, self._handlers, self._keys, self._metrics = app, dict(handlers), keys, metrics
         self._max_body, self._max_held, self._body_s = max_body_bytes, max_held_bytes, body_s
         self._held = 0
 
@@ -63,29 +63,29 @@ class Front:
             await self._app(scope, receive, send)
             return
         started, path = time.perf_counter(), scope["path"]
-        door = self._doors.get(path)
-        if door is None:
-            await self._pass_on(scope, receive, send, started)
+        handler = self._handlers.get(path)
+        if handler is None:
+            await self._forward(scope, receive, send, started)
             return
         self._metrics.requests.in_flight += 1
         try:
-            await self._answer(scope, receive, send, door, started)
+            await self._handle(scope, receive, send, handler, started)
         finally:
             self._metrics.requests.in_flight -= 1
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, door: Answer, started: float) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, handler: Handler, started: float) -> None:
         status, headers, body, path = 200, _NONE, b"", scope["path"]
         try:
             if scope["method"] != "POST":
-                raise NotAllowed
+                raise MethodNotAllowed
             if self._keys.required:
                 self._keys.check(path, scope["headers"])
             body = await self._body(receive)
             self._held += len(body)
             if self._held > self._max_held:
-                raise Busy
-            answer, media = await door(_asked(body, scope["headers"]))
-        except ClientGone:
+                raise Overloaded
+            answer, media = await handler(_raw_request(body, scope["headers"]))
+        except ClientDisconnected:
             self._metrics.errors.labels("client_gone").inc()
             return
         except Exception as error:  # noqa: BLE001 - every error is explained to who asked
@@ -97,12 +97,12 @@ class Front:
         start = [(b"content-type", media), (b"content-length", length), *headers]
         await send({"type": "http.response.start", "status": status, "headers": start})
         await send({"type": "http.response.body", "body": answer})
-        self._metrics.requests.note(path, status, time.perf_counter() - started)
+        self._metrics.requests.observe(path, status, time.perf_counter() - started)
 
     async def _body(self, receive: Receive) -> bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientDisconnected
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
             return await self._rest(bytearray(body), receive)
@@ -121,7 +121,7 @@ class Front:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise ClientGone
+                        raise ClientDisconnected
                     more, chunk = message.get("more_body", False), message.get("body", b"")
                     received += len(chunk)
                     if received <= self._max_body:
@@ -131,9 +131,9 @@ class Front:
                     elif received > self._max_body * _PATIENCE:
                         break
                     if self._held > self._max_held:
-                        raise Busy
+                        raise Overloaded
         except TimeoutError as error:
-            raise SlowBody from error
+            raise BodyTimeout from error
         finally:
             self._held -= held
         if received > self._max_body:
@@ -143,12 +143,12 @@ class Front:
     def _too_large(self) -> TooLarge:
         return TooLarge(f"more than {self._max_body / 2**20:g} MB in one request (TRIMTAB_MAX_BODY_MB)")
 
-    def _refuse(self, error: Exception) -> Refusal:
-        refusal = explained(error)
+    def _refuse(self, error: Exception) -> ErrorResponse:
+        refusal = to_response(error)
         self._metrics.errors.labels(refusal.kind).inc()
         return refusal
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+    async def _forward(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         status, begun = 500, False
 
         async def watched(message: Message) -> None:
@@ -169,14 +169,14 @@ class Front:
             await watched({"type": "http.response.body", "body": refusal.body})
         finally:
             name = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.note(name, status, time.perf_counter() - started)
+            self._metrics.requests.observe(name, status, time.perf_counter() - started)
 
 
-def _asked(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Asked:
-    sends = wants = b""
+def _raw_request(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> RawRequest:
+    content_type = accept = b""
     for name, value in headers:
         if name == b"content-type":
-            sends = value
+            content_type = value
         elif name == b"accept":
-            wants = value
-    return Asked(body, sends, wants)
+            accept = value
+    return RawRequest(body, content_type, accept)

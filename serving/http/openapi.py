@@ -26,15 +26,15 @@ _PROBLEMS = {
 }
 
 
-def describe(app: FastAPI, live: Callable[[], tuple[dict[str, Any], dict[str, Any]] | None]) -> None:
+def patch_openapi(app: FastAPI, live: Callable[[], tuple[dict[str, Any], dict[str, Any]] | None]) -> None:
     """Have *app* describe these routes beside its own. *live* gives the JSON Schema of a row that the live release
     takes, and such a row, if there is one."""
 
     def openapi() -> dict[str, Any]:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         models: list[type[BaseModel]] = [
-            *(schemas.PredictRequest, schemas.PredictColumns, schemas.PredictAnswer),
-            *(schemas.LabelsRequest, schemas.LabelsAnswer, schemas.ErrorAnswer),
+            *(schemas.PredictBody, schemas.PredictColumns, schemas.PredictResponse),
+            *(schemas.LabelsBody, schemas.LabelsResponse, schemas.ErrorBody),
         ]
         _, found = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
         known = schema.setdefault("components", {}).setdefault("schemas", {})
@@ -56,7 +56,7 @@ def _as_live(known: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     columns = {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": lists}
     found: dict[str, Any] = {"Row": row}
     for name, field, shape in (
-        ("PredictRequest", "rows", {"type": "array", "minItems": 1, "items": _ref("Row")}),
+        ("PredictBody", "rows", {"type": "array", "minItems": 1, "items": _ref("Row")}),
         ("PredictColumns", "columns", columns | {"required": row.get("required", [])}),
     ):
         properties = known[name]["properties"]
@@ -66,7 +66,7 @@ def _as_live(known: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 
 def _predict(row: dict[str, Any] | None) -> dict[str, Any]:
     arrow = {MEDIA.decode(): {"schema": {"type": "string", "format": "binary"}}}
-    taken: dict[str, Any] = {"schema": {"anyOf": [_ref("PredictRequest"), _ref("PredictColumns")]}}
+    taken: dict[str, Any] = {"schema": {"anyOf": [_ref("PredictBody"), _ref("PredictColumns")]}}
     if row is not None:
         taken["schema"]["anyOf"].append(_ref("Row"))
         taken["examples"] = {
@@ -84,7 +84,7 @@ def _predict(row: dict[str, Any] | None) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "Predictions; as an Arrow stream when Accept asks for one",
-                "content": {"application/json": {"schema": _ref("PredictAnswer")}, **arrow},
+                "content": {"application/json": {"schema": _ref("PredictResponse")}, **arrow},
             },
             **_problems(),
         },
@@ -95,16 +95,16 @@ def _labels() -> dict[str, Any]:
     return {
         "summary": "What predictions turned out to be, by their ids; late or twice without harm",
         "operationId": "labels",
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("LabelsRequest")}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("LabelsBody")}}},
         "responses": {
-            "200": {"description": "Recorded", "content": {"application/json": {"schema": _ref("LabelsAnswer")}}},
+            "200": {"description": "Recorded", "content": {"application/json": {"schema": _ref("LabelsResponse")}}},
             **_problems(),
         },
     }
 
 
 def _problems() -> dict[str, Any]:
-    content = {"application/json": {"schema": _ref("ErrorAnswer")}}
+    content = {"application/json": {"schema": _ref("ErrorBody")}}
     return {status: {"description": about, "content": content} for status, about in _PROBLEMS.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
-class OneWrite:
+class CoalescingTransport:
     """A transport that holds an answer's head until its body comes, or until `flush` or `close`."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -40,14 +40,14 @@ class OneWrite:
         self._close()
 
 
-class Protocol(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody connected."""
-        super().connection_made(cast(Any, OneWrite(transport)))
+        super().connection_made(cast(Any, CoalescingTransport(transport)))
 
     def on_response_complete(self) -> None:
         """An answer is complete."""
-        cast(OneWrite, self.transport).flush()
+        cast(CoalescingTransport, self.transport).flush()
         super().on_response_complete()

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Value = float | int | bool | str | None
 
 
-class PredictRequest(BaseModel):
+class PredictBody(BaseModel):
     """Rows to answer."""
 
     model_config = ConfigDict(extra="forbid")
@@ -44,7 +44,7 @@ class Prediction(BaseModel):
     version: int | None = Field(None, description="its version in the model registry")
 
 
-class PredictAnswer(BaseModel):
+class PredictResponse(BaseModel):
     """Predictions in the order of the rows."""
 
     release: str = Field(description="digest of the release that answered, but for rows that name another")
@@ -62,13 +62,13 @@ class LabelRow(BaseModel):
     time: datetime | None = Field(None, description="when it became known, ISO 8601")
 
 
-class LabelsRequest(BaseModel):
+class LabelsBody(BaseModel):
     """Labels, late or twice without harm: the last to arrive counts."""
 
     labels: list[LabelRow] = Field(min_length=1)
 
 
-class LabelsAnswer(BaseModel):
+class LabelsResponse(BaseModel):
     """What became of them, as far as the server remembers; `stores.telemetry.tally` knows all."""
 
     accepted: int
@@ -85,13 +85,13 @@ class Problem(BaseModel):
     got: Any = None
 
 
-class ErrorAnswer(BaseModel):
+class ErrorBody(BaseModel):
     """Every error has this shape."""
 
     error: Problem
 
 
-class LoadAnswer(BaseModel):
+class LoadResponse(BaseModel):
     """A release is in memory."""
 
     release: str
@@ -99,7 +99,7 @@ class LoadAnswer(BaseModel):
     load_ms: float
 
 
-class ProbeAnswer(BaseModel):
+class ProbeResponse(BaseModel):
     """Whether a release's own sample rows gave the predictions that were recorded with it."""
 
     ok: bool

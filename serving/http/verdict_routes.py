@@ -9,14 +9,14 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, HTTPException, Request, Response
 
+from serving.exceptions import Overloaded
 from serving.http import schemas
 from serving.http.errors import as_json
-from serving.http.refusals import Busy
-from serving.verdicts import UnknownRollout, VerdictAnswer, Verdicts
+from serving.verdicts import UnknownRollout, VerdictResponse, Verdicts
 from stores.ledger import LedgerUnavailable
 
 _MOST_BYTES = 64 * 1024
-_ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": schemas.ErrorAnswer} for code in (404, 503)}
+_ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": schemas.ErrorBody} for code in (404, 503)}
 _BODY = {
     "requestBody": {
         "content": {
@@ -45,7 +45,7 @@ _BODY = {
 }
 
 # Whether Flagger gets its yes. What a yes means differs: most let the canary go on, `rollback` sends it back.
-HOOKS: dict[str, Callable[[VerdictAnswer], bool]] = {
+FLAGGER_HOOKS: dict[str, Callable[[VerdictResponse], bool]] = {
     "confirm-rollout": lambda found: found.ready,
     "pre-rollout": lambda found: found.verdict != "roll back",
     "rollout": lambda found: found.verdict != "roll back",
@@ -59,50 +59,50 @@ def routes(verdicts: Verdicts) -> APIRouter:
     """``GET /verdict``, ``GET /verdict/{rollout}`` and ``POST /verdict/hooks/{hook}``."""
     router = APIRouter(tags=["verdict"], responses=_ERRORS)
 
-    @router.get("/verdict", response_model=VerdictAnswer)
+    @router.get("/verdict", response_model=VerdictResponse)
     async def newest() -> Response:
         """The verdict on the rollout that is live, or on the newest."""
         return as_json((await _ask(verdicts, None)).model_dump())
 
-    @router.get("/verdict/{rollout}", response_model=VerdictAnswer)
+    @router.get("/verdict/{rollout}", response_model=VerdictResponse)
     async def named(rollout: str) -> Response:
         """The verdict on a rollout, or on the newest one of a release: its digest, or its first eight characters."""
         return as_json((await _ask(verdicts, rollout)).model_dump())
 
     @router.post(
         "/verdict/hooks/{hook}",
-        response_model=VerdictAnswer,
-        responses={code: {"model": schemas.ErrorAnswer} for code in (409, 413, 422)},
+        response_model=VerdictResponse,
+        responses={code: {"model": schemas.ErrorBody} for code in (409, 413, 422)},
         openapi_extra=_BODY,
     )
     async def webhook(hook: str, request: Request) -> Response:
         """200 is yes and 409 no. Hooks: confirm-rollout, pre-rollout, rollout, confirm-traffic-increase,
         confirm-promotion, and rollback, whose yes sends the canary back. `metadata.release` or `metadata.rollout` of
         the body say which rollout is meant. What could not be seen afresh is no yes."""
-        if hook not in HOOKS:
-            raise HTTPException(404, f"no such hook: it has to be one of {', '.join(HOOKS)}")
-        found = await _ask(verdicts, await _meant(request))
+        if hook not in FLAGGER_HOOKS:
+            raise HTTPException(404, f"no such hook: it has to be one of {', '.join(FLAGGER_HOOKS)}")
+        found = await _ask(verdicts, await _rollout_from_body(request))
         if found.stale:
             raise HTTPException(503, "the ledger or telemetry cannot be read just now", {"Retry-After": "1"})
-        if not HOOKS[hook](found):
+        if not FLAGGER_HOOKS[hook](found):
             raise HTTPException(409, f"{hook}: no: {found.verdict}: {found.reason}")
         return as_json(found.model_dump())
 
     return router
 
 
-async def _ask(verdicts: Verdicts, name: str | None) -> VerdictAnswer:
+async def _ask(verdicts: Verdicts, name: str | None) -> VerdictResponse:
     try:
         return await verdicts.current(name)
     except UnknownRollout as error:
         raise HTTPException(404, str(error)) from error
-    except Busy as error:
+    except Overloaded as error:
         raise HTTPException(503, "too many ask for verdicts", {"Retry-After": "1"}) from error
     except (LedgerUnavailable, OSError) as error:
         raise HTTPException(503, f"nothing can be said now: {error}", {"Retry-After": "1"}) from error
 
 
-async def _meant(request: Request) -> str | None:
+async def _rollout_from_body(request: Request) -> str | None:
     """Which rollout a webhook's body speaks of; None for the one that is live."""
     body = bytearray()
     async for chunk in request.stream():

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 LATENCIES_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class Requests:
+class RequestMetrics:
     """Requests by path and status, and how long answers took, by path. *in_flight* of them are being answered now,
     which says when more replicas are needed and when one is drained."""
 
@@ -23,7 +23,7 @@ class Requests:
         self.in_flight = 0
         registry.register(self)
 
-    def note(self, path: str, status: int, seconds: float) -> None:
+    def observe(self, path: str, status: int, seconds: float) -> None:
         """A request was answered."""
         key = path, status
         if key not in self._counts:

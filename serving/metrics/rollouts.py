@@ -16,7 +16,7 @@ NEWEST = 3
 
 
 @dataclass(frozen=True)
-class Stand:
+class RolloutStatus:
     """Where one rollout stands since when, and what the flows that step it have seen of it."""
 
     rollout: str
@@ -27,26 +27,26 @@ class Stand:
     exposed: int
 
 
-class Progress:
+class RolloutMetrics:
     """The newest rollouts, in *registry*. `tend` reads; a scrape only gives out what was read last."""
 
     def __init__(self, ledger: Ledger, registry: CollectorRegistry) -> None:
         self._ledger = ledger
-        self._stands: list[Stand] = []
+        self._stands: list[RolloutStatus] = []
         registry.register(self)
 
-    def tend(self) -> None:
+    def run_once(self) -> None:
         """Read the ledger. Raises LedgerUnavailable; then what is known stays."""
         self._stands = [stand for row in self._ledger.rollouts()[-NEWEST:] if (stand := self._stand(row))]
 
-    def _stand(self, row: Rollout) -> Stand | None:
+    def _stand(self, row: Rollout) -> RolloutStatus | None:
         steps = self._ledger.rollout_steps(row.id)
         if not steps:
             return None
         at, look = current_state(steps), self._ledger.last_observation(row.id)
         entered_at = utc(steps[-1].recorded_at or row.recorded_at)
         exposed = int(look.evidence.get("exposed", 0)) if look else at.exposed_before
-        return Stand(
+        return RolloutStatus(
             row.id, row.release, at.phase, entered_at.timestamp(), look.labels if look else 0,
             max(exposed, at.exposed_before),
         )  # fmt: skip

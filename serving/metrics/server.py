@@ -11,29 +11,28 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from serving.http.auth import SCOPES
-from serving.metrics.requests import Requests
+from serving.metrics.requests import RequestMetrics
+from serving.settings import SCOPES
 from stores.telemetry.parquet.files import oldest_waiting_s, waiting_bytes
 
 if TYPE_CHECKING:
-    from serving.batching.microbatch import Round
-    from serving.http.auth import Keys
-    from serving.models.inference import Outcome
-    from serving.models.loaded import Standing
+    from serving.batching.microbatch import MicroBatch
+    from serving.models.inference import ChallengerResult
+    from serving.models.loaded import ServingState
     from stores.telemetry import Recorder
 
 _CALLS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384)
 
 
-class Metrics:
+class ServerMetrics:
     """One server's metrics, in a registry of their own."""
 
     def __init__(self, telemetry: Path, recorder: Recorder, *, ships: bool = False) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.requests = Requests(registry)
-        registry.register(Writing(recorder))
+        self.requests = RequestMetrics(registry)
+        registry.register(RecorderMetrics(recorder))
         self.ledger_answered_at = time.monotonic()
 
         def counter(name: str, about: str, *labels: str) -> Counter:
@@ -90,21 +89,21 @@ class Metrics:
     def _answered(self) -> float:
         return self.ledger_answered_at
 
-    def know(self, keys: Keys) -> None:
+    def register_keys(self, count: Callable[[str], int]) -> None:
         """Show how many keys there are: that is how one sees that every replica has read a file again."""
         for scope in SCOPES:
-            self._held.labels(scope).set_function(partial(keys.count, scope))
+            self._held.labels(scope).set_function(partial(count, scope))
 
-    def answered(self, release: str, arm: str, rows: int) -> None:
+    def observe_answers(self, release: str, arm: str, rows: int) -> None:
         """Rows were recorded and will be answered."""
         self._rows(release, arm).inc(rows)
 
-    def scored(self, round: Round) -> None:
+    def observe_batch(self, round: MicroBatch) -> None:
         """The champion has scored a round."""
         self.batch.observe(round.rows.size)
         self._calls(round.champion.digest).observe(round.champion_s)
 
-    def challenged_by(self, release: str, outcome: Outcome, *, errors: int, missing: int) -> None:
+    def observe_challenger(self, release: str, outcome: ChallengerResult, *, errors: int, missing: int) -> None:
         """A challenger has scored a round, more or less."""
         if outcome.seconds > 0:  # it was asked
             self._calls(release).observe(outcome.seconds)
@@ -112,20 +111,20 @@ class Metrics:
             if rows:
                 self.challenged.labels(release, name).inc(rows)
 
-    def live(self, standing: Standing) -> None:
+    def set_live(self, state: ServingState) -> None:
         """Note who answers from now on."""
         self.swaps.inc()
         self.info.clear()
         self.refused.clear()
-        self.ledger_version.set(standing.version)
-        self.share.set(standing.share)
-        for arm, loaded in (("champion", standing.champion), ("challenger", standing.challenger)):
+        self.ledger_version.set(state.version)
+        self.share.set(state.share)
+        for arm, loaded in (("champion", state.champion), ("challenger", state.challenger)):
             if loaded is not None:
                 self.info.labels(loaded.digest, loaded.version, arm, loaded.route).set(1)
-        if standing.challenger_digest is not None:
-            self.refused.labels(standing.challenger_digest).set(standing.absent is not None)
+        if state.challenger_digest is not None:
+            self.refused.labels(state.challenger_digest).set(state.unavailable_reason is not None)
 
-    def judged(self, period: str, evidence: dict[str, Any]) -> None:
+    def set_decision(self, period: str, evidence: dict[str, Any]) -> None:
         """What monitoring concluded last."""
         self.drift.clear()
         self.quality.clear()
@@ -141,7 +140,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class Writing:
+class RecorderMetrics:
     """What the recorder counts by itself."""
 
     def __init__(self, recorder: Recorder) -> None:

@@ -28,7 +28,7 @@ _MOST_DEATHS, _MOST_UNEXPLAINED = 2, 4
 
 
 @dataclass(frozen=True)
-class Death:
+class CrashRecord:
     """How a life ended. *asking* is False when the release was in memory but not asked at that moment."""
 
     digest: str
@@ -36,7 +36,7 @@ class Death:
     asking: bool
 
 
-class Life:
+class CrashGuard:
     """This process' file in *folder*, and what the others there say. Where the folder cannot be written, nothing is
     known and nobody is refused."""
 
@@ -57,7 +57,7 @@ class Life:
         except OSError as error:
             log.warning("no life file in %s: %s", folder, error)
 
-    def refusal(self, digest: str, version: int) -> str | None:
+    def refusal_reason(self, digest: str, version: int) -> str | None:
         """Why *digest* must not be a challenger under the ledger's *version*, or None."""
         deaths = [death for death in self._deaths() if death.digest == digest and death.version == version]
         asking = sum(death.asking for death in deaths)
@@ -91,7 +91,7 @@ class Life:
                 self._write()
 
     @contextmanager
-    def asking(self) -> Iterator[None]:
+    def scoring(self) -> Iterator[None]:
         """While the challenger is asked, in whatever thread."""
         with self._lock:
             self._calls += 1
@@ -114,10 +114,10 @@ class Life:
         version, challenger, loading = self._state
         self._memory[:] = _LAYOUT.pack(min(self._calls, 255), bool(loading), version, challenger, loading)
 
-    def _deaths(self) -> list[Death]:
+    def _deaths(self) -> list[CrashRecord]:
         return [death for _, death in self._dead() if death is not None]
 
-    def _dead(self) -> Iterator[tuple[Path, Death | None]]:
+    def _dead(self) -> Iterator[tuple[Path, CrashRecord | None]]:
         """What lives that are over have left."""
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             if path == self._path:
@@ -130,11 +130,11 @@ class Life:
                 continue  # alive, or gone by now
 
 
-def _death(content: bytes) -> Death | None:
+def _death(content: bytes) -> CrashRecord | None:
     if len(content) != _LAYOUT.size:
         return None
     calls, loading, version, challenger, loaded = _LAYOUT.unpack(content)
     if loading:
-        return Death(loaded.rstrip(b"\0").decode(), version, asking=True)
+        return CrashRecord(loaded.rstrip(b"\0").decode(), version, asking=True)
     digest = challenger.rstrip(b"\0").decode()
-    return Death(digest, version, asking=calls > 0) if digest else None
+    return CrashRecord(digest, version, asking=calls > 0) if digest else None

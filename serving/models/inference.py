@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.models.loaded import Loaded
+from serving.models.loaded import LoadedModel
 from trimtab.model.scoring import Floats, Scores
 from trimtab.requests.parser import Rows
 
@@ -25,7 +25,7 @@ class ChampionFailed(Exception):
 
 
 @dataclass(slots=True)
-class Outcome:
+class ChallengerResult:
     """What a challenger said. *prediction* is nan where it said nothing usable, and *errors* says why where it was more
     than a missing number; *usable* marks the rows that may be answered with it. *seconds* is the first call's time."""
 
@@ -38,7 +38,7 @@ class Outcome:
     errors: list[str | None] | None = None
 
 
-def ask_champion(loaded: Loaded, rows: Rows) -> tuple[Scores, float]:
+def score_champion(loaded: LoadedModel, rows: Rows) -> tuple[Scores, float]:
     """The champion's scores and how long they took. Raises ChampionFailed when it raises or a row has no number."""
     started = time.perf_counter()
     try:
@@ -47,7 +47,7 @@ def ask_champion(loaded: Loaded, rows: Rows) -> tuple[Scores, float]:
     except (Exception, SystemExit) as error:
         raise ChampionFailed(f"the model failed: {_text(error)}") from error
     seconds = time.perf_counter() - started
-    loaded.pace.note(rows.size, seconds)
+    loaded.latency.observe(rows.size, seconds)
     if problem is not None:
         raise ChampionFailed(f"the model failed: {problem}")
     if not (fine := in_range(scores)).all():
@@ -56,29 +56,29 @@ def ask_champion(loaded: Loaded, rows: Rows) -> tuple[Scores, float]:
     return scores, seconds
 
 
-def ask_challenger(loaded: Loaded, rows: Rows, *, patience_s: float) -> Outcome:
+def score_challenger(loaded: LoadedModel, rows: Rows, *, patience_s: float) -> ChallengerResult:
     """What the challenger says to each row; never raises. When it raises for all of them together it is asked for
     halves, quarters and so on, so that only the rows that make it raise are charged with the error; that stops after
     some calls or *patience_s*, and what is left then is charged with the last error."""
-    outcome = Outcome(np.full(rows.size, np.nan), np.zeros(rows.size, dtype=np.bool_), 0.0)
-    asking = _Asking(loaded, outcome, rows.size)
+    outcome = ChallengerResult(np.full(rows.size, np.nan), np.zeros(rows.size, dtype=np.bool_), 0.0)
+    asking = _Bisection(loaded, outcome, rows.size)
     started = time.perf_counter()
     everything = np.arange(rows.size)
     error = asking.once(rows, everything)
     outcome.seconds = time.perf_counter() - started
-    loaded.pace.note(rows.size, outcome.seconds)
+    loaded.latency.observe(rows.size, outcome.seconds)
     if error is not None:
         asking.deadline = time.perf_counter() + patience_s
-        asking.halves(rows, everything, error)
+        asking.split(rows, everything, error)
     return outcome
 
 
 @dataclass(slots=True)
-class _Asking:
+class _Bisection:
     """One attempt at getting as much as possible out of a challenger."""
 
-    loaded: Loaded
-    outcome: Outcome
+    loaded: LoadedModel
+    outcome: ChallengerResult
     size: int
     calls: int = 0
     deadline: float = 0.0
@@ -95,7 +95,7 @@ class _Asking:
             return _text(error)
         return None
 
-    def halves(self, rows: Rows, at: Indices, error: str) -> None:
+    def split(self, rows: Rows, at: Indices, error: str) -> None:
         """Find the rows that *error* is about."""
         if len(at) == 1 or self.calls + 2 > _CALLS or time.perf_counter() > self.deadline:
             self._charge(at, error)
@@ -104,7 +104,7 @@ class _Asking:
         for part in (np.arange(middle), np.arange(middle, len(at))):
             some = take(rows, part)
             if (problem := self.once(some, at[part])) is not None:
-                self.halves(some, at[part], problem)
+                self.split(some, at[part], problem)
 
     def _keep(self, scores: Scores, at: Indices) -> None:
         outcome, fine = self.outcome, in_range(scores)
@@ -151,13 +151,13 @@ def take(rows: Rows, at: Indices) -> Rows:
     )
 
 
-def absent(size: int, reason: str) -> Outcome:
+def absent(size: int, reason: str) -> ChallengerResult:
     """What a challenger that could not be asked at all said."""
     errors: list[str | None] = [reason[:_TEXT]] * size
-    return Outcome(np.full(size, np.nan), np.zeros(size, dtype=np.bool_), 0.0, errors=errors)
+    return ChallengerResult(np.full(size, np.nan), np.zeros(size, dtype=np.bool_), 0.0, errors=errors)
 
 
-def shape_problem(scores: Scores, loaded: Loaded, size: int) -> str | None:
+def shape_problem(scores: Scores, loaded: LoadedModel, size: int) -> str | None:
     """What is wrong with the shape of an answer to *size* rows, or None."""
     if scores.prediction.shape != (size,):
         return f"{size} rows were answered with a prediction of shape {scores.prediction.shape}"

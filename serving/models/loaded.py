@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from serving.batching.latency import Pace
+from serving.models.latency import LatencyEstimator
 from stores.releases.bundle import Bundle, CorruptRelease
 from stores.releases.store import Shelf
 from trimtab.model.scoring import Scorer, Scores, worst_difference
@@ -25,13 +25,13 @@ _WARM_ROWS = (1, 1, 1, 8, 8, 32, 32, 64, 64)
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A release in memory, checked and warm. *pace* is what its calls took."""
 
     bundle: Bundle
     scorer: Scorer
     intake: Intake
-    pace: Pace = field(default_factory=Pace)
+    latency: LatencyEstimator = field(default_factory=LatencyEstimator)
 
     @property
     def digest(self) -> str:
@@ -48,10 +48,10 @@ class Loaded:
         """How the model is asked."""
         return self.scorer.route
 
-    def may_be_asked_here(self, rows: int) -> bool:
+    def can_score_inline(self, rows: int) -> bool:
         """Whether the model may be asked for that many rows where everybody waits. Only the compiled way is known to
         take as long as ever; other models are foreign code, which may take its time once in a while."""
-        return self.route != SCIKIT_LEARN and self.pace.quick(rows)
+        return self.route != SCIKIT_LEARN and self.latency.is_fast(rows)
 
     @cached_property
     def numbers(self) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class Loaded:
         names = (*self.numbers, *self.categories, columns.time, columns.id, columns.key)
         return frozenset(name for name in names if name is not None)
 
-    def sees_the_same(self, other: Loaded) -> bool:
+    def has_same_input(self, other: LoadedModel) -> bool:
         """Whether rows that were understood for *other* are understood for this one as well."""
         mine, theirs = self.bundle.manifest, other.bundle.manifest
         return mine.features == theirs.features and mine.columns == theirs.columns
@@ -90,23 +90,23 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ServingState:
     """Who answers at present. *version* is the ledger's; 0 before the first release. While there is a rollout, the
     challenger scores every row as well and answers *share* of the keys; *absent* says why one that ought to be here is
     not. *slices* are the columns that the rollout's verdict is also given for."""
 
     version: int = 0
-    champion: Loaded | None = None
-    challenger: Loaded | None = None
+    champion: LoadedModel | None = None
+    challenger: LoadedModel | None = None
     share: float = 0.0
     rollout: str | None = None
     slices: tuple[str, ...] = ()
     challenger_digest: str | None = None
-    absent: str | None = None
+    unavailable_reason: str | None = None
     in_probation: bool = False
 
     @cached_property
-    def instead(self) -> Standing | None:
+    def fallback(self) -> ServingState | None:
         """Who answers where the champion fails: in probation the one before it, who is asked about every row anyhow.
         What the champion failed at is then the pairs' to tell."""
         if not self.in_probation or self.champion is None or self.challenger is None:
@@ -117,12 +117,12 @@ class Standing:
         )  # fmt: skip
 
     @cached_property
-    def one_view(self) -> bool:
+    def same_input(self) -> bool:
         """Whether champion and challenger understand rows alike, so that it has to be done only once."""
-        return self.champion is None or self.challenger is None or self.challenger.sees_the_same(self.champion)
+        return self.champion is None or self.challenger is None or self.challenger.has_same_input(self.champion)
 
     @cached_property
-    def beside(self) -> frozenset[str]:
+    def challenger_only_columns(self) -> frozenset[str]:
         """Columns that only the challenger knows: clients may send them before it is champion."""
         if self.champion is None or self.challenger is None:
             return frozenset()
@@ -130,7 +130,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeResult:
     """What became of a release's own samples."""
 
     ok: bool
@@ -139,16 +139,16 @@ class Probe:
     reason: str
 
 
-class Roster:
+class LoadedModels:
     """Loads releases from *shelf* and remembers the ones worth keeping: champion, challenger, the previous champion
     and the last ones that were loaded beside them."""
 
     def __init__(self, shelf: Shelf, *, allow: Collection[str] = (), watch: Watch | None = None) -> None:
         self._shelf, self._allow, self._watch = shelf, frozenset(allow), watch or (lambda *_: nullcontext())
         self._lock, self._opening = threading.Lock(), threading.Lock()
-        self._loaded: dict[str, Loaded] = {}
+        self._loaded: dict[str, LoadedModel] = {}
         self._previous: str | None = None
-        self.standing = Standing()
+        self.state = ServingState()
 
     @property
     def digests(self) -> list[str]:
@@ -160,7 +160,7 @@ class Roster:
         """The champion before this one."""
         return self._previous
 
-    def load(self, digest: str, *, version: int | None = None) -> Loaded:
+    def load(self, digest: str, *, version: int | None = None) -> LoadedModel:
         """The release, loaded beside the live ones if it is not in memory yet, for the ledger's *version* or for the
         present one. Raises stores.releases.bundle.ReleaseError."""
         if (found := self._found(digest)) is not None:
@@ -168,54 +168,54 @@ class Roster:
         with self._opening:  # which may take its time, while others change who is live
             if (found := self._found(digest)) is not None:
                 return found
-            with self._watch(digest, self.standing.version if version is None else version):
+            with self._watch(digest, self.state.version if version is None else version):
                 loaded = self._open(digest)
             with self._lock:
                 self._loaded[digest] = loaded
                 self._forget(keep=digest)
             return loaded
 
-    def _found(self, digest: str) -> Loaded | None:
+    def _found(self, digest: str) -> LoadedModel | None:
         with self._lock:
             found = self._loaded.pop(digest, None)
             if found is not None:
                 self._loaded[digest] = found  # the newest is last
             return found
 
-    def switch(self, standing: Standing) -> None:
-        """Let this standing, whose releases `load` gave, answer from now on."""
+    def switch(self, state: ServingState) -> None:
+        """Let this state, whose releases `load` gave, answer from now on."""
         with self._lock:
-            before, self.standing = self.standing.champion, standing
-            pair = [r for r in (standing.champion, standing.challenger) if r is not None]
+            before, self.state = self.state.champion, state
+            pair = [r for r in (state.champion, state.challenger) if r is not None]
             self._loaded.update({r.digest: r for r in pair})
             if before is not None and before.digest != pair[0].digest:
                 self._previous = before.digest
             self._forget(keep=pair[0].digest)
 
-    def probe(self, digest: str) -> Probe:
+    def probe(self, digest: str) -> ProbeResult:
         """Send the release's own samples the way every request goes, and compare with what was recorded."""
         loaded = self.load(digest)
         rows, recorded = loaded.bundle.samples
         started = time.perf_counter()
         try:
-            with self._watch(digest, self.standing.version):
+            with self._watch(digest, self.state.version):
                 _, scores = loaded.score(rows, now_us=0)
         except Exception as error:  # noqa: BLE001 - a model is foreign code: whatever it raises is the probe's finding
-            return Probe(False, None, _since_ms(started), f"{type(error).__name__}: {error}")
+            return ProbeResult(False, None, _since_ms(started), f"{type(error).__name__}: {error}")
         latency_ms = _since_ms(started)
         worst = worst_difference(scores.answers(), recorded)
         if worst <= _TOLERANCE:
-            return Probe(True, worst, latency_ms, f"{len(rows)} sample rows gave the recorded predictions")
+            return ProbeResult(True, worst, latency_ms, f"{len(rows)} sample rows gave the recorded predictions")
         finite = worst if worst != float("inf") else None
-        return Probe(False, finite, latency_ms, f"sample rows differ from the recorded predictions by {worst:g}")
+        return ProbeResult(False, finite, latency_ms, f"sample rows differ from the recorded predictions by {worst:g}")
 
-    def _open(self, digest: str) -> Loaded:
+    def _open(self, digest: str) -> LoadedModel:
         bundle = self._shelf.open(digest)
         try:
             scorer = bundle.scorer(allow=self._allow)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise CorruptRelease(digest, "model.skops", f"cannot be loaded: {error}") from error
-        loaded = Loaded(bundle, scorer, Intake(bundle.manifest.features, bundle.manifest.columns))
+        loaded = LoadedModel(bundle, scorer, Intake(bundle.manifest.features, bundle.manifest.columns))
         rows, _ = bundle.samples
         try:
             loaded.score(rows[:1], now_us=0)  # the first call is the slow one, and a model that cannot answer is out
@@ -225,21 +225,21 @@ class Roster:
         return loaded
 
     def _forget(self, *, keep: str) -> None:
-        live = {r.digest for r in (self.standing.champion, self.standing.challenger) if r}
+        live = {r.digest for r in (self.state.champion, self.state.challenger) if r}
         precious = live | {keep, *([self._previous] if self._previous else [])}
         spare = [digest for digest in self._loaded if digest not in precious]
         for digest in spare[: max(0, len(spare) - _LOADED_BESIDE)]:
             del self._loaded[digest]
 
 
-def _warm(loaded: Loaded, rows: list[dict[str, Any]]) -> None:
+def _warm(loaded: LoadedModel, rows: list[dict[str, Any]]) -> None:
     """Find out how long the model takes for few rows and for some; a slow one is not asked for long."""
     began = time.perf_counter()
     for size in _WARM_ROWS:
         understood = loaded.read((rows * size)[:size], now_us=0)
         started = time.perf_counter()
         loaded.scorer.score_rows(understood)
-        loaded.pace.note(size, time.perf_counter() - started)
+        loaded.latency.observe(size, time.perf_counter() - started)
         if time.perf_counter() - began > 0.2:
             return
 

@@ -13,7 +13,7 @@ _WAITING = 64
 _WAITING_ROWS = 50_000
 
 
-class Aside:
+class ShadowWorker:
     """Does one thing after another in a daemon thread. What does not fit in the queue is refused, so a challenger that
     cannot keep up costs no memory. *drop* is told how many rows are given up when it is stopped."""
 

@@ -20,9 +20,9 @@ from stores.releases.bundle import Bundle
 from tasks import sources
 from tests.conftest import Stack
 from tests.e2e.conftest import changed_params, ended, same_champion, started
-from tests.unruly import releases
-from tests.unruly.releases import Maker, unruly
-from tests.unruly.trial import Account, Trial
+from tests.faulty_models import releases
+from tests.faulty_models.releases import Maker, faulty_models
+from tests.faulty_models.rollout_scenario import RolloutScenario, ScenarioResult
 from tests.waiting import eventually
 from trimtab.config import params
 from trimtab.data.periods import span
@@ -107,8 +107,8 @@ def live(stack: Stack) -> dict[str, Any]:
     return dict(httpx.get(f"{stack.settings.model_server}/live", timeout=5).raise_for_status().json())
 
 
-def sent_out(stack: Stack, maker: Maker, release: Bundle) -> Trial:
-    trial = Trial(stack, release.digest, maker.params.columns, maker.month)
+def sent_out(stack: Stack, maker: Maker, release: Bundle) -> RolloutScenario:
+    trial = RolloutScenario(stack, release.digest, maker.params.columns, maker.month)
     trial.begin()
     return trial
 
@@ -118,23 +118,23 @@ def assert_the_server_says(stack: Stack, **expected: str | None) -> None:
     eventually(lambda: {who: live(stack)[who] for who in expected} == expected, f"a server with {expected}", within_s=2)
 
 
-def assert_the_champion_answers(stack: Stack, maker: Maker, account: Account) -> None:
+def assert_the_champion_answers(stack: Stack, maker: Maker, account: ScenarioResult) -> None:
     """By the ledger, by the server within 2 s of the ledger, and by the server's own word."""
     ledger = stack.ledger.live()
     assert ledger is not None
     assert (ledger.champion, ledger.challenger) == (maker.champion, None)
     assert_the_server_says(stack, champion=maker.champion, challenger=None)
     for move in account.moves[-1:]:
-        assert account.trial.seat.lag_s(move) < 2
+        assert account.trial.watcher.lag_s(move) < 2
 
 
-def assert_every_answer_is_there(account: Account) -> None:
+def assert_every_answer_is_there(account: ScenarioResult) -> None:
     assert account.missing == set()
     assert account.twice == 0
     assert len(account.recorded) - len(account.trial.traffic.answered) <= account.trial.unanswered
 
 
-def assert_it_was_told(account: Account) -> None:
+def assert_it_was_told(account: ScenarioResult) -> None:
     # Whoever took the step tells of it after the server has followed; another run may have ended by then.
     alerts, line = eventually(lambda: found if (found := account.told())[0] else None, "the alert", within_s=20)
     assert len(alerts) == 1
@@ -144,14 +144,14 @@ def assert_it_was_told(account: Account) -> None:
         assert f"users had got {account.seen['exposed']:,} of its answers" in line
 
 
-def assert_the_champion_goes_on(stack: Stack, maker: Maker, account: Account) -> None:
+def assert_the_champion_goes_on(stack: Stack, maker: Maker, account: ScenarioResult) -> None:
     """It answers, nothing is missing from the record, and people were told."""
     assert_the_champion_answers(stack, maker, account)
     assert_every_answer_is_there(account)
     assert_it_was_told(account)
 
 
-def assert_exposure_is_told(account: Account) -> None:
+def assert_exposure_is_told(account: ScenarioResult) -> None:
     """What the history says is what telemetry says, but for what was answered between the look and the switch."""
     told = account.seen["exposed"]
     assert told <= account.exposed <= told + MAY_BE_ASKED_MEANWHILE
@@ -163,7 +163,7 @@ def test_a_bad_release_is_taken_back_by_itself(
     stack: Stack, maker: Maker, figures: list[dict[str, Any]], case: Case
 ) -> None:
     trial = sent_out(stack, maker, case.make(maker))
-    with trial.seat.watched():
+    with trial.watcher.watched():
         trial.live_through()
         assert trial.over()["state_type"] == "COMPLETED"
     account = trial.account()
@@ -176,10 +176,10 @@ def test_a_bad_release_is_taken_back_by_itself(
     assert_the_champion_goes_on(stack, maker, account)
 
 
-def refused(stack: Stack, maker: Maker, figures: list[dict[str, Any]], release: Bundle, name: str) -> Account:
+def refused(stack: Stack, maker: Maker, figures: list[dict[str, Any]], release: Bundle, name: str) -> ScenarioResult:
     """Send out a release that must not get into the shadow."""
-    trial = Trial(stack, release.digest, maker.params.columns, maker.month)
-    with trial.seat.watched():
+    trial = RolloutScenario(stack, release.digest, maker.params.columns, maker.month)
+    with trial.watcher.watched():
         trial.begin()
         assert trial.over()["state_type"] == "FAILED"
         trial.ask_on(range(1, 2))
@@ -208,7 +208,7 @@ def test_a_bundle_whose_digest_does_not_match_is_not_even_loaded(
 def test_a_feature_encoded_differently_than_when_it_was_recorded_is_found_by_the_probe(
     stack: Stack, maker: Maker, figures: list[dict[str, Any]]
 ) -> None:
-    model = unruly().Encoded(maker.sound, "departure_minute", 1 / 60)
+    model = faulty_models().Encoded(maker.sound, "departure_minute", 1 / 60)
     release = maker.make(model, "hours where it was recorded with minutes", recorded_by=maker.sound)
     account = refused(stack, maker, figures, release, "a feature encoded differently (samples from training)")
     assert "does not answer as recorded" in account.reason
@@ -219,7 +219,7 @@ def test_a_challenger_that_kills_the_server_is_refused_after_two_deaths(
 ) -> None:
     """Users whose requests were in flight lose them, and nobody else does."""
     trial = sent_out(stack, maker, releases.deadly(maker))
-    with trial.seat.watched():
+    with trial.watcher.watched():
         trial.live_through()
         assert trial.over()["state_type"] == "COMPLETED"
     account = trial.account()
@@ -234,9 +234,9 @@ def test_a_challenger_that_kills_the_server_is_refused_after_two_deaths(
 def test_a_release_that_turns_worse_after_its_promotion_is_taken_back_by_late_labels(
     stack: Stack, maker: Maker, figures: list[dict[str, Any]]
 ) -> None:
-    release = maker.make(unruly().Tiring(maker.knowing, 2200), "good for 2,200 rows", recorded_by=maker.knowing)
+    release = maker.make(faulty_models().Tiring(maker.knowing, 2200), "good for 2,200 rows", recorded_by=maker.knowing)
     trial = sent_out(stack, maker, release)
-    with trial.seat.watched():
+    with trial.watcher.watched():
         at = trial.live_through()
         assert at.phase == "champion", trial.account().reason
         assert trial.over()["state_type"] == "COMPLETED"
@@ -260,9 +260,9 @@ def test_a_release_that_fails_once_it_is_champion_costs_nobody_an_answer(
     stack: Stack, maker: Maker, figures: list[dict[str, Any]]
 ) -> None:
     """The champion before is in memory, and is asked about every row."""
-    model = unruly().Raising(maker.knowing, "carrier", "UA", after=2200)
+    model = faulty_models().Raising(maker.knowing, "carrier", "UA", after=2200)
     trial = sent_out(stack, maker, maker.make(model, "raises after 2,200 rows", recorded_by=maker.knowing))
-    with trial.seat.watched():
+    with trial.watcher.watched():
         assert trial.live_through().phase == "champion"
         assert trial.over()["state_type"] == "COMPLETED"
         trial.ask_on(range(20, 23))
@@ -279,7 +279,7 @@ def test_a_release_that_is_not_worse_becomes_champion(
 ) -> None:
     model = maker.knowing if which == "better" else maker.refit(seed=1)
     trial = sent_out(stack, maker, maker.make(model, which))
-    with trial.seat.watched():
+    with trial.watcher.watched():
         trial.live_through()
         assert trial.over()["state_type"] == "COMPLETED"
         account = trial.account()
@@ -287,7 +287,7 @@ def test_a_release_that_is_not_worse_becomes_champion(
         assert account.states[2:] == ["shadow", "canary 25%", "canary 50%", "champion"], account.reason
         assert account.reason.startswith("not worse")
         assert_the_server_says(stack, champion=trial.release)
-        assert trial.seat.lag_s(account.moves[-1]) < 2
+        assert trial.watcher.lag_s(account.moves[-1]) < 2
         assert_exposure_is_told(account)
         run = started(stack, "rollback/on-request", reason="the control was good, the test goes on")
         assert ended(stack, run)["state_type"] == "COMPLETED"

@@ -20,7 +20,7 @@ from tasks import kubernetes, model_server, orchestrator
 from tasks.containers import EngineRejected, EngineUnavailable, error_type
 from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
 from tests.ports import free_port
-from tests.serving.tiny import tiny_bundle
+from tests.serving.sample_project import tiny_bundle
 from tests.trimtab import small
 from trimtab.config.settings import Settings
 

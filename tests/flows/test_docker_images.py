@@ -18,7 +18,7 @@ from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from tasks import containers
 from tasks.model_server import ReplicaUnreachable
-from tests.serving.tiny import tiny_bundle
+from tests.serving.sample_project import tiny_bundle
 from tests.trimtab import small
 from trimtab.config.settings import Settings
 

@@ -21,7 +21,7 @@ from stores.ledger import ConflictError, Ledger, RolloutStep
 from stores.ledger.migrations import migrate
 from stores.telemetry import Recorder
 from tasks import model_server, orchestrator
-from tests.serving.tiny import tiny_bundle
+from tests.serving.sample_project import tiny_bundle
 from tests.trimtab import small
 from trimtab.config.settings import Settings
 from trimtab.experiment.report import ExperimentPlan

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stores.ledger import Ledger
 from stores.releases.store import Shelf
-from tests.serving.tiny import tiny_bundle
+from tests.serving.sample_project import tiny_bundle
 from trimtab.config.settings import Settings
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.metrics.rollouts import Progress
-from serving.metrics.server import Metrics
+from serving.metrics.rollouts import RolloutMetrics
+from serving.metrics.server import ServerMetrics
 from stores.ledger import Ledger, ValidationRecord
 from stores.ledger.migrations import migrate
 from stores.telemetry import Recorder
@@ -32,8 +32,8 @@ ROOT = INFRA.parent
 
 def test_the_rules_name_metrics_that_the_server_has(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
-    metrics = Metrics(tmp_path, recorder, ships=True)
-    Progress(Ledger(f"sqlite:///{tmp_path}/ledger.db"), metrics.registry)
+    metrics = ServerMetrics(tmp_path, recorder, ships=True)
+    RolloutMetrics(Ledger(f"sqlite:///{tmp_path}/ledger.db"), metrics.registry)
     text = metrics.text().decode()
     recorder.close()
     exposed = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))

@@ -17,7 +17,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from tests.infra.containers import HARDENED, build, docker, engine, running
 from tests.ports import free_ports
 from tests.serving.conftest import Place
-from tests.serving.tiny import flights
+from tests.serving.sample_project import flights
 from tests.trimtab import small
 from tests.waiting import eventually
 from trimtab.data.features import describe

@@ -24,7 +24,7 @@ def server_of(place: Place, **settings: Any) -> ModelServer:
         shelf=Shelf(place.home / "releases"),
         telemetry=place.telemetry,
     )
-    made.follower.follow()
+    made.follower.run_once()
     return made
 
 

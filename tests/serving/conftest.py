@@ -20,7 +20,7 @@ from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from stores.releases.bundle import Bundle
 from tests.ports import free_port
-from tests.serving.tiny import tiny_bundle
+from tests.serving.sample_project import tiny_bundle
 from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]

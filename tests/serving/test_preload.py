@@ -14,8 +14,8 @@ from stores.releases.bundle import Bundle
 from stores.releases.store import Shelf
 from tests.serving.asgi import server_of
 from tests.serving.conftest import Place
-from tests.serving.test_under_trouble import ROW
-from tests.serving.tiny import tiny_bundle
+from tests.serving.sample_project import tiny_bundle
+from tests.serving.test_failures import ROW
 from tests.waiting import eventually
 
 
@@ -58,7 +58,7 @@ def test_a_server_that_cannot_have_the_champion_is_not_ready_whatever_it_has_pre
 def test_a_server_is_not_ready_while_the_champion_is_on_its_way(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     champion, other = place.release(), place.release(version=2)
     server = server_of(place, preload=other.digest)
-    server.preload.tend()
+    server.preload.run_once()
     assert server.unready() == []
     really, arrives = Shelf.open, threading.Event()
 
@@ -68,7 +68,7 @@ def test_a_server_is_not_ready_while_the_champion_is_on_its_way(place: Place, mo
 
     monkeypatch.setattr(Shelf, "open", slowly)
     place.go_live(champion.digest)
-    following = threading.Thread(target=server.follower.follow)
+    following = threading.Thread(target=server.follower.run_once)
     following.start()
     reason = f"release {champion.digest[:12]} is live and not loaded yet"
     eventually(lambda: server.unready() == [reason], "the look at the ledger", within_s=10)
@@ -80,24 +80,24 @@ def test_a_server_is_not_ready_while_the_champion_is_on_its_way(place: Place, mo
 def test_a_server_is_not_ready_before_it_knows_from_the_ledger_that_nobody_is_live(place: Place) -> None:
     """Somebody may be, and others that know the champion would lose their users to this one."""
     server = server_of(place, preload=tiny_bundle(place.home / "releases").digest)  # no ledger is there yet
-    server.preload.tend()
+    server.preload.run_once()
     assert server.preload.done
     assert server.unready() == [server.follower.ledger_trouble]
     migrate(place.ledger)
-    server.follower.follow()
+    server.follower.run_once()
     assert server.unready() == []
     (place.home / "ledger.db").rename(place.home / "away.db")
-    server.follower.follow()
+    server.follower.run_once()
     assert server.unready() == [server.follower.ledger_trouble], "what it knew is old"
 
 
 def test_a_server_of_the_first_release_answers_with_it_once_it_is_live(place: Place) -> None:
     first = place.release()
     server = server_of(place, preload=first.digest)
-    server.preload.tend()
+    server.preload.run_once()
     assert server.unready() == []
     place.go_live(first.digest)
-    server.follower.follow()
+    server.follower.run_once()
     assert server.unready() == []
     assert server.described()["champion"] == first.digest
 

@@ -14,7 +14,7 @@ import pytest
 from stores.telemetry import pairs, predictions
 from tests.ports import free_port
 from tests.serving.conftest import Place
-from tests.serving.wild import SAYS, TRIGGER, trusting, wild_release
+from tests.serving.faulty_model import SAYS, TRIGGER, faulty_release, trusting
 from trimtab.rollout.assignment import bucket
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}
@@ -51,7 +51,7 @@ def settled(place: Place, rollout: str, size: int) -> pd.DataFrame:
 
 
 def test_a_key_stays_with_its_release_as_the_share_rises(running: Place) -> None:
-    first, other = champion(running), wild_release(running, "fine", version=2).digest
+    first, other = champion(running), faulty_release(running, "fine", version=2).digest
     rows = [{**ROW, "tail": f"N{i}"} for i in range(200)]
     before: set[str] = set()
     for share in (0.0, 0.05, 0.25, 0.5, 1.0):
@@ -79,7 +79,7 @@ def test_a_key_stays_with_its_release_as_the_share_rises(running: Place) -> None
 
 
 def test_rows_of_another_release_name_it(running: Place) -> None:
-    first, other = champion(running), wild_release(running, "fine", version=2).digest
+    first, other = champion(running), faulty_release(running, "fine", version=2).digest
     running.make_live(first, challenger=other, share=0.5, rollout="named")
     tails = [f"N{i}" for i in range(40)]
     by_other = [bucket("named", tail) < 0.5 for tail in tails]
@@ -93,7 +93,7 @@ def test_rows_of_another_release_name_it(running: Place) -> None:
 
 
 def test_without_a_key_the_id_decides_and_without_that_the_prediction(running: Place) -> None:
-    first, other = champion(running), wild_release(running, "fine", version=2).digest
+    first, other = champion(running), faulty_release(running, "fine", version=2).digest
     running.make_live(first, challenger=other, share=0.5, rollout="keyless")
     by_id = answered(running, [{**ROW, "flight": f"F{i}"} for i in range(30)])
     assert [p["release"] == other for p in by_id] == [bucket("keyless", f"F{i}") < 0.5 for i in range(30)]
@@ -112,7 +112,7 @@ def test_without_a_key_the_id_decides_and_without_that_the_prediction(running: P
     ],
 )
 def test_what_a_challenger_gets_wrong_costs_users_nothing(running: Place, mode: str, error: str | None) -> None:
-    first, other = champion(running), wild_release(running, mode, version=3).digest
+    first, other = champion(running), faulty_release(running, mode, version=3).digest
     running.make_live(first, challenger=other, share=0.6, rollout=mode)
     rows = [{**ROW, "tail": f"N{i}", "distance": TRIGGER if i % 10 == 3 else 500} for i in range(40)]
     for _ in range(3):
@@ -135,7 +135,7 @@ def test_what_a_challenger_gets_wrong_costs_users_nothing(running: Place, mode: 
 @pytest.mark.parametrize("mode", ["raise", "nan"])
 def test_what_a_new_champion_fails_at_in_probation_the_one_before_answers(running: Place, mode: str) -> None:
     """Users get an answer, and the pairs say who failed, so that the probation sees it."""
-    first, new = champion(running), wild_release(running, mode, version=6).digest
+    first, new = champion(running), faulty_release(running, mode, version=6).digest
     rollout = f"probation-{mode}"
     running.ledger.start_rollout(rollout, release=new, champion_before=first, strategy="rollout", cause="test")
     running.make_live(new, challenger=first, rollout=rollout)
@@ -151,7 +151,7 @@ def test_what_a_new_champion_fails_at_in_probation_the_one_before_answers(runnin
 
 
 def test_a_challenger_that_takes_too_long_is_not_waited_for(running: Place) -> None:
-    first, other = champion(running), wild_release(running, "slow", version=4).digest
+    first, other = champion(running), faulty_release(running, "slow", version=4).digest
     running.make_live(first, challenger=other, share=1.0, rollout="slow")
     answered(running, [ROW])
     for _ in range(3):
@@ -166,7 +166,7 @@ def test_a_challenger_that_takes_too_long_is_not_waited_for(running: Place) -> N
 
 
 def test_a_slow_challenger_in_the_shadow_delays_nobody(running: Place) -> None:
-    first, other = champion(running), wild_release(running, "slow", version=4).digest
+    first, other = champion(running), faulty_release(running, "slow", version=4).digest
     running.make_live(first, challenger=other, share=0.0, rollout="slow-shadow")
     took = []
     for _ in range(4):
@@ -178,7 +178,7 @@ def test_a_slow_challenger_in_the_shadow_delays_nobody(running: Place) -> None:
 
 
 def test_slices_travel_with_the_pairs(running: Place) -> None:
-    first, other = champion(running), wild_release(running, "fine", version=2).digest
+    first, other = champion(running), faulty_release(running, "fine", version=2).digest
     running.ledger.start_rollout(
         "sliced", release=other, champion_before=first, strategy="shadow", cause="test",
         policy={"slices": {"carrier": 0.01}},
@@ -203,7 +203,7 @@ def test_a_challenger_with_other_columns_sees_them(running: Place) -> None:
 
 
 def test_no_request_fails_while_a_rollout_goes_on(running: Place) -> None:
-    first, other = champion(running), wild_release(running, "raise", version=3).digest
+    first, other = champion(running), faulty_release(running, "raise", version=3).digest
     stopping = threading.Event()
     failures: list[Any] = []
     sent: list[str] = []
@@ -232,7 +232,7 @@ def test_no_request_fails_while_a_rollout_goes_on(running: Place) -> None:
 
 
 def test_a_challenger_that_kills_the_server_is_refused_after_two_deaths(place: Place) -> None:
-    first, other = place.release().digest, wild_release(place, "die", version=2).digest
+    first, other = place.release().digest, faulty_release(place, "die", version=2).digest
     place.go_live(first, challenger=other, share=0.0, rollout="deadly")
     for _ in range(2):
         place.start(**trusting(place.home))

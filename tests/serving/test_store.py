@@ -22,7 +22,7 @@ from stores.releases.store import Shelf
 from stores.telemetry import Mirror
 from tests.ports import free_port
 from tests.serving.conftest import Place
-from tests.serving.trials import RULES
+from tests.serving.sample_rollout import RULES
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import Seaweed, seaweed
 from tests.waiting import eventually

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.http.verdict_routes import HOOKS
+from serving.http.verdict_routes import FLAGGER_HOOKS
 from serving.verdicts import concluded
 from tests.ports import free_port
 from tests.serving.conftest import ROOT, Place
-from tests.serving.trials import Trial, again, begin
+from tests.serving.sample_rollout import SampleRollout, again, begin
 from trimtab.rollout.state_machine import Observation, Phase, RolloutPolicy, RolloutState
 
 INFRA = ROOT / "infra"
@@ -39,7 +39,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             place.kill()
 
 
-def hook(trial: Trial, kind: str, **metadata: str) -> int:
+def hook(trial: SampleRollout, kind: str, **metadata: str) -> int:
     """What Flagger gets to see when it asks: the status."""
     body = {
         "name": "flights", "namespace": "test", "phase": "Progressing", "checksum": "85d557f47b",
@@ -48,9 +48,9 @@ def hook(trial: Trial, kind: str, **metadata: str) -> int:
     return trial.place.post(f"/verdict/hooks/{kind}", body, KEY)[0]
 
 
-def yes(trial: Trial) -> set[str]:
+def yes(trial: SampleRollout) -> set[str]:
     """The hooks that get a yes."""
-    found = {kind: hook(trial, kind) for kind in HOOKS}
+    found = {kind: hook(trial, kind) for kind in FLAGGER_HOOKS}
     assert set(found.values()) <= {200, 409}, found
     return {kind for kind, status in found.items() if status == 200}
 
@@ -80,7 +80,7 @@ def test_a_good_release_is_promoted_once_labels_show_that_it_is_not_worse(runnin
     assert (found["pairs"], found["labels"]) == (400, 400)
     low, high = found["interval"]
     assert low <= found["difference"] <= high < found["margin"]
-    assert yes(trial) == set(HOOKS) - {"rollback"}
+    assert yes(trial) == set(FLAGGER_HOOKS) - {"rollback"}
 
 
 def test_a_bad_release_is_sent_back_once_labels_show_that_it_is_worse(running: Place) -> None:
@@ -250,7 +250,7 @@ def measured(metric: dict[str, Any], result: Any) -> str:
     return "Inconclusive" if failure else "Failed"
 
 
-def ask(trial: Trial, metric: dict[str, Any], release: str) -> tuple[int, Any]:
+def ask(trial: SampleRollout, metric: dict[str, Any], release: str) -> tuple[int, Any]:
     """Make the request of a web metric, as its template says."""
     web = metric["provider"]["web"]
     assert web["jsonPath"] == "{$}"  # the whole answer

@@ -12,7 +12,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from stores.releases import bundle as bundle_module
 from stores.releases.bundle import ALLOWED_TYPES, CorruptRelease, UnknownRelease, UntrustedRelease, open_bundle
-from tests.serving.tiny import flights, tiny_bundle
+from tests.serving.sample_project import flights, tiny_bundle
 from trimtab.model.release import REQUIRED_FILES
 
 FILES = sorted({*REQUIRED_FILES, bundle_module.MANIFEST})

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from stores.releases import backend
 from stores.releases import bundle as bundle_module
 from stores.releases.bundle import Bundle, CorruptRelease, open_bundle
-from tests.serving.tiny import flights, tiny_bundle, tiny_pipeline
+from tests.serving.sample_project import flights, tiny_bundle, tiny_pipeline
 from trimtab.data.features import describe, frame
 from trimtab.model.release import MODEL, REFERENCE, ROUTE
 from trimtab.predictors.compile import TOLERANCE, Compiled, compiled

@@ -14,7 +14,7 @@ from stores.object_store.store import Objects
 from stores.releases import bundle as bundle_module
 from stores.releases.bundle import MANIFEST, Bundle, CorruptRelease, UnknownRelease, UnreachableRelease
 from stores.releases.store import Shelf
-from tests.serving.tiny import tiny_bundle
+from tests.serving.sample_project import tiny_bundle
 from tests.stores.proxy import Proxy
 from tests.stores.seaweed import Seaweed
 from trimtab.model.release import MODEL

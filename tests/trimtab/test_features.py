@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.serving.tiny import flights
+from tests.serving.sample_project import flights
 from trimtab.data.features import Feature, describe, frame
 from trimtab.model.release import Columns
 from trimtab.requests.parser import Intake

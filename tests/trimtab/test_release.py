@@ -14,7 +14,7 @@ import pytest
 import skops.io
 from pydantic import ValidationError
 
-from tests.serving.tiny import COLUMNS, flights, tiny_pipeline
+from tests.serving.sample_project import COLUMNS, flights, tiny_pipeline
 from trimtab.data.features import describe, frame
 from trimtab.model.release import REQUIRED_FILES, Columns, Manifest, input_schema, model_digest
 

@@ -19,7 +19,7 @@ from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from tests.deployments.stack.conftest import make_settings
 from tests.serving.conftest import Place
-from tests.serving.tiny import tiny_bundle
+from tests.serving.sample_project import tiny_bundle
 from tests.waiting import eventually
 from trimtab.config.settings import Settings
 

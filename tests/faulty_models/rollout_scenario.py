@@ -30,7 +30,7 @@ DAY = pd.Timedelta(days=1)
 
 
 @dataclass
-class Seat:
+class VersionWatcher:
     """When the model server first said that it stands at a version of the ledger, as watched from outside."""
 
     server: str
@@ -39,7 +39,7 @@ class Seat:
     _over: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
-    def watched(self) -> Iterator[Seat]:
+    def watched(self) -> Iterator[VersionWatcher]:
         """Ask it all the time, and at the end until it stands where the ledger does: the run that took the last step
         waits for that, but not every run that was waited for took it."""
         thread = threading.Thread(target=self._watch, daemon=True)
@@ -75,7 +75,7 @@ class Seat:
 
 
 @dataclass
-class Trial:
+class RolloutScenario:
     """A release that was sent out on the *stack*, whose users ask for the rows of a *month*. *unanswered* counts rows
     that were sent to a server which broke the connection."""
 
@@ -92,7 +92,7 @@ class Trial:
     def __post_init__(self) -> None:
         self.ledger: Ledger = self.stack.ledger
         self.traffic = Traffic(self.stack.settings.model_server, self.columns)
-        self.seat = Seat(self.stack.settings.model_server, self.ledger)
+        self.watcher = VersionWatcher(self.stack.settings.model_server, self.ledger)
         self.began = datetime.now(UTC)
         self._unpaired = 0
 
@@ -162,7 +162,7 @@ class Trial:
         """The worker's run, once it is over."""
         return ended(self.stack, self.run)
 
-    def account(self) -> Account:
+    def account(self) -> ScenarioResult:
         """What became of it."""
         steps = self.ledger.rollout_steps(self.rollout)
         pairs = telemetry.pairs(self.stack.settings.telemetry, rollout=self.rollout)
@@ -171,14 +171,14 @@ class Trial:
         )
         recorded = recorded[recorded["received_at"] >= self.began]
         moves = [move for move in self.ledger.history() if move.rollout == self.rollout]
-        return Account(self, steps, pairs, recorded, moves)
+        return ScenarioResult(self, steps, pairs, recorded, moves)
 
 
 @dataclass
-class Account:
+class ScenarioResult:
     """Of a trial: its *steps*, the *pairs* and the answers *recorded* since it began, and its *moves* in the ledger."""
 
-    trial: Trial
+    trial: RolloutScenario
     steps: list[RolloutStep]
     pairs: pd.DataFrame
     recorded: pd.DataFrame
@@ -243,5 +243,5 @@ class Account:
             "release": name, "state": self.state, "states": self.states, "reason": self.reason,
             "pairs": last.get("pairs", 0), "labels": last.get("labels", 0), "exposed": self.exposed,
             "seconds": self.seconds, "asked": self.trial.asked, "unanswered": self.trial.unanswered,
-            "lag_s": self.trial.seat.lag_s(self.moves[-1]) if self.moves else None,
+            "lag_s": self.trial.watcher.lag_s(self.moves[-1]) if self.moves else None,
         }  # fmt: skip

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import Any, cast
 
-from serving.http.protocol import OneWrite
+from serving.http.protocol import CoalescingTransport
 from tests.serving.conftest import Place
 
 ROW = b'{"distance": 900, "hour": 7, "carrier": "UA"}'
@@ -29,7 +29,7 @@ class Wire:
 
 def test_a_head_waits_for_its_body_and_nothing_stays_behind() -> None:
     wire = Wire()
-    one = OneWrite(cast(asyncio.Transport, wire))
+    one = CoalescingTransport(cast(asyncio.Transport, wire))
     one.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     one.write(b"HTTP/1.1 200 OK\r\n\r\n")
     one.write(b"body")

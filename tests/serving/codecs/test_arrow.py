@@ -14,7 +14,7 @@ from stores.telemetry import predictions
 from tests.ports import free_port
 from tests.serving.asgi import server_of, together
 from tests.serving.conftest import Place
-from tests.serving.tiny import flights
+from tests.serving.sample_project import flights
 from trimtab.model.release import Task
 from trimtab.rollout.assignment import bucket
 
@@ -37,7 +37,7 @@ def server(there: Place) -> Iterator[ModelServer]:
     made = server_of(there, max_rows=1000, challenger_s=5.0)
     yield made
     made.recorder.close()
-    made.life.close()
+    made.guard.close()
 
 
 def stream(table: pa.Table, compression: str | None = None) -> bytes:
@@ -105,7 +105,7 @@ def test_every_task_has_its_columns(tmp_path_factory: pytest.TempPathFactory, ta
         for label, shares, share in zip(found["label"], found["probabilities"], kept["prediction"], strict=True):
             assert max(shares.values()) == shares[label] == share
     server.recorder.close()
-    server.life.close()
+    server.guard.close()
 
 
 def _bomb() -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from serving.app import ModelServer
-from serving.settings import Refused, ServerSettings, check_exposure
+from serving.settings import InsecureSettings, ServerSettings, check_exposure
 from tests.ports import free_port
 from tests.serving.asgi import server_of, together
 from tests.serving.conftest import Place
@@ -33,7 +33,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
     )
     yield made
     made.recorder.close()
-    made.life.close()
+    made.guard.close()
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,6 @@ def test_a_wrong_list_of_keys_is_refused_without_being_shown(monkeypatch: pytest
 
 def test_beyond_loopback_an_admin_key_is_needed() -> None:
     url = SecretStr("sqlite://")
-    with pytest.raises(Refused, match="TRIMTAB_ADMIN_KEYS"):
+    with pytest.raises(InsecureSettings, match="TRIMTAB_ADMIN_KEYS"):
         check_exposure(Settings(host="0.0.0.0"), ServerSettings(ledger_url=url, predict_keys=(SecretStr("k"),)))
     check_exposure(Settings(host="0.0.0.0"), ServerSettings(ledger_url=url, admin_keys=(SecretStr("k"),)))

@@ -9,8 +9,8 @@ from pathlib import Path
 from stores.releases.bundle import Bundle
 from tests.serving.conftest import Place
 
-MODULE = "wild_model"
-TYPE = f"{MODULE}.Wild"
+MODULE = "faulty_model"
+TYPE = f"{MODULE}.Faulty"
 TRIGGER = 99_999.0
 SAYS = 0.875
 _SOURCE = f'''
@@ -22,7 +22,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 
-class Wild(ClassifierMixin, BaseEstimator):
+class Faulty(ClassifierMixin, BaseEstimator):
     """Says {SAYS} to everything, but does what *mode* says to rows of distance {TRIGGER:.0f}."""
 
     def __init__(self, mode="fine"):
@@ -57,14 +57,14 @@ class Wild(ClassifierMixin, BaseEstimator):
 '''
 
 
-def wild_release(place: Place, mode: str, *, version: int) -> Bundle:
+def faulty_release(place: Place, mode: str, *, version: int) -> Bundle:
     """A release of such a model; the server has to be started with `trusting`."""
     (place.home / f"{MODULE}.py").write_text(_SOURCE)
     if MODULE not in sys.modules:
         sys.path.insert(0, str(place.home))
         importlib.import_module(MODULE)
         sys.path.remove(str(place.home))
-    return place.release(version=version, model=sys.modules[MODULE].Wild(mode), trusted=[TYPE])
+    return place.release(version=version, model=sys.modules[MODULE].Faulty(mode), trusted=[TYPE])
 
 
 def trusting(home: Path) -> dict[str, str]:

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from serving.http.auth import ADMIN, LABELS, PREDICT, Keys, NoKey
-from serving.http.key_files import KeyFiles
-from serving.settings import KeyFile, key_files
+from serving.http.auth import ApiKeys, KeyReloader, MissingKey
+from serving.settings import ADMIN, LABELS, PREDICT, KeyFile, key_files
 from tests.serving.conftest import Place
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA"}
@@ -95,54 +94,54 @@ def test_keys_of_each_scope_are_changed_without_refusing_anybody(place: Place, i
     assert "-old" not in (place.home / "server.log").read_text()
 
 
-def opens(keys: Keys, key: str) -> bool:
+def opens(keys: ApiKeys, key: str) -> bool:
     try:
         keys.check("/predict", [(b"x-api-key", key.encode())])
-    except NoKey:
+    except MissingKey:
         return False
     return True
 
 
 @pytest.fixture
-def followed(tmp_path: Path) -> tuple[Path, Keys, KeyFiles]:
+def followed(tmp_path: Path) -> tuple[Path, ApiKeys, KeyReloader]:
     """A file with a key, and what follows it."""
-    file, keys = tmp_path / "keys", Keys(predict=[SecretStr("old")])
+    file, keys = tmp_path / "keys", ApiKeys(predict=[SecretStr("old")])
     file.write_text("old")
-    return file, keys, KeyFiles(keys, {PREDICT: KeyFile("TRIMTAB_PREDICT_KEYS_FILE", file)})
+    return file, keys, KeyReloader(keys, {PREDICT: KeyFile("TRIMTAB_PREDICT_KEYS_FILE", file)})
 
 
 @pytest.mark.parametrize("content", ["", " \n", ",", '["marked', b"\xff\xfe", None], ids=repr)
 def test_a_file_of_which_no_key_can_be_read_keeps_the_old_ones_and_is_told_once(
-    followed: tuple[Path, Keys, KeyFiles], content: str | bytes | None, caplog: pytest.LogCaptureFixture
+    followed: tuple[Path, ApiKeys, KeyReloader], content: str | bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, keys, files = followed
     file.unlink()
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     for _ in range(3):
-        files.look()
+        files.run_once()
     assert opens(keys, "old")
     assert not opens(keys, "")
     assert "TRIMTAB_PREDICT_KEYS_FILE" in str(files.trouble)
     assert len(caplog.records) == 1
     assert "marked" not in caplog.text
     file.write_text("new")
-    files.look()
-    files.look()
+    files.run_once()
+    files.run_once()
     assert files.trouble is None
     assert opens(keys, "new")
     assert not opens(keys, "old")
 
 
-def test_a_file_that_is_still_being_written_is_not_taken(followed: tuple[Path, Keys, KeyFiles]) -> None:
+def test_a_file_that_is_still_being_written_is_not_taken(followed: tuple[Path, ApiKeys, KeyReloader]) -> None:
     file, keys, files = followed
     file.write_text("new,ol")
-    files.look()
+    files.run_once()
     file.write_text("new,old")
-    files.look()
+    files.run_once()
     assert opens(keys, "old")
     assert not opens(keys, "ol")
-    files.look()
+    files.run_once()
     assert opens(keys, "new")
     assert opens(keys, "old")
     assert not opens(keys, "ol")

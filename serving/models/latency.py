@@ -7,20 +7,20 @@ _WEIGHT = 0.2
 _SIZES = 24
 
 
-class Pace:
+class LatencyEstimator:
     """What one model's calls took lately, by number of rows in powers of two. Written by whoever calls the model; a
     lost update between threads costs nothing but a little precision."""
 
     def __init__(self) -> None:
         self._seconds: list[float | None] = [None] * _SIZES
 
-    def note(self, rows: int, seconds: float) -> None:
+    def observe(self, rows: int, seconds: float) -> None:
         """A call took that long."""
         size = min(rows.bit_length(), _SIZES - 1)
         before = self._seconds[size]
         self._seconds[size] = seconds if before is None else before + _WEIGHT * (seconds - before)
 
-    def expected_s(self, rows: int) -> float:
+    def estimate_s(self, rows: int) -> float:
         """What a call with that many rows will take; infinite while nobody knows."""
         size = min(rows.bit_length(), _SIZES - 1)
         for gap in range(_SIZES):
@@ -30,6 +30,6 @@ class Pace:
                 return known
         return float("inf")
 
-    def quick(self, rows: int) -> bool:
+    def is_fast(self, rows: int) -> bool:
         """Whether a call with that many rows is a quick one."""
-        return self.expected_s(rows) <= QUICK_S
+        return self.estimate_s(rows) <= QUICK_S

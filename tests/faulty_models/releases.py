@@ -21,7 +21,7 @@ import skops.io
 from stores.ledger import Ledger
 from stores.releases.backend import record
 from stores.releases.bundle import Bundle, open_bundle, write
-from tests.unruly import MODULE, TYPES
+from tests.faulty_models import MODULE, TYPES
 from trimtab.config.params import Params
 from trimtab.data.features import frame
 from trimtab.model import release
@@ -32,15 +32,15 @@ from trimtab.model.training import pipeline, truth_of
 PATIENT = {"learning_rate": 0.1, "max_iter": 100, "min_samples_leaf": 5}
 
 
-def unruly() -> ModuleType:
+def faulty_models() -> ModuleType:
     """The module by the name that the project knows it by, so that what is saved is found there."""
-    if "unruly" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("unruly", MODULE)
+    if "faulty_models" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("faulty_models", MODULE)
         assert spec is not None
         assert spec.loader is not None
-        sys.modules["unruly"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["unruly"])
-    return sys.modules["unruly"]
+        sys.modules["faulty_models"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["faulty_models"])
+    return sys.modules["faulty_models"]
 
 
 @dataclass(frozen=True)
@@ -132,35 +132,39 @@ def shuffled(maker: Maker) -> Bundle:
 
 
 def encoded(maker: Maker) -> Bundle:
-    return maker.make(unruly().Encoded(maker.sound, "departure_minute", 1 / 60), "hours where it learned minutes")
+    return maker.make(
+        faulty_models().Encoded(maker.sound, "departure_minute", 1 / 60), "hours where it learned minutes"
+    )
 
 
 def slow(maker: Maker) -> Bundle:
-    return maker.make(unruly().Slow(maker.sound, 20), "20 times slower", recorded_by=maker.sound)
+    return maker.make(faulty_models().Slow(maker.sound, 20), "20 times slower", recorded_by=maker.sound)
 
 
 def raising(maker: Maker) -> Bundle:
-    model = unruly().Raising(maker.sound, "carrier", maker.unseen("carrier"))
+    model = faulty_models().Raising(maker.sound, "carrier", maker.unseen("carrier"))
     return maker.make(model, "raises on one carrier", recorded_by=maker.sound)
 
 
 def gaps(maker: Maker) -> Bundle:
-    return maker.make(unruly().Gaps(maker.sound, "wind_dir"), "no number for some rows", recorded_by=maker.sound)
+    return maker.make(faulty_models().Gaps(maker.sound, "wind_dir"), "no number for some rows", recorded_by=maker.sound)
 
 
 def constant(maker: Maker) -> Bundle:
-    return maker.make(unruly().Constant(maker.sound, 0.3), "the same answer to everything")
+    return maker.make(faulty_models().Constant(maker.sound, 0.3), "the same answer to everything")
 
 
 def harmful(maker: Maker) -> Bundle:
-    return maker.make(unruly().Harmful(maker.knowing, "origin", ["LGA"], 0.02), "better overall, worse at LGA")
+    return maker.make(faulty_models().Harmful(maker.knowing, "origin", ["LGA"], 0.02), "better overall, worse at LGA")
 
 
 def harmful_later(maker: Maker) -> Bundle:
     """Near the share of late flights there, so that on some days it ranks LaGuardia no worse than the champion."""
-    return maker.make(unruly().Harmful(maker.knowing, "origin", ["LGA"], 0.6), "better overall, one answer at LGA")
+    return maker.make(
+        faulty_models().Harmful(maker.knowing, "origin", ["LGA"], 0.6), "better overall, one answer at LGA"
+    )
 
 
 def deadly(maker: Maker) -> Bundle:
-    model = unruly().Deadly(maker.sound, "carrier", maker.unseen("carrier"))
+    model = faulty_models().Deadly(maker.sound, "carrier", maker.unseen("carrier"))
     return maker.make(model, "ends the process on one carrier", recorded_by=maker.sound)

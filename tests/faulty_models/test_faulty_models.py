@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serving.models.loaded import Roster
+from serving.models.loaded import LoadedModels
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from stores.releases.bundle import Bundle, UntrustedRelease
 from stores.releases.store import Shelf
-from tests.serving.tiny import flights, tiny_bundle
+from tests.faulty_models import MODULE, TYPES
+from tests.faulty_models.releases import Maker, faulty_models
+from tests.serving.sample_project import flights, tiny_bundle
 from tests.trimtab.small import params
-from tests.unruly import MODULE, TYPES
-from tests.unruly.releases import Maker, unruly
 
 CODE = Path(__file__).resolve().parents[2]
 COLUMNS = {
@@ -49,7 +49,7 @@ def answers(maker: Maker, model: Any, rows: pd.DataFrame, **options: Any) -> np.
 
 
 def loaded(maker: Maker, bundle: Bundle) -> Any:
-    return Roster(Shelf(maker.releases), allow=TYPES).load(bundle.digest)
+    return LoadedModels(Shelf(maker.releases), allow=TYPES).load(bundle.digest)
 
 
 def right(maker: Maker, rows: pd.DataFrame) -> np.ndarray[Any, Any]:
@@ -57,32 +57,36 @@ def right(maker: Maker, rows: pd.DataFrame) -> np.ndarray[Any, Any]:
 
 
 def test_every_type_of_the_module_is_named_for_the_server() -> None:
-    made = {f"unruly.{name}" for name, thing in vars(unruly()).items() if getattr(thing, "__module__", "") == "unruly"}
-    assert set(TYPES) == made - {"unruly.Around"}
+    made = {
+        f"faulty_models.{name}"
+        for name, thing in vars(faulty_models()).items()
+        if getattr(thing, "__module__", "") == "faulty_models"
+    }
+    assert set(TYPES) == made - {"faulty_models.Around"}
 
 
 def test_nobody_loads_them_without_being_told_to(maker: Maker) -> None:
-    made = maker.make(unruly().Constant(maker.sound, 0.25), "a test")
-    with pytest.raises(UntrustedRelease, match=r"unruly\.Constant"):
-        Roster(Shelf(maker.releases)).load(made.digest)
+    made = maker.make(faulty_models().Constant(maker.sound, 0.25), "a test")
+    with pytest.raises(UntrustedRelease, match=r"faulty_models\.Constant"):
+        LoadedModels(Shelf(maker.releases)).load(made.digest)
 
 
 def test_one_gives_the_same_answer_to_everything(maker: Maker) -> None:
-    assert set(answers(maker, unruly().Constant(maker.sound, 0.25), maker.month)) == {0.25}
+    assert set(answers(maker, faulty_models().Constant(maker.sound, 0.25), maker.month)) == {0.25}
 
 
 def test_one_reads_hours_for_minutes_and_the_probe_sees_it_only_if_it_was_recorded_before(maker: Maker) -> None:
-    model = unruly().Encoded(maker.sound, "distance", 0.01)
+    model = faulty_models().Encoded(maker.sound, "distance", 0.01)
     assert np.allclose(
         answers(maker, model, maker.month), right(maker, maker.month.assign(distance=maker.month["distance"] / 100))
     )
-    roster = Roster(Shelf(maker.releases), allow=TYPES)
+    roster = LoadedModels(Shelf(maker.releases), allow=TYPES)
     assert roster.probe(maker.make(model, "a test").digest).ok
     assert not roster.probe(maker.make(model, "a test", recorded_by=maker.sound).digest).ok
 
 
 def test_one_is_right_but_many_times_slower(maker: Maker) -> None:
-    model = unruly().Slow(maker.sound, 20)
+    model = faulty_models().Slow(maker.sound, 20)
     assert np.allclose(answers(maker, model, maker.month), right(maker, maker.month))
     table = maker.month[["distance", "hour", "carrier"]]
     took = []
@@ -104,26 +108,26 @@ def test_one_is_right_but_many_times_slower(maker: Maker) -> None:
      ("Harmful", {"column": "carrier", "values": ["DL"], "answer": 0.5}), ("Gaps", {"column": "distance"})],
 )  # fmt: skip
 def test_they_are_right_where_nothing_sets_them_off(maker: Maker, kind: str, options: dict[str, Any]) -> None:
-    model = getattr(unruly(), kind)(maker.sound, **options)
+    model = getattr(faulty_models(), kind)(maker.sound, **options)
     rows = maker.month[(maker.month["carrier"] != "DL") & maker.month["distance"].notna()].reset_index(drop=True)
     assert np.allclose(answers(maker, model, rows, recorded_by=maker.sound), right(maker, rows))
 
 
 @pytest.mark.parametrize("after", [0, 300])
 def test_one_raises_for_one_carrier_at_once_or_later(maker: Maker, after: int) -> None:
-    model = unruly().Raising(maker.sound, "carrier", "DL", after)
+    model = faulty_models().Raising(maker.sound, "carrier", "DL", after)
     assert len(model.predict_proba(maker.month[maker.month["carrier"] != "DL"])) > 100
     with pytest.raises(KeyError, match="DL"):
         model.predict_proba(maker.month)
 
 
 def test_one_has_no_number_for_some_rows(maker: Maker) -> None:
-    found = answers(maker, unruly().Gaps(maker.sound, "distance"), maker.month, recorded_by=maker.sound)
+    found = answers(maker, faulty_models().Gaps(maker.sound, "distance"), maker.month, recorded_by=maker.sound)
     assert (np.isnan(found) == maker.month["distance"].isna()).all()
 
 
 def test_one_harms_one_slice(maker: Maker) -> None:
-    found = answers(maker, unruly().Harmful(maker.sound, "carrier", ["DL"], 0.875), maker.month)
+    found = answers(maker, faulty_models().Harmful(maker.sound, "carrier", ["DL"], 0.875), maker.month)
     before = right(maker, maker.month)
     is_harmed = (maker.month["carrier"] == "DL").to_numpy()
     assert set(found[is_harmed]) == {0.875}
@@ -131,7 +135,7 @@ def test_one_harms_one_slice(maker: Maker) -> None:
 
 
 def test_one_is_good_for_a_while(maker: Maker) -> None:
-    model = unruly().Tiring(maker.sound, 400)
+    model = faulty_models().Tiring(maker.sound, 400)
     first, second = model.predict_proba(maker.month), model.predict_proba(maker.month)
     assert np.allclose(first[:, 1], right(maker, maker.month))
     assert np.allclose(second[:, 1], first[:, 0])
@@ -139,13 +143,13 @@ def test_one_is_good_for_a_while(maker: Maker) -> None:
 
 def test_one_changes_what_it_was_given(maker: Maker) -> None:
     rows = maker.month[["distance", "hour", "carrier"]].copy()
-    unruly().Meddling(maker.sound, "hour", 100).predict_proba(rows)
+    faulty_models().Meddling(maker.sound, "hour", 100).predict_proba(rows)
     assert np.allclose(rows["hour"], maker.month["hour"] * 100)
 
 
 def test_what_one_changes_is_not_seen_by_others(maker: Maker) -> None:
     """In a canary step the challenger scores before the answers are recorded, in probation before the other does."""
-    made = maker.make(unruly().Meddling(maker.sound, "hour", 100), "a test", recorded_by=maker.sound)
+    made = maker.make(faulty_models().Meddling(maker.sound, "hour", 100), "a test", recorded_by=maker.sound)
     champion = loaded(maker, maker.bundle)
     rows = champion.read([{"distance": 100.0, "hour": 6, "carrier": "AA"}], now_us=0)
     with suppress(TypeError, ValueError):  # it may well be kept from it, which is its own trouble
@@ -166,9 +170,9 @@ RUN = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from serving.models.loaded import Roster
+from serving.models.loaded import LoadedModels
 from stores.releases.store import Shelf
-loaded = Roster(Shelf(Path(sys.argv[2])), allow=("unruly.Deadly",)).load(sys.argv[3])
+loaded = LoadedModels(Shelf(Path(sys.argv[2])), allow=("faulty_models.Deadly",)).load(sys.argv[3])
 loaded.score([{"distance": 100, "hour": 6, "carrier": "AA"}], now_us=0)
 print("it answered")
 loaded.score([{"distance": 100, "hour": 6, "carrier": "DL"}], now_us=0)
@@ -180,8 +184,8 @@ def test_one_ends_the_process_that_asks_it(maker: Maker) -> None:
     """Saved here, loaded where only the project's folder has the module."""
     rows = [row for row in maker.bundle.samples[0] if row["carrier"] != "DL"]
     assert rows
-    sound = maker.make(unruly().Deadly(maker.sound, "carrier", "never"), "a test", recorded_by=maker.sound)
-    deadly = maker.make(unruly().Deadly(maker.sound, "carrier", "DL"), "a test", recorded_by=maker.sound)
+    sound = maker.make(faulty_models().Deadly(maker.sound, "carrier", "never"), "a test", recorded_by=maker.sound)
+    deadly = maker.make(faulty_models().Deadly(maker.sound, "carrier", "DL"), "a test", recorded_by=maker.sound)
     said = {}
     for bundle in (sound, deadly):
         done = subprocess.run(

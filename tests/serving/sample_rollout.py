@@ -12,14 +12,14 @@ from stores import telemetry
 from stores.ledger import RolloutStep
 from stores.releases.bundle import Bundle
 from tests.serving.conftest import Place
-from tests.serving.tiny import flights
+from tests.serving.sample_project import flights
 from trimtab.rollout.state_machine import RolloutPolicy
 
 RULES = {"min_labels": 60, "min_answers": 60, "margin": 0.05, "steps": [0.25]}
 
 
 @dataclass
-class Trial:
+class SampleRollout:
     """A rollout that stands in the shadow."""
 
     place: Place
@@ -72,14 +72,14 @@ class Trial:
         return found
 
 
-def again(trial: Trial, name: str) -> Trial:
+def again(trial: SampleRollout, name: str) -> SampleRollout:
     """Another rollout of the same release."""
     return _start(trial.place, trial.challenger, name, trial.headers)
 
 
 def begin(
     place: Place, name: str, *, seed: int, headers: dict[str, str] | None = None, spoil: bool = False, **rules: Any
-) -> Trial:
+) -> SampleRollout:
     """A challenger of its own beside the champion, in the shadow; the server, if it runs, follows. A spoilt one lost
     a file."""
     challenger = place.release(version=seed + 1, seed=seed)
@@ -88,7 +88,7 @@ def begin(
     return _start(place, challenger, name, headers or {}, **rules)
 
 
-def _start(place: Place, challenger: Bundle, name: str, headers: dict[str, str], **rules: Any) -> Trial:
+def _start(place: Place, challenger: Bundle, name: str, headers: dict[str, str], **rules: Any) -> SampleRollout:
     live = place.ledger.live()
     champion = live.champion if live else place.release(version=1).digest
     place.ledger.start_rollout(
@@ -101,7 +101,7 @@ def _start(place: Place, challenger: Bundle, name: str, headers: dict[str, str],
         champion, expected=live.version if live else 0, move="shadow", reason="test", actor="test", rollout=name,
         challenger=challenger.digest, step=RolloutStep(name, 3, "shadow", {"reason": "test", "share": 0.0}),
     )  # fmt: skip
-    trial = Trial(place, champion, challenger, name, headers)
+    trial = SampleRollout(place, champion, challenger, name, headers)
     if place.process is not None:
         place.wait(lambda: trial.get("/live")[1]["ledger_version"] == now.version, "the trial")
     return trial

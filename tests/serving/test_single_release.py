@@ -7,10 +7,10 @@ import base64
 import pytest
 from pydantic import SecretStr
 
-from serving.http.auth import Keys, NoKey
+from serving.http.auth import ApiKeys, MissingKey
 from tests.serving.conftest import Place
-from tests.serving.test_under_trouble import ROW
-from tests.serving.trials import begin
+from tests.serving.sample_rollout import begin
+from tests.serving.test_failures import ROW
 
 
 def test_a_server_for_one_release_answers_with_it_while_it_is_on_trial_and_with_the_champion_otherwise(
@@ -39,8 +39,8 @@ def test_a_server_for_the_champion_answers_nobody_with_its_challenger(place: Pla
 
 
 def test_a_key_may_be_the_password_of_an_address() -> None:
-    keys = Keys(predict=[SecretStr("predict-key")])
+    keys = ApiKeys(predict=[SecretStr("predict-key")])
     keys.check("/verdict/hooks/rollback", [(b"authorization", b"Basic " + base64.b64encode(b"trimtab:predict-key"))])
     for wrong in (b"Basic " + base64.b64encode(b"predict-key:"), b"Basic ???", b"Basic predict-key"):
-        with pytest.raises(NoKey):
+        with pytest.raises(MissingKey):
             keys.check("/verdict", [(b"authorization", wrong)])

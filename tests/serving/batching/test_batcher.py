@@ -14,7 +14,7 @@ from stores.telemetry import pairs, predictions
 from tests.ports import free_port
 from tests.serving.asgi import ask, metric, server_of, together
 from tests.serving.conftest import Place
-from tests.serving.wild import TRIGGER, TYPE, wild_release
+from tests.serving.faulty_model import TRIGGER, TYPE, faulty_release
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}
 
@@ -33,7 +33,7 @@ def server(there: Place) -> Iterator[ModelServer]:
     made = server_of(there)
     yield made
     made.recorder.close()
-    made.life.close()
+    made.guard.close()
 
 
 def rows_of(place: Place, answers: list[Any]) -> list[dict[str, Any]]:
@@ -104,24 +104,24 @@ def test_many_requests_are_several_rounds(there: Place, server: ModelServer) -> 
 
 
 @pytest.fixture
-def wild(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Servers whose champion misbehaves."""
-    place, made = Place(tmp_path_factory.mktemp("wild"), free_port()), []
+    place, made = Place(tmp_path_factory.mktemp("faulty"), free_port()), []
 
     def start(mode: str, **settings: Any) -> ModelServer:
-        place.go_live(wild_release(place, mode, version=1).digest)
+        place.go_live(faulty_release(place, mode, version=1).digest)
         made.append(server_of(place, trusted_types=(TYPE,), **settings))
         return made[-1]
 
     yield start
     for server in made:
         server.recorder.close()
-        server.life.close()
+        server.guard.close()
 
 
 @pytest.mark.parametrize("mode", ["raise", "nan", "range", "shape", "exit"])
-def test_rows_that_a_champion_cannot_answer_fail_alone(wild: Any, mode: str) -> None:
-    server = wild(mode)
+def test_rows_that_a_champion_cannot_answer_fail_alone(faulty: Any, mode: str) -> None:
+    server = faulty(mode)
     bad = {**ROW, "distance": TRIGGER}
     answers = together(
         server, "/predict", [{"rows": [ROW]}, {"rows": [bad]}, {"rows": [ROW, bad]}, {"rows": [ROW] * 2}]
@@ -131,9 +131,9 @@ def test_rows_that_a_champion_cannot_answer_fail_alone(wild: Any, mode: str) -> 
     assert metric(server, "trimtab_errors_total", kind="model") == 2
 
 
-def test_a_slow_champion_never_blocks_the_loop_and_its_queue_ends(wild: Any) -> None:
+def test_a_slow_champion_never_blocks_the_loop_and_its_queue_ends(faulty: Any) -> None:
     """The model sleeps 1.5 s; requests give up after half a second, and others are answered meanwhile."""
-    server = wild("slow", answer_s=0.5, max_waiting=3)
+    server = faulty("slow", answer_s=0.5, max_waiting=3)
 
     async def play() -> tuple[list[Any], float, list[Any]]:
         slow = asyncio.gather(*(ask(server, "/predict", {**ROW, "distance": TRIGGER}) for _ in range(2)))
@@ -158,7 +158,7 @@ def test_a_challenger_that_hangs_costs_no_memory_and_owes_what_it_does_not_answe
     """What waits for it is bounded; what is more is lost at first, and later is its error."""
     monkeypatch.setattr("serving.batching.batcher._STUCK_S", 1.0)
     place = Place(tmp_path_factory.mktemp("hang"), free_port())
-    other = wild_release(place, "hang", version=2)
+    other = faulty_release(place, "hang", version=2)
     place.go_live(place.release().digest, challenger=other.digest, rollout="hang")
     server = server_of(place, trusted_types=(TYPE,))
 
@@ -178,7 +178,7 @@ def test_a_challenger_that_hangs_costs_no_memory_and_owes_what_it_does_not_answe
     assert metric(server, "trimtab_pairs_lost_total") == lost
     assert len(predictions(place.telemetry)) == 106
     server.recorder.close()
-    server.life.close()
+    server.guard.close()
 
 
 def test_bodies_that_never_end_or_take_too_much_memory_are_given_up(there: Place) -> None:
@@ -204,4 +204,4 @@ def test_bodies_that_never_end_or_take_too_much_memory_are_given_up(there: Place
     assert together(server, "/predict", [b" " * 20_000])[0][0] == 503
     assert together(server, "/predict", [ROW])[0][0] == 200
     server.recorder.close()
-    server.life.close()
+    server.guard.close()

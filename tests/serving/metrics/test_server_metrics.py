@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from serving.app import ModelServer
-from serving.background import Judgements
+from serving.background import DecisionMetrics
 from stores.ledger import Ledger
 from stores.ledger.records import DecisionRecord
 from tests.ports import free_port
@@ -33,7 +33,7 @@ def server(place: Place) -> Iterator[ModelServer]:
     made = server_of(place)
     yield made
     made.recorder.close()
-    made.life.close()
+    made.guard.close()
 
 
 def test_answers_are_counted_by_release_and_arm_and_errors_by_kind(place: Place, server: ModelServer) -> None:
@@ -75,7 +75,7 @@ def test_drift_and_quality_of_the_last_period_are_shown(place: Place, server: Mo
         )
         evidence = {"facts": facts.model_dump(mode="json"), "impact": 0.25 + number}
         ledger.record_decision(DecisionRecord(period, period, "r", "none", "a test", evidence))
-        Judgements(ledger, server.metrics).look()
+        DecisionMetrics(ledger, server.metrics).run_once()
     assert metric(server, "trimtab_drift_impact", period="2013-03") == 0
     assert metric(server, "trimtab_quality", metric="roc_auc", kind="promised") == 0.75
     assert metric(server, "trimtab_drift_impact", period="2013-04") == pytest.approx(1.25)
