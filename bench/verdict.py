@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from trimtab.data.arrays import Mask
 from trimtab.model.scoring import Floats
 from trimtab.rollout import evalues, sequential_test
 from trimtab.rollout.config import RolloutConfig
-from trimtab.rollout.sequential_test import Mask, VerdictOutcome
+from trimtab.rollout.verdict import VerdictOutcome
 
 RESULTS = Path(__file__).resolve().parent / "results" / "verdict.json"
 ROLLOUTS = 2000

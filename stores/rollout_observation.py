@@ -1,5 +1,7 @@
-"""What telemetry says of a rollout now, for whoever wants to know: the flows that step it, and the model server, which
-tells other tools. How it is weighed is `trimtab.rollout.observation`'s business."""
+"""Read the telemetry of a rollout and observe it, for the flows that advance it and for the model server's verdicts.
+
+`trimtab.rollout.observation` computes the observation.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,14 @@ from stores.ledger import Rollout, RolloutStep, utc
 from stores.telemetry.remote.replica import Where
 from trimtab.rollout.state_machine import Observation, RolloutPolicy, current_state
 
-_CLOCKS_APART = timedelta(minutes=10)  # the database's clock and a server's
+_CLOCKS_APART = timedelta(minutes=10)  # between the database and a server
 
 
 def observe_rollout(root: Where, rollout: Rollout, steps: Sequence[RolloutStep]) -> Observation:
-    """What was seen of *rollout* (with its *steps*) in the telemetry below *root*."""
+    """Return the observation of *rollout*, which has taken *steps*, from the telemetry below *root*.
+
+    Raises ObjectsError when the telemetry is in an object store that is unavailable.
+    """
     from trimtab.rollout import observation
 
     since = utc(rollout.recorded_at) - _CLOCKS_APART
@@ -34,8 +39,10 @@ def observe_rollout(root: Where, rollout: Rollout, steps: Sequence[RolloutStep])
 
 
 def telemetry_fingerprint(root: Where) -> tuple[tuple[str, int], ...]:
-    """Changes whenever there may be more to see below *root* than before; costs a listing. Raises ObjectsError when
-    the store has to be asked and does not answer."""
+    """Return a value that changes when new pairs or labels arrive below *root*. It costs a listing.
+
+    Raises ObjectsError when the store has to be listed and is unavailable.
+    """
     from stores.telemetry.parquet import files
     from stores.telemetry.remote.replica import Mirror, folder_of
 

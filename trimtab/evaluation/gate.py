@@ -1,7 +1,8 @@
-"""Decide whether a candidate may be released: an absolute floor, no regression against the champion beyond the
-margin, none in any named slice beyond its own. Numbers in, a verdict with a reason out.
+"""The gate: whether a candidate may be released. A candidate must reach an absolute floor, must not be worse than the
+champion by more than a margin, and not worse in any named slice by more than that slice's margin.
 
-There is no way to turn the gate off."""
+The gate cannot be turned off.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from trimtab.config.params import Gate
+from trimtab.data.arrays import Floats, Labels
 from trimtab.evaluation import metrics
-from trimtab.evaluation.metrics import Interval, Labels
+from trimtab.evaluation.metrics import Interval
 from trimtab.model.scoring import Scores
 
 SEED = 20130101
@@ -22,7 +24,7 @@ SEED = 20130101
 
 @dataclass(frozen=True)
 class SliceResult:
-    """How the two compare where *column* is *value*. *gain* is positive when the candidate is better."""
+    """The comparison where *column* is *value*. *gain* is positive when the candidate is better."""
 
     column: str
     value: str
@@ -36,7 +38,7 @@ class SliceResult:
 
 @dataclass(frozen=True)
 class GateResult:
-    """Whether the candidate passes, the *reason* in words, and the numbers behind it."""
+    """Whether the candidate passes, the *reason* in words, and the numbers."""
 
     passed: bool
     reason: str
@@ -48,7 +50,7 @@ class GateResult:
     slices: tuple[SliceResult, ...] = ()
 
     def evidence(self) -> dict[str, Any]:
-        """The numbers as plain JSON values; what is not defined is null."""
+        """Return the numbers as plain JSON values; undefined numbers are null."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
@@ -56,13 +58,16 @@ class GateResult:
 def evaluate_gate(
     gate: Gate, truth: Labels, candidate: Scores, champion: Scores | None = None, *, slices: pd.DataFrame | None = None
 ) -> GateResult:
-    """Hold *candidate* against *champion* on the same labelled rows, both given in the order of *truth*, shape (n,).
+    """Compare *candidate* with *champion* on the same labelled rows, both in the order of *truth*, shape (n,).
 
-    A first model, with no champion, has the floor to pass only. *slices* has the columns that ``gate.slices``
-    names. A slice is harmed when the candidate is worse in it by more than its margin and the whole interval of
-    that difference lies below zero, at 95 % for all slices together (Bonferroni), so that many small slices do not
-    refuse a good model by chance.
-    A metric that is not defined never passes: every comparison with nan is false.
+    Without a champion, the candidate only has to reach the floor. *slices* has n rows and the columns of
+    ``gate.slices``. A slice is harmed when the candidate is worse in it by more than its margin and the whole interval
+    of the difference is below zero, at 95 % for all slices together (Bonferroni), so that many small slices do not
+    reject a good model by chance. An undefined metric never passes.
+
+    >>> gate = Gate(metric="accuracy", min=0.6)
+    >>> evaluate_gate(gate, np.array([0, 1, 1]), Scores("binary", np.array([0.2, 0.9, 0.4]))).reason
+    'first model: accuracy 0.6667 keeps the floor of 0.6'
     """
     name = gate.metric
     weights = metrics.resampling(len(truth), resamples=gate.resamples, seed=SEED)
@@ -98,14 +103,12 @@ def evaluate_gate(
     return GateResult(passed, reason, name, len(truth), new, old, diff, results)
 
 
-def _with_interval(name: str, truth: Labels, scores: Scores, weights: metrics.Floats) -> Interval:
+def _with_interval(name: str, truth: Labels, scores: Scores, weights: Floats) -> Interval:
     value = float(metrics.measure(name, truth, scores)[0])
     return metrics.interval(metrics.measure(name, truth, scores, weights=weights), value)
 
 
-def _gain(
-    name: str, truth: Labels, new: Scores, old: Scores, weights: metrics.Floats, *, level: float = 0.95
-) -> Interval:
+def _gain(name: str, truth: Labels, new: Scores, old: Scores, weights: Floats, *, level: float = 0.95) -> Interval:
     value = metrics.gain(name, metrics.measure(name, truth, new), metrics.measure(name, truth, old))
     replicates = metrics.gain(
         name, metrics.measure(name, truth, new, weights=weights), metrics.measure(name, truth, old, weights=weights)
@@ -114,7 +117,7 @@ def _gain(
 
 
 def _slices(
-    gate: Gate, truth: Labels, new: Scores, old: Scores, slices: pd.DataFrame | None, weights: metrics.Floats
+    gate: Gate, truth: Labels, new: Scores, old: Scores, slices: pd.DataFrame | None, weights: Floats
 ) -> tuple[SliceResult, ...]:
     named = [
         (column, value, margin)

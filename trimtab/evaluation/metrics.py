@@ -1,22 +1,20 @@
-"""How good predictions are, with bootstrap intervals. Scores in, numbers out; what is good enough is the gate's
-to say.
+"""Metrics of predictions with bootstrap intervals. `trimtab.evaluation.gate` decides what is good enough.
 
-Every metric takes row weights, many at once: weights of one give the metric itself, Poisson(1) weights give its
-bootstrap replicates (Efron and Tibshirani 1993, ch. 13; the Poisson form is Hanley and MacGibbon 2006). Two models
-scored with the same weights are compared row by row, which is what makes small differences visible."""
+Every metric takes row weights, many sets at once: weights of one give the metric itself, Poisson(1) weights give its
+bootstrap replicates (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13; Poisson weights: Hanley
+and MacGibbon 2006, "Creating non-parametric bootstrap samples using Poisson frequencies"). Two models that are scored
+with the same weights are compared row by row, which makes small differences visible.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from trimtab.data.arrays import Floats, Labels
 from trimtab.model.scoring import Scores
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Labels = np.ndarray[Any, Any]
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 TASK_METRICS: dict[str, tuple[str, ...]] = {
@@ -29,7 +27,7 @@ _CLIP = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True)
 class Interval:
-    """A number with the interval that holds it at the stated level; nan where it cannot be computed."""
+    """A value and its interval; nan where it cannot be computed."""
 
     value: float
     low: float
@@ -37,10 +35,15 @@ class Interval:
 
 
 def measure(metric: str, truth: Labels, scores: Scores, *, weights: Floats | None = None) -> Floats:
-    """*metric* for each row of *weights*, shape (B, n); without weights one value, shape (1,).
+    """Return *metric* for each row of *weights*, shape (B, n), as shape (B,); without weights one value, shape (1,).
 
-    *truth* has shape (n,): 0 and 1 for binary, labels for multiclass, numbers for regression. The result is nan
-    where a metric is not defined: roc_auc with one class only, no rows, a label or prediction that is missing.
+    *truth* has shape (n,): 0 and 1 for binary, labels for multiclass, numbers for regression. The result is nan where
+    the metric is undefined: roc_auc with one class, no rows, a missing label or prediction. Raises KeyError for an
+    unknown metric.
+
+    >>> truth, scores = np.array([0, 1, 1]), Scores("binary", np.array([0.2, 0.9, 0.4]))
+    >>> measure("accuracy", truth, scores).round(3).tolist()
+    [0.667]
     """
     if weights is None:
         weights = np.ones((1, len(truth)))
@@ -51,7 +54,12 @@ def measure(metric: str, truth: Labels, scores: Scores, *, weights: Floats | Non
 
 
 def interval(replicates: Floats, value: float, *, level: float = 0.95) -> Interval:
-    """The percentile interval of bootstrap *replicates*; those that were not defined are left out."""
+    """Return *value* with the percentile interval of its bootstrap *replicates*, shape (B,). Nan replicates are
+    ignored.
+
+    >>> interval(np.arange(101.0), 50.0, level=0.5)
+    Interval(value=50.0, low=25.0, high=75.0)
+    """
     known = replicates[np.isfinite(replicates)]
     if not len(known) or not np.isfinite(value):
         return Interval(value, float("nan"), float("nan"))
@@ -60,17 +68,25 @@ def interval(replicates: Floats, value: float, *, level: float = 0.95) -> Interv
 
 
 def resampling(rows: int, *, resamples: int, seed: int) -> Floats:
-    """Poisson bootstrap weights, shape (resamples, rows); the same for the same arguments."""
+    """Return Poisson bootstrap weights, shape (resamples, rows). Equal arguments give equal weights.
+
+    >>> resampling(3, resamples=2, seed=0).shape
+    (2, 3)
+    """
     return np.random.default_rng(seed).poisson(1.0, size=(resamples, rows)).astype(np.float64)
 
 
 def gain(metric: str, new: Floats, old: Floats) -> Floats:
-    """How much better *new* is than *old*: positive is better, whichever way *metric* points."""
+    """Return how much better *new* is than *old*: positive is better, for every metric.
+
+    >>> gain("rmse", np.array([2.0]), np.array([3.0])).tolist()
+    [1.0]
+    """
     return old - new if metric in LOWER_IS_BETTER else new - old
 
 
 def _roc_auc(truth: Labels, scores: Scores, weights: Floats) -> Floats:
-    """Mann-Whitney: the chance that a positive outranks a negative, ties counting half."""
+    """The probability that a positive ranks above a negative, ties counting half (Mann-Whitney U)."""
     order = np.argsort(scores.prediction, kind="stable")
     ranked = scores.prediction[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])

@@ -1,9 +1,10 @@
-"""Decide what a period asks for: facts in, one of `none`, `watch`, `retrain`, `block` out.
+"""The monitoring decision for a period: `none`, `watch`, `retrain` or `block`.
 
-Measuring distances is Evidently's business (`tasks.reports`); here they are weighed. A column counts by what it is
-worth to the live model, so that weather that always drifts and never matters does not call for a retrain every
-month. What Evidently's distances do not see, missing values and categories the model never met, is measured here.
-Nothing here reads a clock: the same facts give the same decision, with the same id."""
+`tasks.reports` measures distances with Evidently. Here they are weighted by feature importance, so that a column that
+always drifts and does not matter to the model does not cause retrains. Missing values and new categories, which the
+distances do not cover, are measured here. Nothing here reads a clock: equal facts give an equal decision with an equal
+id.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ Action = Literal["none", "watch", "retrain", "block"]
 
 
 class Quality(BaseModel):
-    """The live model's own result in a period, and what it promised when it was released."""
+    """The live model's metric in a period, and its value at release."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,12 +36,12 @@ class Quality(BaseModel):
 
     @property
     def drop(self) -> float:
-        """How much worse than promised; negative when better."""
+        """How much worse the metric is than at release; negative when better."""
         return self.live - self.promised if self.metric in LOWER_IS_BETTER else self.promised - self.live
 
 
 class Facts(BaseModel):
-    """What was measured of a release in a period. Distances have no unit; shares lie in 0 to 1."""
+    """What was measured of a release in a period. Distances have no unit; shares lie between 0 and 1."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,14 +52,14 @@ class Facts(BaseModel):
     importances: dict[str, float] = {}
     prediction_distance: float | None = None
     null_gain: dict[str, float] = Field({}, description="share of missing values beyond the reference's")
-    unseen: dict[str, float] = Field({}, description="share of rows with a category the model never met")
+    unseen: dict[str, float] = Field({}, description="share of rows with a category that the reference lacks")
     is_constant: bool = Field(False, description="every prediction is the same number")
-    quality: Quality | None = Field(None, description="None until enough labels are in")
+    quality: Quality | None = Field(None, description="None until there are enough labels")
 
     @field_validator("distances", "null_gain", "unseen")
     @classmethod
     def _measured(cls, values: dict[str, float]) -> dict[str, float]:
-        """What could not be measured says nothing, and must not hide what could: nan compares false with all."""
+        """Drop values that are not finite: comparisons with nan are false and would hide the other columns."""
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
     @field_validator("prediction_distance")
@@ -67,20 +68,25 @@ class Facts(BaseModel):
         return value if value is not None and math.isfinite(value) else None
 
     def impact(self) -> float:
-        """Importance-weighted mean distance: how far the model's inputs moved where it looks."""
+        """Return the mean distance weighted by importance: how far the model's inputs moved where the model depends on
+        them.
+
+        >>> Facts(period="2013-03", release="r", rows=1, distances={"a": 0.5}, importances={"a": 0.8}).impact()
+        0.4
+        """
         return math.fsum(self.importances.get(name, 0.0) * distance for name, distance in self.distances.items())
 
     def ranked(self) -> list[str]:
-        """Features by what their move may do to the model, the most first."""
+        """Return the features by importance times distance, largest first."""
         return sorted(self.distances, key=lambda name: (-self.importances.get(name, 0.0) * self.distances[name], name))
 
     def drifted(self, threshold: float) -> list[str]:
-        """Features at or beyond *threshold*, those that matter most first."""
+        """Return the features with a distance of at least *threshold*, those with the most impact first."""
         return [name for name in self.ranked() if self.distances[name] >= threshold]
 
 
 class PeriodFinding(BaseModel):
-    """What one period shows by itself, before asking whether it persists."""
+    """What one period shows, before the question whether it persists."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -98,7 +104,7 @@ class PeriodFinding(BaseModel):
 
 
 class MonitoringDecision(BaseModel):
-    """The decision for a period: an *action*, its *cause* in words, what it was judged from, and its *id*."""
+    """The decision for a period: the *action*, its *cause* in words, the facts it rests on, and its *id*."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -113,8 +119,12 @@ class MonitoringDecision(BaseModel):
 def missing_and_unseen(
     reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Per feature the share of missing values gained over *reference*, and per category the share of rows of
-    *current* whose value *reference* does not have. Frames may have more columns than *features*."""
+    """Return two dicts of shares in 0 to 1, per feature and per category feature.
+
+    The first has the increase in missing values over *reference* (negative for a decrease), the second the share of
+    rows of *current* whose value *reference* does not have. The frames may have more columns than *features*. Raises
+    KeyError when one lacks a feature.
+    """
     gained = {f.name: float(current[f.name].isna().mean() - reference[f.name].isna().mean()) for f in features}
     unseen = {
         f.name: float((~current[f.name].isin(reference[f.name].dropna().unique()) & current[f.name].notna()).mean())
@@ -125,7 +135,7 @@ def missing_and_unseen(
 
 
 def find_violations(facts: Facts, rules: Monitor) -> PeriodFinding:
-    """Hold one period's facts against the *rules*, each violation in words."""
+    """Compare one period's facts with the thresholds in *rules*; each violation is a sentence."""
     d, q = rules.drift, rules.quality
     gains, strange = sorted(facts.null_gain.items()), sorted(facts.unseen.items())
     broken = [f"{n}: {g:.0%} more missing values" for n, g in gains if g > d.max_null_gain]
@@ -158,15 +168,18 @@ def decide(
     periods_since_retrain: int | None = None,
     earlier_requests: Sequence[str] = (),
 ) -> MonitoringDecision:
-    """What *facts* ask for, given the findings of the periods before, oldest first.
+    """Return the decision for *facts*, given the findings of *earlier* periods, oldest first.
 
-    `block` when the data are broken: a model must not learn from them, a person has to look. `retrain` when the
-    newest period and at least k of the last n of this release violate, unless a retrain is at most
-    ``monitor.cooldown`` periods ago. A retrain that *earlier_requests* (ids of decisions of this
-    period) asked for is not asked for again because more labels came in. `watch` when
-    something moved and that is not so. `none` otherwise, and when fewer than ``monitor.min_rows`` rows are there.
+    - `none`: fewer than ``monitor.min_rows`` rows, or nothing moved that matters.
+    - `block`: the data are broken. A model must not learn from them; a person has to look.
+    - `retrain`: the newest period and at least k of the last n periods of this release violate (``monitor.persist``),
+      and the last retrain is more than ``monitor.cooldown`` periods ago. If an earlier decision for this period
+      (*earlier_requests*, ids) requested a retrain, later labels do not request another one.
+    - `watch`: something moved, and the conditions for a retrain do not hold.
+
+    Raises pydantic's ValidationError for invalid facts.
     """
-    facts = Facts.model_validate(facts.model_dump())  # a copy made by model_copy was not checked
+    facts = Facts.model_validate(facts.model_dump())  # model_copy does not validate
     finding = find_violations(facts, rules)
     k, n = rules.persist
     window = [f for f in earlier if f.release == facts.release and f.period < facts.period][-(n - 1) :] if n > 1 else []
@@ -197,14 +210,14 @@ def decide(
 
 
 def decision_id(facts: Facts, rules: Monitor) -> str:
-    """A name for the decision that is the same whenever the same facts are judged by the same rules."""
+    """Return the decision's id. Equal facts and rules give an equal id."""
     content: Mapping[str, Any] = {"facts": facts.model_dump(), "rules": rules.model_dump()}
     text = json.dumps(_rounded(content), sort_keys=True, default=str)
     return f"{facts.period}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers to 9 digits, as the last ones may differ between machines."""
+    """Round floats to 9 significant digits; further ones may differ between machines."""
     if isinstance(value, Mapping):
         return {str(key): _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,5 +1,7 @@
-"""What the pairs, answers and labels of an A/B experiment say, as its report. Frames in, a report out; where they come
-from is `operations.experiments`'s business, what the report's words mean `trimtab.experiment.report`'s."""
+"""The report of an A/B experiment, computed from its pairs, answers and labels.
+
+`operations.experiments` reads the frames, `trimtab.experiment.report` defines the report.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from trimtab.data.arrays import Floats, Labels, Mask
 from trimtab.data.features import texts
 from trimtab.evaluation import metrics
 from trimtab.experiment.report import (
@@ -25,20 +28,20 @@ from trimtab.experiment.report import (
     Report,
     SampleRatioCheck,
 )
-from trimtab.model.scoring import Floats, Scores
+from trimtab.model.scoring import Scores
 from trimtab.rollout import block_means, evalues, observation
 from trimtab.rollout.state_machine import RolloutPolicy
 
 RESAMPLES = 200
 SEED = 20130101
 _CELLS = 2_000_000
-_FEWEST = 5  # expected in each arm, below which a chi-square says nothing
+_FEWEST = 5  # expected count per arm that the chi-square approximation needs
 
 
 def broken_guardrails(found: pd.DataFrame, policy: RolloutPolicy) -> tuple[str, ...]:
-    """What of B would harm users, in words: errors, missing answers, slowness, one answer to everything.
+    """Return the guardrails that B broke, in words: errors, missing answers, latency, constant output.
 
-    A rollout's guard on distributions is left out: an experiment may try a release that answers differently.
+    The guardrail on the output's distribution is left out: an experiment may try a release that answers differently.
     """
     tolerant = policy.guardrails.model_copy(update={"distance": 1.0})
     return observation.broken_guardrails(found, policy.model_copy(update={"guardrails": tolerant}))
@@ -55,11 +58,11 @@ def report(
     answers: pd.DataFrame,
     labels: pd.DataFrame,
 ) -> Report:
-    """What telemetry says of the experiment *plan*, judged by *policy*.
+    """Return the report of the experiment *plan* under *policy*.
 
-    *pairs* and *labels* are telemetry's; *answers* are the predictions that users got in it, with the columns
-    prediction_id, arm, propensity, prediction, for multiclass predicted_label and probabilities, and key where the
-    project has one.
+    *pairs* and *labels* are telemetry frames. *answers* are the predictions that users received, with the columns
+    prediction_id, arm, propensity and prediction, for multiclass also predicted_label and probabilities, and key where
+    the project has one.
     """
     found = observation.orient_pairs(pairs, plan.b, policy)
     known = observation.join_labels(found, labels)
@@ -77,8 +80,14 @@ def report(
 
 
 def sample_ratio_check(answers: pd.DataFrame, share: float) -> SampleRatioCheck:
-    """How the keys of *answers* fell, against the chosen *share*. A key is B's when B answered any of it, so one that
-    only ever got a replacement is missing in B, as it is for its users."""
+    """Compare the number of keys per arm in *answers* with the planned *share* of B.
+
+    A key belongs to B when B answered it at least once. A key whose answers from B were all replaced is missing in B.
+
+    >>> answers = pd.DataFrame({"arm": ["champion", "challenger"] * 50, "propensity": 0.5})
+    >>> sample_ratio_check(answers, 0.5).p_value
+    1.0
+    """
     by_b = (answers["arm"] == "challenger").to_numpy()
     replaced = int((~by_b & (answers["propensity"] == 1.0).to_numpy()).sum())
     has_keys = "key" in answers and bool(answers["key"].notna().any())
@@ -98,9 +107,12 @@ def sample_ratio_check(answers: pd.DataFrame, share: float) -> SampleRatioCheck:
 
 
 def slice_effects(known: pd.DataFrame, differences: Floats, policy: RolloutPolicy) -> tuple[Effect, ...]:
-    """The effect in every value of the named columns. All these intervals hold together at 1 - alpha: the j-th value
-    to get a label has alpha / (j (j + 1)), which sums to alpha however many there will be."""
-    first: dict[tuple[str, str], tuple[int, np.ndarray[Any, np.dtype[np.bool_]]]] = {}
+    """Return the effect in every value of the slice columns.
+
+    All intervals hold together at 1 - alpha: the j-th value to receive a label has alpha / (j (j + 1)), and these sum
+    to alpha for any number of values.
+    """
+    first: dict[tuple[str, str], tuple[int, Mask]] = {}
     for column in policy.slices:
         values = texts(known[column].astype(object).tolist()) if column in known else []
         for value in {v for v in values if v is not None}:
@@ -132,7 +144,10 @@ def _finding(low: float, high: float, margin: float) -> EffectFinding:
 
 
 def block_effect(known: pd.DataFrame, differences: Floats, policy: RolloutPolicy) -> BlockEffect | None:
-    """The overall effect from day to day, if the rules ask for it. Each side of the interval has half of alpha."""
+    """Return the overall effect over blocks of time, or None where the policy has no block.
+
+    Each side of the interval has half of alpha.
+    """
     if policy.block is None:
         return None
     times_us: Any = known["time"].astype("datetime64[us, UTC]").astype("int64").to_numpy()
@@ -150,7 +165,7 @@ def block_effect(known: pd.DataFrame, differences: Floats, policy: RolloutPolicy
 
 
 def power(differences: Floats, policy: RolloutPolicy) -> Power:
-    """What the labels so far would likely show. Each side of the interval has half of alpha."""
+    """Return what the labels so far would probably show. Each side of the interval has half of alpha."""
     values = differences[np.isfinite(differences)]
     sd = float(values.std()) if len(values) > 1 else 0.0
     if sd == 0:
@@ -173,7 +188,10 @@ def power(differences: Floats, policy: RolloutPolicy) -> Power:
 def arm_metrics(
     plan: ExperimentPlan, policy: RolloutPolicy, metric: str, answers: pd.DataFrame, labels: pd.DataFrame
 ) -> tuple[Arm, Arm, Estimate]:
-    """Both arms, and how much better B's metric is. Keys are drawn anew, not rows, as it is keys that were dealt."""
+    """Return both arms and how much better B's metric is, with bootstrap intervals.
+
+    The bootstrap resamples keys, not rows, because keys are assigned to the arms.
+    """
     known = answers.merge(labels[["prediction_id", "label"]], on="prediction_id", how="inner", sort=False)
     made = []
     for arm, release, seed in (("champion", plan.a, SEED), ("challenger", plan.b, SEED + 1)):
@@ -193,7 +211,7 @@ def arm_metrics(
 
 
 def _resampled(mine: pd.DataFrame, release: str, policy: RolloutPolicy, metric: str, seed: int) -> tuple[float, Floats]:
-    """The metric on these rows, and its bootstrap replicates."""
+    """Return the metric on these rows and its bootstrap replicates, shape (RESAMPLES,)."""
     truth, scores = _scored(mine, release, policy)
     value = float(metrics.measure(metric, truth, scores)[0])
     drawn_by = mine["key"].fillna(mine["prediction_id"]) if "key" in mine else mine["prediction_id"]
@@ -208,7 +226,7 @@ def _resampled(mine: pd.DataFrame, release: str, policy: RolloutPolicy, metric: 
     return value, np.concatenate(replicates)
 
 
-def _scored(mine: pd.DataFrame, release: str, policy: RolloutPolicy) -> tuple[metrics.Labels, Scores]:
+def _scored(mine: pd.DataFrame, release: str, policy: RolloutPolicy) -> tuple[Labels, Scores]:
     prediction = mine["prediction"].to_numpy(dtype=float)
     if policy.task != "multiclass":
         return mine["label"].to_numpy(dtype=float), Scores(policy.task, prediction, policy.classes.get(release, ()))
@@ -235,7 +253,7 @@ def _conclusion(effect: Effect, by_block: BlockEffect | None, split: SampleRatio
     if effect.difference is None:
         return "no label has arrived yet"
     seen = f"{effect.difference:+.4f} ({effect.low:+.4f} to {effect.high:+.4f}) over {effect.labels:,} labels"
-    told = f"{effect.finding}: mean loss of B less that of A {seen}"
+    text = f"{effect.finding}: mean loss of B less that of A {seen}"
     if by_block is None or effect.finding in {by_block.finding, "not told apart"}:
-        return told
-    return f"not from day to day yet ({by_block.finding}), though by the labels {told}"
+        return text
+    return f"not from day to day yet ({by_block.finding}), though by the labels {text}"

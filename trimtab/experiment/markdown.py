@@ -1,4 +1,4 @@
-"""How the report of an A/B experiment reads: Markdown, for the terminal, the run's page and MLflow alike."""
+"""The report of an A/B experiment as Markdown, for the terminal, the flow run's page and MLflow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trimtab.experiment.report import POWER, Arm, BlockEffect, Effect, Estimate,
 
 
 def to_markdown(report: Report, versions: Mapping[str, int] | None = None) -> str:
-    """*report* for people; *versions* are the releases' model versions by digest."""
+    """Return *report* as Markdown. *versions* maps release digests to model versions."""
     plan = report.plan
     state = f"ended: {report.reason}" if report.state == "ended" else "running"
     lines = [
@@ -99,8 +99,8 @@ def _split(report: Report) -> str:
     split = report.sample_ratio
     counted = f"{split.a:,} {split.unit} in A, {split.b:,} in B, {split.chosen:.0%} chosen for B"
     if split.holds is None:
-        told = "too few to tell whether the split holds"
+        result = "too few to tell whether the split holds"
     else:
-        told = f"{'holds' if split.holds else 'BROKEN'} (chi-square {split.chi_square:.2f}, p = {split.p_value:.2g})"
+        result = f"{'holds' if split.holds else 'BROKEN'} (chi-square {split.chi_square:.2f}, p = {split.p_value:.2g})"
     replaced = f" B had no answer for {split.replaced:,} rows of its own, which A answered." if split.replaced else ""
-    return f"{counted}: {told}.{replaced}"
+    return f"{counted}: {result}.{replaced}"

@@ -1,9 +1,10 @@
-"""What an A/B experiment is: what was asked for, and the words of its report. What the evidence says is
-`trimtab.experiment.analysis`' business, how a report reads `trimtab.experiment.markdown`'s.
+"""The plan and the report of an A/B experiment. `trimtab.experiment.analysis` computes a report,
+`trimtab.experiment.markdown` formats it.
 
-Two different things are compared. The effect is a mean difference of losses over pairs: both releases scored the same
-rows, and its interval holds however often one looks. The gate's metric is each arm's own, on what it answered: what
-users got, with intervals that hold for one look at a time fixed beforehand."""
+A report has two kinds of comparison. The effect is a mean loss difference over pairs: both releases scored the same
+rows, and its interval holds however often it is looked at. The gate's metric is computed per arm on the answers that
+users received; its intervals hold for one look at a time fixed in advance.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from trimtab.config.fields import Duration, written
 
 STRATEGY = "experiment"
 POWER = 0.8
-BROKEN_BELOW = 0.001  # a p-value that is looked at often, so small that it is reached by chance hardly ever
+BROKEN_BELOW = 0.001  # a small threshold, because the p-value is looked at often
 
 EffectFinding = Literal[
     "B is better", "B is worse", "no difference that matters", "not told apart", "too few labels", "too few blocks"
@@ -25,7 +26,7 @@ ExperimentState = Literal["running", "ended"]
 
 
 class ExperimentPlan(BaseModel):
-    """What was asked for: *share* of the keys are answered by *b*, the others by *a*, for *duration* of data time."""
+    """The request: *b* answers *share* of the keys and *a* the others, for *duration* of data time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="experiment")
 
@@ -33,7 +34,9 @@ class ExperimentPlan(BaseModel):
     b: str
     share: float = Field(0.5, gt=0, lt=1)
     duration: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(days=7)
-    name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9.-]{0,59}$", description="empty: made from the rest")
+    name: str | None = Field(
+        None, pattern=r"^[a-z0-9][a-z0-9.-]{0,59}$", description="empty: derived from the other fields"
+    )
 
     @field_validator("b")
     @classmethod
@@ -44,17 +47,17 @@ class ExperimentPlan(BaseModel):
 
     @property
     def id(self) -> str:
-        """What the ledger calls it: the same for the same experiment, so that asking again does not start another."""
+        """The id in the ledger, the same for the same plan: a repeated request does not start another experiment."""
         return f"{STRATEGY}-{self.title}"
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """The name for people."""
         return self.name or f"{self.a[:8]}-{self.b[:8]}-{self.share:g}-{written(self.duration)}"
 
 
 class Estimate(BaseModel):
-    """A number and the interval that holds it; null where it cannot be computed."""
+    """A value and its interval; null where it cannot be computed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,7 +67,7 @@ class Estimate(BaseModel):
 
 
 class Arm(BaseModel):
-    """What users got from one of the two: answers, their labels so far, the gate's metric on these."""
+    """One arm: the answers that users received, their labels so far, and the gate's metric on them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,10 +78,11 @@ class Arm(BaseModel):
 
 
 class SampleRatioCheck(BaseModel):
-    """Whether the arms have as many keys as they ought to: Pearson's chi-square with one degree of freedom.
+    """Whether the arms have the planned share of keys (sample ratio mismatch): Pearson's chi-square test, one degree of
+    freedom.
 
-    Keys are dealt to the arms, not answers, so keys are counted: a key with many answers is one draw. *holds* is null
-    while there are too few to tell. *replaced* answers were B's to give, and given by A because B had none.
+    Keys are assigned to arms, so keys are counted, not answers. *holds* is null while there are too few. *replaced*
+    counts the answers that belong to B and were given by A because B had none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,7 +98,7 @@ class SampleRatioCheck(BaseModel):
 
 
 class Effect(BaseModel):
-    """B's mean loss less A's on the same rows, overall or where *column* is *value*; negative where B is better."""
+    """B's mean loss minus A's on the same rows, overall or where *column* is *value*; negative where B is better."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -108,8 +112,7 @@ class Effect(BaseModel):
 
 
 class BlockEffect(BaseModel):
-    """The overall effect with a *block* of data time as one observation, as labels of one day share its weather: what
-    does not hold here may be the luck of a few days."""
+    """The overall effect with a *block* of data time as one observation, because labels of one day are correlated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -122,8 +125,11 @@ class BlockEffect(BaseModel):
 
 
 class Power(BaseModel):
-    """*detectable*: the smallest difference that these labels show with probability POWER. *needed*: the labels that
-    it takes to show one as large as the margin; *still_needed* of them have not come. Null before there are labels."""
+    """The power of the experiment so far; null before there are labels.
+
+    *detectable* is the smallest difference that these labels show with probability `POWER`. *needed* is the number of
+    labels that show a difference as large as the margin; *still_needed* is how many of them are missing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -134,8 +140,9 @@ class Power(BaseModel):
 
 
 class Report(BaseModel):
-    """Everything there is to say of an experiment now. *gain* is B's metric less A's, turned so that positive is
-    better."""
+    """The state of an experiment and all its results. *gain* is B's metric minus A's, signed so that positive is
+    better.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -154,14 +161,14 @@ class Report(BaseModel):
     sample_ratio: SampleRatioCheck
     effect: Effect
     slices: tuple[Effect, ...]
-    by_block: BlockEffect | None = Field(None, description="null where the rules name no block")
+    by_block: BlockEffect | None = Field(None, description="null where the policy has no block")
     power: Power
     broken: tuple[str, ...]
     conclusion: str
 
 
 def measures(report: Report) -> dict[str, float]:
-    """The report's numbers by name, as a tracker keeps them; those that are not known are left out."""
+    """Return the report's numbers by name for an experiment tracker; unknown numbers are left out."""
     named = {
         "effect": report.effect.difference, "effect_low": report.effect.low, "effect_high": report.effect.high,
         "labels": report.effect.labels, "pairs": report.pairs, "answers_a": report.a.answers,

@@ -1,5 +1,7 @@
-"""Which arm a key belongs to: the same in every process, on every machine, for as long as the rollout lasts. What share
-the challenger has is the ledger's to say."""
+"""Assign keys to arms by hash, the same way in every process and on every machine for the life of a rollout.
+
+The challenger's share comes from the ledger.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,19 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-_BITS = 53  # what a float can hold exactly, so that no bucket is rounded up to 1
+_BITS = 53  # the integers that a float holds exactly: no bucket is rounded up to 1
 
 
 def bucket(rollout: str, key: str) -> float:
-    """Where *key* lies in [0, 1) for *rollout*: uniform over keys and independent between rollouts.
+    """Return the position of *key* in [0, 1) for *rollout*: uniform over keys, independent between rollouts.
 
-    The challenger answers a key when this is below its share, so a key that it has answered once stays with it as the
-    share rises. A keyed BLAKE2b (RFC 7693), as its outputs for different keys are those of different functions.
+    The challenger answers a key when its bucket is below the challenger's share. The share only rises, so a key stays
+    with the challenger once assigned to it. The hash is BLAKE2b, keyed by the rollout (RFC 7693).
+
+    >>> 0.0 <= bucket("rollout-1", "N14228") < 1.0
+    True
+    >>> bucket("rollout-1", "N14228") == bucket("rollout-1", "N14228")
+    True
     """
     hashed = _keyed(rollout).copy()
     hashed.update(key.encode("utf-8", "surrogatepass"))

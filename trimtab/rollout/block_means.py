@@ -1,43 +1,46 @@
-"""Whether a difference holds from day to day. Labels of one day share its weather, its news, its bugs: a thousand of
-them are not a thousand independent observations, and the e-values of `trimtab.rollout.sequential_test`, which count
-each label, would take one strange day for proof. Here a block of data time is one observation."""
+"""Means over blocks of data time, such as days, with a confidence sequence.
+
+Labels of one day are correlated: they share weather, events and errors in the data. So here a block counts as one
+observation, where `trimtab.rollout.sequential_test` counts each label.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 
-from trimtab.model.scoring import Floats
-
-Ints = np.ndarray[Any, np.dtype[np.int64]]
+from trimtab.data.arrays import Floats, Ints
 
 MIN_BLOCKS = 5
-_FULL_ENOUGH = 0.2  # of the usual number of labels; the day that has just begun says little
+_FULL_ENOUGH = 0.2  # of the median number of rows; leaves out a block that has just begun
 _TIGHTEST_AT = 10  # blocks
 
 
 @dataclass(frozen=True)
 class BlockMean:
-    """The mean difference over *blocks* blocks, each counted once, and how far off it may be at any time."""
+    """A mean over *blocks* blocks, each counted once, and the half width of its confidence sequence."""
 
     blocks: int
     mean: float
     half_width: float
 
     def not_worse(self, margin: float) -> bool:
-        """Shown to stay below *margin*."""
+        """Whether the mean is shown to be below *margin*."""
         return self.blocks >= MIN_BLOCKS and self.mean + self.half_width < margin
 
     def worse(self, margin: float = 0.0) -> bool:
-        """Shown to lie above *margin*."""
+        """Whether the mean is shown to be above *margin*."""
         return self.blocks >= MIN_BLOCKS and self.mean - self.half_width > margin
 
     def describe(self, block: timedelta) -> str:
-        """For people."""
+        """Return the mean and its half width as text.
+
+        >>> BlockMean(12, 0.001, 0.0004).describe(timedelta(days=1))
+        '+0.0010 ± 0.0004 over 12 days'
+        """
         name = "days" if block == timedelta(days=1) else f"blocks of {block}"
         if self.blocks < MIN_BLOCKS:
             return f"{self.blocks} of at least {MIN_BLOCKS} {name}"
@@ -45,18 +48,28 @@ class BlockMean:
 
 
 def block_mean(differences: Floats, times_us: Ints, block: timedelta, alpha: float) -> BlockMean:
-    """The mean of *differences*, shape (n,), by the blocks that their rows' *times_us* fall in; nan is left out."""
+    """Return the mean of *differences* over blocks. Nan values are left out.
+
+    *differences* and *times_us* (microseconds since the epoch) have shape (n,). Each block is weighted equally.
+
+    >>> day = 86_400_000_000
+    >>> found = block_mean(np.array([1.0, 1.0, 4.0, 4.0]), np.array([0, 1, day, day + 1]), timedelta(days=1), 0.05)
+    >>> (found.blocks, found.mean)
+    (2, 2.5)
+    """
     known = np.isfinite(differences)
     values = differences[known]
     return block_statistic(lambda rows: float(values[rows].mean()), times_us[known], block, alpha)
 
 
 def block_statistic(measure: Callable[[Ints], float], times_us: Ints, block: timedelta, alpha: float) -> BlockMean:
-    """The mean of what *measure* says of the rows of each block (their places are its argument); nan is left out.
+    """Return the mean over blocks of *measure*, which gets the positions of a block's rows and returns one number.
 
-    The half width is that of a one-sided asymptotic confidence sequence, which holds at all times at once: equation
-    (12) of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic
-    confidence sequences" (Annals of Statistics 2024), tightest at 10 blocks.
+    Blocks with less than a fifth of the median number of rows are left out, as are blocks where *measure* is nan. The
+    half width is infinite with fewer than two blocks. It is that of a one-sided asymptotic confidence sequence at level
+    1 - *alpha*, valid at all times at once: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central
+    limit theory and asymptotic confidence sequences", Annals of Statistics (2024), equation (12), with rho chosen to be
+    tightest at 10 blocks.
     """
     if not len(times_us):
         return BlockMean(0, 0.0, float("inf"))
@@ -73,7 +86,7 @@ def block_statistic(measure: Callable[[Ints], float], times_us: Ints, block: tim
 
 
 def _width(count: int, alpha: float) -> float:
-    """How many standard deviations a mean of *count* may be off."""
+    """Half width of the confidence sequence after *count* blocks, in standard deviations."""
     spread = np.log(1 / (2 * alpha))
     rho2 = (2 * spread + np.log(1 + 2 * spread)) / _TIGHTEST_AT
     inner = count * rho2 + 1

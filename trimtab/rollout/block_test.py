@@ -1,7 +1,9 @@
-"""The verdict where a block of data time is one observation (`rollout.block`): the gate's own metric, day by day, of
-the release on trial against the other one on the same rows. Loss differences of single labels
-(`trimtab.rollout.sequential_test`) then only raise suspicion, which keeps users away from the release until the days
-have decided."""
+"""The verdict when a block of data time is one observation (`rollout.block`).
+
+It compares the gate's metric of both releases on the same rows, block by block. The loss differences of single labels
+(`trimtab.rollout.sequential_test`) then only raise suspicion, which keeps users away from the release until the blocks
+decide.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from trimtab.data.arrays import Ints, Labels, Mask
 from trimtab.evaluation import metrics
 from trimtab.model.scoring import Scores
-from trimtab.rollout.block_means import MIN_BLOCKS, BlockMean, Ints, block_statistic
-from trimtab.rollout.sequential_test import PROBATION_SHARE, RARE, ROLLOUT_SHARE, VerdictOutcome
+from trimtab.rollout.block_means import MIN_BLOCKS, BlockMean, block_statistic
+from trimtab.rollout.sequential_test import PROBATION_SHARE, RARE, ROLLOUT_SHARE
 from trimtab.rollout.state_machine import RolloutPolicy
-
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
+from trimtab.rollout.verdict import VerdictOutcome
 
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What the blocks say: the outcome, its reason, and the numbers; *suspected* when only a slice, which looks worse
-    but is not shown to be, keeps the release from being promoted."""
+    """The outcome, its reason in words, and the numbers.
+
+    *suspected* means that overall it is not worse, but a slice looks worse without being shown worse.
+    """
 
     outcome: VerdictOutcome
     reason: str
@@ -32,7 +36,7 @@ class BlockResult:
 
 
 def judge_blocks(
-    truth: metrics.Labels,
+    truth: Labels,
     new: Scores,
     old: Scores,
     times_us: Ints,
@@ -42,12 +46,14 @@ def judge_blocks(
     suspects: Collection[tuple[str, str]] = (),
     in_probation: bool,
 ) -> BlockResult:
-    """Hold *new* against *old* on the same rows, all of shape (n,), in blocks of ``policy.block``.
+    """Compare *new* with *old* on the same rows in blocks of ``policy.block``; arrays and masks have shape (n,).
 
-    Promote: shown not worse by ``policy.metric_margin``, and no slice looks worse: not in the mean over its blocks, by
-    more than its margin, and not by the losses of its labels, which makes it one of the *suspects*; it waits until
-    each slice that one label in 20 belongs to has enough blocks. Roll back: shown worse, or a slice shown worse by
-    more than its margin, with alpha shared out between all of these (Bonferroni). In probation only the latter.
+    Promote: shown not worse by ``policy.metric_margin``, and no slice looks worse, neither in the mean over its blocks
+    by more than its margin nor as one of the *suspects* (slices whose labels have a mean loss difference above the
+    margin). Roll back: shown worse overall, or shown worse by more than its margin in a slice; alpha is divided equally
+    among these tests (Bonferroni). In probation the only outcomes are roll back and keep collecting.
+
+    Needs ``policy.block`` and ``policy.metric``.
     """
     assert policy.block is not None
     assert policy.metric is not None
@@ -57,8 +63,8 @@ def judge_blocks(
     parts = {key: np.flatnonzero(mask) for key, mask in slices.items()}
     each = share / (1 + len(parts))
     found = {key: _in(places, lost, times_us, policy, each) for key, places in parts.items()}
-    told = {f"{column}={value}": _numbers(part) for (column, value), part in found.items()}
-    evidence = {"metric": policy.metric, **_numbers(overall), "slices": told}
+    by_slice = {f"{column}={value}": _numbers(part) for (column, value), part in found.items()}
+    evidence = {"metric": policy.metric, **_numbers(overall), "slices": by_slice}
     words = f"{policy.metric} differs by {overall.describe(policy.block)}, positive is worse"
     if _in(np.arange(len(times_us)), lost, times_us, policy, each).worse():
         return BlockResult("roll back", f"worse from day to day: {words}", evidence)
@@ -85,8 +91,8 @@ def judge_blocks(
     return BlockResult("promote", f"not worse by more than {policy.metric_margin:g} from day to day: {words}", evidence)
 
 
-def _loss(metric: str, truth: metrics.Labels, new: Scores, old: Scores) -> Callable[[Ints], float]:
-    """How much of *metric* the release loses on some rows: positive is worse, whichever way the metric points."""
+def _loss(metric: str, truth: Labels, new: Scores, old: Scores) -> Callable[[Ints], float]:
+    """Return the function that computes the loss in *metric* on given rows: positive is worse, for every metric."""
 
     def lost(rows: Ints) -> float:
         mask = np.zeros(len(truth), dtype=bool)

@@ -1,6 +1,6 @@
-"""What a rollout is judged by: the section `rollout` of `params.yaml`. A rollout keeps the rules that it began with, so
-they are part of its record. How evidence is weighed is `trimtab.rollout.sequential_test`'s business, what follows is
-`trimtab.rollout.state_machine`'s."""
+"""The section `rollout` of `params.yaml`. A rollout keeps the configuration of its first day: it is stored as a
+`RolloutPolicy` with the rollout.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOSSES: dict[str, tuple[Loss, ...]] = {
     "multiclass": ("brier", "log"),
     "regression": ("squared", "absolute"),
 }
-# What pairs of predictions are recorded with; a slice column of such a name could not be told from it.
+# The columns of recorded pairs. A slice column must not have one of these names.
 RESERVED_COLUMNS = frozenset(
     {
         *("prediction_id", "time", "received_at", "rollout", "champion", "challenger", "by_challenger", "error"),
@@ -28,46 +28,55 @@ RESERVED_COLUMNS = frozenset(
 
 
 class Guardrails(BaseModel):
-    """What takes a challenger back at once, without any label."""
+    """Limits that need no label. A challenger that breaks one is rolled back at once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    max_errors: int = Field(2, ge=0, description="answers that the challenger may owe by raising an error")
-    max_missing: int = Field(2, ge=0, description="answers that may be no number")
-    latency_ratio: float = Field(3.0, gt=1, description="times as slow as the champion, and slower than latency_ms")
-    latency_ms: float = Field(20.0, gt=0, description="a call to the model that takes less is quick enough")
-    distance: float = Field(0.2, gt=0, le=1, description="between the outputs that users get and those in the shadow")
-    min_answers: int = Field(100, ge=20, description="answers before latency, constancy and distance are judged")
+    max_errors: int = Field(2, ge=0, description="requests on which the challenger may raise an error")
+    max_missing: int = Field(2, ge=0, description="answers of the challenger that may be missing or not finite")
+    latency_ratio: float = Field(
+        3.0, gt=1, description="allowed ratio to the champion's latency, checked above latency_ms"
+    )
+    latency_ms: float = Field(20.0, gt=0, description="model calls faster than this always pass")
+    distance: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="allowed Kolmogorov-Smirnov distance between the outputs that users get and the shadow's",
+    )
+    min_answers: int = Field(100, ge=20, description="answers before latency, constant output and distance are checked")
 
 
 class RolloutConfig(BaseModel):
-    """How a challenger becomes champion. Losses lie in 0 to 1 (`trimtab.rollout.losses`), and so does the margin."""
+    """How a challenger becomes champion. Losses and the margin lie between 0 and 1 (`trimtab.rollout.losses`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        (0.05, 0.25, 0.5), description="shares of the keys that the challenger answers, one after another"
+        (0.05, 0.25, 0.5), description="the challenger's shares of the keys, in rising order"
     )
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of a wrong verdict, at however many looks")
+    alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="probability of a wrong verdict, however often the data are looked at"
+    )
     margin: float = Field(
-        0.002, gt=0, lt=1, description="how much larger a mean loss (0 to 1) still counts as not worse"
+        0.002, gt=0, lt=1, description="how much larger the mean loss (0 to 1) may be and still count as not worse"
     )
-    loss: Loss | None = Field(None, description="loss of a row; default: brier, squared for a regression")
-    min_labels: int = Field(500, ge=1, description="labels before the first canary step, and before any verdict")
+    loss: Loss | None = Field(None, description="loss per row; default: brier, for a regression squared")
+    min_labels: int = Field(500, ge=1, description="labels before the first canary step and before any verdict")
     block: Duration | None = Field(
-        None, description="data time that counts as one observation, by the gate's metric and margins, like 1d"
+        None, description="data time that counts as one observation, like 1d; compared by the gate's metric and margins"
     )
-    min_answers: int = Field(500, ge=1, description="pairs in the shadow, and answers of each canary step")
+    min_answers: int = Field(500, ge=1, description="pairs in the shadow phase, and answers in each canary step")
     horizon: Duration = Field(timedelta(days=28), description="data time after which on_inconclusive decides")
     on_inconclusive: Literal["keep", "promote"] = Field(
-        "keep", description="at the horizon: keep the champion, or promote"
+        "keep", description="at the horizon: keep the champion, or promote the challenger"
     )
     slices: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
-        {}, description="column: margin of the loss in each value"
+        {}, description="column: margin of the mean loss in each of its values"
     )
-    min_slice_labels: int = Field(300, ge=30, description="labels after which a value of a slice is judged")
+    min_slice_labels: int = Field(300, ge=30, description="labels before a value of a slice column is judged")
     probation: Duration = Field(
-        timedelta(days=28), description="data time that late labels can still revert a promotion"
+        timedelta(days=28), description="data time in which late labels can still revert a promotion"
     )
     guardrails: Guardrails = Guardrails()
 
@@ -75,16 +84,20 @@ class RolloutConfig(BaseModel):
     @classmethod
     def _rising(cls, steps: tuple[float, ...]) -> tuple[float, ...]:
         if list(steps) != sorted(set(steps)):
-            raise ValueError(f"steps have to rise: {', '.join(map(str, steps))} do not")
+            raise ValueError(f"steps must rise: {', '.join(map(str, steps))} do not")
         return steps
 
     @field_validator("slices")
     @classmethod
     def _own_names(cls, slices: dict[str, float]) -> dict[str, float]:
         if taken := sorted(RESERVED_COLUMNS & slices.keys()):
-            raise ValueError(f"telemetry needs the name {taken[0]} for itself: rename the column")
+            raise ValueError(f"{taken[0]} is a column of the recorded pairs: rename the slice column")
         return slices
 
     def loss_of(self, task: str) -> Loss:
-        """The loss that pairs are compared by."""
+        """Return the loss for *task*: the configured one, otherwise the task's default.
+
+        >>> RolloutConfig().loss_of("regression")
+        'squared'
+        """
         return self.loss or LOSSES[task][0]

@@ -1,12 +1,16 @@
-"""Evidence about the mean of bounded numbers that may be looked at after every one of them: bets against a hypothesis,
-whose wealth hardly ever grows large while the hypothesis holds. What is hypothesised about which numbers, and what
-follows, is `trimtab.rollout.sequential_test`'s business.
+"""E-values and confidence sequences for the mean of bounded numbers. They may be looked at after every number.
 
-The numbers here are differences of losses in -1 to 1 in the order in which they became known. All functions work along
-the last axis, so that many streams can be judged at once. Sources: Waudby-Smith and Ramdas, "Estimating means of
-bounded random variables by betting", J. R. Stat. Soc. B 86 (2024) 1-27, for the bets, their mixture and the interval;
-Ville, "Étude critique de la notion de collectif" (1939), for the inequality: a nonnegative supermartingale that starts
-at 1 ever reaches 1/alpha with a probability of at most alpha."""
+The numbers are loss differences in [-1, 1], in the order in which they became known. An e-value is the wealth from
+betting against a hypothesis: it rarely becomes large while the hypothesis holds. `trimtab.rollout.sequential_test`
+states the hypotheses. All functions work along the last axis.
+
+References:
+
+- Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", Journal of the Royal Statistical
+  Society B 86 (2024) 1-27: the bets, their mixture, and the confidence sequence.
+- Ville, "Étude critique de la notion de collectif" (1939): a nonnegative supermartingale that starts at 1 reaches
+  1/alpha with probability at most alpha.
+"""
 
 from __future__ import annotations
 
@@ -14,50 +18,54 @@ import functools
 import math
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
-from trimtab.model.scoring import Floats
+from trimtab.data.arrays import Counts, Floats
 
-Counts = np.ndarray[Any, np.dtype[np.intp]]
-
-# What one may bet on, as multiples of the margin, and the share of the wealth on each. The first is for what is usual,
-# a difference about as large as the margin; the others find larger ones sooner. Measured: docs/design/verdict.md.
+# The distances to bet on, as multiples of the margin, and the share of the wealth on each. The first suits a difference
+# about as large as the margin; the others detect larger ones sooner. Measured in docs/design/verdict.md.
 DISTANCES = (1.0, 4.0, 16.0)
 SHARES = (0.4, 0.4, 0.2)
-# An interval has no margin to go by: from a quarter of the range down to a thousandth.
+# The distances for intervals, which have no margin: from a quarter of the range to a thousandth.
 _WIDTHS = tuple(4.0**-j for j in range(1, 6))
-# The most that one label may cost a bet: 1 would be all of it.
+# The largest share of a bet's wealth that one label can take.
 _LARGEST_BET = 0.9
 # The variance before the first label is that of five labels with a standard deviation of 0.22.
 _PRIOR_LABELS, _PRIOR_SQUARES = 5.0, 0.25
-_HOPELESS = 4.0  # a bet whose ln wealth is so far behind the best
-_MOST = 600.0  # ln of the largest wealth that is told apart
-_LAST = 1 - 1e-9  # a mean of 1 leaves nothing to bet against
+_HOPELESS = 4.0  # bets whose ln wealth is this far below the best are ignored
+_MOST = 600.0  # ln of the largest wealth, so that exp does not overflow
+_LAST = 1 - 1e-9  # the largest mean to test: at 1 a bet is not defined
 
 
 def against_worse(differences: Floats, margin: float) -> Floats:
-    """ln e-value after each label against "the mean is *margin* or more": large when the challenger is not worse."""
+    """Return ln of the e-value after each label against "the mean is *margin* or more", shape (..., n).
+
+    Large values show that the challenger is not worse by *margin*.
+
+    >>> float(against_worse(np.zeros(1000), 0.01)[-1]) > math.log(20)
+    True
+    """
     return log_wealth(margin - differences, running_variance(differences), worst=1 - margin, unit=margin)
 
 
 def against_not_worse(differences: Floats, threshold: float, *, unit: float) -> Floats:
-    """ln e-value after each label against "the mean is *threshold* or less": large when the challenger is worse.
+    """Return ln of the e-value after each label against "the mean is *threshold* or less", shape (..., n).
 
-    *unit* is the margin: what counts as a small difference beyond the threshold.
+    Large values show that the challenger is worse by more than *threshold*. *unit* is the margin: the size of a small
+    difference beyond the threshold.
     """
     return log_wealth(differences - threshold, running_variance(differences), worst=1 + threshold, unit=unit)
 
 
 def log_wealth(gains: Floats, variance: Floats, *, worst: float, unit: float) -> Floats:
-    """ln of what 1 has become by betting on positive *gains*, after each of them: the same shape, (..., n).
+    """Return ln of the wealth, from 1, after betting on each of *gains*: shape (..., n), like *gains* and *variance*.
 
     The wealth is the mean, weighted by `SHARES`, of one product per distance d in `DISTANCES` times *unit*:
-    prod(1 + b gain), b = d / (variance + d²), which is about the best bet when the mean gain is d (Kelly 1956, to the
-    second order), at most 0.9 / *worst*, where no gain is below -*worst*. Each bet is made with
-    what was known before its label, so the wealth is a nonnegative supermartingale as long as the expected gain, given
-    what came before, is at most 0.
+    prod(1 + b gain), b = d / (variance + d²), at most 0.9 / *worst*, where no gain is below -*worst*. This b is close
+    to the bet that grows fastest when the mean gain is d (Kelly 1956, second-order expansion). *variance* is the
+    prediction from earlier labels (`running_variance`), so the wealth is a nonnegative supermartingale while the
+    expected gain, given the past, is at most 0.
     """
     total = np.zeros(gains.shape)
     for distance, share in zip(DISTANCES, SHARES, strict=True):
@@ -74,7 +82,10 @@ def log_wealth(gains: Floats, variance: Floats, *, worst: float, unit: float) ->
 
 
 def running_variance(differences: Floats) -> Floats:
-    """What one would have guessed as the variance before each label, from those before it: shape (..., n)."""
+    """Return the variance predicted before each label from the labels before it: shape (..., n).
+
+    It starts as if five labels with a standard deviation of 0.22 had been seen.
+    """
     seen = np.arange(1, differences.shape[-1] + 1)
     total, squares = np.cumsum(differences, axis=-1), np.cumsum(differences**2, axis=-1)
     after = (_PRIOR_SQUARES + squares - total**2 / seen) / (_PRIOR_LABELS + seen)
@@ -85,7 +96,13 @@ def running_variance(differences: Floats) -> Floats:
 
 
 def first_crossing(path: Floats, alpha: float) -> Counts:
-    """The number of labels after which an e-value first reached 1/*alpha*, shape (...); 0 where it has not."""
+    """Return the number of labels after which an e-value first reached 1/*alpha*; 0 if never. Shape (...).
+
+    *path* holds ln e-values, shape (..., n).
+
+    >>> first_crossing(np.log([[1.0, 25.0, 3.0], [1.0, 2.0, 3.0]]), 0.05).tolist()
+    [2, 0]
+    """
     reached = path >= -math.log(alpha)
     if not path.shape[-1]:
         return np.zeros(path.shape[:-1], dtype=np.intp)
@@ -93,9 +110,14 @@ def first_crossing(path: Floats, alpha: float) -> Counts:
 
 
 def interval(differences: Floats, *, alpha: float) -> tuple[float, float]:
-    """Holds the mean of *differences*, shape (n,), at all times at once with probability 1 - *alpha*.
+    """Return the confidence sequence (low, high) for the mean of *differences*, shape (n,), at level 1 - *alpha*.
 
-    The means that a bet on either side has not refuted at alpha/2 (inversion, as in Waudby-Smith and Ramdas).
+    It holds at all times at once. It contains the means that bets on either side have not rejected at alpha/2
+    (inversion of the test, Waudby-Smith and Ramdas 2024). Without numbers it is (-1, 1).
+
+    >>> low, high = interval(np.tile([0.1, -0.1], 500), alpha=0.05)
+    >>> low < 0 < high
+    True
     """
     if not len(differences):
         return -1.0, 1.0
@@ -105,7 +127,7 @@ def interval(differences: Floats, *, alpha: float) -> tuple[float, float]:
 
 
 def _upper(differences: Floats, bets: Floats, alpha: float) -> float:
-    """The smallest mean such that "it is this or more" is refuted."""
+    """Return the smallest mean for which "the mean is this or more" is rejected at *alpha*."""
     share = math.log(1 / len(bets))
 
     def wealth(mean: float) -> Floats:
@@ -123,7 +145,7 @@ def _upper(differences: Floats, bets: Floats, alpha: float) -> float:
     doubt = math.sqrt(-2 * math.log(alpha) * (float(differences.var()) + 1 / len(differences)) / len(differences))
     low, high = start, min(start + 1.3 * doubt, _LAST)
     ahead = wealth(high)
-    bets = bets[ahead > ahead.max() - _HOPELESS]  # the others would add next to nothing, and leaving them out is safe
+    bets = bets[ahead > ahead.max() - _HOPELESS]  # dropping small ones is conservative
     while evidence(high) < 0:
         if high == _LAST:
             return 1.0
@@ -132,11 +154,11 @@ def _upper(differences: Floats, bets: Floats, alpha: float) -> float:
 
 
 def _root(rising: Callable[[float], float], low: float, high: float, *, precision: float) -> float:
-    """Where *rising* reaches 0 between *low* and *high*, rounded up by at most *precision*.
+    """Return where the increasing function *rising* reaches 0 in [*low*, *high*], rounded up by at most *precision*.
 
-    *low* where it is not negative even there. The values at *low* and *high* are asked for more than once.
+    Returns *low* if *rising* is not negative there. The values at *low* and *high* are computed more than once.
     """
-    from scipy.optimize import brentq  # 0.4 s to import, which scikit-learn does too
+    from scipy.optimize import brentq  # 0.4 s to import; scikit-learn imports it too
 
     if rising(low) >= 0:
         return low
@@ -145,10 +167,13 @@ def _root(rising: Callable[[float], float], low: float, high: float, *, precisio
 
 
 def detectable(labels: int, sd: float, *, alpha: float, power: float = 0.8, margin: float = 0.002) -> float:
-    """The smallest difference, from the hypothesis refuted, that *labels* labels show with probability *power*.
+    """Return the smallest distance from the hypothesis that *labels* labels show with probability *power*.
 
-    An approximation for planning: *sd* is the standard deviation of the differences, the wealth is taken at its
-    second-order expansion, and the mean of the labels as normal. 1 when not even the largest difference would show.
+    For planning: *sd* is the standard deviation of the differences, the wealth is approximated to the second order, and
+    the mean of the labels is taken as normal. Returns 1.0 when no difference would show.
+
+    >>> detectable(2000, 0.05, alpha=0.05) < detectable(500, 0.05, alpha=0.05)
+    True
     """
     doubt = NormalDist().inv_cdf(power) * sd / math.sqrt(labels)
 

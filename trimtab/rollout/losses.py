@@ -1,6 +1,8 @@
-"""How wrong a prediction is, as a number between 0 and 1, and how much more wrong the challenger is than the champion
-on the same row. What follows from many such differences is `trimtab.rollout.sequential_test`'s business; the metrics of
-a gate, which need not be sums over rows, are `trimtab.evaluation.metrics`'."""
+"""Per-row losses between 0 and 1, and the difference between challenger and champion on the same row.
+
+`trimtab.rollout.sequential_test` tests the differences. The metrics of the gate, which need not be sums over rows, are
+in `trimtab.evaluation.metrics`.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.model.scoring import Floats
+from trimtab.data.arrays import Floats, Labels, Mask
 from trimtab.rollout.config import Loss
 
-Labels = np.ndarray[Any, Any]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
-
-# A probability below this for what came true counts as this, so that a single row cannot outweigh all others.
+# A lower probability of the true class counts as this, so that one row cannot outweigh all others.
 LEAST_PROBABILITY = 0.001
-# How many of the champion's own errors count in full; the largest ones count as the cap.
+# The share of the champion's own errors below the cap.
 _UNCLIPPED = 0.99
 
 
@@ -30,11 +29,14 @@ def differences(
     classes: Sequence[Any] = (),
     cap: float | None = None,
 ) -> Floats:
-    """The challenger's loss less the champion's, row by row: shape (n,), in -1 to 1, positive where it is worse.
+    """Return the challenger's loss minus the champion's per row: shape (n,), in [-1, 1], positive where it is worse.
 
     *truth* has shape (n,): 0 and 1, labels of *classes*, or numbers. Predictions have shape (n,): probabilities of
-    the positive class, or values; or (n, k) for the k *classes*. A loss of a regression needs *cap*.
-    A row without a known truth gives nan: it is evidence for neither.
+    the positive class, or values; or shape (n, k) for the k *classes*. A regression loss needs *cap*.
+    The result is nan where the truth is unknown. Raises ValueError as `losses` does.
+
+    >>> differences("brier", [1, 0, None], np.array([0.8, 0.4, 0.5]), np.array([0.9, 0.5, 0.5])).round(2).tolist()
+    [-0.03, 0.09, nan]
     """
     known = _known(truth)
     of_champion = losses(loss, truth, champion, classes=classes, cap=cap)
@@ -50,12 +52,20 @@ def losses(
     classes: Sequence[Any] = (),
     cap: float | None = None,
 ) -> Floats:
-    """The loss of each row, shape (n,), in 0 to 1; 1 where the prediction is not a finite number.
+    """Return the loss of each row: shape (n,), in [0, 1]; 1 where the prediction is not a finite number.
 
-    - brier: (p - y)² (Brier 1950); for k classes half the squared distance to the one that came true, so that two
-      classes give the same. A label that is in none of *classes* had no probability from either model.
-    - log: -ln(p of what came true), clipped at p = 0.001 and divided by its largest value, ln 1000 = 6.9.
-    - absolute: |error|, clipped at *cap* and divided by it. squared: the square of that.
+    - brier: (p - y)² (Brier 1950, "Verification of forecasts expressed in terms of probability"). For k classes half
+      the squared distance to the true class's unit vector, so that two classes give the same value as the binary form.
+      A label that is not in *classes* has probability 0.
+    - log: -ln(p of the true class), clipped at p = 0.001 and divided by its largest value, ln 1000 = 6.9.
+    - absolute: |error| clipped at *cap* and divided by it.
+    - squared: the square of the absolute loss.
+
+    Raises ValueError when the lengths or the number of classes disagree, or when a regression loss has no positive
+    *cap*.
+
+    >>> losses("absolute", [10.0, 10.0], np.array([12.0, 30.0]), cap=8.0).tolist()
+    [0.25, 1.0]
     """
     prediction = np.asarray(prediction, dtype=np.float64)
     if len(prediction) != len(truth):
@@ -75,10 +85,14 @@ def losses(
 
 
 def regression_cap(reference_truth: Floats, reference_prediction: Floats) -> float:
-    """The error, in the target's units, that counts as 1: what 99 of 100 of the champion's reference errors stay below.
+    """Return the absolute error that counts as loss 1, in target units: the 0.99 quantile of the champion's errors.
 
-    A quantile, because a few wild rows must not set the scale, which a standard deviation would let them do; so far
-    out, because errors beyond it all look the same. A champion without errors gives the target's spread, then 1.
+    A quantile is robust against a few extreme rows; a standard deviation is not. Both arrays have shape (n,); values
+    that are not finite are ignored. If that quantile is 0 it falls back to the largest error, then to the 0.99
+    quantile of the target's distance from its median, then to 1.
+
+    >>> regression_cap(np.zeros(101), np.arange(101.0))
+    99.0
     """
     truth = np.asarray(reference_truth, dtype=np.float64)
     error = np.abs(np.asarray(reference_prediction, dtype=np.float64) - truth)
@@ -127,7 +141,7 @@ def _numbers(truth: Labels | Sequence[Any]) -> Floats:
 
 
 def _known(truth: Labels | Sequence[Any]) -> Mask:
-    """True where there is a label; an infinite number is none."""
+    """True where there is a label; nan, None and infinity are not labels."""
     return np.array(
         [not (v is None or v != v or (isinstance(v, float) and np.isinf(v))) for v in _plain(truth)], dtype=np.bool_
     )

@@ -1,6 +1,9 @@
-"""What pairs of predictions and their labels say about the release on trial: loss differences for the verdict, and the
-guardrails, which need no label. Frames in, numbers out; where they come from is `stores.rollout_observation`'s
-business."""
+"""What pairs of predictions and their labels show of a rollout: loss differences for the verdict, and the guardrails,
+which need no label.
+
+Frames in, numbers out; `stores.rollout_observation` reads the frames. "The release" is the one that the rollout is
+about: the challenger, and after its promotion the champion.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from trimtab.data.arrays import Floats, Mask
 from trimtab.data.features import texts
 from trimtab.model.release import Label
 from trimtab.model.scoring import Scores
@@ -18,37 +22,41 @@ from trimtab.rollout import block_test, losses, sequential_test
 from trimtab.rollout.block_test import BlockResult
 from trimtab.rollout.state_machine import Observation, RolloutPolicy, RolloutState
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-_SLOWEST = 0.9  # the quantile of call times that is compared: waiting now and then is waiting, too
+_SLOWEST = 0.9  # the quantile of latencies that is compared
 _SURE = 1e-4  # chance that distance_beyond calls samples of one distribution apart
 
 
 def orient_pairs(pairs: pd.DataFrame, release: str, policy: RolloutPolicy) -> pd.DataFrame:
-    """*pairs* as (on trial, other) whoever of the two was champion, with the columns new, old (predictions),
-    new_shares, old_shares (multiclass), new_us, old_us, is_trial (the release did not answer by itself) and exposed
-    (users got its answer)."""
-    is_trial = (pairs["challenger"] == release).to_numpy()
-    ours = pairs[is_trial | (pairs["champion"] == release).to_numpy()].reset_index(drop=True)
-    is_trial = (ours["challenger"] == release).to_numpy()
-    found = ours.assign(is_trial=is_trial, exposed=np.where(is_trial, ours["by_challenger"].astype(bool), True))
+    """Return the *pairs* of *release* in the form (release, other), whichever of the two was champion.
+
+    Adds the columns new and old (predictions of the release and the other), new_shares and old_shares (probabilities,
+    multiclass only), new_us and old_us (microseconds per call), is_challenger (the release was the challenger) and
+    exposed (users received its answer).
+    """
+    is_challenger = (pairs["challenger"] == release).to_numpy()
+    ours = pairs[is_challenger | (pairs["champion"] == release).to_numpy()].reset_index(drop=True)
+    is_challenger = (ours["challenger"] == release).to_numpy()
+    found = ours.assign(
+        is_challenger=is_challenger, exposed=np.where(is_challenger, ours["by_challenger"].astype(bool), True)
+    )
     kinds = ("prediction", "probabilities", "us") if policy.task == "multiclass" else ("prediction", "us")
     names = {"prediction": "", "probabilities": "_shares", "us": "_us"}
     for kind in kinds:
         mine, others = ours[f"challenger_{kind}"], ours[f"champion_{kind}"]
-        found[f"new{names[kind]}"] = mine.where(is_trial, others)
-        found[f"old{names[kind]}"] = others.where(is_trial, mine)
+        found[f"new{names[kind]}"] = mine.where(is_challenger, others)
+        found[f"old{names[kind]}"] = others.where(is_challenger, mine)
     return found
 
 
 def join_labels(found: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """The oriented pairs whose label has arrived, in the order of arrival, with the columns label and arrived."""
+    """Return the oriented pairs that have a label, in order of arrival, with the columns label and arrived."""
     known = labels[["prediction_id", "label", "received_at"]].rename(columns={"received_at": "arrived"})
     both = found.merge(known, on="prediction_id", how="inner", sort=False)
     return both.sort_values(["arrived", "prediction_id"], ignore_index=True)
 
 
 def differences(known: pd.DataFrame, release: str, other: str, policy: RolloutPolicy) -> Floats:
-    """Loss of the release on trial minus the other's, per labelled pair, in [-1, 1], shape (n,)."""
+    """Return the loss of *release* minus that of *other* per labelled pair: shape (n,), in [-1, 1]."""
     loss = policy.loss_of(policy.task)
     if policy.task != "multiclass":
         truth = known["label"].to_numpy(dtype=float)
@@ -64,7 +72,9 @@ def differences(known: pd.DataFrame, release: str, other: str, policy: RolloutPo
 
 
 def _shares(rows: pd.Series[Any], known: Sequence[Label], classes: Sequence[str | None]) -> Floats:
-    """Probability vectors over *classes*; a label that the model does not know has none. A missing one is nan."""
+    """Return probabilities over *classes*, shape (n, len(classes)): 0 for a class that the model lacks, nan where
+    missing.
+    """
     places = [list(classes).index(name) for name in texts(known)]
     matrix = np.zeros((len(rows), len(classes)))
     blank = [float("nan")] * len(known)
@@ -74,9 +84,11 @@ def _shares(rows: pd.Series[Any], known: Sequence[Label], classes: Sequence[str 
 
 
 def broken_guardrails(found: pd.DataFrame, policy: RolloutPolicy) -> tuple[str, ...]:
-    """The guardrails that the release on trial broke, in words; found are oriented pairs. In probation the one before
-    answers what the new champion failed at, so that these pairs say it as those of the trial do."""
-    rules, trial = policy.guardrails, found[found["is_trial"]]
+    """Return the guardrails that the release broke, in words. *found* holds oriented pairs.
+
+    In probation the previous champion answers the rows on which the new one fails, so these pairs count as well.
+    """
+    rules, trial = policy.guardrails, found[found["is_challenger"]]
     failed = trial["error"].notna().to_numpy()
     broken = []
     if (errors := int(failed.sum())) > rules.max_errors:
@@ -99,7 +111,10 @@ def broken_guardrails(found: pd.DataFrame, policy: RolloutPolicy) -> tuple[str, 
 
 
 def _far_from_the_shadow(answered: pd.DataFrame, policy: RolloutPolicy) -> str | None:
-    """Keys are dealt by chance, so what users get must be distributed like what the shadow gives at the same time."""
+    """Compare the outputs that users received with those in the shadow over the same time.
+
+    Keys are assigned at random, so both must have the same distribution.
+    """
     exposed = answered["exposed"].to_numpy(dtype=bool)
     if not exposed.any():
         return None
@@ -114,8 +129,16 @@ def _far_from_the_shadow(answered: pd.DataFrame, policy: RolloutPolicy) -> str |
 
 
 def ks_distance_lower_bound(one: Floats, other: Floats) -> float:
-    """What the Kolmogorov-Smirnov distance of two distributions is at least, all but surely: the distance of the
-    samples less what chance explains (Massart's form of the Dvoretzky-Kiefer-Wolfowitz bound, 1990)."""
+    """Return a lower bound of the Kolmogorov-Smirnov distance between the distributions of two samples, shape (n,) and
+    (m,).
+
+    The bound is the distance of the samples minus the Dvoretzky-Kiefer-Wolfowitz deviation of each with Massart's
+    constant (Massart 1990, Annals of Probability 18, 1269-1283). It fails with probability at most 1e-4. It is
+    negative when the samples do not show a distance.
+
+    >>> ks_distance_lower_bound(np.zeros(1000), np.ones(1000)) > 0.8
+    True
+    """
     values = np.concatenate([one, other])
     shares = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (one, other)]
     chance = sum(float(np.sqrt(np.log(4 / _SURE) / (2 * len(sample)))) for sample in (one, other))
@@ -125,9 +148,9 @@ def ks_distance_lower_bound(one: Floats, other: Floats) -> float:
 def observe(
     pairs: pd.DataFrame, labels: pd.DataFrame, *, release: str, other: str, at: RolloutState, policy: RolloutPolicy
 ) -> Observation:
-    """What the *pairs* of a rollout and all *labels* say of *release* in the state it is in.
+    """Return what the *pairs* of a rollout and all *labels* show of *release* in the state *at*.
 
-    On trial every label counts; in probation only those that arrived after the ones that the promotion rests on.
+    In shadow and canary every label counts, in probation only labels that arrived after those of the promotion.
     """
     found = orient_pairs(pairs, release, policy)
     if found.empty:
@@ -138,11 +161,11 @@ def observe(
     values = differences(known, release, other, policy)
     weigh = sequential_test.judge_after_promotion if at.in_probation else sequential_test.judge
     judged = weigh(values, policy, slices=_slices(known, policy))
-    outcome, reason, suspected, told = judged.outcome, judged.reason, False, judged.model_dump(mode="json")
+    outcome, reason, suspected, numbers = judged.outcome, judged.reason, False, judged.model_dump(mode="json")
     if policy.block is not None and len(known):
-        by_day = _by_the_day(known, values, release, other, at, policy)
-        outcome, reason, told["by_block"] = by_day.outcome, by_day.reason, by_day.evidence
-        suspected = by_day.suspected
+        by_block = _by_block(known, values, release, other, at, policy)
+        outcome, reason, numbers["by_block"] = by_block.outcome, by_block.reason, by_block.evidence
+        suspected = by_block.suspected
         if judged.outcome == "roll back" and outcome == "keep collecting":
             suspected, reason = True, f"{reason}; the labels by themselves speak against it"
     newest = known["arrived"].max() if len(known) else None
@@ -150,20 +173,20 @@ def observe(
         pairs=len(found),
         exposed=int(found["exposed"].sum()),
         labels=len(known),
-        elapsed=elapsed(found[~found["is_trial"]] if at.in_probation else found),
+        elapsed=elapsed(found[~found["is_challenger"]] if at.in_probation else found),
         verdict=outcome,
         reason=reason,
         suspected=suspected,
         broken=broken_guardrails(found, policy),
         labels_until=newest.isoformat() if newest is not None else at.labels_until,
-        evidence=told,
+        evidence=numbers,
     )
 
 
-def _by_the_day(
+def _by_block(
     known: pd.DataFrame, values: Floats, release: str, other: str, at: RolloutState, policy: RolloutPolicy
 ) -> BlockResult:
-    """What blocks of time say of labelled pairs, whose loss differences are *values*."""
+    """Return what blocks of time show of labelled pairs with the loss differences *values*."""
     truth, new, old = _both_scores(known, release, other, policy)
     times_us = np.asarray(known["time"].astype("datetime64[us, UTC]").astype("int64"), dtype=np.int64)
     masks = {key: mask for key, mask in _slices(known, policy).items() if key[0] in policy.metric_slices}
@@ -175,7 +198,7 @@ def _by_the_day(
 
 
 def _both_scores(known: pd.DataFrame, release: str, other: str, policy: RolloutPolicy) -> tuple[Any, Scores, Scores]:
-    """The labels, and what both models said, as the gate's metric takes them. Missing answers make it undefined."""
+    """Return the labels, and both models' scores as the gate's metric takes them. Missing answers make it undefined."""
     if policy.task != "multiclass":
         truth = known["label"].to_numpy(dtype=float)
         return truth, *(Scores(policy.task, known[side].to_numpy(dtype=float)) for side in ("new", "old"))  # type: ignore[return-value]
@@ -193,8 +216,11 @@ def _chosen(shares: Floats, classes: tuple[str, ...]) -> Scores:
 
 
 def elapsed(found: pd.DataFrame) -> timedelta:
-    """Data time that went by: from the median of the first twentieth of the pairs, in the order they arrived, to that
-    of the last. So a few rows with a strange time, or rows in no order, do not make the time pass."""
+    """Return the data time that the pairs cover.
+
+    It runs from the median time of the first twentieth of the pairs, in order of arrival, to that of the last, so a few
+    rows with a wrong time do not change it.
+    """
     if found.empty:
         return timedelta(0)
     few = max(1, len(found) // 20)
@@ -203,8 +229,8 @@ def elapsed(found: pd.DataFrame) -> timedelta:
     return timedelta(microseconds=max(0.0, span_us))
 
 
-def _slices(known: pd.DataFrame, policy: RolloutPolicy) -> dict[tuple[str, str], np.ndarray[Any, np.dtype[np.bool_]]]:
-    """A mask for every value of every named column."""
+def _slices(known: pd.DataFrame, policy: RolloutPolicy) -> dict[tuple[str, str], Mask]:
+    """Return a mask for every value of every slice column."""
     masks = {}
     for column in policy.slices:
         if column in known:

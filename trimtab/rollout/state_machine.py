@@ -1,5 +1,6 @@
-"""The journey of a challenger: where a rollout stands, what was seen of it, and the step that follows. Nothing here
-reads telemetry or a clock; how evidence is weighed is `trimtab.rollout.sequential_test`'s business."""
+"""The state machine of a rollout: its current state, an observation, and the transition that follows. It reads no
+telemetry and no clock. `trimtab.rollout.sequential_test` computes the verdict.
+"""
 
 from __future__ import annotations
 
@@ -22,38 +23,41 @@ FINISHED: frozenset[Phase] = frozenset({"rolled back", "closed", "reverted", "en
 
 
 class RolloutPolicy(RolloutConfig):
-    """What a rollout is judged by until its end: the rules of its first day, and what they apply to."""
+    """The rollout's configuration as fixed on its first day, with what it applies to."""
 
     task: Task
-    classes: dict[str, tuple[Label, ...]] = Field({}, description="per release, the labels that it knows")
-    metric: str | None = Field(None, description="the gate's, by which blocks of time are judged")
-    metric_margin: float = Field(0.0, description="the gate's max_regression: how much of it may be lost")
-    metric_slices: dict[str, float] = Field({}, description="the gate's margins for the columns of slices")
-    cap: float | None = Field(None, description="regression: absolute error at which a loss is 1, in target units")
+    classes: dict[str, tuple[Label, ...]] = Field({}, description="per release, the labels that it was trained on")
+    metric: str | None = Field(None, description="the gate's metric, which compares blocks of time")
+    metric_margin: float = Field(0.0, description="the gate's max_regression, in units of the metric")
+    metric_slices: dict[str, float] = Field({}, description="the gate's margins of the slice columns")
+    cap: float | None = Field(None, description="regression: absolute error that counts as loss 1, in target units")
 
 
 class Observation(BaseModel):
-    """What telemetry says of a rollout up to now."""
+    """What telemetry shows of a rollout so far."""
 
     model_config = ConfigDict(frozen=True)
 
-    pairs: int = Field(0, description="answers that both models gave")
-    exposed: int = Field(0, description="answers of the release on trial that users got")
-    labels: int = Field(0, description="pairs with a label, as far as they count in the present state")
-    elapsed: Duration = Field(timedelta(0), description="data time that went by on trial, or in probation")
+    pairs: int = Field(0, description="rows that both models scored")
+    exposed: int = Field(0, description="answers of the release that users received")
+    labels: int = Field(0, description="labelled pairs that count in the current phase")
+    elapsed: Duration = Field(timedelta(0), description="data time since the shadow phase or the probation began")
     verdict: Literal["promote", "roll back", "keep collecting"] = "keep collecting"
     reason: str = "no labels yet"
-    suspected: bool = Field(
-        False, description="single labels speak against it, and blocks of time have not decided yet"
-    )
-    broken: tuple[str, ...] = Field((), description="guardrails that broke, in words")
-    labels_until: str | None = Field(None, description="when the newest of these labels arrived")
-    evidence: dict[str, Any] = Field({}, description="the verdict's numbers")
+    suspected: bool = Field(False, description="single labels show it worse, blocks of time have not decided yet")
+    broken: tuple[str, ...] = Field((), description="broken guardrails, in words")
+    labels_until: str | None = Field(None, description="when the newest of these labels arrived (ISO 8601)")
+    evidence: dict[str, Any] = Field({}, description="the numbers of the verdict")
 
 
 @dataclass(frozen=True)
 class RolloutState:
-    """Where a rollout stands. *exposed_before* is how many answers users had got when this state began."""
+    """The current state of a rollout.
+
+    *share* is the challenger's share of the keys, *steps* the number of steps taken, *exposed_before* the number of its
+    answers that users had received when this phase began, *labels_until* when the newest label of the last verdict
+    arrived.
+    """
 
     phase: Phase
     share: float
@@ -63,7 +67,7 @@ class RolloutState:
 
     @property
     def is_challenging(self) -> bool:
-        """Whether it is still open who will be champion."""
+        """Whether the release is still a challenger, in shadow or canary."""
         return self.phase in CHALLENGING
 
     @property
@@ -73,37 +77,41 @@ class RolloutState:
 
     @property
     def title(self) -> str:
-        """The state as people read it."""
+        """The phase for people, with the share of a canary."""
         return f"canary {self.share:.0%}" if self.phase == "canary" else self.phase
 
 
 @dataclass(frozen=True)
 class Transition:
-    """The step to take: *share* of the keys goes to the release on trial, *reason* is for people."""
+    """The next step: the *phase* to enter, the release's *share* of the keys, and the *reason* for people."""
 
     phase: Phase
     share: float
     reason: str
 
 
-class Step(Protocol):
-    """A step that a rollout took, as the ledger keeps it."""
+class RecordedStep(Protocol):
+    """A step of a rollout as the ledger stores it."""
 
     @property
     def number(self) -> int:
-        """Counted from 1."""
+        """The step's number, from 1."""
 
     @property
     def state(self) -> str:
-        """The state that it entered."""
+        """The phase that the rollout entered."""
 
     @property
     def evidence(self) -> Mapping[str, Any]:
         """`share`, `exposed`, `labels_until` and more, where they apply."""
 
 
-def current_state(steps: Sequence[Step]) -> RolloutState:
-    """Where the rollout with these *steps*, in order, stands."""
+def current_state(steps: Sequence[RecordedStep]) -> RolloutState:
+    """Return the state of a rollout with these *steps*, in order. Without steps it has started.
+
+    >>> current_state([]).phase
+    'started'
+    """
     if not steps:
         return RolloutState("started", 0.0, 0)
     last = steps[-1]
@@ -114,8 +122,17 @@ def current_state(steps: Sequence[Step]) -> RolloutState:
 
 
 def next_transition(at: RolloutState, seen: Observation, policy: RolloutPolicy) -> Transition | None:
-    """The step that *seen* asks for; None while there is not enough to go on. Safety first: a guardrail or a verdict
-    against the release ends the trial before anything speaks for it."""
+    """Return the transition that the observation *seen* leads to, or None when there is not enough data.
+
+    A broken guardrail or a verdict against the release comes before everything in its favour.
+
+    >>> policy = RolloutPolicy(task="binary", steps=(0.1, 0.5))
+    >>> shadow = RolloutState("shadow", 0.0, 3)
+    >>> next_transition(shadow, Observation(pairs=600, labels=600), policy).share
+    0.1
+    >>> next_transition(shadow, Observation(broken=("it is slow",)), policy).phase
+    'rolled back'
+    """
     if at.in_probation:
         return _in_probation(seen, policy)
     if not at.is_challenging:
@@ -126,7 +143,7 @@ def next_transition(at: RolloutState, seen: Observation, policy: RolloutPolicy) 
         return Transition("rolled back", 0.0, seen.reason)
     if seen.elapsed >= policy.horizon:
         return _at_the_horizon(seen, policy)
-    if seen.suspected:  # both go on scoring everything, so nothing is lost by keeping users away from it
+    if seen.suspected:  # both models still score all rows in the shadow
         return Transition("shadow", 0.0, f"back to the shadow: {seen.reason}") if at.share else None
     return _onward(at, seen, policy)
 

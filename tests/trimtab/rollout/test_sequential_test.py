@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trimtab.data.arrays import Mask
 from trimtab.model.scoring import Floats
 from trimtab.rollout import sequential_test
 from trimtab.rollout.config import RolloutConfig
-from trimtab.rollout.sequential_test import Mask, Verdict
+from trimtab.rollout.verdict import Verdict
 
 seeds = st.integers(0, 2**32 - 1)
 means = st.floats(-0.05, 0.05)
