@@ -1,4 +1,4 @@
-"""One request to S3: with which credentials, how often it is repeated, what its failures mean in our words. boto3 is
+"""One request to S3: with which credentials, how often botocore repeats it, what its failures mean here. boto3 is
 known here alone in this room; what the objects are for is the business of others."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ _CONNECT_S, _READ_S = 4, 20
 _LONGEST_PAUSE_S = 5.0
 _MISSING = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchUpload"})
 _THERE = frozenset({"PreconditionFailed", "412"})
-_BUSY = frozenset({"ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "InternalError"})
+_CONFLICTS = frozenset({"ConditionalRequestConflict", "OperationAborted"})
+_BUSY = _CONFLICTS | {"RequestTimeout", "SlowDown", "InternalError"}
 _REASONS = {
     "NoSuchBucket": "there is no such bucket: make it, or correct TRIMTAB_STORE",
     "InvalidAccessKeyId": "the server does not know the key in AWS_ACCESS_KEY_ID",
@@ -89,29 +90,23 @@ class Requests:
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
-        for attempt in range(self._attempts):
-            try:
-                answer: dict[str, Any] = getattr(self._s3(), operation)(**request)
-                return answer
-            except ClientError as error:
-                code = str(error.response.get("Error", {}).get("Code", "?"))
-                status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-                if code in _THERE:
-                    return None
-                if code in _MISSING:
-                    raise NoSuchObject(self._place(request), "there is no such object") from error
-                if not (code in _BUSY or status >= 500 or status == 429):
-                    self._client = None  # the next one reads the credentials anew, which may have been changed
-                    raise Refused(self._place(request), _REASONS.get(code, f"the server says {code}")) from error
-                problem, cause = f"the server says {code}", error
-            except (BotoCoreError, ResponseParserError) as error:
-                if not _may_pass(error):
-                    raise Refused(self._place(request), _without_secrets(error)) from error
-                problem, cause = _without_secrets(error), error
-            if attempt + 1 == self._attempts:
-                raise Unreachable(self._place(request), f"{problem} ({self._attempts} attempts)") from cause
-            self.pause(attempt)
-        raise Unreachable(self._place(request), "no attempt was allowed")
+        try:
+            answer: dict[str, Any] = getattr(self._s3(), operation)(**request)
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", "?"))
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            if code in _THERE:
+                return None
+            if code in _MISSING:
+                raise NoSuchObject(self._place(request), "there is no such object") from error
+            if code in _BUSY or status >= 500 or status == 429:
+                raise Unreachable(self._place(request), f"the server says {code}") from error
+            self._client = None  # the next one reads the credentials anew, which may have been changed
+            raise Refused(self._place(request), _REASONS.get(code, f"the server says {code}")) from error
+        except (BotoCoreError, ResponseParserError) as error:
+            kind = Unreachable if _may_pass(error) else Refused
+            raise kind(self._place(request), _without_secrets(error)) from error
+        return answer
 
     def failure(self, key: str, code: str) -> ObjectsError:
         """What *code* means, which an answer about many objects holds for *key*."""
@@ -133,10 +128,6 @@ class Requests:
         """The content of an object, not yet asked for."""
         return Body(self, {"Bucket": self._bucket, "Key": key}, attempts=self._attempts)
 
-    def pause(self, attempt: int) -> None:
-        """Wait before the next attempt: longer each time, and not as long as others who wait (no secret is made)."""
-        time.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**attempt) * (0.5 + random.random() / 2))  # nosec B311
-
     def _place(self, request: dict[str, Any]) -> str:
         return f"s3://{self._bucket}/{request.get('Key', request.get('Prefix', ''))}"
 
@@ -144,7 +135,7 @@ class Requests:
         """The client of this process: connections must not be shared with a fork."""
         made = self._client
         if made is None or made[0] != os.getpid():
-            made = self._client = (os.getpid(), client(self._endpoint))
+            made = self._client = (os.getpid(), client(self._endpoint, attempts=self._attempts))
         return made[1]
 
 
@@ -188,12 +179,15 @@ class Body:
             failures = 1 if got > before else failures + 1
             if failures == self._attempts:
                 raise Unreachable(self.place, f"{problem} ({failures} attempts without any progress)")
-            self._requests.pause(failures - 1)
+            time.sleep(_pause_s(failures))
 
 
-def client(endpoint: str | None = None) -> Any:
-    """A client for S3 with the credentials of the environment, also from files that ``AWS_…_FILE`` name. Its requests
-    are made once: repeating them is `Requests`' business."""
+def client(endpoint: str | None = None, *, attempts: int = 1) -> Any:
+    """A client for S3 with the credentials of the environment, also from files that ``AWS_…_FILE`` name.
+
+    It makes a request up to *attempts* times, by botocore's standard mode: when the connection fails, on 500, 502, 503
+    and 504, and when the server throttles; and after two writes conflicted or on 429, which that mode does not know.
+    """
     import boto3
     import botocore.session
     from botocore.config import Config
@@ -203,11 +197,31 @@ def client(endpoint: str | None = None) -> Any:
     session = boto3.session.Session(botocore_session=core, **credentials_from_files())
     style = {"addressing_style": "path"} if endpoint else {}
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=_CONNECT_S, read_timeout=_READ_S,
+        retries={"mode": "standard", "total_max_attempts": attempts}, connect_timeout=_CONNECT_S, read_timeout=_READ_S,
         max_pool_connections=16, s3=style,
     )  # fmt: skip
     region = session.region_name or "us-east-1"
-    return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    made = session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    made.meta.events.register("needs-retry.s3", partial(_pause_after_conflict, limit=attempts))
+    return made
+
+
+def _pause_after_conflict(response: tuple[Any, Any] | None, attempts: int, *, limit: int, **_: Any) -> float | None:
+    """Seconds until botocore repeats a request that its standard mode does not repeat; None: it does not.
+
+    *response* is the HTTP response and what was parsed from it, *attempts* how many were made.
+    """
+    if response is None or attempts >= limit:
+        return None
+    http, parsed = response
+    is_conflict = http.status_code == 429 or parsed.get("Error", {}).get("Code") in _CONFLICTS
+    return _pause_s(attempts) if is_conflict else None
+
+
+def _pause_s(attempts: int) -> float:
+    """Seconds to wait after *attempts* that failed: longer each time, and varied, so that clients do not all repeat at
+    once."""
+    return min(_LONGEST_PAUSE_S, 0.05 * 2.0**attempts) * (0.5 + random.random() / 2)  # nosec B311 # no secret is made
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from stores.object_store.store import Objects
 from stores.telemetry import Mirror
 from tests.ports import free_port
 from tests.stores.proxy import Proxy, proxied
-from tests.stores.seaweed import Seaweed, seaweed
+from tests.stores.seaweed import Seaweed, seaweed, shorten_retries
 from trimtab.config.settings import Settings
 
 __all__ = ["seaweed"]
@@ -57,7 +57,9 @@ def ledger(ledger_url: str) -> Ledger:
 
 
 @pytest.fixture
-def proxy(seaweed: Seaweed) -> Iterator[Proxy]:
+def proxy(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A connection to the server that can be spoiled."""
+    shorten_retries(monkeypatch)
     with proxied(seaweed.port) as one:
         yield one
 

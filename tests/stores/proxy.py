@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-SLOW_DOWN = (
-    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: 73\r\n\r\n"
-    b"<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>\r\n"
-)
+
+def refusal(status: int, code: str) -> bytes:
+    """An answer of S3 with the error *code*."""
+    body = f"<Error><Code>{code}</Code><Message>Later</Message></Error>"
+    head = f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\nConnection: close"
+    return f"{head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Proxy:
     cut_received_after: int | None = None
     cuts_left: int = 0
     slow_down: int = 0
+    refusal: bytes = refusal(503, "SlowDown")
     away: bool = False
     connections: int = 0
     _open: set[socket.socket] = field(default_factory=set)
@@ -63,7 +66,7 @@ class Proxy:
             _close(client)
             return
         if throttled:
-            _refuse(client)
+            _refuse(client, self.refusal)
             return
         upstream = socket.create_connection(("127.0.0.1", self.server))
         self._open |= {client, upstream}
@@ -102,13 +105,13 @@ def proxied(port: int) -> Iterator[Proxy]:
             listener.shutdown(socket.SHUT_RDWR)
 
 
-def _refuse(client: socket.socket) -> None:
+def _refuse(client: socket.socket, answer: bytes) -> None:
     client.settimeout(2)
     with suppress(OSError):
         head = b""
         while b"\r\n\r\n" not in head:
             head += client.recv(4096)
-        client.sendall(SLOW_DOWN)
+        client.sendall(answer)
         client.shutdown(socket.SHUT_WR)
         while client.recv(65_536):
             pass

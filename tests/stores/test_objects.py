@@ -13,7 +13,7 @@ import pytest
 from stores.object_store.s3 import address
 from stores.object_store.store import Damaged, NoSuchObject, Objects, Refused, Unreachable
 from tests.stores.answering import answering
-from tests.stores.proxy import Proxy
+from tests.stores.proxy import Proxy, refusal
 from tests.stores.seaweed import SECRET, Seaweed, credentials
 
 LARGE = os.urandom(1024 * 1024) * 17
@@ -130,18 +130,24 @@ def test_a_write_whose_answer_got_lost_counts_as_ones_own(seaweed: Seaweed, prox
     assert not seaweed.objects(url).put("one", b"mine", if_absent=True)
 
 
-def test_a_busy_server_is_asked_again_later(seaweed: Seaweed, proxy: Proxy) -> None:
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(503, "SlowDown"), (409, "ConditionalRequestConflict"), (409, "OperationAborted"), (429, "Many")],
+)
+def test_a_busy_server_is_asked_again_later(seaweed: Seaweed, proxy: Proxy, status: int, code: str) -> None:
     objects = Objects(seaweed.place(), endpoint=proxy.endpoint)
-    proxy.slow_down = 3
+    proxy.slow_down, proxy.refusal = 3, refusal(status, code)
     assert objects.put("one", b"content")
     assert proxy.slow_down == 0
     assert seaweed.objects(objects.url).read("one") == b"content"
 
 
-def test_a_server_that_stays_busy_is_named(seaweed: Seaweed, proxy: Proxy) -> None:
-    proxy.slow_down = 1000
-    with pytest.raises(Unreachable, match="SlowDown"):
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (409, "ConditionalRequestConflict")])
+def test_a_server_that_stays_busy_is_named(seaweed: Seaweed, proxy: Proxy, status: int, code: str) -> None:
+    proxy.slow_down, proxy.refusal = 1000, refusal(status, code)
+    with pytest.raises(Unreachable, match=code):
         Objects(seaweed.place(), endpoint=proxy.endpoint, attempts=2).put("one", b"content")
+    assert proxy.slow_down == 998
 
 
 def test_a_server_that_is_away_is_named_and_answers_again_when_back(seaweed: Seaweed, proxy: Proxy) -> None:
