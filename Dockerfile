@@ -37,7 +37,7 @@ RUN ["/opt/trimtab/bin/python", "/srv/compile_imported.py", "/opt/trimtab/lib/py
 
 FROM interpreter AS server
 COPY --from=server-built /opt/trimtab /opt/trimtab
-COPY infra/images/healthy.py infra/images/with_secrets.py /srv/
+COPY infra/images/healthy.py /srv/
 COPY --from=server-built /srv/code /srv/code
 # A ledger URL and an admin key have to be given; releases and telemetry are under the state folder, which has to be a volume.
 ENV PYTHONPATH=/srv/code TRIMTAB_PROJECT=/srv/trimtab/project TRIMTAB_HOME=/srv/trimtab/state \
@@ -67,7 +67,7 @@ FROM interpreter AS worker
 # DVC and lineage read the project's git.
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends git && rm -rf /var/lib/apt/lists/* /var/log/*
 COPY --from=worker-packages /opt/trimtab /opt/trimtab
-COPY infra/images/healthy.py infra/images/with_secrets.py infra/images/mlflow_server.py \
+COPY infra/images/healthy.py trimtab/config/run_with_secrets.py infra/images/mlflow_server.py \
      infra/images/accounts.py infra/images/buckets.py /srv/
 COPY requirements.lock pyproject.toml /srv/code/
 COPY trimtab /srv/code/trimtab
@@ -91,7 +91,7 @@ WORKDIR /srv/trimtab/project
 USER 10001
 # Prefect knows whether a worker is alive: it polls.
 HEALTHCHECK NONE
-ENTRYPOINT ["python", "/srv/with_secrets.py"]
+ENTRYPOINT ["python", "/srv/run_with_secrets.py"]
 CMD ["python", "-m", "deployments.workers.warm_worker", "--pool", "trimtab"]
 ARG COMMIT=unknown
 ARG LOCK=unknown

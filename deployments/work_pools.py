@@ -22,7 +22,8 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runner.storage import GitRepository, LocalStorage, RunnerStorage
 
-from trimtab.config.secret_files import FOREIGN, SUFFIX, holds_secret, secret_fields
+from trimtab.config.run_with_secrets import CREDENTIALS, SUFFIX
+from trimtab.config.secret_files import holds_secret, secret_fields
 from trimtab.config.settings import Settings
 
 RETRAIN_QUEUE = "retrain"
@@ -31,9 +32,9 @@ STATE, PROJECT = "/srv/trimtab/state", "/srv/trimtab/project"
 SCRATCH = "/tmp"  # nosec B108 # inside a container of one run
 _CLONED = f"{SCRATCH}/code"
 _PYTHON = ["python"]  # the image's own entrypoint starts a worker
-_ENGINE = "-m deployments.workers.run_with_secrets prefect.engine"
+_ENGINE = "-m trimtab.config.run_with_secrets python -m prefect.engine"
 # On Kubernetes a supervisor process reports a run whose pod is evicted.
-_SUPERVISED = "-m deployments.workers.run_with_secrets prefect flow-run execute"
+_SUPERVISED = "-m trimtab.config.run_with_secrets python -m prefect flow-run execute"
 _MACHINE_SETTINGS = {
     "project", "home", "host", "postgres_port", "prefect_port", "mlflow_port", "server_port", "postgres_url", "worker",
     "work_pool", "pool_type", "pool_networks", "pool_volumes", "pool_template", "image_pull", "code",
@@ -91,7 +92,7 @@ def container_environment(settings: Settings, environ: Mapping[str, str]) -> dic
     """
     secrets = {f"TRIMTAB_{name.upper()}" for name in secret_fields(Settings) if name not in _MACHINE_SETTINGS}
     given_as_value = [
-        name for name in sorted({*secrets, *FOREIGN}) if environ.get(name) and not environ.get(name + SUFFIX)
+        name for name in sorted({*secrets, *CREDENTIALS}) if environ.get(name) and not environ.get(name + SUFFIX)
     ]  # fmt: skip
     if given_as_value:
         raise InvalidWorkPool(
@@ -103,7 +104,9 @@ def container_environment(settings: Settings, environ: Mapping[str, str]) -> dic
         f"TRIMTAB_{name.upper()}": _text(getattr(settings, name))
         for name in sorted(settings.model_fields_set - _MACHINE_SETTINGS - set(secret_fields(Settings)))
     }
-    references = {name + SUFFIX: environ[name + SUFFIX] for name in (*secrets, *FOREIGN) if environ.get(name + SUFFIX)}
+    references = {
+        name + SUFFIX: environ[name + SUFFIX] for name in (*secrets, *CREDENTIALS) if environ.get(name + SUFFIX)
+    }
     foreign = {
         name: value
         for name, value in environ.items()

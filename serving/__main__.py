@@ -10,7 +10,7 @@ import sys
 from pydantic import ValidationError
 
 from serving.settings import InsecureSettings, ServerSettings, check_exposure, key_files
-from trimtab.config.secret_files import UnreadableSecret
+from trimtab.config.run_with_secrets import UnreadableSecret
 from trimtab.config.settings import Settings
 
 

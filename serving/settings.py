@@ -12,7 +12,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field, SecretStr, TypeAdapter
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from trimtab.config.secret_files import SUFFIX, SettingsWithSecrets
+from trimtab.config.run_with_secrets import SUFFIX
+from trimtab.config.secret_files import SettingsWithSecrets
 from trimtab.config.settings import Settings
 
 PREDICT, LABELS, ADMIN = "predict", "labels", "admin"

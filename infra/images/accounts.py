@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from with_secrets import Missing, content
+from run_with_secrets import UnreadableSecret, read_secret
 
 
 class Refused(Exception):
@@ -28,11 +28,11 @@ def main(arguments: list[str]) -> int:
         print(bucket(os.environ["TRIMTAB_STORE"], os.environ.get("TRIMTAB_STORE_ENDPOINT")))
         return 0
     try:
-        admin = content("MLFLOW_AUTH_ADMIN_PASSWORD_FILE", Path(os.environ["MLFLOW_AUTH_ADMIN_PASSWORD_FILE"]))
-        password = content("MLFLOW_TRACKING_PASSWORD_FILE", Path(os.environ["MLFLOW_TRACKING_PASSWORD_FILE"]))
+        admin = read_secret("MLFLOW_AUTH_ADMIN_PASSWORD_FILE", Path(os.environ["MLFLOW_AUTH_ADMIN_PASSWORD_FILE"]))
+        password = read_secret("MLFLOW_TRACKING_PASSWORD_FILE", Path(os.environ["MLFLOW_TRACKING_PASSWORD_FILE"]))
         user = os.environ["MLFLOW_TRACKING_USERNAME"]
         print(account(os.environ["MLFLOW_TRACKING_URI"], admin, user, password))
-    except Missing as error:
+    except UnreadableSecret as error:
         print(f"nothing could be made: {error}", file=sys.stderr)
         return 2
     except Refused as error:

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from with_secrets import Missing, content
+from run_with_secrets import UnreadableSecret, read_secret
 
 _SETTINGS = Path("/run/scratch/accounts.ini")
 
@@ -30,7 +30,7 @@ def main() -> int:
         }
         accounts = _secret("MLFLOW_ACCOUNTS_DATABASE_URL")
         artifacts = os.environ["MLFLOW_ARTIFACTS"]
-    except Missing as error:
+    except UnreadableSecret as error:
         print(f"MLflow does not start: {error}", file=sys.stderr)
         return 2
     except KeyError as error:
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def _secret(name: str) -> str:
-    return content(f"{name}_FILE", Path(os.environ[f"{name}_FILE"]))
+    return read_secret(f"{name}_FILE", Path(os.environ[f"{name}_FILE"]))
 
 
 if __name__ == "__main__":

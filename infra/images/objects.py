@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from with_secrets import Missing, content
+from run_with_secrets import UnreadableSecret, read_secret
 
 _ACCOUNTS = Path("/run/scratch/accounts.json")
 
@@ -23,7 +23,7 @@ def main() -> int:
     """Become the store; 2 when a secret is missing."""
     try:
         accounts = [account(*text.split("=")) for text in os.environ["OBJECTS_ACCOUNTS"].split(";")]
-    except Missing as error:
+    except UnreadableSecret as error:
         print(f"the object store does not start: {error}", file=sys.stderr)
         return 2
     _ACCOUNTS.unlink(missing_ok=True)
@@ -38,9 +38,9 @@ def main() -> int:
 
 
 def account(name: str, file: str, rights: str) -> dict[str, Any]:
-    """An account as SeaweedFS wants it; raises Missing."""
+    """An account as SeaweedFS wants it; raises UnreadableSecret."""
     given = configparser.ConfigParser()
-    given.read_string(content(name, Path(file)))
+    given.read_string(read_secret(name, Path(file)))
     keys = given["default"]
     pair = {"accessKey": keys["aws_access_key_id"], "secretKey": keys["aws_secret_access_key"]}
     return {"name": name, "credentials": [pair], "actions": rights.split(",")}

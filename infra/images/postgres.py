@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from with_secrets import Missing, content
+from run_with_secrets import UnreadableSecret, read_secret
 
 _HBA = """\
 local all all peer
@@ -36,8 +36,8 @@ def main() -> int:
     accounts = dict(account.split(":") for account in os.environ["POSTGRES_ACCOUNTS"].split(";"))
     folder = Path(os.environ.get("POSTGRES_SECRETS", "/run/secrets"))
     try:
-        passwords = {user: content("POSTGRES_SECRETS", folder / f"postgres-{user}") for user in accounts}
-    except Missing as error:
+        passwords = {user: read_secret("POSTGRES_SECRETS", folder / f"postgres-{user}") for user in accounts}
+    except UnreadableSecret as error:
         print(f"PostgreSQL does not start: {error}", file=sys.stderr)
         return 2
     if not data.exists():

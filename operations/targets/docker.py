@@ -16,7 +16,8 @@ from tasks import containers, model_server
 from tasks.containers import Container, EngineRejected, EngineUnavailable
 from tasks.load_balancer import HAProxy, ProxyRejected
 from tasks.model_server import ModelServerClient, ReplicaUnreachable, ServerRejected, ServerUnavailable
-from trimtab.config.secret_files import SUFFIX, holds_secret
+from trimtab.config.run_with_secrets import SUFFIX
+from trimtab.config.secret_files import holds_secret
 
 PROJECT, RELEASE, ROLLOUT = "trimtab.project", "trimtab.release", "trimtab.rollout"
 BASE = "trimtab.base"  # on images: the id of the server's image that the release was baked into

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pydantic import SecretStr, ValidationError
 
 from serving.settings import ADMIN, LABELS, PREDICT, KeyFile, parse_keys
-from trimtab.config.secret_files import UnreadableSecret, read_secret
+from trimtab.config.run_with_secrets import UnreadableSecret, read_secret
 
 log = logging.getLogger(__name__)
 _OPEN = frozenset({"/health", "/ready", "/metrics"})

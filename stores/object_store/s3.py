@@ -10,8 +10,9 @@ import re
 import time
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
+
+from trimtab.config.run_with_secrets import UnreadableSecret, secrets_from_files
 
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
 _CONNECT_S, _READ_S = 4, 20
@@ -233,17 +234,15 @@ def _models() -> Any:
 
 
 def credentials_from_files() -> dict[str, str]:
-    """Credentials of which some lie in files, as containers get their secrets. Raises Refused when such a file is not
-    there."""
+    """Credentials of which some are in files, for boto3's `Session`; a file counts before a variable, as it may have
+    been replaced since this process began. Raises Refused when a file cannot be read."""
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-    files = {name: path for name in names if (path := os.environ.get(f"{name}_FILE"))}
-    found = {name.lower(): value for name in names if files and (value := os.environ.get(name))}
-    for name, path in files.items():
-        try:
-            found[name.lower()] = Path(path).read_text().strip()
-        except OSError as error:
-            raise Refused(f"{name}_FILE", f"{path} cannot be read: {error.strerror}") from error
-    return found
+    try:
+        files = secrets_from_files(names, os.environ)
+    except UnreadableSecret as error:
+        raise Refused("credentials", str(error)) from error
+    given = {name: os.environ[name] for name in names if files and os.environ.get(name)}
+    return {name.lower(): value for name, value in {**given, **files}.items()}
 
 
 def _may_pass(error: Exception) -> bool:

@@ -24,7 +24,7 @@ from stores.ledger.migrations import migrate
 from tasks import containers
 from tests.engine import BASE, needs_engine
 from tests.ports import free_ports
-from trimtab.config.secret_files import FOREIGN
+from trimtab.config.run_with_secrets import CREDENTIALS
 from trimtab.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_a_flow_run_has_a_container_of_its_own_and_leaves_none(
     place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads the ledger, whose address it got as the name of a file, and nothing secret is in its variables."""
-    for name in FOREIGN:  # other tests' or the machine's own
+    for name in CREDENTIALS:  # other tests' or the machine's own
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRIMTAB_LEDGER_URL_FILE", LEDGER)
     environ = {**os.environ, "PREFECT_API_URL": place.prefect_api, "PREFECT_API_AUTH_STRING": "marked-77",

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments.definitions import deployment_specs, register
 from deployments.work_pools import IMAGE_CODE, InvalidWorkPool, container_environment, ensure_work_pool, work_pool_spec
 from trimtab.config import params
-from trimtab.config.secret_files import FOREIGN
+from trimtab.config.run_with_secrets import CREDENTIALS
 from trimtab.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ MARKED = "marked-4f1c"
 
 @pytest.fixture
 def here(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name in FOREIGN:  # other tests' or the machine's own
+    for name in CREDENTIALS:  # other tests' or the machine's own
         monkeypatch.delenv(name, raising=False)
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield prefect_api

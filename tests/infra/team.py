@@ -72,7 +72,7 @@ class Team:
     def inside(self, code: str) -> str:
         """What a Python inside prints, with the addresses and secrets that flows have."""
         compose = (DOCKER, "compose", "--file", "infra/compose.yaml", "exec", "-T", "exporter")
-        command = (*compose, "python", "/srv/with_secrets.py", "python", "-")
+        command = (*compose, "python", "/srv/run_with_secrets.py", "python", "-")
         return self.run(command, input=code).stdout
 
     def ledger(self) -> dict[str, list[dict[str, Any]]]:

@@ -346,7 +346,8 @@ def test_servers_read_lists_of_keys_and_flows_send_a_key_of_their_own(rendered: 
 def test_a_flow_run_is_started_with_our_image_and_hands_its_eviction_to_prefect(rendered: list[Resource]) -> None:
     container = containers(flow_job(rendered))[0]
     assert container["command"] == ["python"]
-    assert container["args"] == ["-m", "deployments.workers.run_with_secrets", "prefect", "flow-run", "execute"]
+    started = ["python", "-m", "prefect", "flow-run", "execute"]
+    assert container["args"] == ["-m", "trimtab.config.run_with_secrets", *started]
     variables = {v["name"]: v.get("value") for v in container["env"]}
     assert variables["TRIMTAB_LEDGER_URL_FILE"] == "/run/secrets/trimtab/ledger-url"
     assert variables["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "reschedule"

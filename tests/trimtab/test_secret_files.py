@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from serving.settings import ServerSettings
-from trimtab.config.secret_files import UnreadableSecret, secret_fields
+from trimtab.config.run_with_secrets import UnreadableSecret
+from trimtab.config.secret_files import secret_fields
 from trimtab.config.settings import Settings
 
 LEDGER = "postgresql+psycopg://ledger:marked@db/ledger"
