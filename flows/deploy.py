@@ -144,7 +144,7 @@ def admit(ctx: ProjectContext, digest: str, rollout: str) -> None:
     changed. UnreachableRelease and TargetUnavailable leave the rollout begun, so that reconcile has it tried again."""
     target = contract.target_of(ctx)
     try:
-        ctx.releases.open(digest)  # also when the server has it in memory since long ago
+        ctx.releases.get(digest)  # also when the server has it in memory since long ago
         found = target.admit(digest, rollout)
     except (bundle.UnreachableRelease, contract.TargetUnavailable):
         raise  # which says nothing against the release

@@ -45,7 +45,7 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
     for row, _ in rollouts.unfinished(ctx):  # labels have come in: a late verdict may be due
         rollouts.advance(ctx, row.id)
     live = ctx.ledger.live() or live
-    release = ctx.releases.open(live.champion)
+    release = ctx.releases.get(live.champion)
     seen = telemetry.joined(ctx.telemetry, wanted.start, wanted.end)
     mine = seen[seen["release"] == release.digest].reset_index(drop=True)
     facts, page = measure(ctx, release, mine, wanted)

@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from operations.context import ProjectContext, load_context, short
 from stores.ledger import GateRecord, LiveRelease
 from stores.releases import bundle
+from stores.releases.backend import load_scorer
 from stores.releases.bundle import Bundle
 from tasks import dataset, orchestrator, reports, tracking
 from tasks.retries import RETRIED
@@ -43,7 +44,7 @@ def evaluate(run_id: str) -> bool:
     ctx = load_context()
     drafted = fetch_candidate(ctx.tracking, run_id, cache=ctx.cache)
     live = ctx.ledger.live()
-    champion = ctx.releases.open(live.champion) if live else None
+    champion = ctx.releases.get(live.champion) if live else None
     if (role := role_of(ctx, drafted, live)) is not None:
         verdict = unchanged(ctx, drafted, role)
         page = None
@@ -52,7 +53,7 @@ def evaluate(run_id: str) -> bool:
         truth = training.truth_of(rows, ctx.params)
         allow = ctx.settings.trusted_types
         new = scorer_of(drafted, allow).score(rows)
-        old = champion.scorer(allow=allow).score(rows) if champion else None
+        old = load_scorer(champion, allow=allow).score(rows) if champion else None
         verdict = gate.evaluate_gate(ctx.params.gate, truth, new, old, slices=rows)
         page = report_performance(
             truth, answers(new), task=ctx.params.project.task, period=drafted.paper.as_of,
@@ -72,7 +73,7 @@ def role_of(ctx: ProjectContext, drafted: CandidateArtifacts, live: LiveRelease 
         return None
     for role, digest in (("champion", live.champion), ("release on trial", live.challenger)):
         if digest is not None:
-            known = ctx.releases.open(digest).manifest.model_digest
+            known = ctx.releases.get(digest).manifest.model_digest
             if known == drafted.paper.model_digest:
                 return role
     return None

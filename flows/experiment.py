@@ -64,7 +64,7 @@ def admit(ctx: ProjectContext, plan: ExperimentPlan) -> None:
     """Have both bundles checked, loaded and probed. Raises NotStarted."""
     for arm, digest in (("A", plan.a), ("B", plan.b)):
         try:
-            ctx.releases.open(digest)
+            ctx.releases.get(digest)
             load_release(ctx.server, digest)
             probe_release(ctx.server, digest)
         except (bundle.ReleaseError, model_server.ServerRejected) as refusal:

@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from operations.context import load_context, short
 from stores.releases import backend
 from stores.releases.bundle import Bundle
-from stores.releases.store import Shelf
+from stores.releases.store import ReleaseStore
 from tasks import orchestrator, tracking
 from tasks.retries import RETRIED
 from trimtab.model import candidate as paperwork
@@ -21,13 +21,15 @@ fetch_candidate = task(name="fetch-candidate", **RETRIED)(tracking.fetch_candida
 register_version = task(name="register-version", **RETRIED)(tracking.register_version)
 describe_version = task(name="describe-version", **RETRIED)(tracking.describe_version)
 set_alias = task(name="set-alias", **RETRIED)(tracking.set_alias)
-prove_route = task(name="prove-route", **RETRIED)(backend.record)
+prove_route = task(name="prove-route", **RETRIED)(backend.backend_file)
 
 
 @task(name="write-bundle", **RETRIED)
-def write_bundle(shelf: Shelf, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
+def write_bundle(
+    release_store: ReleaseStore, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes]
+) -> Bundle:
     """Keep a release where all servers find it. Safe to repeat: the same content is the same release."""
-    return shelf.write(manifest_fields=manifest_fields, files=files)
+    return release_store.put(manifest_fields=manifest_fields, files=files)
 
 
 class GateNotPassed(RuntimeError):

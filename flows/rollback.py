@@ -10,7 +10,7 @@ from operations import experiments, rollouts
 from operations.context import ProjectContext, load_context
 from stores import rollout_observation
 from stores.ledger import ConflictError
-from stores.object_store.store import ObjectsError
+from stores.object_store.store import ObjectStoreError
 from stores.releases.bundle import UnreachableRelease
 from tasks import alerts, orchestrator
 from trimtab.rollout import state_machine
@@ -33,7 +33,7 @@ def rollback(reason: str = "asked for by hand", to: str | None = None) -> int:
     if to is None and (ended := end_trial(ctx, reason)) is not None:
         return ended
     target, now = previous(ctx, to)
-    ctx.releases.open(target)  # one that is damaged would leave nobody to answer
+    ctx.releases.get(target)  # one that is damaged would leave nobody to answer
     moved = ctx.ledger.switch(target, expected=now, move="rollback", reason=reason, actor=orchestrator.current_run_id())
     follow(ctx, moved)
     project = ctx.params.project.name
@@ -62,9 +62,12 @@ def end_trial(ctx: ProjectContext, reason: str) -> int | None:
     seen = Observation(exposed=at.exposed_before)
     try:
         assert row.champion_before is not None  # a rollout on live traffic has a champion to be compared with
-        ctx.releases.open(row.champion_before)
+        ctx.releases.get(row.champion_before)
         seen = rollout_observation.observe_rollout(ctx.telemetry, row, steps)
-    except (UnreachableRelease, ObjectsError) as error:  # the servers have both models loaded, and users need it now
+    except (
+        UnreachableRelease,
+        ObjectStoreError,
+    ) as error:  # the servers have both models loaded, and users need it now
         reason += f" (the store is away, so the answers are those until the last step: {error})"
     rollouts.take(ctx, row, at, seen, Transition("rolled back" if at.is_challenging else "reverted", 0.0, reason), live)
     now = ctx.ledger.live()

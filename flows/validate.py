@@ -60,7 +60,7 @@ def work_of(landing: Landing) -> str:
     return f"validate:{landing.period}:{landing.number}"
 
 
-def landed_batch(ctx: ProjectContext, period: str, digest: str | None) -> batches.Landed:
+def landed_batch(ctx: ProjectContext, period: str, digest: str | None) -> batches.LandedBatch:
     """The batch called *digest*, or the one that landed last: from disk, or from the dataset where it landed
     elsewhere. Raises NothingLanded."""
     last = ctx.ledger.landing(period) if digest is None else None

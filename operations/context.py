@@ -12,9 +12,9 @@ from pathlib import Path
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from stores.ledger import Ledger
-from stores.object_store.store import Objects, ObjectsError
-from stores.releases.store import Shelf
-from stores.telemetry import Where, where
+from stores.object_store.store import ObjectStore, ObjectStoreError
+from stores.releases.store import ReleaseStore
+from stores.telemetry import TelemetryLocation, open_telemetry
 from tasks import dataset
 from tasks.dataset import Remote
 from tasks.model_server import ModelServerClient
@@ -61,20 +61,20 @@ class ProjectContext:
         return self.settings.tracking_uri
 
     @cached_property
-    def releases(self) -> Shelf:
+    def releases(self) -> ReleaseStore:
         """Where releases are kept."""
-        return Shelf(self.settings.releases, self.object_store)
+        return ReleaseStore(self.settings.releases, self.object_store)
 
     @cached_property
-    def object_store(self) -> Objects | None:
+    def object_store(self) -> ObjectStore | None:
         """The store behind the state folder, where there is one."""
         store = self.settings.store
-        return Objects(store, endpoint=self.settings.store_endpoint) if store else None
+        return ObjectStore(store, endpoint=self.settings.store_endpoint) if store else None
 
     @cached_property
-    def telemetry(self) -> Where:
+    def telemetry(self) -> TelemetryLocation:
         """Where predictions, labels and pairs are."""
-        return where(self.settings.telemetry, self.object_store)
+        return open_telemetry(self.settings.telemetry, self.object_store)
 
     def save_report(self, name: str, page: str) -> str:
         """Keep a page that people read, in the state folder and, where there is one, in the store; where it is. A store
@@ -86,7 +86,7 @@ class ProjectContext:
             return str(path)
         try:
             self.object_store.put(f"reports/{name}", path)
-        except ObjectsError as error:
+        except ObjectStoreError as error:
             print(f"The report stays in {path}: {error}")
             return str(path)
         return f"{self.object_store.url}/reports/{name}"

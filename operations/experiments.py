@@ -133,7 +133,7 @@ def _sound(ctx: ProjectContext, steps: Sequence[RolloutStep]) -> str:
     """The champion from before; A, which answers most users now, when that one's bundle was damaged meanwhile."""
     before, plan = str(steps[0].evidence["before"]), plan_of(steps)
     try:
-        ctx.releases.open(before)
+        ctx.releases.get(before)
     except bundle.UnreachableRelease:
         raise  # which says nothing against the release
     except bundle.ReleaseError as error:

@@ -13,7 +13,7 @@ from operations.context import ProjectContext, short
 from operations.targets import contract
 from stores import rollout_observation
 from stores.ledger import ConflictError, LiveRelease, Rollout, RolloutObservation, RolloutStep
-from stores.object_store.store import ObjectsError
+from stores.object_store.store import ObjectStoreError
 from stores.releases import bundle as bundle_module
 from stores.releases.bundle import Bundle
 from tasks import alerts, model_server, orchestrator, tracking
@@ -41,7 +41,7 @@ class Outcome:
 
 def terms_of(ctx: ProjectContext, champion: str, challenger: str) -> RolloutPolicy:
     """What a rollout between these two will be judged by: the project's rules as they are now."""
-    pair = [ctx.releases.open(digest) for digest in (champion, challenger)]
+    pair = [ctx.releases.get(digest) for digest in (champion, challenger)]
     return RolloutPolicy(
         **ctx.params.rollout.model_dump(),
         task=ctx.params.project.task,
@@ -86,7 +86,7 @@ def advance(ctx: ProjectContext, id: str) -> Outcome:
     why = model_server.refusal_reason(ctx.server, row.release) if at.is_challenging else None
     try:
         seen = rollout_observation.observe_rollout(ctx.telemetry, row, steps)
-    except ObjectsError:
+    except ObjectStoreError:
         if why is None:
             raise
         seen = Observation(exposed=at.exposed_before)  # the store is away; what the servers refuse goes without it
@@ -104,7 +104,7 @@ def advance(ctx: ProjectContext, id: str) -> Outcome:
 def _damage(ctx: ProjectContext, digest: str) -> str | None:
     """What is wrong with a bundle on disk: servers that hold it in memory could not load it again."""
     try:
-        ctx.releases.open(digest)
+        ctx.releases.get(digest)
     except bundle_module.UnreachableRelease:
         raise  # which says nothing against the release
     except bundle_module.ReleaseError as error:

@@ -39,16 +39,16 @@ def main() -> int:
     from serving.app import ModelServer
     from serving.http.protocol import HttpProtocol
     from serving.preload import unpack
-    from stores.releases.store import Shelf
-    from stores.telemetry import where
+    from stores.releases.store import ReleaseStore
+    from stores.telemetry import open_telemetry
 
     sys.path.append(str(settings.root))  # a project's own model.py
     if server_settings.baked is not None:
         unpack(server_settings.baked, settings.releases)
     # Few attempts: while a release is fetched nothing else that the ledger says is followed, and it is tried again.
-    shelf = Shelf.at(settings.releases, settings.store, settings.store_endpoint, attempts=3)
-    telemetry, files = where(settings.telemetry, shelf.objects), key_files(os.environ)
-    server = ModelServer(server_settings, shelf=shelf, telemetry=telemetry, files=files)
+    release_store = ReleaseStore.at(settings.releases, settings.store, settings.store_endpoint, attempts=3)
+    telemetry, files = open_telemetry(settings.telemetry, release_store.objects), key_files(os.environ)
+    server = ModelServer(server_settings, release_store=release_store, telemetry=telemetry, files=files)
     uvicorn.run(
         server.app,
         host=settings.host,

@@ -36,9 +36,9 @@ from serving.settings import KeyFile, ServerSettings
 from serving.verdicts import Verdicts
 from stores.ledger import Ledger
 from stores.releases.bundle import ReleaseError
-from stores.releases.store import Shelf
-from stores.telemetry import Mirror, Recorder, Where
-from stores.telemetry.parquet.files import oldest_waiting_s
+from stores.releases.store import ReleaseStore
+from stores.telemetry import Recorder, SharedTelemetry, TelemetryLocation
+from stores.telemetry.parquet.files import oldest_pending_s
 from stores.telemetry.remote.replica import folder_of
 from trimtab.model.release import SCHEMA
 
@@ -53,10 +53,15 @@ class ModelServer:
     """The parts of one server; `app` is what uvicorn runs."""
 
     def __init__(
-        self, settings: ServerSettings, *, shelf: Shelf, telemetry: Where, files: Mapping[str, KeyFile] | None = None
+        self,
+        settings: ServerSettings,
+        *,
+        release_store: ReleaseStore,
+        telemetry: TelemetryLocation,
+        files: Mapping[str, KeyFile] | None = None,
     ) -> None:
         self.settings = settings
-        self.ships = ships = isinstance(telemetry, Mirror)
+        self.ships = ships = isinstance(telemetry, SharedTelemetry)
         folder = folder_of(telemetry)
         self.recorder = Recorder(
             folder,
@@ -65,7 +70,7 @@ class ModelServer:
         )
         self.metrics = ServerMetrics(folder, self.recorder, ships=ships)
         self.guard = CrashGuard(folder / "lives")
-        self.roster = LoadedModels(shelf, allow=settings.trusted_types, watch=self.guard.loading)
+        self.roster = LoadedModels(release_store, allow=settings.trusted_types, watch=self.guard.loading)
         ledger = Ledger(settings.ledger_url.get_secret_value())
         self.follower = LedgerFollower(ledger, self.roster, self.metrics, self.guard, release=settings.release)
         self.preload = Preload(settings.preload, self.roster, self.guard)
@@ -171,8 +176,8 @@ class ModelServer:
         first_deploy = self.preload.done and self.follower.vacant  # which waits for this server before anybody is live
         if self.roster.state.champion is None and not first_deploy:
             reasons.append(self.follower.release_trouble or self.follower.ledger_trouble or "no release is live yet")
-        if self.recorder.failure is not None:
-            reasons.append(f"telemetry cannot be written: {self.recorder.failure}")
+        if self.recorder.write_error is not None:
+            reasons.append(f"telemetry cannot be written: {self.recorder.write_error}")
         return reasons
 
     def described(self) -> dict[str, Any]:
@@ -219,13 +224,13 @@ def _routes(server: ModelServer) -> FastAPI:
         content["compaction"] = server.housekeeping.compaction_trouble or "ok"
         if server.ships:
             content["shipping"] = server.housekeeping.shipping_trouble or "ok"
-            content["shipping_lag_s"] = round(oldest_waiting_s(server.recorder.root, with_parts=True), 1)
+            content["shipping_lag_s"] = round(oldest_pending_s(server.recorder.root, with_parts=True), 1)
         return as_json(content, 503 if reasons else 200)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> Response:
         """For Prometheus."""
-        server.metrics.telemetry_up.set(server.recorder.failure is None)
+        server.metrics.telemetry_up.set(server.recorder.write_error is None)
         server.metrics.compaction_up.set(server.housekeeping.compaction_trouble is None)
         server.metrics.shipping_up.set(server.housekeeping.shipping_trouble is None)
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")

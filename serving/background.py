@@ -14,9 +14,9 @@ from serving.models.crash_guard import CrashGuard
 from serving.models.loaded import LoadedModel, LoadedModels, ServingState
 from stores.ledger import Ledger, LiveRelease, Rollout
 from stores.releases.bundle import ReleaseError, UnreachableRelease
-from stores.telemetry import Compactor, Recorder, Where
-from stores.telemetry.parquet.files import waiting_bytes
-from stores.telemetry.remote.upload_process import Shipper
+from stores.telemetry import CompactionProcess, Recorder, TelemetryLocation
+from stores.telemetry.parquet.files import pending_bytes
+from stores.telemetry.remote.upload_process import UploadProcess
 
 _RETRY_S = 2.0
 log = logging.getLogger("trimtab.serving")
@@ -197,10 +197,10 @@ class TelemetryMaintenance:
     """Looks after telemetry: room after a failure, sync, finished segments. These are compacted by a process of its
     own and, where there is a store, brought there; those of an earlier life at once."""
 
-    def __init__(self, recorder: Recorder, place: Where, *, compact_s: float, drain_s: float) -> None:
+    def __init__(self, recorder: Recorder, place: TelemetryLocation, *, compact_s: float, drain_s: float) -> None:
         self._recorder, self._drain_s = recorder, drain_s
-        self._compactor = Compactor(recorder.root, every_s=compact_s) if isinstance(place, Path) else None
-        self._shipper = None if isinstance(place, Path) else Shipper(place)
+        self._compactor = CompactionProcess(recorder.root, every_s=compact_s) if isinstance(place, Path) else None
+        self._shipper = None if isinstance(place, Path) else UploadProcess(place)
 
     @property
     def compaction_trouble(self) -> str | None:
@@ -216,9 +216,9 @@ class TelemetryMaintenance:
         """One round."""
         self._recorder.maintain()
         if self._compactor is not None:
-            self._compactor.tend()
+            self._compactor.run_once()
         if self._shipper is not None:
-            self._shipper.tend()
+            self._shipper.run_once()
 
     def stop(self) -> None:
         """End, when nothing more will be recorded: a compaction at once, which may be done at any moment; shipping when
@@ -229,7 +229,7 @@ class TelemetryMaintenance:
             log.error(
                 "%d bytes of telemetry stay in %s, as they could not be brought to the store: %s. The next server with "
                 "this folder brings them.",
-                waiting_bytes(self._recorder.root, with_parts=True), self._recorder.root, self.shipping_trouble,
+                pending_bytes(self._recorder.root, with_parts=True), self._recorder.root, self.shipping_trouble,
             )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 from serving.exceptions import Overloaded
 from stores import rollout_observation
 from stores.ledger import Ledger, LedgerUnavailable, Rollout, RolloutStep
-from stores.telemetry import Where
+from stores.telemetry import TelemetryLocation
 from trimtab.rollout.state_machine import (
     FINISHED,
     Observation,
@@ -97,7 +97,12 @@ class Verdicts:
     meanwhile get the same answer."""
 
     def __init__(
-        self, ledger: Ledger, telemetry: Where, refused: Callable[[], Mapping[str, str]], *, fresh_s: float = 1.0
+        self,
+        ledger: Ledger,
+        telemetry: TelemetryLocation,
+        refused: Callable[[], Mapping[str, str]],
+        *,
+        fresh_s: float = 1.0,
     ) -> None:
         self._ledger, self._telemetry, self._refused, self._fresh_s = ledger, telemetry, refused, fresh_s
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="verdict")

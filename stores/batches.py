@@ -22,12 +22,12 @@ class NothingLanded(FileNotFoundError):
     """There is no such batch; the message says what to run."""
 
 
-class NotKept(OSError):
+class BatchNotStored(OSError):
     """Rows could not be written; what was there before is untouched."""
 
 
 @dataclass(frozen=True)
-class Landed:
+class LandedBatch:
     """A batch on disk; *digest* is the sha256 of its file."""
 
     period: str
@@ -36,7 +36,7 @@ class Landed:
     path: Path
 
 
-def land(project: Path, period: str, frame: pd.DataFrame) -> Landed:
+def land(project: Path, period: str, frame: pd.DataFrame) -> LandedBatch:
     """Keep *frame* as the batch of *period*, named by its content."""
     content = _parquet(frame)
     digest = hashlib.sha256(content).hexdigest()
@@ -44,10 +44,10 @@ def land(project: Path, period: str, frame: pd.DataFrame) -> Landed:
     if not _put(project, path, content):
         newest = max(map(_landed_at, path.parent.glob("*.parquet")))
         os.utime(path, ns=(newest + 1, newest + 1))  # it landed last, though it had landed before
-    return Landed(period, digest, len(frame), path)
+    return LandedBatch(period, digest, len(frame), path)
 
 
-def landed(project: Path, period: str, digest: str | None = None) -> Landed:
+def landed(project: Path, period: str, digest: str | None = None) -> LandedBatch:
     """The batch of *period* called *digest*, or the one that landed last. Raises NothingLanded."""
     folder = project / "data" / "landed" / period
     found = [folder / f"{digest}.parquet"] if digest else sorted(folder.glob("*.parquet"), key=_landed_at)
@@ -58,11 +58,11 @@ def landed(project: Path, period: str, digest: str | None = None) -> Landed:
     return read(period, found[-1].stem, found[-1])
 
 
-def read(period: str, digest: str, path: Path) -> Landed:
+def read(period: str, digest: str, path: Path) -> LandedBatch:
     """The batch *digest* in the file *path*, wherever that is."""
     import pyarrow.parquet
 
-    return Landed(period, digest, pyarrow.parquet.read_metadata(path).num_rows, path)
+    return LandedBatch(period, digest, pyarrow.parquet.read_metadata(path).num_rows, path)
 
 
 def accepted(project: Path, period: str) -> Path:
@@ -108,7 +108,7 @@ def _put(project: Path, path: Path, content: bytes) -> bool:
     try:
         _replace(project, path, content)
     except OSError as error:
-        raise NotKept(
+        raise BatchNotStored(
             f"{path} ({len(content):,} bytes) could not be written: {error.strerror}; make room or lift the limit, "
             "then run this again: what was there before is untouched"
         ) from error

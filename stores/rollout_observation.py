@@ -12,16 +12,16 @@ from typing import Any
 
 from stores import telemetry
 from stores.ledger import Rollout, RolloutStep, utc
-from stores.telemetry.remote.replica import Where
+from stores.telemetry.remote.replica import TelemetryLocation
 from trimtab.rollout.state_machine import Observation, RolloutPolicy, current_state
 
 _CLOCKS_APART = timedelta(minutes=10)  # between the database and a server
 
 
-def observe_rollout(root: Where, rollout: Rollout, steps: Sequence[RolloutStep]) -> Observation:
+def observe_rollout(root: TelemetryLocation, rollout: Rollout, steps: Sequence[RolloutStep]) -> Observation:
     """Return the observation of *rollout*, which has taken *steps*, from the telemetry below *root*.
 
-    Raises ObjectsError when the telemetry is in an object store that is unavailable.
+    Raises ObjectStoreError when the telemetry is in an object store that is unavailable.
     """
     from trimtab.rollout import observation
 
@@ -38,20 +38,20 @@ def observe_rollout(root: Where, rollout: Rollout, steps: Sequence[RolloutStep])
     )  # fmt: skip
 
 
-def telemetry_fingerprint(root: Where) -> tuple[tuple[str, int], ...]:
+def telemetry_fingerprint(root: TelemetryLocation) -> tuple[tuple[str, int], ...]:
     """Return a value that changes when new pairs or labels arrive below *root*. It costs a listing.
 
-    Raises ObjectsError when the store has to be listed and is unavailable.
+    Raises ObjectStoreError when the store has to be listed and is unavailable.
     """
     from stores.telemetry.parquet import files
-    from stores.telemetry.remote.replica import Mirror, folder_of
+    from stores.telemetry.remote.replica import SharedTelemetry, folder_of
 
     found = []
     for stream in (files.PAIRS, files.LABELS):
         for name, path in files.segments(folder_of(root), stream).items():
             with suppress(FileNotFoundError):
                 found.append((name, path.stat().st_size))
-        if isinstance(root, Mirror):
+        if isinstance(root, SharedTelemetry):
             found += [(part.path.name, part.size) for part in root.listed_lately(stream)]
     return tuple(found)
 

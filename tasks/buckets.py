@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from stores.object_store.s3 import Refused, credentials_from_files
+from stores.object_store.s3 import AccessDenied, credentials_from_files
 from tasks.sources import BucketAccess, SourceError, SourceRejected
 from trimtab.config.params import ParamsError
 from trimtab.data.periods import Period, PeriodError
@@ -173,7 +173,7 @@ def _explain_errors(where: str, *, was_listed: bool = False) -> Iterator[None]:
         raise SourceError(f"{where}: {text}") from error
     except ResponseParserError as error:
         raise SourceError(f"{where}: the answer is not S3's: try later, or correct TRIMTAB_SOURCE_ENDPOINT") from error
-    except Refused as error:
+    except AccessDenied as error:
         raise SourceRejected(str(error)) from error
     except known.BotoCoreError as error:
         text = " ".join(str(error).split())

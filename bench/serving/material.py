@@ -162,7 +162,7 @@ def _release(folder: Path, fitted: Candidate, parts: Split, settings: Params, *,
     fields = paperwork.manifest_fields(
         paper, model_name=paper.project, model_version=version, run_id=f"bench-{version}"
     )
-    return bundle.write(folder / "releases", manifest_fields=fields, files={**files, CARD: card}).digest
+    return bundle.write_bundle(folder / "releases", manifest_fields=fields, files={**files, CARD: card}).digest
 
 
 def _one_row_bodies(folder: Path, rows: pd.DataFrame, settings: Params) -> None:

@@ -15,8 +15,8 @@ import pandas as pd
 
 from deployments.replay.traffic import Traffic
 from stores.ledger import DecisionRecord, Ledger, Outcome, RolloutObservation
-from stores.releases.store import Shelf
-from stores.telemetry import Where, where
+from stores.releases.store import ReleaseStore
+from stores.telemetry import TelemetryLocation, open_telemetry
 from tasks import orchestrator, sources
 from trimtab.config import params
 from trimtab.config.params import Params
@@ -65,14 +65,14 @@ class Replay:
         return pd.Timedelta(self.params.period.label_delay)
 
     @cached_property
-    def shelf(self) -> Shelf:
+    def release_store(self) -> ReleaseStore:
         """Where releases are kept."""
-        return Shelf.at(self.settings.releases, self.settings.store, self.settings.store_endpoint)
+        return ReleaseStore.at(self.settings.releases, self.settings.store, self.settings.store_endpoint)
 
     @cached_property
-    def telemetry(self) -> Where:
+    def telemetry(self) -> TelemetryLocation:
         """Where predictions and labels are."""
-        return where(self.settings.telemetry, self.shelf.objects)
+        return open_telemetry(self.settings.telemetry, self.release_store.objects)
 
     def prepare(self, before: Period) -> None:
         """Bring in the periods before the walk, and have a first model."""

@@ -58,7 +58,7 @@ def _period(
     period, decision = replay.params.parse_period(step.period), step.decision
     seen = telemetry.joined(replay.telemetry, period.start, period.end)
     known = seen[seen["label"].notna()]
-    manifest = replay.shelf.open(step.release).manifest if step.release else None
+    manifest = replay.release_store.get(step.release).manifest if step.release else None
     outcome = step.retrain
     evidence = outcome.evidence if outcome else {}
     gate = replay.ledger.gate(evidence["run_id"]) if "run_id" in evidence else None

@@ -96,13 +96,13 @@ def component(settings: Settings) -> Component:
 
 def reach(settings: Settings) -> str | None:
     """Why a store of the user's own cannot be used, or None when it can."""
-    from stores.object_store.store import Objects, ObjectsError
+    from stores.object_store.store import ObjectStore, ObjectStoreError
 
     if settings.store is None:
         return "TRIMTAB_STORE is not set"
     try:
-        next(iter(Objects(settings.store, endpoint=settings.store_endpoint, attempts=1).list()), None)
-    except (ObjectsError, ValueError) as error:
+        next(iter(ObjectStore(settings.store, endpoint=settings.store_endpoint, attempts=1).list()), None)
+    except (ObjectStoreError, ValueError) as error:
         return str(error)
     return None
 

@@ -117,7 +117,7 @@ class DockerTarget:
             )
         there, present = containers.find_image(image), containers.find_image(base)
         if there is None or (present is not None and there.labels.get(BASE) != present.id):
-            bundle = self._ctx.releases.open(digest)
+            bundle = self._ctx.releases.get(digest)
             version = str(bundle.manifest.model_version)
             labels = {PROJECT: self._project, RELEASE: digest, BASE: present.id if present else "",
                       "org.opencontainers.image.version": version}  # fmt: skip

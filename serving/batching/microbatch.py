@@ -120,7 +120,7 @@ class BatchScorer:
                 return self.open(state.fallback, questions)
             questions[0].error = error
             return []
-        ids = self._recorder.take_ids(rows.time_us)
+        ids = self._recorder.new_ids(rows.time_us)
         first = 0
         for question in questions:
             question.first = first

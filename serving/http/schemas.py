@@ -69,7 +69,7 @@ class LabelsBody(BaseModel):
 
 
 class LabelsResponse(BaseModel):
-    """What became of them, as far as the server remembers; `stores.telemetry.tally` knows all."""
+    """What became of them, as far as the server remembers; `stores.telemetry.count_labels` knows all."""
 
     accepted: int
     duplicates: int

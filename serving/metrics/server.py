@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from serving.metrics.requests import RequestMetrics
 from serving.settings import SCOPES
-from stores.telemetry.parquet.files import oldest_waiting_s, waiting_bytes
+from stores.telemetry.parquet.files import oldest_pending_s, pending_bytes
 
 if TYPE_CHECKING:
     from serving.batching.microbatch import MicroBatch
@@ -62,9 +62,9 @@ class ServerMetrics:
         self.quality = gauge("quality", "Quality in the newest period judged, and as promised.", "metric", "kind")
         self._function("ledger_age_seconds", "Since the ledger answered.", lambda: time.monotonic() - self._answered())
         self._function("telemetry_written_bytes", "Bytes recorded by this process.", lambda: recorder.written_bytes)
-        self._function("telemetry_waiting_bytes", "Bytes not compacted yet.", lambda: waiting_bytes(telemetry))
+        self._function("telemetry_waiting_bytes", "Bytes not compacted yet.", lambda: pending_bytes(telemetry))
         self._function(
-            "telemetry_lag_seconds", "Age of the oldest row not compacted yet.", lambda: oldest_waiting_s(telemetry)
+            "telemetry_lag_seconds", "Age of the oldest row not compacted yet.", lambda: oldest_pending_s(telemetry)
         )
         self.shipping_up = Gauge(
             "trimtab_shipping_up", "1 when telemetry could be brought to the store last time.",
@@ -73,11 +73,11 @@ class ServerMetrics:
         if ships:
             self._function(
                 "shipping_waiting_bytes", "Bytes that the store has not.",
-                lambda: waiting_bytes(telemetry, with_parts=True),
+                lambda: pending_bytes(telemetry, with_parts=True),
             )  # fmt: skip
             self._function(
                 "shipping_lag_seconds", "Age of the oldest row that the store has not.",
-                lambda: oldest_waiting_s(telemetry, with_parts=True),
+                lambda: oldest_pending_s(telemetry, with_parts=True),
             )  # fmt: skip
         self._held = gauge("keys", "Keys that open the server, by scope.", "scope")
         self._rows = lru_cache(maxsize=16)(self.rows.labels)

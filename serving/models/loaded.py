@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from serving.models.latency import LatencyEstimator
+from stores.releases.backend import load_scorer
 from stores.releases.bundle import Bundle, CorruptRelease
-from stores.releases.store import Shelf
+from stores.releases.store import ReleaseStore
 from trimtab.model.scoring import Scorer, Scores, worst_difference
 from trimtab.predictors.compile import SCIKIT_LEARN
 from trimtab.requests.parser import Intake, Rows
@@ -143,8 +144,12 @@ class LoadedModels:
     """Loads releases from *shelf* and remembers the ones worth keeping: champion, challenger, the previous champion
     and the last ones that were loaded beside them."""
 
-    def __init__(self, shelf: Shelf, *, allow: Collection[str] = (), watch: Watch | None = None) -> None:
-        self._shelf, self._allow, self._watch = shelf, frozenset(allow), watch or (lambda *_: nullcontext())
+    def __init__(self, release_store: ReleaseStore, *, allow: Collection[str] = (), watch: Watch | None = None) -> None:
+        self._release_store, self._allow, self._watch = (
+            release_store,
+            frozenset(allow),
+            watch or (lambda *_: nullcontext()),
+        )
         self._lock, self._opening = threading.Lock(), threading.Lock()
         self._loaded: dict[str, LoadedModel] = {}
         self._previous: str | None = None
@@ -210,9 +215,9 @@ class LoadedModels:
         return ProbeResult(False, finite, latency_ms, f"sample rows differ from the recorded predictions by {worst:g}")
 
     def _open(self, digest: str) -> LoadedModel:
-        bundle = self._shelf.open(digest)
+        bundle = self._release_store.get(digest)
         try:
-            scorer = bundle.scorer(allow=self._allow)
+            scorer = load_scorer(bundle, allow=self._allow)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise CorruptRelease(digest, "model.skops", f"cannot be loaded: {error}") from error
         loaded = LoadedModel(bundle, scorer, Intake(bundle.manifest.features, bundle.manifest.columns))

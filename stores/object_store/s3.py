@@ -32,34 +32,34 @@ _REASONS = {
 log = logging.getLogger("trimtab.stores")
 
 
-class ObjectsError(OSError):
+class ObjectStoreError(OSError):
     """Something is wrong with *place*, an object or a bucket."""
 
     def __init__(self, place: str, problem: str) -> None:
         super().__init__(f"{place}: {problem}")
         self.place, self.problem = place, problem
 
-    def __reduce__(self) -> tuple[type[ObjectsError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[ObjectStoreError], tuple[str, str]]:
         return type(self), (self.place, self.problem)
 
 
-class Unreachable(ObjectsError, ConnectionError):
+class StoreUnavailable(ObjectStoreError, ConnectionError):
     """The server does not answer, or not as it should; later it may."""
 
 
-class NoSuchObject(ObjectsError, LookupError):
+class NoSuchObject(ObjectStoreError, LookupError):
     """There is no such object."""
 
 
-class Damaged(ObjectsError):
+class ChecksumMismatch(ObjectStoreError):
     """What is stored is not what was written."""
 
 
-class Refused(ObjectsError, PermissionError):
+class AccessDenied(ObjectStoreError, PermissionError):
     """The server answers, and does not let us: credentials, rights, a bucket that is not there."""
 
 
-def address(url: str) -> tuple[str, str]:
+def parse_url(url: str) -> tuple[str, str]:
     """Bucket and prefix of ``s3://bucket/prefix``; the prefix is empty or ends with a slash. Raises ValueError."""
     found = _URL.fullmatch(url)
     if found is None:
@@ -68,7 +68,7 @@ def address(url: str) -> tuple[str, str]:
     return found["bucket"], f"{prefix}/" if prefix else ""
 
 
-class Requests:
+class S3Client:
     """Requests about objects in *bucket*."""
 
     def __init__(self, bucket: str, endpoint: str | None, *, attempts: int) -> None:
@@ -83,7 +83,7 @@ class Requests:
         """The answer. Raises NoSuchObject, Refused, Unreachable."""
         answer = self.send(operation, **request)
         if answer is None:
-            raise Refused(self._place(request), "a condition did not hold")
+            raise AccessDenied(self._place(request), "a condition did not hold")
         return answer
 
     def send(self, operation: str, **request: Any) -> dict[str, Any] | None:
@@ -101,33 +101,33 @@ class Requests:
             if code in _MISSING:
                 raise NoSuchObject(self._place(request), "there is no such object") from error
             if code in _BUSY or status >= 500 or status == 429:
-                raise Unreachable(self._place(request), f"the server says {code}") from error
+                raise StoreUnavailable(self._place(request), f"the server says {code}") from error
             self._client = None  # the next one reads the credentials anew, which may have been changed
-            raise Refused(self._place(request), _REASONS.get(code, f"the server says {code}")) from error
+            raise AccessDenied(self._place(request), _REASONS.get(code, f"the server says {code}")) from error
         except (BotoCoreError, ResponseParserError) as error:
-            kind = Unreachable if _may_pass(error) else Refused
+            kind = StoreUnavailable if _is_transient(error) else AccessDenied
             raise kind(self._place(request), _without_secrets(error)) from error
         return answer
 
-    def failure(self, key: str, code: str) -> ObjectsError:
+    def failure(self, key: str, code: str) -> ObjectStoreError:
         """What *code* means, which an answer about many objects holds for *key*."""
         place = self._place({"Key": key})
         if code not in _REASONS:
-            return Unreachable(place, f"the server says {code}")
+            return StoreUnavailable(place, f"the server says {code}")
         self._client = None  # as in `send`
-        return Refused(place, _REASONS[code])
+        return AccessDenied(place, _REASONS[code])
 
     def give_up(self, **upload: str) -> None:
         """Take back the parts of an unfinished object, so that nobody pays for them. What cannot be taken back now is
         invisible, and for the bucket's life-cycle rules to remove."""
         try:
             self.send("abort_multipart_upload", **upload)
-        except ObjectsError as error:
+        except ObjectStoreError as error:
             log.warning("parts of an unfinished object stay behind: %s", error)
 
-    def body(self, key: str) -> Body:
+    def body(self, key: str) -> ResumableDownload:
         """The content of an object, not yet asked for."""
-        return Body(self, {"Bucket": self._bucket, "Key": key}, attempts=self._attempts)
+        return ResumableDownload(self, {"Bucket": self._bucket, "Key": key}, attempts=self._attempts)
 
     def _place(self, request: dict[str, Any]) -> str:
         return f"s3://{self._bucket}/{request.get('Key', request.get('Prefix', ''))}"
@@ -140,10 +140,10 @@ class Requests:
         return made[1]
 
 
-class Body:
+class ResumableDownload:
     """An object's content on its way. After `chunks` is through: *etag* and *metadata* of what arrived."""
 
-    def __init__(self, requests: Requests, target: dict[str, str], *, attempts: int) -> None:
+    def __init__(self, requests: S3Client, target: dict[str, str], *, attempts: int) -> None:
         self._requests, self._target, self._attempts = requests, target, attempts
         self.place = f"s3://{target['Bucket']}/{target['Key']}"
         self.etag = ""
@@ -174,12 +174,12 @@ class Body:
                         return
                     problem = f"{got} of {total} bytes arrived"
                 except FlexibleChecksumError as error:
-                    raise Damaged(self.place, "its content is not what its checksum names") from error
+                    raise ChecksumMismatch(self.place, "its content is not what its checksum names") from error
                 except (BotoCoreError, OSError) as error:
                     problem = _without_secrets(error)
             failures = 1 if got > before else failures + 1
             if failures == self._attempts:
-                raise Unreachable(self.place, f"{problem} ({failures} attempts without any progress)")
+                raise StoreUnavailable(self.place, f"{problem} ({failures} attempts without any progress)")
             time.sleep(_pause_s(failures))
 
 
@@ -194,7 +194,7 @@ def client(endpoint: str | None = None, *, attempts: int = 1) -> Any:
     from botocore.config import Config
 
     core = botocore.session.get_session()
-    core.register_component("data_loader", _models())
+    core.register_component("data_loader", _service_models())
     session = boto3.session.Session(botocore_session=core, **credentials_from_files())
     style = {"addressing_style": "path"} if endpoint else {}
     config = Config(
@@ -226,7 +226,7 @@ def _pause_s(attempts: int) -> float:
 
 
 @lru_cache(maxsize=1)
-def _models() -> Any:
+def _service_models() -> Any:
     """What botocore knows of S3, read once: it takes most of the time that making a client takes."""
     from botocore.loaders import create_loader
 
@@ -240,12 +240,12 @@ def credentials_from_files() -> dict[str, str]:
     try:
         files = secrets_from_files(names, os.environ)
     except UnreadableSecret as error:
-        raise Refused("credentials", str(error)) from error
+        raise AccessDenied("credentials", str(error)) from error
     given = {name: os.environ[name] for name in names if files and os.environ.get(name)}
     return {name.lower(): value for name, value in {**given, **files}.items()}
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether the same request may go well later. What is wrong with credentials or parameters stays wrong."""
     from botocore import exceptions as known
     from botocore.parsers import ResponseParserError

@@ -5,7 +5,6 @@ repeated and explained is `stores.object_store.s3`'."""
 from __future__ import annotations
 
 import hashlib
-import os
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,16 @@ from mimetypes import guess_type
 from pathlib import Path
 from typing import IO, Any
 
-from stores.object_store.s3 import Damaged, NoSuchObject, ObjectsError, Refused, Requests, Unreachable, address
+from stores.atomic_files import write_atomically
+from stores.object_store.s3 import (
+    AccessDenied,
+    ChecksumMismatch,
+    NoSuchObject,
+    ObjectStoreError,
+    S3Client,
+    StoreUnavailable,
+    parse_url,
+)
 
 _PART_BYTES = 16 * 1024 * 1024
 # SeaweedFS (4.48) looks whether an object is there before it puts the parts together, not as it does: of four writers
@@ -27,7 +35,7 @@ _SHA256, _WRITE = "sha256", "write"
 
 
 @dataclass(frozen=True)
-class Found:
+class ObjectInfo:
     """An object in a listing. *etag* changes with the content."""
 
     key: str
@@ -36,7 +44,7 @@ class Found:
     modified: datetime
 
 
-class Objects:
+class ObjectStore:
     """The objects below *url*, ``s3://bucket/prefix``. *endpoint* is the address of an S3 server of one's own; without
     it, it is Amazon's. Safe to share between threads, and to use after a fork.
 
@@ -47,8 +55,8 @@ class Objects:
 
     def __init__(self, url: str, *, endpoint: str | None = None, attempts: int = 6) -> None:
         self.url, self.endpoint = url.rstrip("/"), endpoint
-        self._bucket, self._prefix = address(url)
-        self._requests = Requests(self._bucket, endpoint, attempts=attempts)
+        self._bucket, self._prefix = parse_url(url)
+        self._requests = S3Client(self._bucket, endpoint, attempts=attempts)
 
     def put(self, key: str, content: bytes | Path, *, if_absent: bool = False) -> bool:
         """Write an object, in parts when it is large; it appears when all of it has arrived.
@@ -61,48 +69,39 @@ class Objects:
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         target = {"Bucket": self._bucket, "Key": self._prefix + key}
         described = {"Metadata": mark, "ContentType": guess_type(key)[0] or "application/octet-stream"}
-        with _opened(content) as file:
+        with _open(content) as file:
             if size > (_CONDITIONAL_BYTES if if_absent else _PART_BYTES):
                 if if_absent and self._mark(key) is not None:
                     return False  # before all of it is sent in vain
                 written = self._put_parts(file, target, condition, described)
             else:
                 request = {**target, **condition, "Body": file.read(), **described}
-                written = self._requests.send("put_object", **request) is not None
+                written = self._requests.call_conditional("put_object", **request) is not None
         # Another writer was first; or our own first attempt was, whose answer got lost on the way.
         return written or (self._mark(key) or {}).get(_WRITE) == mark[_WRITE]
 
     def read(self, key: str) -> bytes:
-        """An object's content. Raises NoSuchObject, and Damaged when it is not what was written."""
+        """An object's content. Raises NoSuchObject, and ChecksumMismatch when it is not what was written."""
         content = BytesIO()
         self._download(key, content)
         return content.getvalue()
 
     def fetch(self, key: str, target: Path) -> str:
         """Write an object to the file *target*, which appears whole and as it was sent, or not at all; returns the
-        etag. Raises NoSuchObject, Damaged, and OSError when there is no room."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{uuid.uuid4().hex}")
-        try:
-            with scratch.open("xb") as file:
-                etag = self._download(key, file)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(target)
-        finally:
-            scratch.unlink(missing_ok=True)
-        return etag
+        etag. Raises NoSuchObject, ChecksumMismatch, and OSError when there is no room."""
+        with write_atomically(target, is_durable=False) as scratch, scratch.open("xb") as file:
+            return self._download(key, file)
 
-    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Found]:
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
         """Objects whose keys begin with *prefix* and come after *after*, by key."""
         request = {"Bucket": self._bucket, "Prefix": self._prefix + prefix, "MaxKeys": _LISTED_AT_ONCE}
         if after:
             request["StartAfter"] = self._prefix + after
         while True:
-            page = self._requests.need("list_objects_v2", **request)
+            page = self._requests.call("list_objects_v2", **request)
             for entry in page.get("Contents", ()):
                 key = entry["Key"].removeprefix(self._prefix)
-                yield Found(key, entry["Size"], entry["ETag"].strip('"'), entry["LastModified"])
+                yield ObjectInfo(key, entry["Size"], entry["ETag"].strip('"'), entry["LastModified"])
             if not page.get("IsTruncated"):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
@@ -112,7 +111,7 @@ class Objects:
         gone = [{"Key": self._prefix + key} for key in keys]
         for start in range(0, len(gone), _DELETED_AT_ONCE):
             some = gone[start : start + _DELETED_AT_ONCE]
-            done = self._requests.need("delete_objects", Bucket=self._bucket, Delete={"Objects": some, "Quiet": True})
+            done = self._requests.call("delete_objects", Bucket=self._bucket, Delete={"Objects": some, "Quiet": True})
             for error in done.get("Errors", ()):
                 raise self._requests.failure(error["Key"], error["Code"])
 
@@ -120,29 +119,29 @@ class Objects:
         self, file: IO[bytes], target: dict[str, str], condition: dict[str, str], described: dict[str, Any]
     ) -> bool:
         """A large object. What was sent of one that fails is taken back, as far as the server can be reached."""
-        upload = self._requests.need("create_multipart_upload", **target, **described)["UploadId"]
+        upload = self._requests.call("create_multipart_upload", **target, **described)["UploadId"]
         try:
             parts: list[dict[str, Any]] = []
             while content := file.read(_PART_BYTES):
                 number = len(parts) + 1
-                sent = self._requests.need("upload_part", **target, UploadId=upload, PartNumber=number, Body=content)
+                sent = self._requests.call("upload_part", **target, UploadId=upload, PartNumber=number, Body=content)
                 parts.append({"PartNumber": number, "ETag": sent["ETag"]})
             whole = {"MultipartUpload": {"Parts": parts}, "UploadId": upload}
             try:
-                done = self._requests.send("complete_multipart_upload", **target, **whole, **condition)
+                done = self._requests.call_conditional("complete_multipart_upload", **target, **whole, **condition)
             except NoSuchObject:  # the upload: finished by an attempt whose answer got lost
                 return False
             if done is None:
-                self._requests.give_up(**target, UploadId=upload)
+                self._requests.abort_upload(**target, UploadId=upload)
             return done is not None
         except BaseException:
-            self._requests.give_up(**target, UploadId=upload)
+            self._requests.abort_upload(**target, UploadId=upload)
             raise
 
     def _mark(self, key: str) -> dict[str, str] | None:
         """What was noted with an object when it was written; None when there is none."""
         try:
-            found = self._requests.need("head_object", Bucket=self._bucket, Key=self._prefix + key)
+            found = self._requests.call("head_object", Bucket=self._bucket, Key=self._prefix + key)
         except NoSuchObject:
             return None
         mark: dict[str, str] = found.get("Metadata", {})
@@ -162,7 +161,7 @@ class Objects:
                 digest.update(chunk)
         expected = body.metadata.get(_SHA256)
         if expected is not None and digest.hexdigest() != expected:
-            raise Damaged(body.place, f"sha256 is {digest.hexdigest()[:12]}…, written was {expected[:12]}…")
+            raise ChecksumMismatch(body.place, f"sha256 is {digest.hexdigest()[:12]}…, written was {expected[:12]}…")
         return body.etag
 
 
@@ -173,8 +172,16 @@ def _sha256(content: bytes | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _opened(content: bytes | Path) -> Any:
+def _open(content: bytes | Path) -> Any:
     return BytesIO(content) if isinstance(content, bytes) else content.open("rb")
 
 
-__all__ = ["Damaged", "Found", "NoSuchObject", "Objects", "ObjectsError", "Refused", "Unreachable"]
+__all__ = [
+    "AccessDenied",
+    "ChecksumMismatch",
+    "NoSuchObject",
+    "ObjectInfo",
+    "ObjectStore",
+    "ObjectStoreError",
+    "StoreUnavailable",
+]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _FINEST = 1e-12
 
 
-class Route(BaseModel):
+class BackendRecord(BaseModel):
     """What was found when the release was registered. *worst_difference* is rounded up to a power of ten, at least
     1e-12, so that the same candidate gives the same record, and so the same release, on any machine."""
 
@@ -41,31 +41,31 @@ class Route(BaseModel):
     reason: str
 
 
-def prove(scorer: Scorer, table: pd.DataFrame) -> tuple[Compiled | None, Route]:
+def verify_backend(scorer: Scorer, table: pd.DataFrame) -> tuple[Compiled | None, BackendRecord]:
     """The fast way to ask the model of *scorer*, if there is one that agrees with scikit-learn on the rows of *table*
     and on rows made to be hard; and the record of that."""
     try:
         fast = compiled(scorer.model, scorer.features)
     except NotCompilable as error:
-        return None, Route(route=SCIKIT_LEARN, reason=str(error))
+        return None, BackendRecord(route=SCIKIT_LEARN, reason=str(error))
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="openmp"):  # a busy server has no thread to spare for a release that loads
         worst = check(fast, scorer, columns_of(table, scorer.features), len(table))
     if worst <= TOLERANCE:
-        return fast, Route(
+        return fast, BackendRecord(
             route=fast.route,
-            worst_difference=_rounded_up(worst),
+            worst_difference=_round_up(worst),
             rows=len(table),
             reason="gives the answers of scikit-learn",
         )
-    shown = _rounded_up(worst) if math.isfinite(worst) else None
-    return None, Route(
+    shown = _round_up(worst) if math.isfinite(worst) else None
+    return None, BackendRecord(
         route=SCIKIT_LEARN, worst_difference=shown, rows=len(table), reason=f"{fast.route} differs from scikit-learn"
     )
 
 
-def record(
+def backend_file(
     *, model: bytes, reference: bytes, fields: Mapping[str, Any], allow: Collection[str] = (), digest: str = "new"
 ) -> bytes:
     """route.json of a release in the making; *fields* are its manifest's. Safe to repeat: it gives the same bytes."""
@@ -74,33 +74,33 @@ def record(
     loaded = load_model(model, digest=digest, trusted=fields["trusted_types"], allow=allow)
     features = [Feature.model_validate(feature) for feature in fields["features"]]
     scorer = Scorer(loaded, task=fields["task"], features=features, classes=fields["classes"])
-    _, route = prove(scorer, pd.read_parquet(BytesIO(reference)))
+    _, route = verify_backend(scorer, pd.read_parquet(BytesIO(reference)))
     return route.model_dump_json(indent=1).encode()
 
 
-def scorer_of(bundle: Bundle, *, allow: Collection[str] = ()) -> Scorer:
+def load_scorer(bundle: Bundle, *, allow: Collection[str] = ()) -> Scorer:
     """The bundle's model, ready to answer by the way that its record says, if that still holds here."""
     m = bundle.manifest
     model = bundle.model(allow=allow)
     plain = Scorer(model, task=m.task, features=m.features, classes=m.classes)
-    fast, why = _fast_way(bundle, plain)
+    fast, why = _compiled_backend(bundle, plain)
     return Scorer(model, task=m.task, features=m.features, classes=m.classes, fast=fast, why=why)
 
 
-def _fast_way(bundle: Bundle, plain: Scorer) -> tuple[Compiled | None, str]:
+def _compiled_backend(bundle: Bundle, plain: Scorer) -> tuple[Compiled | None, str]:
     try:
-        recorded = Route.model_validate_json(bundle.read(ROUTE))
+        recorded = BackendRecord.model_validate_json(bundle.read(ROUTE))
     except ValidationError:
         return None, f"{ROUTE} cannot be read"
     if recorded.route == SCIKIT_LEARN:
         return None, recorded.reason
     rows, _ = bundle.samples
-    fast, found = prove(plain, frame(rows, plain.features))
+    fast, found = verify_backend(plain, frame(rows, plain.features))
     if fast is None or fast.route != recorded.route:
         now = found.route if fast else f"{SCIKIT_LEARN}, as here it {found.reason}"
         return None, f"{ROUTE} says {recorded.route}, found was {now}"
     return fast, recorded.reason
 
 
-def _rounded_up(worst: float) -> float:
+def _round_up(worst: float) -> float:
     return max(_FINEST, 10.0 ** math.ceil(math.log10(worst))) if worst > 0 else _FINEST

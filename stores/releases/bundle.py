@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import time
 import uuid
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -19,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from stores.atomic_files import sweep, sync_folder, write_durably
 from trimtab.model.release import MODEL, REFERENCE, SAMPLES, Manifest, is_digest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from trimtab.model.scoring import Scorer
 
 MANIFEST = "manifest.json"
-_ABANDONED_AFTER_S = 3600
 
 # What scikit-learn's own models are made of beyond skops' list (found by saving every estimator of the pinned version).
 # A manifest can only choose from these, never add to them.
@@ -97,12 +94,6 @@ class Bundle:
         for are let through skops; anything else raises UntrustedRelease before any of it is loaded."""
         return load_model(self.read(MODEL), digest=self.digest, trusted=self.manifest.trusted_types, allow=allow)
 
-    def scorer(self, *, allow: Collection[str] = ()) -> Scorer:
-        """The model, ready to answer the fastest way that is proved to be right."""
-        from stores.releases.backend import scorer_of
-
-        return scorer_of(self, allow=allow)
-
     @cached_property
     def samples(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Some rows, and what the model answered to each when it was registered."""
@@ -128,7 +119,7 @@ def load_model(content: bytes, *, digest: str, trusted: Collection[str], allow: 
     return skops.io.loads(content, trusted=sorted(found))
 
 
-def write(releases: Path, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> Bundle:
+def write_bundle(releases: Path, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> Bundle:
     """Make the bundle of *files*; *manifest_fields* is all of the manifest but ``files``.
 
     Safe to repeat: equal content has the same digest, and a folder that is there already is checked and kept. A
@@ -143,21 +134,21 @@ def write(releases: Path, *, manifest_fields: Mapping[str, Any], files: Mapping[
     except UnknownRelease:
         pass
     except CorruptRelease:
-        set_aside(releases, digest)
+        quarantine_bundle(releases, digest)
     releases.mkdir(parents=True, exist_ok=True)
-    sweep(releases)
+    sweep(releases, ".new-*")
     scratch = releases / f".new-{uuid.uuid4().hex}"
     scratch.mkdir()
     try:
         for name, content in {**contents, MANIFEST: manifest.canonical()}.items():
-            _write_durably(scratch / name, content)
-        _sync_folder(scratch)
+            write_durably(scratch / name, content)
+        sync_folder(scratch)
         try:
             scratch.rename(target)
         except OSError:
             if not target.is_dir():
                 raise
-        _sync_folder(releases)
+        sync_folder(releases)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return open_bundle(releases, digest)
@@ -194,33 +185,7 @@ def _checked(path: Path, digest: str, name: str, expected: str) -> bytes:
     return content
 
 
-def set_aside(releases: Path, digest: str) -> None:
+def quarantine_bundle(releases: Path, digest: str) -> None:
     """Take a damaged folder out of the way, to be looked at; another process may have done so."""
     with suppress(FileNotFoundError):
         (releases / digest).rename(releases / f".damaged-{digest[:12]}-{uuid.uuid4().hex[:8]}")
-
-
-def sweep(releases: Path) -> None:
-    """Remove what a crash left of an unfinished bundle; a fresh one may be in the making."""
-    for path in releases.glob(".new-*"):
-        try:
-            abandoned = time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S
-        except FileNotFoundError:
-            continue
-        if abandoned:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

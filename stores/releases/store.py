@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stores.object_store.store import Damaged, NoSuchObject, Objects, ObjectsError
+from stores.atomic_files import sweep
+from stores.object_store.store import ChecksumMismatch, NoSuchObject, ObjectStore, ObjectStoreError
 from stores.releases import bundle as bundle_module
 from stores.releases.bundle import MANIFEST, Bundle, CorruptRelease, UnknownRelease, UnreachableRelease
 from trimtab.model.release import Manifest, is_digest
@@ -22,7 +23,7 @@ FOLDER = "releases"
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ReleaseStore:
     """The releases in *folder* and, when there are *objects*, below ``releases/`` there. With a store the folder is a
     cache, from which anything may be removed at any time.
 
@@ -30,14 +31,14 @@ class Shelf:
     """
 
     folder: Path
-    objects: Objects | None = None
+    objects: ObjectStore | None = None
 
     @classmethod
-    def at(cls, folder: Path, store: str | None, endpoint: str | None, *, attempts: int = 6) -> Shelf:
-        """The shelf that these settings mean."""
-        return cls(folder, Objects(store, endpoint=endpoint, attempts=attempts) if store else None)
+    def at(cls, folder: Path, store: str | None, endpoint: str | None, *, attempts: int = 6) -> ReleaseStore:
+        """The release_store that these settings mean."""
+        return cls(folder, ObjectStore(store, endpoint=endpoint, attempts=attempts) if store else None)
 
-    def open(self, digest: str) -> Bundle:
+    def get(self, digest: str) -> Bundle:
         """The bundle *digest*, every byte of it checked. What is not in the folder, or damaged there, is fetched.
 
         Raises UnknownRelease when it is nowhere, CorruptRelease when it is damaged where it was made to last, and
@@ -55,30 +56,30 @@ class Shelf:
             self._fetch(self.objects, digest)
         return bundle_module.open_bundle(self.folder, digest)
 
-    def write(self, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> Bundle:
-        """Make the bundle of *files*, as `stores.releases.bundle.write` does, and keep it in the store.
+    def put(self, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> Bundle:
+        """Make the bundle of *files*, as `stores.releases.bundle.write_bundle` does, and keep it in the store.
 
         Safe to repeat: what is there already is compared, and mended where it differs. Raises UnreachableRelease when
         the store does not answer; nobody sees anything of the release then.
         """
-        bundle = bundle_module.write(self.folder, manifest_fields=manifest_fields, files=files)
+        bundle = bundle_module.write_bundle(self.folder, manifest_fields=manifest_fields, files=files)
         if self.objects is not None:
             try:
                 self._keep(self.objects, bundle)
-            except ObjectsError as error:
+            except ObjectStoreError as error:
                 raise UnreachableRelease(bundle.digest, f"not kept in the store: {error}") from error
         return bundle
 
-    def _keep(self, objects: Objects, bundle: Bundle) -> None:
+    def _keep(self, objects: ObjectStore, bundle: Bundle) -> None:
         for name in [*bundle.manifest.files, MANIFEST]:
             key, content = _key(bundle.digest, name), (bundle.path / name).read_bytes()
             if not objects.put(key, content, if_absent=True) and not _holds(objects, key, content):
                 objects.put(key, content)
 
-    def _fetch(self, objects: Objects, digest: str) -> None:
+    def _fetch(self, objects: ObjectStore, digest: str) -> None:
         """Put *digest* into the folder, in place of what may be there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        bundle_module.sweep(self.folder)
+        sweep(self.folder, ".new-*")
         scratch = self.folder / f".new-{uuid.uuid4().hex}"
         scratch.mkdir()
         try:
@@ -89,7 +90,7 @@ class Shelf:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _part(self, objects: Objects, digest: str, name: str, expected: str, folder: Path) -> bytes:
+    def _part(self, objects: ObjectStore, digest: str, name: str, expected: str, folder: Path) -> bytes:
         key = _key(digest, name)
         try:
             objects.fetch(key, folder / name)
@@ -97,9 +98,9 @@ class Shelf:
             if name == MANIFEST:
                 raise UnknownRelease(digest, f"no bundle in {self.folder}, nor at {objects.url}/{FOLDER}") from error
             raise CorruptRelease(digest, name, f"missing at {objects.url}/{FOLDER}/{digest}") from error
-        except Damaged as error:
+        except ChecksumMismatch as error:
             raise CorruptRelease(digest, name, f"damaged in the store: {error}") from error
-        except ObjectsError as error:
+        except ObjectStoreError as error:
             raise UnreachableRelease(digest, f"cannot be fetched: {error}") from error
         content = (folder / name).read_bytes()
         actual = hashlib.sha256(content).hexdigest()
@@ -117,7 +118,7 @@ class Shelf:
             try:
                 bundle_module.open_bundle(self.folder, digest)
             except CorruptRelease:
-                bundle_module.set_aside(self.folder, digest)
+                bundle_module.quarantine_bundle(self.folder, digest)
                 self._install(scratch, digest)
 
 
@@ -125,10 +126,10 @@ def _key(digest: str, name: str) -> str:
     return f"{FOLDER}/{digest}/{name}"
 
 
-def _holds(objects: Objects, key: str, content: bytes) -> bool:
+def _holds(objects: ObjectStore, key: str, content: bytes) -> bool:
     try:
         return objects.read(key) == content
-    except (Damaged, NoSuchObject):
+    except (ChecksumMismatch, NoSuchObject):
         return False
 
 

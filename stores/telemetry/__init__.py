@@ -4,30 +4,29 @@ Written by `recorder` (through `journal`), kept small by `compaction`, read by `
 `layout`'s business, what several machines share `mirror`'s. Why it is built like this:
 docs/design/telemetry.md."""
 
-from stores.telemetry.parquet.compaction import compact
-from stores.telemetry.parquet.compaction_process import Compactor
-from stores.telemetry.reader import PAIR_COLUMNS, Tally, joined, labels, pairs, predictions, tally
-from stores.telemetry.remote.replica import Mirror, Where, where
-from stores.telemetry.retention import forget
+from stores.telemetry.parquet.compaction_process import CompactionProcess, compact
+from stores.telemetry.reader import PAIR_COLUMNS, LabelShare, count_labels, joined, labels, pairs, predictions
+from stores.telemetry.remote.replica import SharedTelemetry, TelemetryLocation, open_telemetry
+from stores.telemetry.retention import delete_before
 from stores.telemetry.wal.log import Unwritable
 from stores.telemetry.wal.recorder import Counters, LabelCounts, Recorder
 
 __all__ = [
     "PAIR_COLUMNS",
-    "Compactor",
+    "CompactionProcess",
     "Counters",
     "LabelCounts",
-    "Mirror",
+    "LabelShare",
     "Recorder",
-    "Tally",
+    "SharedTelemetry",
+    "TelemetryLocation",
     "Unwritable",
-    "Where",
     "compact",
-    "forget",
+    "count_labels",
+    "delete_before",
     "joined",
     "labels",
+    "open_telemetry",
     "pairs",
     "predictions",
-    "tally",
-    "where",
 ]

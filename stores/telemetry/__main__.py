@@ -19,11 +19,13 @@ def _main() -> int:
         from stores.telemetry.parquet import compaction_process
 
         return compaction_process.main(asked.root)
-    from stores.object_store.store import Objects
+    from stores.object_store.store import ObjectStore
     from stores.telemetry.remote import upload_process
-    from stores.telemetry.remote.replica import Mirror
+    from stores.telemetry.remote.replica import SharedTelemetry
 
-    return upload_process.main(Mirror(asked.root, Objects(asked.store, endpoint=asked.endpoint, attempts=3)))
+    return upload_process.main(
+        SharedTelemetry(asked.root, ObjectStore(asked.store, endpoint=asked.endpoint, attempts=3))
+    )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from stores.object_store.store import NoSuchObject
 from stores.telemetry.parquet import files
 from stores.telemetry.parquet.schema import label_table, pair_table, prediction_table
 from stores.telemetry.remote import replica
-from stores.telemetry.remote.replica import Where, folder_of
-from stores.telemetry.wal.framing import Record, scan
+from stores.telemetry.remote.replica import TelemetryLocation, folder_of
+from stores.telemetry.wal.framing import Frame, scan
 from stores.telemetry.wal.ids import first_id
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Selection:
     """Rows of *stream* with a data time in *span*, that arrived at *since_us* or later (wall time), and that are of
     *rollout*; of these, *columns*."""
 
-    root: Where
+    root: TelemetryLocation
     stream: str
     span: tuple[int, int] = EVER
     since_us: int | None = None
@@ -48,10 +48,10 @@ class Selection:
         while True:
             segments = files.segments(folder_of(self.root), self.stream)
             parts = replica.parts(self.root, self.stream)
-            compacted = files.Compacted(parts)
+            compacted = files.CompactedSegments(parts)
             try:
                 wanted = [part for part in parts if part.overlaps(*self.span) and self._recent(part.arrived_s)]
-                replica.bring(self.root, wanted)
+                replica.download(self.root, wanted)
                 tables = [
                     *((s, self._of_segment(path)) for s, path in segments.items() if s not in compacted),
                     *((part.segment, self._of_part(part)) for part in wanted),
@@ -79,12 +79,12 @@ class Selection:
         table = self._converted(r for r in scan(content) if r.first_us < end and start <= r.last_us)
         return None if table is None else self._filtered(table, whole=self.span == EVER)
 
-    def _converted(self, records: Iterable[Record]) -> pa.Table | None:
+    def _converted(self, records: Iterable[Frame]) -> pa.Table | None:
         if self.stream == files.PAIRS:
             return pair_table(records, rollout=self.rollout)
         return (prediction_table if self.stream == files.PREDICTIONS else label_table)(records)
 
-    def _of_part(self, part: files.Part) -> pa.Table | None:
+    def _of_part(self, part: files.ParquetPart) -> pa.Table | None:
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(part.path, memory_map=True) as file:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stores.telemetry.parquet import files
 from stores.telemetry.parquet.schema import SLICE
 from stores.telemetry.query import EVER, Selection
-from stores.telemetry.remote.replica import Where
+from stores.telemetry.remote.replica import TelemetryLocation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ PAIR_COLUMNS = PROBABILITIES | {*_PAIR_COLUMNS}
 
 
 @dataclass(frozen=True)
-class Tally:
+class LabelShare:
     """Labels by what they are: *rows* that arrived, *distinct* predictions they name, *conflicts* among these (more
     than one value; the last to arrive counts)."""
 
@@ -42,7 +42,7 @@ class Tally:
 
 
 def predictions(
-    root: Where, start: When = None, end: When = None, *, columns: Sequence[str] | None = None
+    root: TelemetryLocation, start: When = None, end: When = None, *, columns: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Predictions with a data time in ``[start, end)``, ordered by time and id; every one exactly once.
 
@@ -58,7 +58,7 @@ def predictions(
     return _frame(_sorted(table, "time"))
 
 
-def pairs(root: Where, *, rollout: str | None = None, since: datetime | None = None) -> pd.DataFrame:
+def pairs(root: TelemetryLocation, *, rollout: str | None = None, since: datetime | None = None) -> pd.DataFrame:
     """Rows that champion and challenger both scored, ordered by arrival and id; of *rollout*, if one is named.
 
     Columns: prediction_id, time, received_at (UTC), rollout, champion, challenger (digests; these three categorical,
@@ -78,7 +78,9 @@ def pairs(root: Where, *, rollout: str | None = None, since: datetime | None = N
     return _frame(_sorted(table.rename_columns([_plain_name(n) for n in table.column_names]), "received_at"))
 
 
-def labels(root: Where, start: When = None, end: When = None, *, since: datetime | None = None) -> pd.DataFrame:
+def labels(
+    root: TelemetryLocation, start: When = None, end: When = None, *, since: datetime | None = None
+) -> pd.DataFrame:
     """Labels of predictions with a data time in ``[start, end)`` (to the second), that arrived *since* then:
     prediction_id, label, label_time (when it became known, if that was sent) and received_at. One row per prediction,
     the last to arrive counts."""
@@ -87,20 +89,22 @@ def labels(root: Where, start: When = None, end: When = None, *, since: datetime
     return kept.sort_values("prediction_id", ignore_index=True)
 
 
-def joined(root: Where, start: When = None, end: When = None, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def joined(
+    root: TelemetryLocation, start: When = None, end: When = None, *, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
     """`predictions` with the columns label and label_time; missing where no label has arrived."""
     known = labels(root, start, end)[["prediction_id", "label", "label_time"]]
     return predictions(root, start, end, columns=columns).merge(known, on="prediction_id", how="left", sort=False)
 
 
-def tally(root: Where, start: When = None, end: When = None) -> Tally:
+def count_labels(root: TelemetryLocation, start: When = None, end: When = None) -> LabelShare:
     """Counts of the labels that arrived, repeats and contradictions included."""
     arrived = _label_rows(root, start, end, None)
     values = arrived.assign(label=arrived["label"].astype(str)).groupby("prediction_id")["label"].nunique()
-    return Tally(len(arrived), len(values), int((values > 1).sum()))
+    return LabelShare(len(arrived), len(values), int((values > 1).sum()))
 
 
-def _label_rows(root: Where, start: When, end: When, since: datetime | None) -> pd.DataFrame:
+def _label_rows(root: TelemetryLocation, start: When, end: When, since: datetime | None) -> pd.DataFrame:
     """Every label that arrived, in the order of arrival. Ids know whole seconds, so both ends are widened to those."""
     first, last = _span(start, end)
     span = (first // _SECOND * _SECOND, -(-last // _SECOND) * _SECOND)

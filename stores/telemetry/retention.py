@@ -6,36 +6,36 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stores.telemetry.parquet import files
-from stores.telemetry.parquet.merge import alone
-from stores.telemetry.remote.replica import Where, folder_of
+from stores.telemetry.parquet.merge import exclusive
+from stores.telemetry.remote.replica import TelemetryLocation, folder_of
 
 
-def forget(place: Where, before: datetime) -> int:
+def delete_before(place: TelemetryLocation, before: datetime) -> int:
     """Remove the parts whose rows are all older than *before*, by their data time and by when they arrived, from the
     folder and from the store behind it; returns how many. What is not compacted yet stays. Safe to interrupt: it goes
     on with the next call."""
     moment = before if before.tzinfo else before.replace(tzinfo=UTC)
     before_s, root = moment.timestamp(), folder_of(place)
-    return sum(_forget_here(root, s, before_s) + _forget_in_store(place, s, before_s) for s in files.STREAMS)
+    return sum(_delete_local(root, s, before_s) + _delete_remote(place, s, before_s) for s in files.STREAMS)
 
 
-def _forget_here(root: Path, stream: str, before_s: float) -> int:
+def _delete_local(root: Path, stream: str, before_s: float) -> int:
     if not files.parts_folder(root, stream).is_dir():
         return 0
-    with alone(root, stream, wait=True):
+    with exclusive(root, stream, wait=True):
         # What an interrupted compaction left would count again without the part that stands for it: it goes first.
-        old = [p for p in [*files.left_over(root, stream), *files.parts(root, stream)] if _is_old(p, before_s)]
+        old = [p for p in [*files.superseded_parts(root, stream), *files.parts(root, stream)] if _is_old(p, before_s)]
         for part in old:
             _drop_segments(root, stream, part)
             part.path.unlink()
     return len(old)
 
 
-def _forget_in_store(place: Where, stream: str, before_s: float) -> int:
+def _delete_remote(place: TelemetryLocation, stream: str, before_s: float) -> int:
     if isinstance(place, Path):
         return 0
     old = [part for part in place.listed(stream) if _is_old(part, before_s)]
-    counting = {part.path.name for part in files.counting(old)}
+    counting = {part.path.name for part in files.visible_parts(old)}
     for part in old:
         _drop_segments(place.root, stream, part)
     for some in ([p for p in old if p.path.name not in counting], [p for p in old if p.path.name in counting]):
@@ -45,11 +45,11 @@ def _forget_in_store(place: Where, stream: str, before_s: float) -> int:
     return len(old)
 
 
-def _is_old(part: files.Part, before_s: float) -> bool:
+def _is_old(part: files.ParquetPart, before_s: float) -> bool:
     return part.last_us < before_s * 1e6 and part.arrived_s < before_s
 
 
-def _drop_segments(root: Path, stream: str, part: files.Part) -> None:
+def _drop_segments(root: Path, stream: str, part: files.ParquetPart) -> None:
     for name, path in files.segments(root, stream).items():
-        if part.stands_for(name):
+        if part.covers(name):
             path.unlink(missing_ok=True)

@@ -19,8 +19,8 @@ import pandas as pd
 import skops.io
 
 from stores.ledger import Ledger
-from stores.releases.backend import record
-from stores.releases.bundle import Bundle, open_bundle, write
+from stores.releases.backend import backend_file
+from stores.releases.bundle import Bundle, open_bundle, write_bundle
 from tests.faulty_models import MODULE, TYPES
 from trimtab.config.params import Params
 from trimtab.data.features import frame
@@ -118,8 +118,8 @@ class Maker:
             release.SAMPLES: release.samples(shown, scorer.score(shown)),
             release.CARD: f"# {about}\n".encode(),
         }
-        files[release.ROUTE] = record(model=content, reference=reference, fields=fields, allow=TYPES)
-        made = write(self.releases, manifest_fields=fields, files=files)
+        files[release.ROUTE] = backend_file(model=content, reference=reference, fields=fields, allow=TYPES)
+        made = write_bundle(self.releases, manifest_fields=fields, files=files)
         self.ledger.record_release(
             made.digest, model_name=manifest.model_name, model_version=manifest.model_version, run_id=manifest.run_id,
             manifest=json.loads(made.manifest.canonical()),

@@ -18,7 +18,7 @@ from serving.models.loaded import LoadedModels
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from stores.releases.bundle import Bundle, UntrustedRelease
-from stores.releases.store import Shelf
+from stores.releases.store import ReleaseStore
 from tests.faulty_models import MODULE, TYPES
 from tests.faulty_models.releases import Maker, faulty_models
 from tests.serving.sample_project import flights, tiny_bundle
@@ -49,7 +49,7 @@ def answers(maker: Maker, model: Any, rows: pd.DataFrame, **options: Any) -> np.
 
 
 def loaded(maker: Maker, bundle: Bundle) -> Any:
-    return LoadedModels(Shelf(maker.releases), allow=TYPES).load(bundle.digest)
+    return LoadedModels(ReleaseStore(maker.releases), allow=TYPES).load(bundle.digest)
 
 
 def right(maker: Maker, rows: pd.DataFrame) -> np.ndarray[Any, Any]:
@@ -68,7 +68,7 @@ def test_every_type_of_the_module_is_named_for_the_server() -> None:
 def test_nobody_loads_them_without_being_told_to(maker: Maker) -> None:
     made = maker.make(faulty_models().Constant(maker.sound, 0.25), "a test")
     with pytest.raises(UntrustedRelease, match=r"faulty_models\.Constant"):
-        LoadedModels(Shelf(maker.releases)).load(made.digest)
+        LoadedModels(ReleaseStore(maker.releases)).load(made.digest)
 
 
 def test_one_gives_the_same_answer_to_everything(maker: Maker) -> None:
@@ -80,7 +80,7 @@ def test_one_reads_hours_for_minutes_and_the_probe_sees_it_only_if_it_was_record
     assert np.allclose(
         answers(maker, model, maker.month), right(maker, maker.month.assign(distance=maker.month["distance"] / 100))
     )
-    roster = LoadedModels(Shelf(maker.releases), allow=TYPES)
+    roster = LoadedModels(ReleaseStore(maker.releases), allow=TYPES)
     assert roster.probe(maker.make(model, "a test").digest).ok
     assert not roster.probe(maker.make(model, "a test", recorded_by=maker.sound).digest).ok
 

@@ -20,7 +20,7 @@ from operations.context import ProjectContext
 from stores import rollout_observation
 from stores.ledger import Ledger, RolloutStep
 from stores.ledger.migrations import migrate
-from stores.object_store.store import Unreachable
+from stores.object_store.store import StoreUnavailable
 from stores.releases.bundle import UnreachableRelease
 from stores.telemetry import Recorder
 from tasks import model_server
@@ -81,7 +81,7 @@ class Trial:
         said = {OLD: self._said(truth, 0.7), NEW: self._said(truth, skill)}
         self.day += 1
         times = [_us(self.day) + i for i in range(rows)]
-        ids = self.recorder.take_ids(times)
+        ids = self.recorder.new_ids(times)
         wrong = ["KeyError: 'HA'"] * errors + [None] * (rows - errors)
         self.recorder.pairs(
             rollout=ID, champion=live.champion, challenger=live.challenger, received_us=_us(self.day), ids=ids,
@@ -245,7 +245,7 @@ class Away:
         monkeypatch.setattr(ProjectContext, "releases", self)
 
     def __call__(self, *_: object) -> None:
-        raise Unreachable("s3://store/telemetry", "no answer")
+        raise StoreUnavailable("s3://store/telemetry", "no answer")
 
     def open(self, digest: str) -> None:
         raise UnreachableRelease(digest, "no answer")
@@ -255,7 +255,7 @@ def test_without_the_store_a_release_that_the_servers_refuse_goes_and_others_wai
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Away(monkeypatch)
-    with pytest.raises(Unreachable):
+    with pytest.raises(StoreUnavailable):
         trial.advance()
     assert trial.state == "shadow"
     monkeypatch.setattr(model_server, "refusal_reason", lambda _server, _digest: "it ended two processes")

@@ -84,7 +84,7 @@ class Users:
         """A day of answers, pairs and labels; A is right with 0.6, B with 0.8."""
         self.day += 1
         times = [_us(self.day) + i for i in range(rows)]
-        ids = self.recorder.take_ids(times)
+        ids = self.recorder.new_ids(times)
         truth = self.random.random(rows) < 0.5
         said = [np.where((self.random.random(rows) < skill) == truth, 0.8, 0.2) for skill in (0.6, 0.8)]
         said = [p + self.random.uniform(-0.01, 0.01, rows) for p in said]

@@ -15,7 +15,7 @@ from operations.context import ProjectContext
 from operations.targets import contract
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
-from stores.object_store.store import Unreachable
+from stores.object_store.store import StoreUnavailable
 from tasks import orchestrator
 from tests.trimtab import small
 from trimtab.config.params import Alert
@@ -38,7 +38,7 @@ def test_what_fails_keeps_nothing_else_from_being_done(monkeypatch: pytest.Monke
         return do
 
     def away(_place: object) -> list[str]:
-        raise Unreachable("s3://store/telemetry", "no answer")
+        raise StoreUnavailable("s3://store/telemetry", "no answer")
 
     monkeypatch.setattr(flow, "load_context", SimpleNamespace)
     for name in PARTS:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stores.object_store.store import Objects
+from stores.object_store.store import ObjectStore
 from tests.infra import week
 from tests.infra.containers import build, engine
 from tests.infra.played import Week, done, live, play
@@ -31,18 +31,18 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 
 
 @pytest.fixture(scope="session")
-def store(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Objects]:
+def store(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """The bucket, with the rights that flows have."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(team.secrets / "store-credentials"))
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
             patch.delenv(name, raising=False)
-        yield Objects("s3://trimtab", endpoint=team.url("OBJECTS_PORT"))
+        yield ObjectStore("s3://trimtab", endpoint=team.url("OBJECTS_PORT"))
 
 
 @pytest.fixture(scope="session")
-def first_model(team: Team, store: Objects) -> str:
+def first_model(team: Team, store: ObjectStore) -> str:
     """The first days in, asked for as people do, and a model that answers."""
     days = [week.START.shift(number) for number in range(4)]
     for day in days:
@@ -54,6 +54,6 @@ def first_model(team: Team, store: Objects) -> str:
 
 
 @pytest.fixture(scope="session")
-def played(team: Team, store: Objects, first_model: str) -> Week:
+def played(team: Team, store: ObjectStore, first_model: str) -> Week:
     """Seven nights, with what they left."""
     return play(team, store)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from stores.ledger import Ledger
-from stores.releases.store import Shelf
+from stores.releases.store import ReleaseStore
 from tests.serving.sample_project import tiny_bundle
 from trimtab.config.settings import Settings
 
@@ -19,7 +19,7 @@ def main(version: int) -> None:
     manifest = made.manifest
     fields = {name: value for name, value in manifest.model_dump().items() if name != "files"}
     files = {name: Path("made").absolute() / made.digest / name for name in manifest.files}
-    kept = Shelf.at(settings.releases, settings.store, settings.store_endpoint).write(
+    kept = ReleaseStore.at(settings.releases, settings.store, settings.store_endpoint).put(
         manifest_fields=fields, files=files
     )
     assert kept.digest == made.digest

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from stores.object_store.store import Objects
+from stores.object_store.store import ObjectStore
 from tests.infra import week
 from tests.infra.containers import docker
 from tests.infra.team import Team
@@ -29,7 +29,7 @@ class Week:
     containers: set[str] = field(default_factory=set)
 
 
-def play(team: Team, store: Objects) -> Week:
+def play(team: Team, store: ObjectStore) -> Week:
     """Seven nights, played by the schedules alone."""
     seen, users = Week(), team.traffic(week.columns())
     watching = threading.Event()

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from stores.object_store.store import Objects
+from stores.object_store.store import ObjectStore
 from tests.infra import week
 from tests.infra.containers import docker
 from tests.infra.played import ENDED, LATE, NIGHTS, Week, expected_work, live
@@ -70,7 +70,7 @@ def test_the_drift_led_to_a_release_that_was_promoted_by_what_users_did(played: 
 
 
 def test_the_release_is_in_the_store_and_all_three_replicas_answered_with_it(
-    team: Team, store: Objects, played: Week
+    team: Team, store: ObjectStore, played: Week
 ) -> None:
     champion = live(played.ledger)["champion"]
     names = {found.key.rpartition("/")[2] for found in store.list(f"store/releases/{champion}/")}
@@ -140,7 +140,7 @@ def test_the_command_tells_who_is_live(team: Team, first_model: str) -> None:
     assert "live          version" in said and "unhealthy" not in said
 
 
-def test_no_secret_is_in_logs_parameters_reports_or_images(team: Team, store: Objects, played: Week) -> None:
+def test_no_secret_is_in_logs_parameters_reports_or_images(team: Team, store: ObjectStore, played: Week) -> None:
     secrets = marked(team)
     assert len(secrets) >= 15
     places = {

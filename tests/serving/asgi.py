@@ -11,7 +11,7 @@ import orjson
 
 from serving.app import ModelServer
 from serving.settings import ServerSettings
-from stores.releases.store import Shelf
+from stores.releases.store import ReleaseStore
 from tests.serving.conftest import Place
 
 Answered = tuple[int, Any]
@@ -21,7 +21,7 @@ def server_of(place: Place, **settings: Any) -> ModelServer:
     """A server on *place*'s ledger and releases that has followed it once; its threads do not run."""
     made = ModelServer(
         ServerSettings(ledger_url=f"sqlite:///{place.home}/ledger.db", **settings),
-        shelf=Shelf(place.home / "releases"),
+        release_store=ReleaseStore(place.home / "releases"),
         telemetry=place.telemetry,
     )
     made.follower.run_once()

@@ -15,8 +15,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
-from stores.releases.backend import prove
-from stores.releases.bundle import ALLOWED_TYPES, Bundle, write
+from stores.releases.backend import verify_backend
+from stores.releases.bundle import ALLOWED_TYPES, Bundle, write_bundle
 from trimtab.data.features import describe, frame
 from trimtab.model import release
 from trimtab.model.release import Task
@@ -84,9 +84,9 @@ def tiny_bundle(
     reference = io.BytesIO()
     table.assign(prediction=scores.prediction).to_parquet(reference, index=False)
     columns = release.Columns(**COLUMNS)
-    _, route = prove(scorer, table)
+    _, route = verify_backend(scorer, table)
     shown = scorer.score(table.iloc[20:40]) if wrong_samples else scorer.score(table.head(20))
-    return write(
+    return write_bundle(
         folder,
         manifest_fields={
             "project": "tiny",

@@ -11,7 +11,7 @@ import pytest
 from serving.preload import unpack
 from stores.ledger.migrations import migrate
 from stores.releases.bundle import Bundle
-from stores.releases.store import Shelf
+from stores.releases.store import ReleaseStore
 from tests.serving.asgi import server_of
 from tests.serving.conftest import Place
 from tests.serving.sample_project import tiny_bundle
@@ -60,13 +60,13 @@ def test_a_server_is_not_ready_while_the_champion_is_on_its_way(place: Place, mo
     server = server_of(place, preload=other.digest)
     server.preload.run_once()
     assert server.unready() == []
-    really, arrives = Shelf.open, threading.Event()
+    really, arrives = ReleaseStore.get, threading.Event()
 
-    def slowly(shelf: Shelf, digest: str) -> Bundle:
+    def slowly(release_store: ReleaseStore, digest: str) -> Bundle:
         assert arrives.wait(20)
-        return really(shelf, digest)
+        return really(release_store, digest)
 
-    monkeypatch.setattr(Shelf, "open", slowly)
+    monkeypatch.setattr(ReleaseStore, "get", slowly)
     place.go_live(champion.digest)
     following = threading.Thread(target=server.follower.run_once)
     following.start()

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from stores import telemetry
-from stores.object_store.s3 import address
-from stores.object_store.store import Objects
-from stores.releases.store import Shelf
-from stores.telemetry import Mirror
+from stores.object_store.s3 import parse_url
+from stores.object_store.store import ObjectStore
+from stores.releases.store import ReleaseStore
+from stores.telemetry import SharedTelemetry
 from tests.ports import free_port
 from tests.serving.conftest import Place
 from tests.serving.sample_rollout import RULES
@@ -50,7 +50,7 @@ class Servers:
         made = self.ledger.release(**options)
         content = {name: made.read(name) for name in made.manifest.files}
         fields = made.manifest.model_dump(mode="json", exclude={"files"})
-        Shelf(self.folder / "maker", self.objects).write(manifest_fields=fields, files=content)
+        ReleaseStore(self.folder / "maker", self.objects).put(manifest_fields=fields, files=content)
         return made.digest
 
     def start(self, *, ready: bool = True, **env: str) -> Place:
@@ -78,10 +78,10 @@ class Servers:
         place.wait(lambda: place.get("/ready")[0] == 200, "ready", within_s=PATIENCE_S)
 
     @property
-    def reader(self) -> Mirror:
+    def reader(self) -> SharedTelemetry:
         """A machine that has nothing yet."""
         self.readers = getattr(self, "readers", 0) + 1
-        return Mirror(self.folder / f"reader-{self.readers}", self.objects)
+        return SharedTelemetry(self.folder / f"reader-{self.readers}", self.objects)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_answers_pairs_and_labels_of_all_are_seen_elsewhere_soon(servers: Server
         return set(pairs["prediction_id"]) == set(ids) and known["label"].notna().sum() == len(ids)
 
     eventually(seen, "all of it is seen elsewhere", within_s=SOON_S)
-    assert telemetry.tally(reader).rows == 2 * len(ids)
+    assert telemetry.count_labels(reader).rows == 2 * len(ids)
     word = places[0].get("/verdict/r1")
     assert word[0] == 200 and word[1]["pairs"] == len(ids), "one server tells what all have seen"
 
@@ -214,7 +214,7 @@ def test_a_server_with_an_empty_folder_fetches_who_is_live_and_what_it_is_told_t
 
 def test_a_release_that_is_damaged_in_the_store_is_named_and_not_loaded(servers: Servers, seaweed: Seaweed) -> None:
     first, second = servers.release(), servers.release(version=2, seed=1)
-    bucket, prefix = address(servers.objects.url)
+    bucket, prefix = parse_url(servers.objects.url)
     key = f"{prefix}releases/{second}/model.skops"
     seaweed.client.put_object(Bucket=bucket, Key=key, Body=b"no model")
     servers.ledger.go_live(first)
@@ -253,7 +253,7 @@ def test_a_damaged_copy_is_replaced_when_the_server_starts(servers: Servers) -> 
 
 def test_objects_of_two_places_in_one_bucket_do_not_mix(seaweed: Seaweed, tmp_path: Path) -> None:
     url = seaweed.place()
-    one, other = (Objects(f"{url}/{name}", endpoint=seaweed.endpoint) for name in ("one", "other"))
+    one, other = (ObjectStore(f"{url}/{name}", endpoint=seaweed.endpoint) for name in ("one", "other"))
     one.put("a", b"1")
     assert not list(other.list())
     assert [found.key for found in one.list()] == ["a"]

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from deployments import stack
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
-from stores.object_store.store import Objects
-from stores.telemetry import Mirror
+from stores.object_store.store import ObjectStore
+from stores.telemetry import SharedTelemetry
 from tests.ports import free_port
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import Seaweed, seaweed, shorten_retries
@@ -65,17 +65,17 @@ def proxy(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def objects(seaweed: Seaweed) -> Objects:
+def objects(seaweed: Seaweed) -> ObjectStore:
     return seaweed.objects()
 
 
 @pytest.fixture
-def here(tmp_path: Path, objects: Objects) -> Mirror:
+def here(tmp_path: Path, objects: ObjectStore) -> SharedTelemetry:
     """The machine that records."""
-    return Mirror(tmp_path / "here", objects)
+    return SharedTelemetry(tmp_path / "here", objects)
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, objects: Objects) -> Mirror:
+def elsewhere(tmp_path: Path, objects: ObjectStore) -> SharedTelemetry:
     """Another machine."""
-    return Mirror(tmp_path / "elsewhere", objects)
+    return SharedTelemetry(tmp_path / "elsewhere", objects)

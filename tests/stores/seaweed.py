@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from stores.object_store.store import Objects
+from stores.object_store.store import ObjectStore
 from tests.ports import free_ports
 
 KEY, SECRET = "trimtab-test", "not-a-secret-of-anyone"
@@ -49,9 +49,9 @@ class Seaweed:
         """The URL of a new place. All are in one bucket: each takes some volumes of a server that has few."""
         return f"s3://{BUCKET}/some/{uuid.uuid4().hex[:12]}/place"
 
-    def objects(self, url: str | None = None, **options: Any) -> Objects:
+    def objects(self, url: str | None = None, **options: Any) -> ObjectStore:
         """A new place, or that one."""
-        return Objects(url or self.place(), **{"endpoint": self.endpoint, **options})
+        return ObjectStore(url or self.place(), **{"endpoint": self.endpoint, **options})
 
 
 def credentials() -> dict[str, str]:

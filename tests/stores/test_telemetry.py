@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from stores import telemetry
 from stores.telemetry import Recorder, Unwritable, compact
 from stores.telemetry.parquet import files
-from stores.telemetry.wal.log import Journal
+from stores.telemetry.wal.log import WriteAheadLog
 from tests.stores.killed import announced_by
 
 MARCH, APRIL, MAY = datetime(2013, 3, 1), datetime(2013, 4, 1), datetime(2013, 5, 1)
@@ -106,7 +106,7 @@ def test_a_segment_in_use_is_left_alone(recorder: Recorder) -> None:
     assert len(telemetry.predictions(recorder.root)) == 2
 
 
-@pytest.mark.parametrize("step", ["unlink", "rename", "fsync"])
+@pytest.mark.parametrize("step", ["unlink", "replace", "fsync"])
 def test_a_compaction_that_dies_loses_and_doubles_nothing(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -261,7 +261,7 @@ def test_the_last_label_to_arrive_counts_and_contradictions_are_counted(recorder
         recorder.roll()
         compact(recorder.root)
     assert telemetry.labels(recorder.root)["label"].tolist() == [1]
-    assert telemetry.tally(recorder.root) == telemetry.Tally(rows=3, distinct=1, conflicts=1)
+    assert telemetry.count_labels(recorder.root) == telemetry.LabelShare(rows=3, distinct=1, conflicts=1)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -284,7 +284,7 @@ def test_labels_mean_the_same_in_however_many_pieces_they_came(
 
 def test_an_empty_store_reads_as_an_empty_table(tmp_path: Path) -> None:
     assert telemetry.joined(tmp_path / "nowhere", MARCH, APRIL).empty
-    assert telemetry.tally(tmp_path) == telemetry.Tally(0, 0, 0)
+    assert telemetry.count_labels(tmp_path) == telemetry.LabelShare(0, 0, 0)
 
 
 def test_selected_columns_come_with_id_and_time(recorder: Recorder) -> None:
@@ -294,7 +294,7 @@ def test_selected_columns_come_with_id_and_time(recorder: Recorder) -> None:
 
 def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system writes a part of the record and then has no room: that part is taken back."""
-    journal = Journal(tmp_path, "w")
+    journal = WriteAheadLog(tmp_path, "w")
     journal.append(b"first", first_us=0, last_us=0)
     size = next(tmp_path.iterdir()).stat().st_size
     real = os.writev
@@ -303,11 +303,11 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: p
         with pytest.raises(Unwritable, match="No space left"):
             journal.append(b"second", first_us=0, last_us=0)
         journal.probe()
-        failed = journal.failure
+        failed = journal.write_error
         assert failed is not None
     assert next(tmp_path.iterdir()).stat().st_size == size
     journal.probe()
-    assert journal.failure is None
+    assert journal.write_error is None
     assert next(tmp_path.iterdir()).stat().st_size == size
 
 

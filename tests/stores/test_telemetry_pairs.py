@@ -31,7 +31,7 @@ def pair(recorder: Recorder, size: int = 2, *, rollout: str = "f1", **more: Any)
         "champion": "a" * 64,
         "challenger": "b" * 64,
         "received_us": time.time_ns() // 1000,
-        "ids": recorder.take_ids(times),
+        "ids": recorder.new_ids(times),
         "times_us": times,
         "by_challenger": [i % 2 == 1 for i in range(size)],
         "champion_prediction": np.linspace(0, 1, size),
@@ -56,7 +56,7 @@ def recorder(tmp_path: Path) -> Recorder:
 @pytest.mark.parametrize("compacted", [False, True], ids=["journal", "parquet"])
 @pytest.mark.parametrize("kind", [list, np.array], ids=["lists", "arrays"])
 def test_a_pair_says_what_both_models_said(recorder: Recorder, *, compacted: bool, kind: Any) -> None:
-    ids = recorder.take_ids([0, 1])
+    ids = recorder.new_ids([0, 1])
     assert pair(
         recorder,
         ids=ids,
@@ -231,7 +231,7 @@ def test_a_killed_writer_leaves_all_pairs_that_it_announced(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("how", ["torn", "damaged"])
 def test_a_broken_record_hides_no_other_pair(recorder: Recorder, how: str) -> None:
-    ids = [recorder.take_ids([0, 1]) for _ in range(3)]
+    ids = [recorder.new_ids([0, 1]) for _ in range(3)]
     ends = []
     for names in ids:
         pair(recorder, ids=names)
@@ -254,7 +254,7 @@ def test_a_prediction_says_in_which_rollout_and_how_probably_its_arm_was_chosen(
     recorder: Recorder, *, compacted: bool
 ) -> None:
     times = [0, 1]
-    ids = recorder.take_ids(times)
+    ids = recorder.new_ids(times)
     for name, arm, chance in zip(ids, ("champion", "challenger"), (0.95, 0.05), strict=True):
         given = recorder.predictions(
             release="r", arm=arm, received_us=1, times_us=[0], numbers={}, texts={}, prediction=[0.5],

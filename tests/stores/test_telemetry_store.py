@@ -11,43 +11,47 @@ import pandas as pd
 import pytest
 
 from stores import rollout_observation, telemetry
-from stores.object_store.s3 import address
-from stores.object_store.store import Damaged, Objects, Unreachable
-from stores.telemetry import Mirror, Recorder
+from stores.object_store.s3 import parse_url
+from stores.object_store.store import ChecksumMismatch, ObjectStore, StoreUnavailable
+from stores.telemetry import Recorder, SharedTelemetry
 from stores.telemetry.parquet import compaction, files
-from stores.telemetry.remote.upload import Shipping
+from stores.telemetry.remote.upload import Uploader
 from tests.stores.machines import die_at, expected, fetched, keys, record, seen
 from tests.stores.proxy import Proxy
 from tests.stores.seaweed import Seaweed
 from tests.stores.test_telemetry import APRIL, MARCH, MAY, send
 
 
-def test_what_one_machine_ships_another_reads_and_nobody_reads_it_twice(here: Mirror, elsewhere: Mirror) -> None:
+def test_what_one_machine_ships_another_reads_and_nobody_reads_it_twice(
+    here: SharedTelemetry, elsewhere: SharedTelemetry
+) -> None:
     ids = record(here, 2)
     before = telemetry.joined(here)
-    assert Shipping(here).ship() == 6
+    assert Uploader(here).upload_pending() == 6
     pd.testing.assert_frame_equal(telemetry.joined(here), before)
     pd.testing.assert_frame_equal(telemetry.joined(elsewhere), before)
     assert seen(elsewhere) == seen(here) == expected(ids)
-    assert not files.waiting_bytes(here.root, with_parts=True)
-    assert Shipping(here).ship() == 0
+    assert not files.pending_bytes(here.root, with_parts=True)
+    assert Uploader(here).upload_pending() == 0
 
 
-def test_several_machines_records_are_read_together(tmp_path: Path, objects: Objects, elsewhere: Mirror) -> None:
+def test_several_machines_records_are_read_together(
+    tmp_path: Path, objects: ObjectStore, elsewhere: SharedTelemetry
+) -> None:
     ids = []
     for number in range(3):
-        machine = Mirror(tmp_path / str(number), objects)
+        machine = SharedTelemetry(tmp_path / str(number), objects)
         ids += record(machine, 2)
-        Shipping(machine).ship()
+        Uploader(machine).upload_pending()
     open_here = send(Recorder(elsewhere.root), MARCH)
     assert sorted(telemetry.predictions(elsewhere)["prediction_id"]) == sorted(ids + open_here)
 
 
-def test_only_what_is_asked_for_is_fetched(here: Mirror, elsewhere: Mirror) -> None:
+def test_only_what_is_asked_for_is_fetched(here: SharedTelemetry, elsewhere: SharedTelemetry) -> None:
     recorder = Recorder(here.root)
     for start in (MARCH, APRIL, MAY):
         record(here, 1, start=start, recorder=recorder)
-    Shipping(here).ship()
+    Uploader(here).upload_pending()
     assert len(telemetry.joined(elsewhere, APRIL, MAY)) == 1
     assert len(fetched(elsewhere)) == len(fetched(elsewhere, files.LABELS)) == 1
     assert telemetry.pairs(elsewhere, since=datetime.now(UTC) + timedelta(minutes=1)).empty
@@ -57,35 +61,37 @@ def test_only_what_is_asked_for_is_fetched(here: Mirror, elsewhere: Mirror) -> N
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", ["put", "replace", "unlink"])
 def test_shipping_that_dies_loses_and_doubles_nothing(
-    here: Mirror, elsewhere: Mirror, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+    here: SharedTelemetry, elsewhere: SharedTelemetry, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
     ids = record(here, 2)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         die_at(patch, step, when)
-        Shipping(here).ship()
+        Uploader(here).upload_pending()
     assert seen(here) == expected(ids)
-    Shipping(here).ship()
+    Uploader(here).upload_pending()
     assert seen(here) == seen(elsewhere) == expected(ids)
     assert len(keys(here.objects)) == 2
 
 
-def test_what_is_forgotten_is_gone_from_the_store_and_from_every_machine(here: Mirror, elsewhere: Mirror) -> None:
+def test_what_is_forgotten_is_gone_from_the_store_and_from_every_machine(
+    here: SharedTelemetry, elsewhere: SharedTelemetry
+) -> None:
     recorder = Recorder(here.root)
     record(here, 2, recorder=recorder)
-    Shipping(here).ship()
-    assert telemetry.forget(elsewhere, datetime(2014, 1, 1)) == 0, "it has just arrived"
+    Uploader(here).upload_pending()
+    assert telemetry.delete_before(elsewhere, datetime(2014, 1, 1)) == 0, "it has just arrived"
     ids = record(here, 1, start=datetime.now(UTC) + timedelta(days=2), recorder=recorder)
-    Shipping(here).ship()
+    Uploader(here).upload_pending()
     time.sleep(1.1)  # the store's times are whole seconds
     assert len(telemetry.predictions(elsewhere)) == 3
-    assert telemetry.forget(elsewhere, datetime.now(UTC)) == 2 * 2 + 3  # pairs are all of 2013
+    assert telemetry.delete_before(elsewhere, datetime.now(UTC)) == 2 * 2 + 3  # pairs are all of 2013
     assert telemetry.predictions(elsewhere)["prediction_id"].tolist() == ids
     assert telemetry.predictions(here)["prediction_id"].tolist() == ids
 
 
-def test_what_nobody_uses_is_not_kept_in_the_folder(here: Mirror) -> None:
+def test_what_nobody_uses_is_not_kept_in_the_folder(here: SharedTelemetry) -> None:
     ids = record(here, 2)
-    Shipping(here).ship()
+    Uploader(here).upload_pending()
     here.prune()
     assert len(fetched(here)) == 2, "it has just been shipped"
     here.prune(unused_s=-1)
@@ -93,19 +99,19 @@ def test_what_nobody_uses_is_not_kept_in_the_folder(here: Mirror) -> None:
     assert seen(here) == expected(ids)
 
 
-def test_a_damaged_object_is_named(seaweed: Seaweed, here: Mirror, elsewhere: Mirror) -> None:
+def test_a_damaged_object_is_named(seaweed: Seaweed, here: SharedTelemetry, elsewhere: SharedTelemetry) -> None:
     record(here, 1)
-    Shipping(here).ship()
-    bucket, prefix = address(here.objects.url)
+    Uploader(here).upload_pending()
+    bucket, prefix = parse_url(here.objects.url)
     key = f"{prefix}{keys(here.objects)[0]}"
     noted = seaweed.client.head_object(Bucket=bucket, Key=key)["Metadata"]
     seaweed.client.put_object(Bucket=bucket, Key=key, Body=b"no parquet", Metadata=noted)
-    with pytest.raises(Damaged, match=key):
+    with pytest.raises(ChecksumMismatch, match=key):
         telemetry.predictions(elsewhere)
 
 
 def test_a_segment_that_cannot_be_read_keeps_no_other_stream_from_being_shipped(
-    here: Mirror, elsewhere: Mirror, monkeypatch: pytest.MonkeyPatch
+    here: SharedTelemetry, elsewhere: SharedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = record(here, 1)
 
@@ -114,39 +120,41 @@ def test_a_segment_that_cannot_be_read_keeps_no_other_stream_from_being_shipped(
 
     with monkeypatch.context() as patch, pytest.raises(TypeError):
         patch.setitem(compaction._CONVERT, files.LABELS, broken)
-        Shipping(here).ship()
+        Uploader(here).upload_pending()
     assert sorted(telemetry.pairs(elsewhere)["prediction_id"]) == ids
-    Shipping(here).ship()
+    Uploader(here).upload_pending()
     assert seen(elsewhere) == expected(ids)
 
 
-def test_what_others_put_beside_it_is_no_telemetry(here: Mirror) -> None:
+def test_what_others_put_beside_it_is_no_telemetry(here: SharedTelemetry) -> None:
     for name in ("notes.txt", "backup.parquet", "a.b.c.parquet"):
         here.objects.put(f"telemetry/predictions/parts/{name}", b"")
     assert telemetry.predictions(here).empty
 
 
 def test_without_the_store_readers_say_so_and_rows_wait(
-    proxy: Proxy, objects: Objects, tmp_path: Path, elsewhere: Mirror
+    proxy: Proxy, objects: ObjectStore, tmp_path: Path, elsewhere: SharedTelemetry
 ) -> None:
-    cut_off = Mirror(tmp_path / "cut-off", Objects(objects.url, endpoint=proxy.endpoint, attempts=1))
+    cut_off = SharedTelemetry(tmp_path / "cut-off", ObjectStore(objects.url, endpoint=proxy.endpoint, attempts=1))
     ids = record(cut_off, 2)
     proxy.leave()
-    with pytest.raises(Unreachable):
-        Shipping(cut_off).ship()
+    with pytest.raises(StoreUnavailable):
+        Uploader(cut_off).upload_pending()
     with pytest.raises(OSError, match="s3://"):
         telemetry.predictions(cut_off)
-    assert files.waiting_bytes(cut_off.root, with_parts=True) > 0
-    assert files.oldest_waiting_s(cut_off.root, with_parts=True) > 0
+    assert files.pending_bytes(cut_off.root, with_parts=True) > 0
+    assert files.oldest_pending_s(cut_off.root, with_parts=True) > 0
     proxy.come_back()
-    Shipping(cut_off).ship()
+    Uploader(cut_off).upload_pending()
     assert seen(elsewhere) == expected(ids)
 
 
-def test_what_there_is_to_see_of_a_rollout_changes_when_another_machine_ships(here: Mirror, elsewhere: Mirror) -> None:
+def test_what_there_is_to_see_of_a_rollout_changes_when_another_machine_ships(
+    here: SharedTelemetry, elsewhere: SharedTelemetry
+) -> None:
     before = rollout_observation.telemetry_fingerprint(elsewhere)
     record(here, 1)
     assert rollout_observation.telemetry_fingerprint(elsewhere) == before
-    Shipping(here).ship()
+    Uploader(here).upload_pending()
     time.sleep(1.1)
     assert rollout_observation.telemetry_fingerprint(elsewhere) != before

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from stores import telemetry
-from stores.telemetry import Compactor, Recorder, compact, forget
+from stores.telemetry import CompactionProcess, Recorder, compact, delete_before
 from stores.telemetry.parquet import files, merge
 from stores.telemetry.parquet.compaction_process import start
 from tests.stores.test_telemetry import APRIL, MARCH, MAY, label, send
@@ -74,7 +74,7 @@ def test_many_parts_become_few_and_nothing_that_a_reader_sees_changes(recorder: 
 
 
 @pytest.mark.usefixtures("fewer")
-@pytest.mark.parametrize("step", ["write_table", "rename", "unlink"])
+@pytest.mark.parametrize("step", ["write_table", "replace", "unlink"])
 def test_a_merge_that_dies_loses_and_doubles_nothing(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -149,11 +149,11 @@ def test_what_is_old_by_data_time_and_by_arrival_is_forgotten(recorder: Recorder
         for segment in files.segments(recorder.root, stream).values():
             backdate(segment, 0 if segment.name.endswith("2.wal") else 7200)
     compact(recorder.root)
-    assert forget(recorder.root, APRIL) == 0  # data time is over, arrival is not
+    assert delete_before(recorder.root, APRIL) == 0  # data time is over, arrival is not
     cutoff = datetime.now(UTC) - timedelta(hours=1)
     for part in files.parts(recorder.root, files.PREDICTIONS):
         assert part.path.stat().st_mtime < cutoff.timestamp()
-    assert forget(recorder.root, cutoff) == 3
+    assert delete_before(recorder.root, cutoff) == 3
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == waiting
     assert telemetry.labels(recorder.root).empty
     assert set(april) & set(waiting) == set()
@@ -166,7 +166,7 @@ def test_a_part_with_one_row_of_later_data_stays(recorder: Recorder) -> None:
     (segment,) = files.segments(recorder.root, files.PREDICTIONS).values()
     backdate(segment, 7200)
     compact(recorder.root)
-    assert forget(recorder.root, datetime.now(UTC)) == 0
+    assert delete_before(recorder.root, datetime.now(UTC)) == 0
     assert len(telemetry.predictions(recorder.root)) == 2
 
 
@@ -189,7 +189,7 @@ def test_nothing_forgotten_comes_back_when_what_made_parts_of_it_had_died(
         patch.setattr(Path, "unlink", keep)
         compact(recorder.root)
     assert len([*recorder.root.glob(f"predictions/journal/*{left}"), *single_parts(recorder.root, "predictions")]) >= 3
-    forget(recorder.root, datetime.now(UTC) - timedelta(hours=1))
+    delete_before(recorder.root, datetime.now(UTC) - timedelta(hours=1))
     compact(recorder.root)
     assert telemetry.predictions(recorder.root).empty
     assert telemetry.pairs(recorder.root).empty
@@ -198,19 +198,19 @@ def test_nothing_forgotten_comes_back_when_what_made_parts_of_it_had_died(
 def test_a_compactor_works_beside_the_writer_and_leaves_no_process_behind(recorder: Recorder) -> None:
     ids = segments_of(recorder, 2)
     open_ids = send(recorder, MAY)
-    compactor = Compactor(recorder.root, every_s=0)
+    compactor = CompactionProcess(recorder.root, every_s=0)
 
     def tended() -> bool:
-        compactor.tend()
+        compactor.run_once()
         return not compactor.running
 
-    compactor.tend()
+    compactor.run_once()
     first = compactor.pid
     assert first is not None
     eventually(tended, "it has ended")
     assert compactor.failure is None
     assert len(files.segments(recorder.root, files.PREDICTIONS)) == 1  # the one that is being written
-    compactor.tend()
+    compactor.run_once()
     assert not compactor.running  # there is nothing to do
     assert not Path(f"/proc/{first}").exists()
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids + open_ids
@@ -224,11 +224,11 @@ def test_one_compaction_at_a_time_and_its_failure_is_seen(recorder: Recorder) ->
             assert process.wait(30) == 0
     assert len(files.segments(recorder.root, files.PREDICTIONS)) == 1
     files.parts_folder(recorder.root, files.PREDICTIONS).write_text("no folder")
-    compactor = Compactor(recorder.root)
-    compactor.tend()
+    compactor = CompactionProcess(recorder.root)
+    compactor.run_once()
 
     def failed() -> bool:
-        compactor.tend()
+        compactor.run_once()
         return compactor.failure is not None
 
     eventually(failed, "its failure")
@@ -237,8 +237,8 @@ def test_one_compaction_at_a_time_and_its_failure_is_seen(recorder: Recorder) ->
 
 def test_a_compactor_can_be_stopped_in_the_middle(recorder: Recorder) -> None:
     ids = segments_of(recorder, 3)
-    compactor = Compactor(recorder.root)
-    compactor.tend()
+    compactor = CompactionProcess(recorder.root)
+    compactor.run_once()
     time.sleep(0.3)
     compactor.stop()
     assert not compactor.running
@@ -258,9 +258,9 @@ def test_lag_is_counted_from_the_oldest_row_that_waits_not_from_the_servers_star
         release="r", arm="champion", received_us=round((time.time() - 100) * 1e6), times_us=[0], numbers={}, texts={},
         prediction=[0.5],
     )  # fmt: skip
-    assert files.oldest_waiting_s(recorder.root) == pytest.approx(100, abs=5)
+    assert files.oldest_pending_s(recorder.root) == pytest.approx(100, abs=5)
     recorder.close()
     compact(recorder.root)
     send(recorder, MARCH)
-    assert files.oldest_waiting_s(recorder.root) < 5
+    assert files.oldest_pending_s(recorder.root) < 5
     assert os.listdir(recorder.root)

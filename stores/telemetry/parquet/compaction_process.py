@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 from stores.telemetry.parquet import files
-from stores.telemetry.parquet.compaction import compact, finished
+from stores.telemetry.parquet.compaction import compact_stream, is_finished, release_memory
+from stores.telemetry.parquet.merge import merge
 
 _NICE = 10  # low, but at 19 it would starve beside a server that is busy all the time
 _CODE = Path(__file__).parents[3]
 
 
-class Compactor:
+class CompactionProcess:
     """Starts a compaction of *root* when there is something to compact, one at a time, and knows how the last one
     ended. It ends by itself, also when the server that started it has died."""
 
@@ -36,12 +37,12 @@ class Compactor:
         """Its process, if one runs."""
         return None if self._process is None else self._process.pid
 
-    def tend(self) -> None:
+    def run_once(self) -> None:
         """To be called every second or so, by one thread. Looks after the process that runs; when none does, and the
         last one ended *every_s* ago, one is started if there is a finished segment."""
         if self._process is not None:
             self._reap(self._process)
-        if self._process is None and time.monotonic() >= self._not_before and anything_finished(self._root):
+        if self._process is None and time.monotonic() >= self._not_before and has_finished_segments(self._root):
             self._process = start(self._root)
 
     def stop(self) -> None:
@@ -61,9 +62,24 @@ class Compactor:
         self._process, self._not_before = None, time.monotonic() + self._every_s
 
 
-def anything_finished(root: Path) -> bool:
+def compact(root: Path) -> int:
+    """Turn every finished segment below *root* into a part, and many small parts into few; returns how many segments
+    there were. Segments in use are left alone.
+
+    Raises OSError when there is no room; everything stays readable then, and a later call goes on.
+    """
+    done = 0
+    for stream in files.STREAMS:
+        done += compact_stream(root, stream)
+        merge(root, stream)
+    if done:
+        release_memory()
+    return done
+
+
+def has_finished_segments(root: Path) -> bool:
     """Whether there is a segment below *root* that nobody writes to."""
-    return any(finished(path) for stream in files.STREAMS for path in files.segments(root, stream).values())
+    return any(is_finished(path) for stream in files.STREAMS for path in files.segments(root, stream).values())
 
 
 def start(root: Path) -> subprocess.Popen[bytes]:

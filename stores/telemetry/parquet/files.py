@@ -27,6 +27,7 @@ from stores.telemetry.wal.log import SUFFIX
 
 PREDICTIONS, LABELS, PAIRS = STREAMS = ("predictions", "labels", "pairs")
 PART_SUFFIX = ".parquet"
+ROW_GROUP = 32_768  # rows
 _PART = re.compile(
     r"(?P<writer>[^-.~]+)-(?P<number>\d+)(~(?P<last_number>\d+))?\.(?P<first>-?\d+)\.(?P<last>-?\d+)\.parquet"
 )
@@ -34,7 +35,7 @@ _RECEIVED = re.compile(rb'"received":(\d+)')
 
 
 @dataclass(frozen=True, order=True)
-class Part:
+class ParquetPart:
     """Compacted segments of one writer, those numbered *number* to *last_number*, and the data times that they span,
     both ends included. One that is in a store has its *key* there, *size* and when it was *written_s*; *path* is where
     it is once it was fetched."""
@@ -63,7 +64,7 @@ class Part:
         """The name of this writer's segment with that number."""
         return f"{self.writer}-{number:06d}"
 
-    def stands_for(self, segment: str) -> bool:
+    def covers(self, segment: str) -> bool:
         """Whether *segment*'s rows are in it."""
         writer, number = writer_and_number(segment)
         return writer == self.writer and self.number <= number <= self.last_number
@@ -77,10 +78,10 @@ class Part:
         return start_us <= self.first_us and self.last_us < end_us
 
 
-class Compacted:
+class CompactedSegments:
     """Which segments some parts stand for."""
 
-    def __init__(self, parts: Iterable[Part]) -> None:
+    def __init__(self, parts: Iterable[ParquetPart]) -> None:
         """*parts* must be those that count."""
         self._ranges: dict[str, list[tuple[int, int]]] = {}
         for part in sorted(parts):
@@ -99,7 +100,7 @@ def writer_and_number(segment: str) -> tuple[str, int]:
     return writer, int(number)
 
 
-def journal_folder(root: Path, stream: str) -> Path:
+def wal_folder(root: Path, stream: str) -> Path:
     """Where *stream*'s segments are."""
     return root / stream / "journal"
 
@@ -124,12 +125,12 @@ def part_path(root: Path, stream: str, segment: str, first_us: int, last_us: int
     return parts_folder(root, stream) / f"{segment}.{first_us}.{last_us}{PART_SUFFIX}"
 
 
-def merged_path(root: Path, stream: str, parts: list[Part]) -> Path:
+def merged_path(root: Path, stream: str, parts: list[ParquetPart]) -> Path:
     """The name that the part must have that *parts*, neighbours of one writer in their order, become."""
     return merged_folder(root, stream) / merged_name(parts)
 
 
-def merged_name(parts: list[Part]) -> str:
+def merged_name(parts: list[ParquetPart]) -> str:
     """The same without its folder."""
     first_us, last_us = min(p.first_us for p in parts), max(p.last_us for p in parts)
     return f"{parts[0].segment}~{parts[-1].last_number:06d}.{first_us}.{last_us}{PART_SUFFIX}"
@@ -137,78 +138,78 @@ def merged_name(parts: list[Part]) -> str:
 
 def segments(root: Path, stream: str) -> dict[str, Path]:
     """Segments by name, in the order they were begun."""
-    names = sorted(n for n in _names(journal_folder(root, stream)) if n.endswith(SUFFIX))
-    return {n.removesuffix(SUFFIX): journal_folder(root, stream) / n for n in names}
+    names = sorted(n for n in _names(wal_folder(root, stream)) if n.endswith(SUFFIX))
+    return {n.removesuffix(SUFFIX): wal_folder(root, stream) / n for n in names}
 
 
-def parts(root: Path, stream: str) -> list[Part]:
+def parts(root: Path, stream: str) -> list[ParquetPart]:
     """All parts that count, in the order their writers and segments were begun."""
-    return counting(every_part(root, stream))
+    return visible_parts(all_parts(root, stream))
 
 
-def every_part(root: Path, stream: str) -> list[Part]:
+def all_parts(root: Path, stream: str) -> list[ParquetPart]:
     """All parts, also those that others stand for."""
     single = _parts(parts_folder(root, stream))
     return [*single, *_parts(merged_folder(root, stream))]
 
 
-def counting(parts: Iterable[Part]) -> list[Part]:
+def visible_parts(parts: Iterable[ParquetPart]) -> list[ParquetPart]:
     """Those of *parts* that no other stands for, in the order their writers and segments were begun. Two of one writer
     have no segment in common, or one has all that the other has: nobody makes other ones. Of the same one in the folder
     and in the store it is the folder's."""
-    found: list[Part] = []
+    found: list[ParquetPart] = []
     for part in sorted(parts, key=lambda p: (p.writer, p.number, -p.last_number, p.key is not None)):
         if not found or found[-1].writer != part.writer or found[-1].last_number < part.last_number:
             found.append(part)
     return found
 
 
-def left_over(root: Path, stream: str) -> list[Part]:
+def superseded_parts(root: Path, stream: str) -> list[ParquetPart]:
     """Parts that a merged one stands for, left by a merge that was interrupted."""
     single = _parts(parts_folder(root, stream))
-    gone = Compacted(_parts(merged_folder(root, stream)))
+    gone = CompactedSegments(_parts(merged_folder(root, stream)))
     return [part for part in single if part.segment in gone]
 
 
-def part_named(name: str, folder: Path) -> Part | None:
+def parse_part(name: str, folder: Path) -> ParquetPart | None:
     """The part that a file of this name in *folder* is; None when it is none."""
     found = _PART.fullmatch(name)
     if found is None:
         return None
     number, first_us, last_us = int(found["number"]), int(found["first"]), int(found["last"])
-    return Part(found["writer"], number, int(found["last_number"] or number), first_us, last_us, folder / name)
+    return ParquetPart(found["writer"], number, int(found["last_number"] or number), first_us, last_us, folder / name)
 
 
-def _parts(folder: Path) -> list[Part]:
-    return [part for name in _names(folder) if (part := part_named(name, folder)) is not None]
+def _parts(folder: Path) -> list[ParquetPart]:
+    return [part for name in _names(folder) if (part := parse_part(name, folder)) is not None]
 
 
-def waiting_bytes(root: Path, *, with_parts: bool = False) -> int:
+def pending_bytes(root: Path, *, with_parts: bool = False) -> int:
     """Bytes in segments that are not compacted yet; *with_parts*: and in parts that only this folder has."""
     total = 0
-    for path in _waiting(root, with_parts):
+    for path in _pending(root, with_parts):
         with suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
 
 
-def oldest_waiting_s(root: Path, *, with_parts: bool = False) -> float:
+def oldest_pending_s(root: Path, *, with_parts: bool = False) -> float:
     """Age of the oldest of those; 0 when there is none."""
     ages = [0.0]
-    for path in _waiting(root, with_parts):
+    for path in _pending(root, with_parts):
         with suppress(FileNotFoundError):
-            ages.append(time.time() - (_begun_s(path) if path.suffix == SUFFIX else path.stat().st_mtime))
+            ages.append(time.time() - (_started_at_s(path) if path.suffix == SUFFIX else path.stat().st_mtime))
     return max(ages)
 
 
-def _waiting(root: Path, with_parts: bool) -> Iterator[Path]:
+def _pending(root: Path, with_parts: bool) -> Iterator[Path]:
     for stream in STREAMS:
         yield from segments(root, stream).values()
         if with_parts:
-            yield from (part.path for part in every_part(root, stream))
+            yield from (part.path for part in all_parts(root, stream))
 
 
-def _begun_s(path: Path) -> float:
+def _started_at_s(path: Path) -> float:
     """When the first record of a segment was received."""
     with path.open("rb") as file:
         found = _RECEIVED.search(file.read(4096))

@@ -11,8 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stores.atomic_files import write_atomically
 from stores.telemetry.parquet import files
-from stores.telemetry.parquet.compaction import ROW_GROUP, appearing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,10 +25,10 @@ def merge(root: Path, stream: str) -> int:
     """Make one part of every 16 to 64 that follow each other; returns how many were made. One process at a time."""
     if not files.parts_folder(root, stream).is_dir():
         return 0
-    with alone(root, stream) as free:
+    with exclusive(root, stream) as free:
         if not free:
             return 0
-        for part in files.left_over(root, stream):
+        for part in files.superseded_parts(root, stream):
             part.path.unlink(missing_ok=True)
         groups = list(_groups(files.parts(root, stream), set(files.segments(root, stream))))
         for parts in groups:
@@ -38,10 +38,10 @@ def merge(root: Path, stream: str) -> int:
         return len(groups)
 
 
-def _groups(parts: list[files.Part], waiting: set[str]) -> Iterator[list[files.Part]]:
+def _groups(parts: list[files.ParquetPart], waiting: set[str]) -> Iterator[list[files.ParquetPart]]:
     """Neighbours of one writer, none of which is merged yet, with nothing between them that is still a segment."""
     for _, mine in groupby(parts, key=lambda part: part.writer):
-        group: list[files.Part] = []
+        group: list[files.ParquetPart] = []
         for part in mine:
             gap = range(group[-1].number if group else part.number, part.number + 1)
             alone = part.last_number != part.number or any(part.named(number) in waiting for number in gap)
@@ -55,17 +55,17 @@ def _groups(parts: list[files.Part], waiting: set[str]) -> Iterator[list[files.P
             yield group
 
 
-def _bytes(parts: list[files.Part]) -> int:
+def _bytes(parts: list[files.ParquetPart]) -> int:
     return sum(part.path.stat().st_size for part in parts)
 
 
-def _merge(root: Path, stream: str, parts: list[files.Part]) -> None:
+def _merge(root: Path, stream: str, parts: list[files.ParquetPart]) -> None:
     newest = max(part.path.stat().st_mtime for part in parts)
-    with appearing(files.merged_path(root, stream, parts), mtime=newest) as scratch:
-        write_together([part.path for part in parts], scratch)
+    with write_atomically(files.merged_path(root, stream, parts), mtime=newest) as scratch:
+        concatenate([part.path for part in parts], scratch)
 
 
-def write_together(paths: Sequence[Path], target: Path) -> None:
+def concatenate(paths: Sequence[Path], target: Path) -> None:
     """Make one file of several, in their order. Some ten thousand rows at a time go through memory. A column that some
     do not have is missing in their rows."""
     import pyarrow as pa
@@ -75,10 +75,10 @@ def write_together(paths: Sequence[Path], target: Path) -> None:
     waiting: list[pa.Table] = []
     with pq.ParquetWriter(target, schema, compression="zstd") as writer:
         for table in _groups_of_rows(paths):
-            if waiting and sum(t.num_rows for t in waiting) + table.num_rows > ROW_GROUP:
+            if waiting and sum(t.num_rows for t in waiting) + table.num_rows > files.ROW_GROUP:
                 writer.write_table(pa.concat_tables(waiting))
                 waiting = []
-            waiting.append(_fitted(table, schema))
+            waiting.append(_conform(table, schema))
         writer.write_table(pa.concat_tables(waiting))
 
 
@@ -91,7 +91,7 @@ def _groups_of_rows(paths: Sequence[Path]) -> Iterator[pa.Table]:
                 yield file.read_row_group(number, use_threads=False)
 
 
-def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     import pyarrow as pa
 
     columns = [
@@ -102,7 +102,7 @@ def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 @contextmanager
-def alone(root: Path, stream: str, *, wait: bool = False) -> Iterator[bool]:
+def exclusive(root: Path, stream: str, *, wait: bool = False) -> Iterator[bool]:
     """Whether nobody else removes parts of *stream* until this ends. The kernel lets go of the lock when its holder
     dies."""
     fd = os.open(root / stream / "removing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)

@@ -5,40 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stores.telemetry.wal.encoding import Rows, unpacked
+from stores.telemetry.wal.encoding import EncodedRows, decode
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from stores.telemetry.wal.framing import Record
+    from stores.telemetry.wal.framing import Frame
 
 SLICE = "slice:"  # before a slice column's name in a part, so that it is none of the stream's own
 
 
-def prediction_table(records: Iterable[Record]) -> pa.Table | None:
+def prediction_table(records: Iterable[Frame]) -> pa.Table | None:
     """The predictions in *records*, or None when there are none."""
     return _table(records, _prediction_columns)
 
 
-def pair_table(records: Iterable[Record], *, rollout: str | None = None) -> pa.Table | None:
+def pair_table(records: Iterable[Frame], *, rollout: str | None = None) -> pa.Table | None:
     """The pairs in *records* (only those of *rollout*, if one is given), or None when there are none."""
     return _table(records, _pair_columns, rollout=rollout)
 
 
-def _table(records: Iterable[Record], columns: Any, *, rollout: str | None = None) -> pa.Table | None:
+def _table(records: Iterable[Frame], columns: Any, *, rollout: str | None = None) -> pa.Table | None:
     """Records of one shape share their columns' arrays; what a shape lacks is missing in its rows."""
     import pyarrow as pa
 
-    shapes: dict[tuple[Any, ...], list[Rows]] = {}
+    shapes: dict[tuple[Any, ...], list[EncodedRows]] = {}
     for record in records:
-        rows = unpacked(record.payload)
+        rows = decode(record.payload)
         if rollout is None or rows.head.get("rollout") == rollout:
             shapes.setdefault((rows.names, tuple(rows.head["texts"])), []).append(rows)
     tables = [pa.table(dict(columns(many))) for many in shapes.values()]
     return pa.concat_tables(tables, promote_options="permissive") if tables else None
 
 
-def _prediction_columns(many: Sequence[Rows]) -> Iterable[tuple[str, pa.Array]]:
+def _prediction_columns(many: Sequence[EncodedRows]) -> Iterable[tuple[str, pa.Array]]:
     yield from _shared(many, ("release", "arm", "rollout"))
     yield "propensity", _repeated_numbers(many, "propensity")
     yield from _numbers(many)
@@ -46,7 +46,7 @@ def _prediction_columns(many: Sequence[Rows]) -> Iterable[tuple[str, pa.Array]]:
     yield from _texts(many, prefix="")
 
 
-def _pair_columns(many: Sequence[Rows]) -> Iterable[tuple[str, pa.Array]]:
+def _pair_columns(many: Sequence[EncodedRows]) -> Iterable[tuple[str, pa.Array]]:
     import numpy as np
     import pyarrow as pa
 
@@ -62,7 +62,7 @@ def _pair_columns(many: Sequence[Rows]) -> Iterable[tuple[str, pa.Array]]:
     yield from _texts(many, prefix=SLICE)
 
 
-def _shared(many: Sequence[Rows], names: Iterable[str]) -> Iterable[tuple[str, pa.Array]]:
+def _shared(many: Sequence[EncodedRows], names: Iterable[str]) -> Iterable[tuple[str, pa.Array]]:
     """Ids, times, and the texts that are the same for all rows of a record."""
     import numpy as np
     import pyarrow as pa
@@ -87,7 +87,7 @@ def id_array(content: bytes) -> pa.Array:
     return pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(content))
 
 
-def _repeated_texts(many: Sequence[Rows], name: str) -> pa.Array:
+def _repeated_texts(many: Sequence[EncodedRows], name: str) -> pa.Array:
     import numpy as np
     import pyarrow as pa
 
@@ -96,7 +96,7 @@ def _repeated_texts(many: Sequence[Rows], name: str) -> pa.Array:
     return pa.array(list(known), pa.string()).take(pa.array(np.repeat(codes, [rows.size for rows in many])))
 
 
-def _repeated_numbers(many: Sequence[Rows], name: str) -> pa.Array:
+def _repeated_numbers(many: Sequence[EncodedRows], name: str) -> pa.Array:
     import numpy as np
     import pyarrow as pa
 
@@ -104,7 +104,7 @@ def _repeated_numbers(many: Sequence[Rows], name: str) -> pa.Array:
     return pa.array(np.repeat(values, [rows.size for rows in many]))
 
 
-def _numbers(many: Sequence[Rows]) -> Iterable[tuple[str, pa.Array]]:
+def _numbers(many: Sequence[EncodedRows]) -> Iterable[tuple[str, pa.Array]]:
     """Numbers by name; what is no number is missing."""
     import numpy as np
     import pyarrow as pa
@@ -114,7 +114,7 @@ def _numbers(many: Sequence[Rows]) -> Iterable[tuple[str, pa.Array]]:
         yield name, pa.array(values, from_pandas=True)
 
 
-def _probabilities(many: Sequence[Rows], kinds: Mapping[str, str]) -> Iterable[tuple[str, pa.Array]]:
+def _probabilities(many: Sequence[EncodedRows], kinds: Mapping[str, str]) -> Iterable[tuple[str, pa.Array]]:
     """What only multiclass models answer; nothing at all when there are none."""
     import pyarrow as pa
 
@@ -123,19 +123,19 @@ def _probabilities(many: Sequence[Rows], kinds: Mapping[str, str]) -> Iterable[t
             yield name, pa.array(_listed(many, name), pa.string() if kind == "text" else pa.list_(pa.float64()))
 
 
-def _texts(many: Sequence[Rows], *, prefix: str) -> Iterable[tuple[str, pa.Array]]:
+def _texts(many: Sequence[EncodedRows], *, prefix: str) -> Iterable[tuple[str, pa.Array]]:
     import pyarrow as pa
 
     for name in many[0].head["texts"]:
         yield prefix + name, pa.array([v for rows in many for v in rows.head["texts"][name]], pa.string())
 
 
-def _listed(many: Sequence[Rows], name: str) -> list[Any]:
+def _listed(many: Sequence[EncodedRows], name: str) -> list[Any]:
     """A column that a record has for all its rows or not at all."""
     return [v for rows in many for v in (rows.head.get(name) or [None] * rows.size)]
 
 
-def label_table(records: Iterable[Record]) -> pa.Table | None:
+def label_table(records: Iterable[Frame]) -> pa.Table | None:
     """The labels in *records* in the order they arrived, or None. A label is a number (booleans too) or a text."""
     import orjson
     import pyarrow as pa

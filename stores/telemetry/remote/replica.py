@@ -18,54 +18,54 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from stores.object_store.store import Objects
+from stores.object_store.store import ObjectStore
 from stores.telemetry.parquet import files
-from stores.telemetry.parquet.files import Part
+from stores.telemetry.parquet.files import ParquetPart
 
 FOLDER = "telemetry"
-FAN = 16  # how many parts of one level become one of the next
+FANOUT = 16  # how many parts of one level become one of the next
 _AT_ONCE = 8
 _UNUSED_AFTER_S = 3600.0
 _LISTED_FOR_S = 1.0
 
 
-class Mirror:
+class SharedTelemetry:
     """What is below *root*, and below ``telemetry/`` in *objects*; what is needed of the latter is fetched and kept for
     an hour. Safe to share between threads and processes."""
 
-    def __init__(self, root: Path, objects: Objects) -> None:
+    def __init__(self, root: Path, objects: ObjectStore) -> None:
         self.root, self.objects = root, objects
-        self._recent: dict[str, tuple[float, list[Part]]] = {}
+        self._recent: dict[str, tuple[float, list[ParquetPart]]] = {}
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> tuple[Path, Objects]:
+    def __getstate__(self) -> tuple[Path, ObjectStore]:
         return self.root, self.objects
 
-    def __setstate__(self, state: tuple[Path, Objects]) -> None:
-        Mirror.__init__(self, *state)
+    def __setstate__(self, state: tuple[Path, ObjectStore]) -> None:
+        SharedTelemetry.__init__(self, *state)
 
-    def listed(self, stream: str) -> list[Part]:
+    def listed(self, stream: str) -> list[ParquetPart]:
         """All parts of *stream* in the store, also those that others stand for. Raises ObjectsError."""
         folder, found = files.fetched_folder(self.root, stream), []
         for kind in ("parts", "merged"):
             for one in self.objects.list(f"{FOLDER}/{stream}/{kind}/"):
-                part = files.part_named(one.key.rsplit("/", 1)[1], folder)
+                part = files.parse_part(one.key.rsplit("/", 1)[1], folder)
                 if part is not None:
                     found.append(replace(part, key=one.key, size=one.size, written_s=one.modified.timestamp()))
         with self._lock:
             self._recent[stream] = (time.monotonic(), found)
         return found
 
-    def listed_lately(self, stream: str) -> list[Part]:
+    def listed_lately(self, stream: str) -> list[ParquetPart]:
         """The same as it was at most a second ago, for those who ask all the time."""
         with self._lock:
             at, found = self._recent.get(stream, (0.0, []))
         return found if at and time.monotonic() - at < _LISTED_FOR_S else self.listed(stream)
 
-    def bring(self, parts: Iterable[Part]) -> None:
+    def download(self, parts: Iterable[ParquetPart]) -> None:
         """Have these of the store's parts in the folder. Raises NoSuchObject when one was merged away or forgotten
         meanwhile, and ObjectsError."""
-        missing = [part for part in parts if part.key is not None and not _use(part.path)]
+        missing = [part for part in parts if part.key is not None and not _touch(part.path)]
         if missing:
             self._prune_if_due()
         if len(missing) == 1:
@@ -92,7 +92,7 @@ class Mirror:
             stamp.touch()
             self.prune()
 
-    def _fetch(self, part: Part) -> None:
+    def _fetch(self, part: ParquetPart) -> None:
         assert part.key is not None
         assert part.written_s is not None
         self.objects.fetch(part.key, part.path)
@@ -100,42 +100,42 @@ class Mirror:
             os.utime(part.path, (time.time(), part.written_s))
 
 
-Where: TypeAlias = Path | Mirror
+TelemetryLocation: TypeAlias = Path | SharedTelemetry
 
 
-def where(root: Path, objects: Objects | None) -> Where:
+def open_telemetry(root: Path, objects: ObjectStore | None) -> TelemetryLocation:
     """The folder alone, or with the store behind it."""
-    return root if objects is None else Mirror(root, objects)
+    return root if objects is None else SharedTelemetry(root, objects)
 
 
-def folder_of(place: Where) -> Path:
+def folder_of(place: TelemetryLocation) -> Path:
     """The folder."""
-    return place.root if isinstance(place, Mirror) else place
+    return place.root if isinstance(place, SharedTelemetry) else place
 
 
-def parts(place: Where, stream: str) -> list[Part]:
+def parts(place: TelemetryLocation, stream: str) -> list[ParquetPart]:
     """All parts of *stream* that count. Whoever needs segments as well has to list those before."""
     if isinstance(place, Path):
         return files.parts(place, stream)
-    local = files.every_part(place.root, stream)
-    return files.counting([*local, *place.listed(stream)])
+    local = files.all_parts(place.root, stream)
+    return files.visible_parts([*local, *place.listed(stream)])
 
 
-def bring(place: Where, wanted: Sequence[Part]) -> None:
-    """See `Mirror.bring`."""
-    if isinstance(place, Mirror):
-        place.bring(wanted)
+def download(place: TelemetryLocation, wanted: Sequence[ParquetPart]) -> None:
+    """See `SharedTelemetry.download`."""
+    if isinstance(place, SharedTelemetry):
+        place.download(wanted)
 
 
-def key_of(stream: str, part: Part) -> str:
+def key_of(stream: str, part: ParquetPart) -> str:
     """Where *part* belongs in the store."""
     name, level = part.path.name, 0
-    while FAN**level <= part.last_number - part.number:
+    while FANOUT**level <= part.last_number - part.number:
         level += 1
     return f"{FOLDER}/{stream}/merged/{level}/{name}" if level else f"{FOLDER}/{stream}/parts/{name}"
 
 
-def _use(path: Path) -> bool:
+def _touch(path: Path) -> bool:
     """Note that a file is in use, if it is there."""
     try:
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))

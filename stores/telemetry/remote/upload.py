@@ -11,26 +11,28 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from stores.telemetry.parquet import files
-from stores.telemetry.parquet.compaction import compact_stream, give_back_memory
-from stores.telemetry.parquet.files import Part
-from stores.telemetry.remote.compaction import tidy
-from stores.telemetry.remote.replica import Mirror, key_of
+from stores.telemetry.parquet.compaction import compact_stream, release_memory
+from stores.telemetry.parquet.files import ParquetPart
+from stores.telemetry.remote.compaction import compact_remote
+from stores.telemetry.remote.replica import SharedTelemetry, key_of
 
 _AT_ONCE = 4
 _TIDY_OWN_S, _TIDY_ALL_S = 20.0, 900.0
 
 
-class Shipping:
+class Uploader:
     """Brings what is below *mirror*'s root to the store; for one process at a time."""
 
-    def __init__(self, mirror: Mirror, *, tidy_own_s: float = _TIDY_OWN_S, tidy_all_s: float = _TIDY_ALL_S) -> None:
+    def __init__(
+        self, mirror: SharedTelemetry, *, tidy_own_s: float = _TIDY_OWN_S, tidy_all_s: float = _TIDY_ALL_S
+    ) -> None:
         self._mirror = mirror
         self._own: set[str] = set()
         self._tidy_own_s, self._tidy_all_s = tidy_own_s, tidy_all_s
         self._tidy_own_at = time.monotonic() + tidy_own_s
         self._tidy_all_at = time.monotonic() + tidy_all_s
 
-    def ship(self) -> int:
+    def upload_pending(self) -> int:
         """Bring everything that is finished; returns how many parts there were. Raises ObjectsError, OSError when there
         is no room, and whatever a segment may cause; everything stays readable here then, and the next call goes on."""
         trouble: Exception | None = None
@@ -39,16 +41,16 @@ class Shipping:
                 compact_stream(self._mirror.root, stream)
             except Exception as error:  # noqa: BLE001 - raised below: first what can be shipped is, which makes room
                 trouble = error
-        waiting = [(stream, part) for stream in files.STREAMS for part in files.every_part(self._mirror.root, stream)]
+        waiting = [(stream, part) for stream in files.STREAMS for part in files.all_parts(self._mirror.root, stream)]
         if waiting:
             with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ship") as pool:
-                list(pool.map(lambda one: self._ship(*one), waiting))
-            give_back_memory()
+                list(pool.map(lambda one: self._upload(*one), waiting))
+            release_memory()
         if trouble is not None:
             raise trouble
         return len(waiting)
 
-    def tidy(self) -> None:
+    def compact_if_due(self) -> None:
         """Now and then: make few objects of many, of servers that are gone as well, and remove what nobody used
         lately, which needs no store. Raises as `ship` does."""
         now = time.monotonic()
@@ -60,11 +62,11 @@ class Shipping:
             self._tidy_all_at = now + self._tidy_all_s
         try:
             for stream in files.STREAMS:
-                tidy(self._mirror, stream, own=self._own, is_all=is_all)
+                compact_remote(self._mirror, stream, own=self._own, is_all=is_all)
         finally:
             self._mirror.prune()
 
-    def _ship(self, stream: str, part: Part) -> None:
+    def _upload(self, stream: str, part: ParquetPart) -> None:
         with suppress(FileNotFoundError):  # somebody has just had it forgotten
             self._mirror.objects.put(key_of(stream, part), part.path, if_absent=True)
             kept = files.fetched_folder(self._mirror.root, stream) / part.path.name

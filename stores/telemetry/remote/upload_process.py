@@ -17,23 +17,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from stores.telemetry.remote.replica import Mirror
+from stores.telemetry.remote.replica import SharedTelemetry
 
 _NICE = 5  # others wait to read what it brings
 _CODE = Path(__file__).parents[3]
 _LOOK_S, _RETRY_S = 0.4, 1.0
-LEFT_BEHIND_S = 60.0
+ORPHAN_LIMIT_S = 60.0
 _AGAIN_S = 5.0
 # It lives as long as the server, and needs memory only now and then.
 _FRUGAL = {"MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system", "ARROW_IO_THREADS": "1"}
 _asked_to_end = threading.Event()
 
 
-class Shipper:
+class UploadProcess:
     """Keeps such a process running for *mirror*, and knows what it says. *failure* is why not all could be brought to
     the store when it was last tried, or None."""
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: SharedTelemetry) -> None:
         self._mirror = mirror
         self._process: subprocess.Popen[bytes] | None = None
         self._said = b""
@@ -45,7 +45,7 @@ class Shipper:
         """Its process, if one runs."""
         return None if self._process is None else self._process.pid
 
-    def tend(self) -> None:
+    def run_once(self) -> None:
         """To be called every second or so, by one thread: listens to the process, and starts one when there is none."""
         if self._process is None and time.monotonic() >= self._not_before:
             self._mirror.root.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class Shipper:
                 self.failure = json.loads(line)["trouble"]
 
 
-def start(mirror: Mirror) -> subprocess.Popen[bytes]:
+def start(mirror: SharedTelemetry) -> subprocess.Popen[bytes]:
     """Start shipping what is below *mirror*'s root. The process goes on until its standard input ends. Exit code 0: all
     is in the store, or another process is at it."""
     command = [sys.executable, "-m", "stores.telemetry", str(mirror.root.resolve()), "--store", mirror.objects.url]
@@ -94,7 +94,7 @@ def start(mirror: Mirror) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=_CODE, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def main(mirror: Mirror, *, left_behind_s: float = LEFT_BEHIND_S) -> int:
+def main(mirror: SharedTelemetry, *, left_behind_s: float = ORPHAN_LIMIT_S) -> int:
     """What the process does until its standard input ends or it is asked to end (SIGTERM), and then until nothing is
     left or *left_behind_s* are over. Exit code 1: something is left."""
     os.nice(_NICE)
@@ -103,35 +103,35 @@ def main(mirror: Mirror, *, left_behind_s: float = LEFT_BEHIND_S) -> int:
     mirror.root.mkdir(parents=True, exist_ok=True)
     with (mirror.root / "compacting.lock").open("a") as lock:
         while not _locked(lock):
-            if _ended(_LOOK_S):
+            if _parent_ended(_LOOK_S):
                 return 0
-        return _ship(mirror, left_behind_s)
+        return _upload_until_idle(mirror, left_behind_s)
 
 
-def _ship(mirror: Mirror, left_behind_s: float) -> int:
-    from stores.telemetry.remote.upload import Shipping
+def _upload_until_idle(mirror: SharedTelemetry, left_behind_s: float) -> int:
+    from stores.telemetry.remote.upload import Uploader
 
-    shipping, said, deadline = Shipping(mirror), "nothing yet", None
+    shipping, said, deadline = Uploader(mirror), "nothing yet", None
     while True:
-        trouble = _round(shipping, tidies=deadline is None)
+        trouble = _upload_once(shipping, tidies=deadline is None)
         if trouble != said:
-            _say({"trouble": trouble})
+            _report({"trouble": trouble})
             said = trouble or ""
         if deadline is not None and (trouble is None or time.monotonic() > deadline):
             return 1 if trouble else 0
         wait_s = _LOOK_S if trouble is None else _RETRY_S
         if deadline is not None:
             time.sleep(wait_s)
-        elif _ended(wait_s):
+        elif _parent_ended(wait_s):
             deadline = time.monotonic() + left_behind_s
 
 
-def _round(shipping: Any, *, tidies: bool) -> str | None:
+def _upload_once(shipping: Any, *, tidies: bool) -> str | None:
     """Once; why it did not go well, or None."""
     try:
-        shipping.ship()
+        shipping.upload_pending()
         if tidies:
-            shipping.tidy()
+            shipping.compact_if_due()
     except OSError as error:  # also a store that is away, or refuses
         return str(error)
     except Exception as error:  # noqa: BLE001 - whatever it is, the server has to tell it, and others go on
@@ -147,7 +147,7 @@ def _locked(lock: IO[str]) -> bool:
     return True
 
 
-def _ended(wait_s: float) -> bool:
+def _parent_ended(wait_s: float) -> bool:
     """Whether the standard input has ended, which is when the server has, after so long at most."""
     if _asked_to_end.is_set():
         return True
@@ -156,7 +156,7 @@ def _ended(wait_s: float) -> bool:
     return not os.read(sys.stdin.fileno(), 4096)
 
 
-def _say(what: dict[str, Any]) -> None:
+def _report(what: dict[str, Any]) -> None:
     with suppress(BrokenPipeError):  # nobody listens any more
         os.write(sys.stdout.fileno(), json.dumps(what).encode() + b"\n")
 

@@ -27,7 +27,7 @@ _JSON = orjson.OPT_SERIALIZE_NUMPY
 
 
 @dataclass(slots=True)
-class Rows:
+class EncodedRows:
     """A payload, read: *head* is what was given, *floats* has a row for each name in *names*; *ids*, *times* and
     *flags* are still bytes, as many rows' will be put together."""
 
@@ -40,7 +40,7 @@ class Rows:
     flags: bytes | memoryview
 
 
-def packed(
+def encode(
     head: dict[str, Any],
     *,
     ids: Sequence[str],
@@ -57,22 +57,22 @@ def packed(
     lengths = {len(times), *map(len, columns), *map(len, texts.values())}
     if lengths != {size} or len(names) != ID_LENGTH * size or len(ticks) not in (0, size):
         raise ValueError(f"telemetry needs one value of each column for each of {size} ids of {ID_LENGTH} characters")
-    start = orjson.dumps({**head, "size": size, "floats": list(floats), "texts": texts}, default=_listed, option=_JSON)
+    start = orjson.dumps({**head, "size": size, "floats": list(floats), "texts": texts}, default=_as_list, option=_JSON)
     payload = b"".join((_PLAIN, _HEAD_LENGTH.pack(len(start)), start, names, times, *columns, ticks))
     return _ARMOURED + base64.b64encode(payload[1:]) if MAGIC in payload else payload
 
 
-def unpacked(payload: memoryview) -> Rows:
-    """The rows of a payload that `packed` made."""
+def decode(payload: memoryview) -> EncodedRows:
+    """The rows of a payload that `encode` made."""
     kind, content = bytes(payload[:1]), payload[1:]
     if kind == _ARMOURED:
-        return _rows(memoryview(base64.b64decode(content)))
+        return _decode_rows(memoryview(base64.b64decode(content)))
     if kind != _PLAIN:
         raise ValueError(f"telemetry has no payload of kind {kind!r}")
-    return _rows(content)
+    return _decode_rows(content)
 
 
-def _rows(content: memoryview) -> Rows:
+def _decode_rows(content: memoryview) -> EncodedRows:
     (length,) = _HEAD_LENGTH.unpack_from(content)
     at = _HEAD_LENGTH.size
     head = orjson.loads(content[at : at + length])
@@ -82,7 +82,9 @@ def _rows(content: memoryview) -> Rows:
     floats = times + 8 * size
     flags = floats + 8 * size * len(names)
     numbers = np.frombuffer(content, "<f8", size * len(names), floats).reshape(len(names), size)
-    return Rows(head, size, names, content[ids:times], content[times:floats], numbers, content[flags : flags + size])
+    return EncodedRows(
+        head, size, names, content[ids:times], content[times:floats], numbers, content[flags : flags + size]
+    )
 
 
 def _floats(values: Any) -> Any:
@@ -92,7 +94,7 @@ def _floats(values: Any) -> Any:
     return column if column.flags.c_contiguous and column.ndim == 1 else np.ascontiguousarray(column.reshape(-1))
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"telemetry cannot record {type(value).__name__}")

@@ -18,7 +18,7 @@ _SUMMED = struct.Struct("<Iqq")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Frame:
     """A whole record. The times bound those of the rows in it, in UTC microseconds; *start* and *end* are its place."""
 
     first_us: int
@@ -34,17 +34,17 @@ def header(payload: bytes, first_us: int, last_us: int) -> bytes:
     return _HEADER.pack(MAGIC, len(payload), first_us, last_us, checksum)
 
 
-def pack(payload: bytes, first_us: int, last_us: int) -> bytes:
+def frame(payload: bytes, first_us: int, last_us: int) -> bytes:
     """A record's bytes."""
     return header(payload, first_us, last_us) + payload
 
 
-def scan(content: bytes | memoryview) -> Iterator[Record]:
+def scan(content: bytes | memoryview) -> Iterator[Frame]:
     """The whole records of *content*, in order. A torn or damaged stretch yields nothing and hides nothing after it."""
     view, raw = memoryview(content), bytes(content) if isinstance(content, memoryview) else content
     at = 0
     while (at := raw.find(MAGIC, at)) >= 0:
-        record = _record_at(view, at)
+        record = _frame_at(view, at)
         if record is None:
             at += 1
         else:
@@ -52,7 +52,7 @@ def scan(content: bytes | memoryview) -> Iterator[Record]:
             at = record.end
 
 
-def _record_at(view: memoryview, at: int) -> Record | None:
+def _frame_at(view: memoryview, at: int) -> Frame | None:
     if at + HEADER_BYTES > len(view):
         return None
     _, length, first_us, last_us, checksum = _HEADER.unpack_from(view, at)
@@ -61,4 +61,4 @@ def _record_at(view: memoryview, at: int) -> Record | None:
         return None
     if zlib.crc32(payload, zlib.crc32(_SUMMED.pack(length, first_us, last_us))) != checksum:
         return None
-    return Record(first_us, last_us, payload, at, at + HEADER_BYTES + length)
+    return Frame(first_us, last_us, payload, at, at + HEADER_BYTES + length)

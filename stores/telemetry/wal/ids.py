@@ -15,7 +15,7 @@ _SHAPE = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
 _MANY = 32  # from here on an array of bytes is quicker than a format for each
 
 
-class Ids:
+class PredictionIds:
     """Ids unique over threads, processes, machines and restarts: 10 hex digits of data time in seconds, 14 random
     ones for this life of the process, 8 of a counter."""
 
@@ -26,7 +26,7 @@ class Ids:
     def _renew(self) -> None:
         self._life, self._next = os.urandom(7), 0
 
-    def take(self, times_us: Sequence[int] | Any) -> list[str]:
+    def new(self, times_us: Sequence[int] | Any) -> list[str]:
         """One id per data time; *times_us* may be an array."""
         size = len(times_us)
         with self._lock:
@@ -35,7 +35,7 @@ class Ids:
             life, first = self._life, self._next
             self._next += size
         if size >= _MANY:
-            return _many(times_us, life, first)
+            return _format_many(times_us, life, first)
         times = times_us.tolist() if hasattr(times_us, "tolist") else times_us
         tail, starts = life.hex(), dict[int, str]()
         ids = []
@@ -47,7 +47,7 @@ class Ids:
         return ids
 
 
-def _many(times_us: Any, life: bytes, first: int) -> list[str]:
+def _format_many(times_us: Any, life: bytes, first: int) -> list[str]:
     import numpy as np
 
     size = len(times_us)
@@ -61,7 +61,7 @@ def _many(times_us: Any, life: bytes, first: int) -> list[str]:
 
 
 def is_prediction_id(text: object) -> bool:
-    """Whether *text* can be an id that `Ids` made."""
+    """Whether *text* can be an id that `PredictionIds` made."""
     return isinstance(text, str) and _SHAPE.fullmatch(text) is not None
 
 

@@ -25,7 +25,7 @@ class Unwritable(Exception):
         self.folder, self.reason = folder, reason
 
 
-class Journal:
+class WriteAheadLog:
     """A writer's own sequence of segments ``<writer>-<number>.wal`` in *folder*. Safe to share between threads.
 
     A record reaches the operating system with one write, so it survives the death of this process at any moment;
@@ -44,7 +44,7 @@ class Journal:
         self._opened = 0.0
         self._needed = _PROBE_BYTES
         self._full: list[int] = []
-        self.failure: str | None = None
+        self.write_error: str | None = None
         self.written_bytes = 0
 
     def append(self, payload: bytes, *, first_us: int, last_us: int) -> None:
@@ -56,10 +56,10 @@ class Journal:
             self._size += size
             self.written_bytes += size
             if self._size >= self._roll_bytes:
-                self._let_go()
+                self._retire_segment()
 
     def probe(self) -> None:
-        """Find out whether there is room again for what did not fit, leaving nothing. Sets or clears `failure`."""
+        """Find out whether there is room again for what did not fit, leaving nothing. Sets or clears `write_error`."""
         with self._lock:
             try:
                 self._write(MAGIC, bytes(self._needed))
@@ -84,13 +84,13 @@ class Journal:
             due = not only_if_due or time.monotonic() - self._opened >= self._roll_after_s
             if self._fd is None or self._size == 0 or not due:
                 return False
-            self._let_go()
+            self._retire_segment()
             return True
 
     def close(self) -> None:
         """Finish all segments; a later append starts a new one."""
         with self._lock:
-            self._let_go()
+            self._retire_segment()
         self.sync()
 
     def _write(self, start: bytes, payload: bytes) -> None:
@@ -101,11 +101,11 @@ class Journal:
             if written != size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self.failure = reason = error.strerror or str(error)
+            self.write_error = reason = error.strerror or str(error)
             self._needed = max(_PROBE_BYTES, size)
             self._cut()
             raise Unwritable(self._folder, reason) from error
-        self.failure = None
+        self.write_error = None
 
     def _segment(self) -> int:
         if self._fd is None:
@@ -124,9 +124,9 @@ class Journal:
         try:
             os.ftruncate(self._fd, self._size)
         except OSError:
-            self._let_go()
+            self._retire_segment()
 
-    def _let_go(self) -> None:
+    def _retire_segment(self) -> None:
         """No more goes into this segment. `sync` closes it, as nobody should wait for the disk while this is locked."""
         if self._fd is not None:
             self._full.append(self._fd)
@@ -138,5 +138,5 @@ class Journal:
         try:
             os.fsync(fd)
         except OSError as error:
-            self.failure = error.strerror or str(error)
+            self.write_error = error.strerror or str(error)
         os.close(fd)

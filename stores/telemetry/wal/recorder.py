@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stores.telemetry.parquet.files import LABELS, PAIRS, PREDICTIONS, journal_folder
-from stores.telemetry.wal.encoding import packed
-from stores.telemetry.wal.ids import Ids, data_time_us
-from stores.telemetry.wal.log import Journal, Unwritable
+from stores.telemetry.parquet.files import LABELS, PAIRS, PREDICTIONS, wal_folder
+from stores.telemetry.wal.encoding import encode
+from stores.telemetry.wal.ids import PredictionIds, data_time_us
+from stores.telemetry.wal.log import Unwritable, WriteAheadLog
 
 LabelValue = str | int | float | bool
 _REMEMBERED_LABELS = 50_000
@@ -51,10 +51,10 @@ class Recorder:
 
     def __init__(self, root: Path, *, roll_bytes: int = 8 * 1024 * 1024, roll_after_s: float = 3600) -> None:
         self.root = root
-        self._ids = Ids()
-        writer = f"{time.time_ns() // 1_000_000:012x}{self._ids.take([0])[0][10:18]}"
+        self._ids = PredictionIds()
+        writer = f"{time.time_ns() // 1_000_000:012x}{self._ids.new([0])[0][10:18]}"
         self._predictions, self._labels, self._pairs = self._journals = tuple(
-            Journal(journal_folder(root, stream), writer, roll_bytes=roll_bytes, roll_after_s=roll_after_s)
+            WriteAheadLog(wal_folder(root, stream), writer, roll_bytes=roll_bytes, roll_after_s=roll_after_s)
             for stream in (PREDICTIONS, LABELS, PAIRS)
         )
         self._remembered: OrderedDict[str, LabelValue] = OrderedDict()
@@ -63,9 +63,9 @@ class Recorder:
         self._tally: dict[str, Any] = asdict(Counters())
         self.pairs_failure: str | None = None
 
-    def take_ids(self, times_us: Sequence[int] | Any) -> list[str]:
+    def new_ids(self, times_us: Sequence[int] | Any) -> list[str]:
         """Ids for rows with these data times, to be given to `predictions` and `pairs`. Not recording them is fine."""
-        return self._ids.take(times_us)
+        return self._ids.new(times_us)
 
     def predictions(
         self,
@@ -89,7 +89,7 @@ class Recorder:
         numbers float64 arrays (nan is missing). Raises Unwritable, and ValueError when lengths differ.
         """
         began = time.perf_counter()
-        ids = self._ids.take(times_us) if ids is None else list(ids)
+        ids = self._ids.new(times_us) if ids is None else list(ids)
         if not ids:
             return ids
         head = {
@@ -102,7 +102,7 @@ class Recorder:
             "probabilities": probabilities,
         }
         floats = {"prediction": prediction, **numbers}
-        payload = packed(head, ids=ids, times_us=times_us, floats=floats, texts=texts)
+        payload = encode(head, ids=ids, times_us=times_us, floats=floats, texts=texts)
         first_us, last_us = _bounds(times_us)
         self._predictions.append(payload, first_us=first_us, last_us=last_us)
         self._count(began, predictions=len(ids))
@@ -147,7 +147,7 @@ class Recorder:
             head["error"] = errors
         floats = {"champion_prediction": champion_prediction, "challenger_prediction": challenger_prediction}
         try:
-            payload = packed(head, ids=ids, times_us=times_us, floats=floats, texts=slices or {}, flags=by_challenger)
+            payload = encode(head, ids=ids, times_us=times_us, floats=floats, texts=slices or {}, flags=by_challenger)
             first_us, last_us = _bounds(times_us)
             self._pairs.append(payload, first_us=first_us, last_us=last_us)
         except (Unwritable, ValueError, TypeError) as error:
@@ -212,9 +212,9 @@ class Recorder:
             return Counters(**self._tally)
 
     @property
-    def failure(self) -> str | None:
+    def write_error(self) -> str | None:
         """Why telemetry cannot be written at present, or None."""
-        return self._predictions.failure or self._labels.failure
+        return self._predictions.write_error or self._labels.write_error
 
     @property
     def written_bytes(self) -> int:
@@ -224,7 +224,7 @@ class Recorder:
     def maintain(self) -> None:
         """To be called every second or so: look for room after a failure, finish segments that are due, sync."""
         for journal in self._journals:
-            if journal.failure is not None:
+            if journal.write_error is not None:
                 journal.probe()
             journal.roll(only_if_due=True)
             journal.sync()

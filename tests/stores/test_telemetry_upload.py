@@ -11,30 +11,30 @@ from pathlib import Path
 import pytest
 
 from stores import telemetry
-from stores.object_store.store import Objects
-from stores.telemetry import Mirror, Recorder
-from stores.telemetry.remote.upload_process import LEFT_BEHIND_S, Shipper
+from stores.object_store.store import ObjectStore
+from stores.telemetry import Recorder, SharedTelemetry
+from stores.telemetry.remote.upload_process import ORPHAN_LIMIT_S, UploadProcess
 from tests.stores.machines import expected, record, seen
 from tests.stores.proxy import Proxy
 from tests.waiting import eventually
 
 
 @pytest.fixture
-def cut_off(tmp_path: Path, objects: Objects, proxy: Proxy) -> Mirror:
+def cut_off(tmp_path: Path, objects: ObjectStore, proxy: Proxy) -> SharedTelemetry:
     """A machine whose store is away."""
     proxy.leave()
-    return Mirror(tmp_path / "cut-off", Objects(objects.url, endpoint=proxy.endpoint))
+    return SharedTelemetry(tmp_path / "cut-off", ObjectStore(objects.url, endpoint=proxy.endpoint))
 
 
 def test_of_two_processes_one_ships_while_servers_live_and_the_rest_when_they_end(
-    here: Mirror, elsewhere: Mirror
+    here: SharedTelemetry, elsewhere: SharedTelemetry
 ) -> None:
-    process, beside, recorder = Shipper(here), Shipper(here), Recorder(here.root)
-    process.tend()
-    beside.tend()
+    process, beside, recorder = UploadProcess(here), UploadProcess(here), Recorder(here.root)
+    process.run_once()
+    beside.run_once()
     ids = record(here, 1, recorder=recorder)
     eventually(lambda: seen(elsewhere) == expected(ids), "it is shipped")
-    process.tend()
+    process.run_once()
     assert process.failure is None
     ids += record(here, 1, recorder=recorder)
     assert beside.stop() and process.stop()
@@ -42,12 +42,12 @@ def test_of_two_processes_one_ships_while_servers_live_and_the_rest_when_they_en
 
 
 def test_the_process_says_what_the_trouble_is_and_goes_on_when_it_is_over(
-    proxy: Proxy, cut_off: Mirror, elsewhere: Mirror
+    proxy: Proxy, cut_off: SharedTelemetry, elsewhere: SharedTelemetry
 ) -> None:
-    process, ids = Shipper(cut_off), record(cut_off, 1)
+    process, ids = UploadProcess(cut_off), record(cut_off, 1)
 
     def told() -> str | None:
-        process.tend()
+        process.run_once()
         return process.failure
 
     eventually(lambda: told() is not None and "s3://" in str(process.failure), "the trouble is told")
@@ -58,27 +58,30 @@ def test_the_process_says_what_the_trouble_is_and_goes_on_when_it_is_over(
 
 
 def test_a_process_that_cannot_ship_is_stopped_in_time_and_the_next_one_ships(
-    proxy: Proxy, cut_off: Mirror, elsewhere: Mirror
+    proxy: Proxy, cut_off: SharedTelemetry, elsewhere: SharedTelemetry
 ) -> None:
-    process, ids = Shipper(cut_off), record(cut_off, 1)
-    process.tend()
+    process, ids = UploadProcess(cut_off), record(cut_off, 1)
+    process.run_once()
     began = time.monotonic()
     assert not process.stop(within_s=1)
     assert time.monotonic() - began < 5
     proxy.come_back()
-    process.tend()
+    process.run_once()
     assert process.stop()
     assert seen(elsewhere) == expected(ids)
 
 
-def test_the_process_ships_what_a_killed_server_left_and_ends(here: Mirror, elsewhere: Mirror) -> None:
+def test_the_process_ships_what_a_killed_server_left_and_ends(
+    here: SharedTelemetry, elsewhere: SharedTelemetry
+) -> None:
     code = (
         "import os, sys, time\nfrom datetime import datetime\nfrom pathlib import Path\n"
-        "from stores.telemetry import Mirror, Recorder\nfrom stores.telemetry.remote.upload_process import Shipper\n"
-        "from stores.object_store.store import Objects\n"
+        "from stores.telemetry import SharedTelemetry, Recorder\n"
+        "from stores.telemetry.remote.upload_process import UploadProcess\n"
+        "from stores.object_store.store import ObjectStore\n"
         "from tests.stores.test_telemetry import send\n"
-        "place = Mirror(Path(sys.argv[1]), Objects(sys.argv[2], endpoint=sys.argv[3]))\n"
-        "shipper = Shipper(place)\nshipper.tend()\nids = send(Recorder(place.root), datetime(2013, 3, 1))\n"
+        "place = SharedTelemetry(Path(sys.argv[1]), ObjectStore(sys.argv[2], endpoint=sys.argv[3]))\n"
+        "shipper = UploadProcess(place)\nshipper.run_once()\nids = send(Recorder(place.root), datetime(2013, 3, 1))\n"
         "print(shipper.pid, *ids, flush=True)\ntime.sleep(60)\n"
     )
     server = subprocess.Popen(
@@ -94,7 +97,7 @@ def test_the_process_ships_what_a_killed_server_left_and_ends(here: Mirror, else
     assert telemetry.predictions(elsewhere)["prediction_id"].tolist() == ids
 
 
-def test_it_can_be_run_by_hand(here: Mirror, elsewhere: Mirror) -> None:
+def test_it_can_be_run_by_hand(here: SharedTelemetry, elsewhere: SharedTelemetry) -> None:
     ids = record(here, 1)
     command = [sys.executable, "-m", "stores.telemetry", str(here.root), "--store", here.objects.url]
     done = subprocess.run(
@@ -106,15 +109,15 @@ def test_it_can_be_run_by_hand(here: Mirror, elsewhere: Mirror) -> None:
 
 
 def test_a_process_without_a_server_gives_up_on_a_store_that_is_away_and_the_rest_stays(
-    proxy: Proxy, objects: Objects, tmp_path: Path, elsewhere: Mirror
+    proxy: Proxy, objects: ObjectStore, tmp_path: Path, elsewhere: SharedTelemetry
 ) -> None:
-    place = Mirror(tmp_path / "cut-off", Objects(objects.url, endpoint=proxy.endpoint))
+    place = SharedTelemetry(tmp_path / "cut-off", ObjectStore(objects.url, endpoint=proxy.endpoint))
     ids = record(place, 1)
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from stores.telemetry import Mirror\nfrom stores.telemetry.remote.upload_process import main\n"
-        "from stores.object_store.store import Objects\n"
-        "place = Mirror(Path(sys.argv[1]), Objects(sys.argv[2], endpoint=sys.argv[3], attempts=1))\n"
+        "from stores.telemetry import SharedTelemetry\nfrom stores.telemetry.remote.upload_process import main\n"
+        "from stores.object_store.store import ObjectStore\n"
+        "place = SharedTelemetry(Path(sys.argv[1]), ObjectStore(sys.argv[2], endpoint=sys.argv[3], attempts=1))\n"
         "sys.exit(main(place, left_behind_s=0.5))\n"
     )
     command = [sys.executable, "-c", code, str(place.root), objects.url, proxy.endpoint]
@@ -129,4 +132,4 @@ def test_a_process_without_a_server_gives_up_on_a_store_that_is_away_and_the_res
 
 def test_the_page_on_stores_says_for_how_long_a_process_without_a_server_tries() -> None:
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "store.md").read_text()
-    assert f"tries for {LEFT_BEHIND_S:.0f} s" in page
+    assert f"tries for {ORPHAN_LIMIT_S:.0f} s" in page

@@ -12,25 +12,25 @@ from unittest.mock import patch
 import pytest
 
 from stores.telemetry.parquet import files
-from stores.telemetry.parquet.files import Part
+from stores.telemetry.parquet.files import ParquetPart
 from stores.telemetry.remote import compaction, replica
 from stores.telemetry.remote.replica import key_of
 
 WRITER = "w"
-Store = dict[str, Part]
+Store = dict[str, ParquetPart]
 
 
-def part(name: str) -> Part:
-    found = files.part_named(name, Path())
+def part(name: str) -> ParquetPart:
+    found = files.parse_part(name, Path())
     assert found is not None
     return replace(found, key=key_of("s", found), size=1, written_s=0.0)
 
 
-def single(number: int) -> Part:
+def single(number: int) -> ParquetPart:
     return part(f"{WRITER}-{number:06d}.{number}.{number}.parquet")
 
 
-def put(store: Store, one: Part) -> None:
+def put(store: Store, one: ParquetPart) -> None:
     assert one.key is not None
     store.setdefault(one.key, one)
 
@@ -40,7 +40,7 @@ def tidying_up(store: Store, *, is_gone: bool) -> Iterator[None]:
     for level in range(1, 4):
         listed = list(store.values())
         yield
-        counting = files.counting(listed)
+        counting = files.visible_parts(listed)
         for other in listed:
             if other not in counting:
                 store.pop(str(other.key), None)
@@ -77,18 +77,18 @@ def life(random: Random, store: Store, steps: int) -> Iterator[tuple[list[int], 
 @pytest.mark.parametrize("fan", [2, 3])
 def test_every_segment_counts_exactly_once_at_every_moment(fan: int) -> None:
     """A thousand lives; without the rule on where the parts of a writer end that is gone, some of them go wrong."""
-    with patch.object(replica, "FAN", fan), patch.object(compaction, "FAN", fan):
+    with patch.object(replica, "FANOUT", fan), patch.object(compaction, "FANOUT", fan):
         for seed in range(1000):
             store: Store = {}
             for shipped, gaps in life(Random(seed), store, steps=60):
-                counted = [n for p in files.counting(store.values()) for n in range(p.number, p.last_number + 1)]
+                counted = [n for p in files.visible_parts(store.values()) for n in range(p.number, p.last_number + 1)]
                 assert len(counted) == len(set(counted)), f"life {seed}: twice"
                 assert sorted(set(counted) - gaps) == shipped, f"life {seed}: lost"
 
 
 def test_when_all_have_finished_few_are_left() -> None:
     store: Store = {}
-    with patch.object(replica, "FAN", 4), patch.object(compaction, "FAN", 4):
+    with patch.object(replica, "FANOUT", 4), patch.object(compaction, "FANOUT", 4):
         for number in range(100):
             put(store, single(number))
             for _ in tidying_up(store, is_gone=False):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from stores.object_store.s3 import address
-from stores.object_store.store import Damaged, NoSuchObject, Objects, Refused, Unreachable
+from stores.object_store.s3 import parse_url
+from stores.object_store.store import AccessDenied, ChecksumMismatch, NoSuchObject, ObjectStore, StoreUnavailable
 from tests.stores.answering import answering
 from tests.stores.proxy import Proxy, refusal
 from tests.stores.seaweed import SECRET, Seaweed, credentials
@@ -86,7 +86,7 @@ def test_a_download_that_breaks_goes_on_where_it_was(seaweed: Seaweed, proxy: Pr
     url = seaweed.place()
     seaweed.objects(url).put("large", LARGE)
     proxy.cut(3, received=5_000_000)
-    Objects(url, endpoint=proxy.endpoint).fetch("large", tmp_path / "back")
+    ObjectStore(url, endpoint=proxy.endpoint).fetch("large", tmp_path / "back")
     assert proxy.cuts_left <= 0
     assert (tmp_path / "back").read_bytes() == LARGE
     assert names(tmp_path) == ["back"]
@@ -97,8 +97,8 @@ def test_a_download_that_never_ends_well_leaves_no_file(seaweed: Seaweed, proxy:
     seaweed.objects(url).put("large", LARGE)
     (tmp_path / "back").write_bytes(b"as before")
     proxy.cut(1000, received=100)
-    with pytest.raises(Unreachable):
-        Objects(url, endpoint=proxy.endpoint, attempts=2).fetch("large", tmp_path / "back")
+    with pytest.raises(StoreUnavailable):
+        ObjectStore(url, endpoint=proxy.endpoint, attempts=2).fetch("large", tmp_path / "back")
     assert names(tmp_path) == ["back"] and (tmp_path / "back").read_bytes() == b"as before"
 
 
@@ -106,7 +106,7 @@ def test_a_download_that_never_ends_well_leaves_no_file(seaweed: Seaweed, proxy:
 def test_an_upload_that_breaks_is_made_again(seaweed: Seaweed, proxy: Proxy, content: bytes) -> None:
     url = seaweed.place()
     proxy.cut(2, sent=1_000_000)
-    assert Objects(url, endpoint=proxy.endpoint).put("one", content, if_absent=True)
+    assert ObjectStore(url, endpoint=proxy.endpoint).put("one", content, if_absent=True)
     assert proxy.cuts_left <= 0
     assert seaweed.objects(url).read("one") == content
 
@@ -115,8 +115,8 @@ def test_an_upload_that_breaks_is_made_again(seaweed: Seaweed, proxy: Proxy, con
 def test_of_an_upload_that_never_ends_well_nobody_sees_anything(seaweed: Seaweed, proxy: Proxy, content: bytes) -> None:
     url = seaweed.place()
     proxy.cut(1000, sent=1_000_000)
-    with pytest.raises(Unreachable, match="/place/one"):
-        Objects(url, endpoint=proxy.endpoint, attempts=2).put("one", content)
+    with pytest.raises(StoreUnavailable, match="/place/one"):
+        ObjectStore(url, endpoint=proxy.endpoint, attempts=2).put("one", content)
     assert not list(seaweed.objects(url).list())
     with pytest.raises(NoSuchObject):
         seaweed.objects(url).read("one")
@@ -125,7 +125,7 @@ def test_of_an_upload_that_never_ends_well_nobody_sees_anything(seaweed: Seaweed
 def test_a_write_whose_answer_got_lost_counts_as_ones_own(seaweed: Seaweed, proxy: Proxy) -> None:
     url = seaweed.place()
     proxy.cut(1, received=0)
-    assert Objects(url, endpoint=proxy.endpoint).put("one", b"mine", if_absent=True)
+    assert ObjectStore(url, endpoint=proxy.endpoint).put("one", b"mine", if_absent=True)
     assert proxy.connections > 1
     assert not seaweed.objects(url).put("one", b"mine", if_absent=True)
 
@@ -135,7 +135,7 @@ def test_a_write_whose_answer_got_lost_counts_as_ones_own(seaweed: Seaweed, prox
     [(503, "SlowDown"), (409, "ConditionalRequestConflict"), (409, "OperationAborted"), (429, "Many")],
 )
 def test_a_busy_server_is_asked_again_later(seaweed: Seaweed, proxy: Proxy, status: int, code: str) -> None:
-    objects = Objects(seaweed.place(), endpoint=proxy.endpoint)
+    objects = ObjectStore(seaweed.place(), endpoint=proxy.endpoint)
     proxy.slow_down, proxy.refusal = 3, refusal(status, code)
     assert objects.put("one", b"content")
     assert proxy.slow_down == 0
@@ -145,16 +145,16 @@ def test_a_busy_server_is_asked_again_later(seaweed: Seaweed, proxy: Proxy, stat
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (409, "ConditionalRequestConflict")])
 def test_a_server_that_stays_busy_is_named(seaweed: Seaweed, proxy: Proxy, status: int, code: str) -> None:
     proxy.slow_down, proxy.refusal = 1000, refusal(status, code)
-    with pytest.raises(Unreachable, match=code):
-        Objects(seaweed.place(), endpoint=proxy.endpoint, attempts=2).put("one", b"content")
+    with pytest.raises(StoreUnavailable, match=code):
+        ObjectStore(seaweed.place(), endpoint=proxy.endpoint, attempts=2).put("one", b"content")
     assert proxy.slow_down == 998
 
 
 def test_a_server_that_is_away_is_named_and_answers_again_when_back(seaweed: Seaweed, proxy: Proxy) -> None:
-    objects = Objects(seaweed.place(), endpoint=proxy.endpoint, attempts=2)
+    objects = ObjectStore(seaweed.place(), endpoint=proxy.endpoint, attempts=2)
     objects.put("one", b"content")
     proxy.leave()
-    with pytest.raises(Unreachable):
+    with pytest.raises(StoreUnavailable):
         objects.read("one")
     proxy.come_back()
     assert objects.read("one") == b"content"
@@ -163,7 +163,7 @@ def test_a_server_that_is_away_is_named_and_answers_again_when_back(seaweed: Sea
 def test_a_wrong_secret_is_refused_at_once_and_not_repeated(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> None:
     url = seaweed.place()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-value")
-    with pytest.raises(Refused, match="AWS_SECRET_ACCESS_KEY is wrong") as refusal:
+    with pytest.raises(AccessDenied, match="AWS_SECRET_ACCESS_KEY is wrong") as refusal:
         seaweed.objects(url).put("one", b"content")
     assert "wrong-secret-value" not in str(refusal.value) and SECRET not in str(refusal.value)
 
@@ -173,7 +173,7 @@ def test_without_credentials_it_says_so(seaweed: Seaweed, monkeypatch: pytest.Mo
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    with pytest.raises(Refused, match="credentials"):
+    with pytest.raises(AccessDenied, match="credentials"):
         seaweed.objects(url).read("one")
 
 
@@ -184,7 +184,7 @@ def test_credentials_are_read_from_files(seaweed: Seaweed, tmp_path: Path, monke
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY_FILE", str(tmp_path / "secret"))
     assert seaweed.objects(url).put("one", b"content")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY_FILE", str(tmp_path / "nowhere"))
-    with pytest.raises(Refused, match="AWS_SECRET_ACCESS_KEY_FILE"):
+    with pytest.raises(AccessDenied, match="AWS_SECRET_ACCESS_KEY_FILE"):
         seaweed.objects(url).read("one")
 
 
@@ -194,7 +194,7 @@ def test_credentials_that_are_changed_are_read_anew_after_a_refusal(
     objects = seaweed.objects()
     (tmp_path / "secret").write_text("wrong-secret-value")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY_FILE", str(tmp_path / "secret"))
-    with pytest.raises(Refused):
+    with pytest.raises(AccessDenied):
         objects.put("one", b"content")
     (tmp_path / "secret").write_text(SECRET)
     assert objects.put("one", b"content")
@@ -202,13 +202,16 @@ def test_credentials_that_are_changed_are_read_anew_after_a_refusal(
 
 def test_a_missing_bucket_is_named(seaweed: Seaweed) -> None:
     for attempt in (lambda o: o.put("one", b"content"), lambda o: list(o.list())):
-        with pytest.raises(Refused, match=r"s3://no-such-bucket-here/.*no such bucket"):
+        with pytest.raises(AccessDenied, match=r"s3://no-such-bucket-here/.*no such bucket"):
             attempt(seaweed.objects("s3://no-such-bucket-here/place"))
 
 
 @pytest.mark.parametrize(
     ("code", "kind", "says"),
-    [("AccessDenied", Refused, "these credentials may not do this"), ("InternalError", Unreachable, "InternalError")],
+    [
+        ("AccessDenied", AccessDenied, "these credentials may not do this"),
+        ("InternalError", StoreUnavailable, "InternalError"),
+    ],
 )
 def test_an_object_that_cannot_be_removed_is_named_and_whether_waiting_may_help(
     monkeypatch: pytest.MonkeyPatch, code: str, kind: type[Exception], says: str
@@ -218,7 +221,7 @@ def test_an_object_that_cannot_be_removed_is_named_and_whether_waiting_may_help(
         monkeypatch.setenv(name, value)
     error = f"<Error><Key>place/two</Key><Code>{code}</Code><Message>no</Message></Error>"
     with answering(f"<DeleteResult>{error}</DeleteResult>".encode()) as endpoint:
-        objects = Objects("s3://bucket/place", endpoint=endpoint)
+        objects = ObjectStore("s3://bucket/place", endpoint=endpoint)
         with pytest.raises(kind, match=f"s3://bucket/place/two: .*{says}"):
             objects.remove(["one", "two"])
 
@@ -226,17 +229,17 @@ def test_an_object_that_cannot_be_removed_is_named_and_whether_waiting_may_help(
 def test_content_that_is_not_what_was_written_is_never_handed_out(seaweed: Seaweed, tmp_path: Path) -> None:
     objects = seaweed.objects()
     objects.put("one", b"content")
-    bucket, prefix = address(objects.url)
+    bucket, prefix = parse_url(objects.url)
     noted = seaweed.client.head_object(Bucket=bucket, Key=f"{prefix}one")["Metadata"]
     seaweed.client.put_object(Bucket=bucket, Key=f"{prefix}one", Body=b"cOntent", Metadata=noted)
-    with pytest.raises(Damaged, match="/place/one"):
+    with pytest.raises(ChecksumMismatch, match="/place/one"):
         objects.fetch("one", tmp_path / "one")
     assert not names(tmp_path)
 
 
 def test_objects_of_others_are_read_as_they_are(seaweed: Seaweed) -> None:
     objects = seaweed.objects()
-    bucket, prefix = address(objects.url)
+    bucket, prefix = parse_url(objects.url)
     seaweed.client.put_object(Bucket=bucket, Key=f"{prefix}theirs", Body=b"")
     assert objects.read("theirs") == b""
 
@@ -244,10 +247,10 @@ def test_objects_of_others_are_read_as_they_are(seaweed: Seaweed) -> None:
 @pytest.mark.parametrize("url", ["bucket", "http://bucket/x", "s3://", "s3://Bucket", "s3://b/x"])
 def test_what_is_no_place_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(ValueError, match="s3://bucket/prefix"):
-        Objects(url)
+        ObjectStore(url)
 
 
 def test_errors_survive_the_way_between_processes() -> None:
-    for kind in (Unreachable, NoSuchObject, Refused, Damaged):
+    for kind in (StoreUnavailable, NoSuchObject, AccessDenied, ChecksumMismatch):
         error = pickle.loads(pickle.dumps(kind("s3://bucket/key", "it broke")))
         assert str(error) == "s3://bucket/key: it broke" and type(error) is kind

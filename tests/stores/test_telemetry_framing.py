@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stores.telemetry.wal.encoding import packed, unpacked
-from stores.telemetry.wal.framing import MAGIC, pack, scan
-from stores.telemetry.wal.ids import Ids, data_time_us, first_id, is_prediction_id
+from stores.telemetry.wal.encoding import decode, encode
+from stores.telemetry.wal.framing import MAGIC, frame, scan
+from stores.telemetry.wal.ids import PredictionIds, data_time_us, first_id, is_prediction_id
 
 payloads = st.lists(st.text().map(str.encode), max_size=8)
 moments = st.integers(-62_135_596_800, 253_402_300_799).map(lambda s: s * 1_000_000)
@@ -21,7 +21,7 @@ moments = st.integers(-62_135_596_800, 253_402_300_799).map(lambda s: s * 1_000_
 @settings(deadline=None)
 @given(payloads)
 def test_what_is_packed_is_read_back_in_order(contents: list[bytes]) -> None:
-    packed = b"".join(pack(content, i, i + 1) for i, content in enumerate(contents))
+    packed = b"".join(frame(content, i, i + 1) for i, content in enumerate(contents))
     found = list(scan(packed))
     assert [bytes(r.payload) for r in found] == contents
     assert [(r.first_us, r.last_us) for r in found] == [(i, i + 1) for i in range(len(contents))]
@@ -30,7 +30,7 @@ def test_what_is_packed_is_read_back_in_order(contents: list[bytes]) -> None:
 @settings(deadline=None)
 @given(payloads, st.data())
 def test_a_torn_tail_costs_only_the_record_that_was_torn(contents: list[bytes], data: st.DataObject) -> None:
-    records = [pack(content, 0, 0) for content in contents]
+    records = [frame(content, 0, 0) for content in contents]
     packed = b"".join(records)
     cut = data.draw(st.integers(0, len(packed)))
     whole, end = 0, 0
@@ -43,7 +43,7 @@ def test_a_torn_tail_costs_only_the_record_that_was_torn(contents: list[bytes], 
 @settings(deadline=None)
 @given(st.lists(st.text().map(str.encode), min_size=1, max_size=8), st.data())
 def test_a_damaged_byte_costs_only_its_own_record(contents: list[bytes], data: st.DataObject) -> None:
-    records = [pack(content, 0, 0) for content in contents]
+    records = [frame(content, 0, 0) for content in contents]
     hit = data.draw(st.integers(0, len(records) - 1))
     at = data.draw(st.integers(0, len(records[hit]) - 1))
     flip = data.draw(st.integers(1, 255))
@@ -56,8 +56,8 @@ def test_a_damaged_byte_costs_only_its_own_record(contents: list[bytes], data: s
 @settings(deadline=None)
 @given(st.lists(moments, min_size=1, max_size=50))
 def test_ids_are_unique_and_tell_their_data_time(times: list[int]) -> None:
-    source = Ids()
-    ids = source.take(times) + source.take(times) + Ids().take(times)
+    source = PredictionIds()
+    ids = source.new(times) + source.new(times) + PredictionIds().new(times)
     assert len(set(ids)) == len(ids)
     assert all(is_prediction_id(i) for i in ids)
     assert [data_time_us(i) for i in ids] == times * 3
@@ -66,15 +66,15 @@ def test_ids_are_unique_and_tell_their_data_time(times: list[int]) -> None:
 @settings(deadline=None)
 @given(moments, moments)
 def test_ids_are_ordered_as_their_times(a: int, b: int) -> None:
-    (one,) = Ids().take([a])
+    (one,) = PredictionIds().new([a])
     assert (one >= first_id(b)) == (a >= b)
 
 
 @pytest.mark.parametrize("size", [1, 31, 32, 100])
 def test_ids_are_the_same_kind_however_many_are_taken_and_however_times_come(size: int) -> None:
     times = [(-1) ** i * i * 1_000_001_000 for i in range(size)]
-    source = Ids()
-    listed, arrayed = source.take(times), source.take(np.array(times))
+    source = PredictionIds()
+    listed, arrayed = source.new(times), source.new(np.array(times))
     assert [i[:24] for i in listed] == [i[:24] for i in arrayed]
     assert [int(i[24:], 16) for i in listed + arrayed] == list(range(2 * size))
     assert [data_time_us(i) for i in listed] == [t // 1_000_000 * 1_000_000 for t in times]
@@ -88,11 +88,11 @@ rows = st.lists(st.tuples(st.integers(-(2**62), 2**62), st.floats(), st.floats()
 @given(rows)
 def test_rows_are_read_back_as_they_were_written(content: list[tuple[int, float, float, str | None, bool]]) -> None:
     times, one, two, words, flags = (list(column) for column in zip(*content, strict=True)) if content else [[]] * 5
-    ids = Ids().take([0] * len(content))
+    ids = PredictionIds().new([0] * len(content))
     given_floats: dict[str, Any] = {"one": one, "two": np.array(two, dtype=float)}
-    payload = packed({"x": 1}, ids=ids, times_us=times, floats=given_floats, texts={"t": words}, flags=flags)
+    payload = encode({"x": 1}, ids=ids, times_us=times, floats=given_floats, texts={"t": words}, flags=flags)
     assert MAGIC not in payload
-    found = unpacked(memoryview(payload))
+    found = decode(memoryview(payload))
     assert (found.size, found.names, found.head["x"], found.head["texts"]["t"]) == (len(ids), ("one", "two"), 1, words)
     assert bytes(found.ids).decode() == "".join(ids)
     assert struct.unpack(f"<{len(ids)}q", found.times) == tuple(times)
@@ -102,14 +102,14 @@ def test_rows_are_read_back_as_they_were_written(content: list[tuple[int, float,
 
 def test_numbers_that_look_like_the_beginning_of_a_record_are_none() -> None:
     """Whoever asks for predictions chooses the numbers, and could forge a record for a scan that lost its place."""
-    forged = pack(b"forged, to be as long as a multiple of eight bytes..", 0, 0)
+    forged = frame(b"forged, to be as long as a multiple of eight bytes..", 0, 0)
     numbers = np.frombuffer(forged, "<f8")
-    ids = Ids().take([0] * len(numbers))
+    ids = PredictionIds().new([0] * len(numbers))
     floats = {"x": numbers, "y": numbers}
-    payload = packed({}, ids=ids, times_us=[0] * len(numbers), floats=floats, texts={})
-    torn = pack(payload, 0, 0)[:-1]
-    assert [bytes(r.payload) for r in scan(torn + pack(b"next", 0, 0))] == [b"next"]
-    assert unpacked(memoryview(payload)).floats.tobytes() == forged * 2
+    payload = encode({}, ids=ids, times_us=[0] * len(numbers), floats=floats, texts={})
+    torn = frame(payload, 0, 0)[:-1]
+    assert [bytes(r.payload) for r in scan(torn + frame(b"next", 0, 0))] == [b"next"]
+    assert decode(memoryview(payload)).floats.tobytes() == forged * 2
 
 
 @pytest.mark.parametrize("kind", ["gaps", "float32", "integers", "None"])
@@ -120,6 +120,6 @@ def test_numbers_are_taken_in_every_form(kind: str) -> None:
         "integers": np.array([0, 2, 4]),
         "None": [0, 2, None],
     }
-    payload = packed({}, ids=Ids().take([0] * 3), times_us=[0] * 3, floats={"x": forms[kind]}, texts={})
+    payload = encode({}, ids=PredictionIds().new([0] * 3), times_us=[0] * 3, floats={"x": forms[kind]}, texts={})
     expected = [[0, 2, np.nan if kind == "None" else 4]]
-    np.testing.assert_array_equal(unpacked(memoryview(payload)).floats, np.array(expected, dtype=float))
+    np.testing.assert_array_equal(decode(memoryview(payload)).floats, np.array(expected, dtype=float))

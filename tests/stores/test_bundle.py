@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from stores.releases import bundle as bundle_module
+from stores.releases.backend import load_scorer
 from stores.releases.bundle import ALLOWED_TYPES, CorruptRelease, UnknownRelease, UntrustedRelease, open_bundle
 from tests.serving.sample_project import flights, tiny_bundle
 from trimtab.model.release import REQUIRED_FILES
@@ -34,7 +35,7 @@ def copy(bundle: bundle_module.Bundle, folder: Path) -> Path:
 def test_a_bundle_answers_as_its_samples_say(made: bundle_module.Bundle) -> None:
     bundle = open_bundle(made.path.parent, made.digest)
     rows, recorded = bundle.samples
-    assert bundle.scorer().score(rows).answers() == recorded
+    assert load_scorer(bundle).score(rows).answers() == recorded
     assert set(bundle.reference().columns) == {"distance", "hour", "carrier", "prediction"}
 
 
@@ -80,7 +81,7 @@ def test_writing_the_same_release_again_changes_nothing(made: bundle_module.Bund
 def again(bundle: bundle_module.Bundle) -> bundle_module.Bundle:
     fields = bundle.manifest.model_dump(exclude={"files"})
     files = {name: bundle.path / name for name in bundle.manifest.files}
-    return bundle_module.write(bundle.path.parent, manifest_fields=fields, files=files)
+    return bundle_module.write_bundle(bundle.path.parent, manifest_fields=fields, files=files)
 
 
 def test_a_damaged_bundle_is_replaced_when_it_is_written_again(made: bundle_module.Bundle, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_damaged_bundle_is_replaced_when_it_is_written_again(made: bundle_modu
     (folder / "card.md").write_bytes(b"else")
     fields = made.manifest.model_dump(exclude={"files"})
     files = {name: made.path / name for name in made.manifest.files}
-    assert bundle_module.write(tmp_path, manifest_fields=fields, files=files).digest == made.digest
+    assert bundle_module.write_bundle(tmp_path, manifest_fields=fields, files=files).digest == made.digest
     assert open_bundle(tmp_path, made.digest).read("card.md") == made.read("card.md")
 
 
@@ -101,7 +102,9 @@ def test_a_write_that_dies_leaves_no_release(
     monkeypatch.setattr(Path, "rename", die)
     fields = made.manifest.model_dump(exclude={"files"})
     with pytest.raises(KeyboardInterrupt):
-        bundle_module.write(tmp_path, manifest_fields=fields, files={n: made.path / n for n in made.manifest.files})
+        bundle_module.write_bundle(
+            tmp_path, manifest_fields=fields, files={n: made.path / n for n in made.manifest.files}
+        )
     assert os.listdir(tmp_path) == []
 
 
@@ -112,7 +115,7 @@ def test_a_model_with_foreign_code_is_never_loaded(made: bundle_module.Bundle, t
     assert needed
     fields = made.manifest.model_dump(exclude={"files"}) | {"trusted_types": [*ALLOWED_TYPES, *needed]}
     files: dict[str, bytes | Path] = {name: made.path / name for name in made.manifest.files}
-    bundle = bundle_module.write(tmp_path, manifest_fields=fields, files={**files, "model.skops": model})
+    bundle = bundle_module.write_bundle(tmp_path, manifest_fields=fields, files={**files, "model.skops": model})
     with pytest.raises(UntrustedRelease) as caught:
         bundle.model()
     assert caught.value.types == tuple(sorted(needed))
@@ -123,13 +126,13 @@ def test_types_that_the_manifest_does_not_name_are_not_trusted(made: bundle_modu
     fields = made.manifest.model_dump(exclude={"files"}) | {"trusted_types": []}
     files = {name: made.path / name for name in made.manifest.files}
     with pytest.raises(UntrustedRelease):
-        bundle_module.write(tmp_path, manifest_fields=fields, files=files).model()
+        bundle_module.write_bundle(tmp_path, manifest_fields=fields, files=files).model()
 
 
 @pytest.mark.parametrize("task", ["regression", "multiclass"])
 def test_other_tasks_answer_in_their_own_way(tmp_path: Path, task: str) -> None:
     bundle = tiny_bundle(tmp_path, task=task)  # type: ignore[arg-type]
-    answers = bundle.scorer().score(flights().head(3)).answers()
+    answers = load_scorer(bundle).score(flights().head(3)).answers()
     if task == "regression":
         assert [set(a) for a in answers] == [{"value"}] * 3
     else:

@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 
 from stores import telemetry
-from stores.object_store.store import Found, Objects, Refused
-from stores.telemetry import Mirror, Recorder
+from stores.object_store.store import AccessDenied, ObjectInfo, ObjectStore
+from stores.telemetry import Recorder, SharedTelemetry
 from stores.telemetry.parquet import files
 from stores.telemetry.remote import compaction, replica
-from stores.telemetry.remote.compaction import tidy
-from stores.telemetry.remote.upload import Shipping
+from stores.telemetry.remote.compaction import compact_remote
+from stores.telemetry.remote.upload import Uploader
 from tests.stores.machines import die_at, expected, fetched, keys, record, seen, writers
 from tests.stores.test_telemetry import MARCH, send
 
@@ -31,17 +31,19 @@ GONE = -60.0  # seconds: every writer has been quiet for longer
 def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three of a level become one of the next."""
     for module in (replica, compaction):
-        monkeypatch.setattr(module, "FAN", 3)
+        monkeypatch.setattr(module, "FANOUT", 3)
 
 
 @pytest.mark.usefixtures("fewer")
-def test_many_objects_become_few_and_nothing_that_a_reader_sees_changes(here: Mirror, elsewhere: Mirror) -> None:
+def test_many_objects_become_few_and_nothing_that_a_reader_sees_changes(
+    here: SharedTelemetry, elsewhere: SharedTelemetry
+) -> None:
     ids = record(here, 13)
-    Shipping(here).ship()
+    Uploader(here).upload_pending()
     before = telemetry.joined(elsewhere)
     for stream in files.STREAMS:
-        tidy(here, stream, own=writers(here), is_all=False)
-    found = [files.part_named(key.rsplit("/", 1)[1], Path()) for key in keys(here.objects)]
+        compact_remote(here, stream, own=writers(here), is_all=False)
+    found = [files.parse_part(key.rsplit("/", 1)[1], Path()) for key in keys(here.objects)]
     assert [part and (part.number, part.last_number) for part in found] == [(9, 11), (0, 8), (12, 12)]
     pd.testing.assert_frame_equal(telemetry.joined(elsewhere), before)
     assert seen(here) == seen(elsewhere) == expected(ids)
@@ -50,18 +52,18 @@ def test_many_objects_become_few_and_nothing_that_a_reader_sees_changes(here: Mi
 
 @pytest.mark.usefixtures("fewer")
 def test_of_a_writer_that_is_gone_the_rest_is_merged_and_what_comes_late_still_counts(
-    here: Mirror, elsewhere: Mirror
+    here: SharedTelemetry, elsewhere: SharedTelemetry
 ) -> None:
     recorder = Recorder(here.root)
     ids = record(here, 8, recorder=recorder)
-    Shipping(here).ship()
-    assert tidy(elsewhere, files.PREDICTIONS) == 0, "it has just written something"
-    tidy(elsewhere, files.PREDICTIONS, quiet_s=GONE)
+    Uploader(here).upload_pending()
+    assert compact_remote(elsewhere, files.PREDICTIONS) == 0, "it has just written something"
+    compact_remote(elsewhere, files.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 2
     ids += record(here, 3, recorder=recorder)
-    Shipping(here).ship()
+    Uploader(here).upload_pending()
     assert sorted(telemetry.predictions(elsewhere)["prediction_id"]) == sorted(ids)
-    tidy(elsewhere, files.PREDICTIONS, quiet_s=GONE)
+    compact_remote(elsewhere, files.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 2
     assert sorted(telemetry.predictions(here)["prediction_id"]) == sorted(ids)
 
@@ -70,57 +72,59 @@ def test_of_a_writer_that_is_gone_the_rest_is_merged_and_what_comes_late_still_c
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", ["put", "rename", "remove"])
 def test_tidying_that_dies_loses_and_doubles_nothing(
-    here: Mirror, elsewhere: Mirror, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+    here: SharedTelemetry, elsewhere: SharedTelemetry, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
     ids = record(here, 3)
-    Shipping(here).ship()
+    Uploader(here).upload_pending()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         die_at(patch, step, when)
-        tidy(here, files.PREDICTIONS, quiet_s=GONE)
+        compact_remote(here, files.PREDICTIONS, quiet_s=GONE)
     assert seen(here) == seen(elsewhere) == expected(ids)
-    tidy(elsewhere, files.PREDICTIONS, quiet_s=GONE)
+    compact_remote(elsewhere, files.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 1
     assert seen(here) == seen(elsewhere) == expected(ids)
 
 
 @pytest.mark.usefixtures("fewer")
-def test_a_part_that_is_shipped_again_after_it_was_merged_counts_once(here: Mirror, elsewhere: Mirror) -> None:
+def test_a_part_that_is_shipped_again_after_it_was_merged_counts_once(
+    here: SharedTelemetry, elsewhere: SharedTelemetry
+) -> None:
     """A process that died between the upload and its note of it, and was away while others tidied."""
     ids = record(here, 3)
-    Shipping(here).ship()
-    tidy(elsewhere, files.PREDICTIONS, quiet_s=GONE)
+    Uploader(here).upload_pending()
+    compact_remote(elsewhere, files.PREDICTIONS, quiet_s=GONE)
     again = files.fetched_folder(here.root, files.PREDICTIONS)
     for path in list(again.iterdir()):
         path.replace(files.parts_folder(here.root, files.PREDICTIONS) / path.name)
-    Shipping(here).ship()
+    Uploader(here).upload_pending()
     assert len(keys(here.objects)) == 4
     assert seen(here) == seen(elsewhere) == expected(ids)
-    tidy(elsewhere, files.PREDICTIONS, quiet_s=GONE)
+    compact_remote(elsewhere, files.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 1
     assert seen(here) == seen(elsewhere) == expected(ids)
 
 
 @pytest.mark.usefixtures("fewer")
 def test_whoever_lists_while_objects_are_merged_away_sees_each_row_once(
-    here: Mirror, elsewhere: Mirror, monkeypatch: pytest.MonkeyPatch
+    here: SharedTelemetry, elsewhere: SharedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After every single object that a listing gives, somebody else merges all that there is."""
     ids = record(here, 9)
-    Shipping(here).ship()
-    tidier, really = Mirror(elsewhere.root.with_name("tidier"), here.objects), Objects.list
+    Uploader(here).upload_pending()
+    tidier, really = SharedTelemetry(elsewhere.root.with_name("tidier"), here.objects), ObjectStore.list
     steps = iter([3, 9])
 
-    def listing(objects: Objects, prefix: str = "", **options: Any) -> Iterator[Found]:
+    def listing(objects: ObjectStore, prefix: str = "", **options: Any) -> Iterator[ObjectInfo]:
         for found in really(objects, prefix, **options):
             yield found
             if objects is reader.objects and (upto := next(steps, None)) is not None:
                 level = 1 if upto == 3 else 2
-                parts = compaction._tidied(tidier, files.PREDICTIONS)
+                parts = compaction._compact_stream(tidier, files.PREDICTIONS)
                 for block in list(compaction._blocks(parts, level, {parts[0].writer}, set())):
                     compaction._merge(tidier, files.PREDICTIONS, block)
 
-    reader = Mirror(elsewhere.root, Objects(here.objects.url, endpoint=here.objects.endpoint))
-    monkeypatch.setattr(Objects, "list", listing)
+    reader = SharedTelemetry(elsewhere.root, ObjectStore(here.objects.url, endpoint=here.objects.endpoint))
+    monkeypatch.setattr(ObjectStore, "list", listing)
     assert sorted(telemetry.predictions(reader)["prediction_id"]) == sorted(ids)
     assert next(steps, None) is None
     assert len(keys(here.objects)) == 1
@@ -128,13 +132,13 @@ def test_whoever_lists_while_objects_are_merged_away_sees_each_row_once(
 
 @pytest.mark.usefixtures("fewer")
 def test_readers_beside_several_that_ship_and_tidy_see_each_row_once(
-    tmp_path: Path, here: Mirror, elsewhere: Mirror
+    tmp_path: Path, here: SharedTelemetry, elsewhere: SharedTelemetry
 ) -> None:
     recorder, over, known = Recorder(here.root), threading.Event(), list[str]()
     troubles: list[str] = []
 
     def read(number: int) -> None:
-        place = Mirror(tmp_path / f"reader-{number}", here.objects)
+        place = SharedTelemetry(tmp_path / f"reader-{number}", here.objects)
         while not over.is_set():
             before = set(known)
             found = telemetry.predictions(place)["prediction_id"].tolist()
@@ -142,17 +146,17 @@ def test_readers_beside_several_that_ship_and_tidy_see_each_row_once(
                 troubles.append(f"{len(before - set(found))} missing, {len(found) - len(set(found))} twice")
 
     def tidy_up(number: int) -> None:
-        place = Mirror(tmp_path / f"tidier-{number}", here.objects)
+        place = SharedTelemetry(tmp_path / f"tidier-{number}", here.objects)
         while not over.is_set():
-            tidy(place, files.PREDICTIONS, own=writers(place), is_all=False)
+            compact_remote(place, files.PREDICTIONS, own=writers(place), is_all=False)
 
     with ThreadPoolExecutor(4) as pool:
         others = [pool.submit(work, number) for number in range(2) for work in (read, tidy_up)]
-        shipping = Shipping(here)
+        shipping = Uploader(here)
         for hour in range(20):
             fresh = send(recorder, MARCH + timedelta(hours=hour))
             recorder.roll()
-            shipping.ship()
+            shipping.upload_pending()
             known += fresh
         over.set()
         for other in others:
@@ -163,23 +167,23 @@ def test_readers_beside_several_that_ship_and_tidy_see_each_row_once(
 
 @pytest.mark.usefixtures("fewer")
 def test_where_nothing_may_be_deleted_in_the_store_the_folder_is_kept_small_all_the_same(
-    here: Mirror, monkeypatch: pytest.MonkeyPatch
+    here: SharedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = record(here, 3)
-    shipping = Shipping(here, tidy_own_s=0)
-    shipping.ship()
+    shipping = Uploader(here, tidy_own_s=0)
+    shipping.upload_pending()
 
-    def refuse(self: Objects, _: object) -> None:
-        raise Refused(self.url, "these credentials may not do this")
+    def refuse(self: ObjectStore, _: object) -> None:
+        raise AccessDenied(self.url, "these credentials may not do this")
 
-    monkeypatch.setattr(Objects, "remove", refuse)
-    with pytest.raises(Refused):
-        shipping.tidy()
+    monkeypatch.setattr(ObjectStore, "remove", refuse)
+    with pytest.raises(AccessDenied):
+        shipping.compact_if_due()
     assert fetched(here)
     for name in fetched(here):
         path = files.fetched_folder(here.root, files.PREDICTIONS) / name
         os.utime(path, (time.time() - 2 * 3600, path.stat().st_mtime))
-    with pytest.raises(Refused):
-        shipping.tidy()
+    with pytest.raises(AccessDenied):
+        shipping.compact_if_due()
     assert not fetched(here)
     assert seen(here) == expected(ids)

@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 
 from stores.releases import backend
 from stores.releases import bundle as bundle_module
+from stores.releases.backend import load_scorer
 from stores.releases.bundle import Bundle, CorruptRelease, open_bundle
 from tests.serving.sample_project import flights, tiny_bundle, tiny_pipeline
 from trimtab.data.features import describe, frame
@@ -28,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def recorded(bundle: Bundle) -> bytes:
     """route.json as registering makes it."""
-    return backend.record(
+    return backend.backend_file(
         model=bundle.read(MODEL), reference=bundle.read(REFERENCE), fields=bundle.manifest.model_dump(exclude={"files"})
     )
 
@@ -37,7 +38,7 @@ def with_record(bundle: Bundle, folder: Path, record: bytes, **files: bytes) -> 
     """The same release with a record of its way."""
     fields = bundle.manifest.model_dump(exclude={"files"})
     kept = {name: bundle.read(name) for name in bundle.manifest.files}
-    return bundle_module.write(folder, manifest_fields=fields, files={**kept, **files, ROUTE: record})
+    return bundle_module.write_bundle(folder, manifest_fields=fields, files={**kept, **files, ROUTE: record})
 
 
 def wrong(model: Any, features: Any) -> Compiled:
@@ -56,7 +57,7 @@ def test_a_registered_release_is_asked_the_way_that_was_proved(tmp_path: Path, t
     assert (found["route"], found["tolerance"], found["rows"]) == ("tables", TOLERANCE, 400)
     assert found["worst_difference"] <= TOLERANCE
     bundle = with_record(plain, tmp_path, record)
-    scorer = bundle.scorer()
+    scorer = load_scorer(bundle)
     assert (scorer.route, scorer.why) == ("tables", "gives the answers of scikit-learn")
     rows, answers = bundle.samples
     understood = Intake(bundle.manifest.features, bundle.manifest.columns).read(rows, now_us=0)
@@ -86,7 +87,7 @@ def test_the_record_is_the_same_for_an_equal_model(made: Bundle, tmp_path: Path)
     ids=["scikit-learn", "another way", "incomplete", "a key too many", "no text", "empty"],
 )
 def test_only_a_record_that_holds_is_followed(made: Bundle, tmp_path: Path, record: bytes, why: str) -> None:
-    scorer = with_record(made, tmp_path, record).scorer()
+    scorer = load_scorer(with_record(made, tmp_path, record))
     assert scorer.route == "scikit-learn"
     assert why in scorer.why
 
@@ -104,7 +105,7 @@ def test_a_way_that_no_longer_agrees_is_left_at_load(
     """As after an upgrade that changed what the model's insides mean."""
     bundle = with_record(made, tmp_path, recorded(made))
     monkeypatch.setattr(backend, "compiled", wrong)
-    scorer = bundle.scorer()
+    scorer = load_scorer(bundle)
     assert scorer.route == "scikit-learn"
     assert "says tables" in scorer.why
     assert "differs from scikit-learn" in scorer.why
@@ -112,7 +113,7 @@ def test_a_way_that_no_longer_agrees_is_left_at_load(
 
 def test_a_way_that_differs_is_refused_at_registration(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "compiled", wrong)
-    found = backend.Route.model_validate_json(recorded(made))
+    found = backend.BackendRecord.model_validate_json(recorded(made))
     assert (found.route, found.reason) == ("scikit-learn", "tables differs from scikit-learn")
     assert found.worst_difference is not None
     assert found.worst_difference > TOLERANCE
@@ -124,10 +125,10 @@ def test_a_model_without_a_fast_way_is_served_by_scikit_learn(made: Bundle, tmp_
     bayes = make_pipeline(tiny_pipeline()[0], GaussianNB())
     bayes.fit(frame(rows.dropna(), features), rows.dropna()["late"])
     model = skops.io.dumps(bayes)
-    record = backend.record(
+    record = backend.backend_file(
         model=model,
         reference=made.read(REFERENCE),
         fields=made.manifest.model_dump() | {"trusted_types": skops.io.get_untrusted_types(data=model)},
     )
     assert "GaussianNB" in json.loads(record)["reason"]
-    assert with_record(made, tmp_path, record, **{MODEL: model}).scorer().route == "scikit-learn"
+    assert load_scorer(with_record(made, tmp_path, record, **{MODEL: model})).route == "scikit-learn"
