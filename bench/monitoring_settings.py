@@ -84,8 +84,8 @@ def facts(world: World, settings: Params, as_of: Period, period: Period) -> Fact
 
 def ours(found: Facts, settings: Params, earlier: list[PeriodFinding]) -> tuple[bool, PeriodFinding]:
     """The loop's own rule."""
-    judgement = monitoring.decide(found, settings.monitor, earlier=earlier)
-    return judgement.action == "retrain", judgement.finding
+    decision = monitoring.decide(found, settings.monitor, earlier=earlier)
+    return decision.action == "retrain", decision.finding
 
 
 def share_of_columns(share: float) -> Rule:

@@ -1,8 +1,8 @@
-"""What the verdict's promises are worth: simulated rollouts with a look after every label.
+"""Simulate rollouts with a look after every label, and count wrong verdicts.
 
-The product's own functions (`trimtab.rollout.sequential_test.accumulate` and `decide`) on differences of losses whose
-mean is known, beside what is usually done: a repeated t-test, and the fixed threshold of the canary tools. It prints
-Markdown and writes bench/results/verdict.json.
+It runs the product's own functions (`trimtab.rollout.sequential_test.accumulate` and `decide`) on loss differences with
+a known mean, next to two usual methods: a repeated t-test, and the fixed threshold of canary tools. It prints Markdown
+and writes bench/results/verdict.json.
 
     python -m bench.verdict
 """
@@ -49,7 +49,7 @@ def bernoulli(random: Random, labels: int, mean: float) -> Floats:
 
 
 def skewed(random: Random, labels: int, mean: float) -> Floats:
-    """A little better nearly always, much worse on one row in a hundred."""
+    """Slightly better on most rows, much worse on one row in a hundred."""
     rare = np.where(random.random(labels) < 0.01, 0.9, 0.0)
     return rare - 0.009 + mean
 
@@ -60,7 +60,7 @@ def heavy(random: Random, labels: int, mean: float) -> Floats:
 
 
 def brier(random: Random, labels: int, mean: float) -> Floats:
-    """Two models that miss the true chance of a binary label by a little, mostly by the same."""
+    """Brier loss differences of two models with small, mostly equal errors in the probability of a binary label."""
     chance = random.uniform(0.25, 0.75, labels)
     miss = max(0.006, abs(mean))  # the mean squared error of the probability, of which the challenger has more
     shape = math.sqrt(3) * random.uniform(-1, 1, labels)
@@ -73,7 +73,7 @@ def brier(random: Random, labels: int, mean: float) -> Floats:
 
 
 def late(random: Random, labels: int, mean: float) -> Floats:
-    """Brier-like with calm and stormy days, and labels that arrive out of order, a tenth of them a long time later."""
+    """Brier-like with a varying spread, and labels that arrive out of order, a tenth of them much later."""
     day = 1 + 0.8 * np.sin(np.arange(labels) / 150)
     made = brier(random, labels, 0.0) * day + mean
     delay = random.exponential(np.where(random.random(labels) < 0.1, labels / 4, 200.0))
@@ -81,14 +81,14 @@ def late(random: Random, labels: int, mean: float) -> Floats:
 
 
 def swinging(random: Random, labels: int, mean: float) -> Floats:
-    """Brier-like, with a mean that swings far to both sides of *mean*, so that on average it is never reached."""
+    """Brier-like, with a mean that oscillates around *mean*; its running average stays on one side."""
     swing = 0.006 * np.sin(np.arange(labels) * 2 * math.pi / 4000)
     return brier(random, labels, 0.0) + mean + (swing if mean > 0 else -swing)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How differences of losses look, and a margin that so many labels can tell."""
+    """A distribution of loss differences, and a margin that can be detected with `LABELS` labels."""
 
     name: str
     make: Callable[[Random, int, float], Floats]
@@ -103,13 +103,13 @@ SHAPES = (
     Shape("late, out of order", late, 0.002),
 )
 
-# Not promised: the expected difference depends on when the label comes, though its average up to any label keeps to
-# the hypothesis.
+# The error rates are not guaranteed here: the expected difference changes over time, and only its running average
+# satisfies the hypothesis.
 UNSTEADY = Shape("swinging (not promised)", swinging, 0.002)
 
 
 def by_verdict(differences: Floats, margin: float, *, min_labels: int = 500) -> tuple[VerdictOutcome, int]:
-    """What the product does."""
+    """The product's sequential test."""
     rules = RolloutConfig(margin=margin, min_labels=min_labels)
     return sequential_test.decide(sequential_test.accumulate(differences, rules), rules)
 
@@ -140,7 +140,7 @@ def by_threshold(differences: Floats, margin: float) -> tuple[VerdictOutcome, in
 
 
 def compared(shape: Shape, mean: float, seeds: Iterable[int]) -> dict[str, Counter[str]]:
-    """What each rule did in rollouts of *shape* whose true mean difference is *mean*."""
+    """Count the outcomes of each rule in rollouts of *shape* with the true mean difference *mean*."""
     found: dict[str, Counter[str]] = {rule: Counter() for rule in RULES}
     for seed in seeds:
         differences = shape.make(np.random.default_rng(seed), LABELS, mean)
@@ -150,7 +150,7 @@ def compared(shape: Shape, mean: float, seeds: Iterable[int]) -> dict[str, Count
 
 
 def sliced(harmed: float, elsewhere: float, seeds: Iterable[int]) -> Counter[str]:
-    """Verdicts where the mean is *harmed* in one of eight slices."""
+    """Count verdicts where the mean is *harmed* in one of eight slices and *elsewhere* in the others."""
     rules = RolloutConfig(slices={"slice": SLICE_MARGIN})
     found: Counter[str] = Counter()
     for seed in seeds:
@@ -164,7 +164,7 @@ def sliced(harmed: float, elsewhere: float, seeds: Iterable[int]) -> Counter[str
 
 
 def detected(difference: float, seeds: Iterable[int]) -> list[float]:
-    """Labels until the right verdict about Brier-like losses; inf where another one fell, or none."""
+    """Labels until the right verdict on Brier-like losses; inf for a wrong verdict or none."""
     right = "roll back" if difference > 0 else "promote"
     found = []
     for seed in seeds:
@@ -175,7 +175,7 @@ def detected(difference: float, seeds: Iterable[int]) -> list[float]:
 
 
 def labels_to_detect(pool: ProcessPoolExecutor) -> list[dict[str, Any]]:
-    """For each of `DIFFERENCES` the median labels, beside a z-test that knows the variance and looks once."""
+    """Median labels for each of `DIFFERENCES`, next to a z-test with known variance that looks once."""
     table = []
     for j, difference in enumerate(DIFFERENCES):
         counts = [n for part in pool.map(detected, [difference] * 8, _seeds(100 + j)) for n in part]
@@ -200,10 +200,10 @@ def labels_to_detect(pool: ProcessPoolExecutor) -> list[dict[str, Any]]:
 
 
 def _least(distance: float) -> int:
-    """Labels before which no test that keeps alpha for all losses in -1 to 1 can have shown *distance* half the time.
+    """Lower bound on the labels that any test valid for all losses in [-1, 1] needs to show *distance* half the time.
 
-    Were a share of about *distance* of the rows of the worst kind, the hypothesis would hold, and so few labels would
-    show none of them too often.
+    If a share of about *distance* of the rows had the largest loss, the hypothesis would hold, and fewer labels would
+    too often contain none of these rows.
     """
     return math.ceil(math.log(0.5 / ALPHA) / -math.log1p(-distance / (1 + distance)))
 
@@ -218,7 +218,7 @@ def _worst(rows: list[dict[str, Any]], rule: str, error: str) -> float:
 
 
 def main() -> None:
-    """Simulate, print, write."""
+    """Run all simulations, print the tables, and write the results."""
     began = time.monotonic()
     with ProcessPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
         shapes = [_row(pool, j, shape) for j, shape in enumerate(SHAPES)]

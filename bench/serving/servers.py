@@ -200,7 +200,7 @@ def state(material: Material, *, shadow: bool) -> Iterator[Path]:
         if shadow:
             ledger.start_rollout(
                 "bench", release=material.challenger, champion_before=material.champion, strategy="shadow",
-                cause="bench", terms={"slices": SLICES},
+                cause="bench", policy={"slices": SLICES},
             )  # fmt: skip
             switch(expected=1, move="shadow", challenger=material.challenger, challenger_share=0.0, rollout="bench")
         yield home

@@ -88,20 +88,20 @@ def broken_guardrails(found: pd.DataFrame, policy: RolloutPolicy) -> tuple[str, 
 
     In probation the previous champion answers the rows on which the new one fails, so these pairs count as well.
     """
-    rules, trial = policy.guardrails, found[found["is_challenger"]]
-    failed = trial["error"].notna().to_numpy()
+    limits, shadowed = policy.guardrails, found[found["is_challenger"]]
+    failed = shadowed["error"].notna().to_numpy()
     broken = []
-    if (errors := int(failed.sum())) > rules.max_errors:
-        example = str(trial.loc[failed, "error"].iloc[0])[:200]
-        broken.append(f"it failed on {errors:,} of {len(trial):,} requests that the champion answered: {example}")
-    missing = int((~failed & ~np.isfinite(trial["new"].to_numpy(dtype=float))).sum())
-    if missing > rules.max_missing:
-        broken.append(f"{missing:,} of its {len(trial):,} answers are no number")
-    answered = trial[~failed & np.isfinite(trial["new"].to_numpy(dtype=float))]
-    if len(answered) < rules.min_answers:
+    if (errors := int(failed.sum())) > limits.max_errors:
+        example = str(shadowed.loc[failed, "error"].iloc[0])[:200]
+        broken.append(f"it failed on {errors:,} of {len(shadowed):,} requests that the champion answered: {example}")
+    missing = int((~failed & ~np.isfinite(shadowed["new"].to_numpy(dtype=float))).sum())
+    if missing > limits.max_missing:
+        broken.append(f"{missing:,} of its {len(shadowed):,} answers are no number")
+    answered = shadowed[~failed & np.isfinite(shadowed["new"].to_numpy(dtype=float))]
+    if len(answered) < limits.min_answers:
         return tuple(broken)
     mine_ms, champions_ms = (float(answered[name].quantile(_SLOWEST)) / 1000 for name in ("new_us", "old_us"))
-    if mine_ms > rules.latency_ms and mine_ms > rules.latency_ratio * champions_ms:
+    if mine_ms > limits.latency_ms and mine_ms > limits.latency_ratio * champions_ms:
         broken.append(f"one call in ten takes {mine_ms:.3g} ms or more, of the champion's {champions_ms:.3g} ms")
     if answered["new"].nunique() == 1 and answered["old"].nunique() > 1:
         broken.append(f"it gives the same answer to everything: {answered['new'].iloc[0]:g}")
@@ -163,9 +163,9 @@ def observe(
     judged = weigh(values, policy, slices=_slices(known, policy))
     outcome, reason, suspected, numbers = judged.outcome, judged.reason, False, judged.model_dump(mode="json")
     if policy.block is not None and len(known):
-        by_block = _by_block(known, values, release, other, at, policy)
-        outcome, reason, numbers["by_block"] = by_block.outcome, by_block.reason, by_block.evidence
-        suspected = by_block.suspected
+        blocks = _by_block(known, values, release, other, at, policy)
+        outcome, reason, numbers["by_block"] = blocks.outcome, blocks.reason, blocks.evidence
+        suspected = blocks.suspected
         if judged.outcome == "roll back" and outcome == "keep collecting":
             suspected, reason = True, f"{reason}; the labels by themselves speak against it"
     newest = known["arrived"].max() if len(known) else None

@@ -1,4 +1,4 @@
-"""What a period asks for: the same facts, the same decision, and nothing without cause."""
+"""Monitoring decisions: equal facts give equal decisions, and a retrain needs a cause."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def action(facts: Facts, rules: Monitor = RULES, **more: Any) -> str:
     ids=["calm", "one that matters", "quality", "both", "nulls", "unseen", "constant", "of no weight", "predictions"],
 )  # fmt: skip
 def test_each_kind_of_trouble_asks_for_its_own(facts: Facts, expected: str, kind: str) -> None:
-    judgement = monitoring.decide(facts, RULES)
-    assert (judgement.action, judgement.kind) == (expected, kind)
-    assert judgement.cause
+    decision = monitoring.decide(facts, RULES)
+    assert (decision.action, decision.kind) == (expected, kind)
+    assert decision.cause
 
 
 @settings(deadline=None)
@@ -83,29 +83,29 @@ def test_each_kind_of_trouble_asks_for_its_own(facts: Facts, expected: str, kind
 def test_a_retrain_needs_a_violation_now_and_k_of_n(
     facts: Facts, rules: Monitor, earlier: list[PeriodFinding], since: int | None
 ) -> None:
-    judgement = monitoring.decide(facts, rules, earlier=earlier, periods_since_retrain=since)
+    decision = monitoring.decide(facts, rules, earlier=earlier, periods_since_retrain=since)
     k, n = rules.persist
-    times = judgement.finding.violates + sum(f.violates for f in earlier[len(earlier) - (n - 1) :] if n > 1)
+    times = decision.finding.violates + sum(f.violates for f in earlier[len(earlier) - (n - 1) :] if n > 1)
     if len(earlier) < n - 1:
-        times = judgement.finding.violates + sum(f.violates for f in earlier)
+        times = decision.finding.violates + sum(f.violates for f in earlier)
     cooling = since is not None and since <= rules.cooldown
-    fit = facts.rows >= rules.min_rows and not judgement.finding.broken
-    assert (judgement.action == "retrain") == (fit and judgement.finding.violates and times >= k and not cooling)
+    fit = facts.rows >= rules.min_rows and not decision.finding.broken
+    assert (decision.action == "retrain") == (fit and decision.finding.violates and times >= k and not cooling)
 
 
 @given(facts_, rules_, histories)
 def test_broken_data_block_whatever_else_is_seen(facts: Facts, rules: Monitor, earlier: list[PeriodFinding]) -> None:
     broken = facts.model_copy(update={"null_gain": {"a": 0.9}, "rows": 200 + facts.rows})
-    judgement = monitoring.decide(broken, rules, earlier=earlier, earlier_requests=["somebody"])
-    assert (judgement.action, judgement.kind) == ("block", "data")
+    decision = monitoring.decide(broken, rules, earlier=earlier, earlier_requests=["earlier"])
+    assert (decision.action, decision.kind) == ("block", "data")
 
 
 @given(facts_, rules_, histories)
 def test_too_few_rows_say_nothing(facts: Facts, rules: Monitor, earlier: list[PeriodFinding]) -> None:
     few = facts.model_copy(update={"rows": rules.min_rows - 1})
-    judgement = monitoring.decide(few, rules, earlier=earlier)
-    assert (judgement.action, judgement.kind) == ("none", "none")
-    assert "too few to judge" in judgement.cause
+    decision = monitoring.decide(few, rules, earlier=earlier)
+    assert (decision.action, decision.kind) == ("none", "none")
+    assert "too few to judge" in decision.cause
 
 
 @given(facts_, rules_, histories, st.randoms())
@@ -137,10 +137,10 @@ def test_other_facts_or_other_rules_have_another_id(one: Facts, other: Facts, ru
 @given(facts_)
 def test_a_decision_survives_its_trip_through_json(facts: Facts) -> None:
     """It is kept as JSON in the ledger, where PostgreSQL takes no nan, and read again by the next period."""
-    judgement = monitoring.decide(facts, RULES)
-    text = json.dumps(judgement.model_dump(mode="json"), allow_nan=False)
-    assert PeriodFinding.model_validate(json.loads(text)["finding"]) == judgement.finding
-    assert monitoring.decision_id(Facts.model_validate(json.loads(text)["facts"]), RULES) == judgement.id
+    decision = monitoring.decide(facts, RULES)
+    text = json.dumps(decision.model_dump(mode="json"), allow_nan=False)
+    assert PeriodFinding.model_validate(json.loads(text)["finding"]) == decision.finding
+    assert monitoring.decision_id(Facts.model_validate(json.loads(text)["facts"]), RULES) == decision.id
 
 
 @given(facts_, rules_, histories, st.integers(1, 1000))
@@ -202,9 +202,9 @@ def test_a_distance_that_could_not_be_measured_hides_no_other() -> None:
 
 def test_many_small_moves_are_named_though_no_column_drifted_by_itself() -> None:
     rules = Monitor.model_validate({"persist": "1 of 1", "drift": {"threshold": 0.5, "impact": 0.1}})
-    judgement = monitoring.decide(CALM.model_copy(update={"distances": {"a": 0.2, "b": 0.2}}), rules)
-    assert judgement.action == "retrain"
-    assert judgement.cause.endswith("most in a, b")
+    decision = monitoring.decide(CALM.model_copy(update={"distances": {"a": 0.2, "b": 0.2}}), rules)
+    assert decision.action == "retrain"
+    assert decision.cause.endswith("most in a, b")
 
 
 def test_quality_counts_only_with_enough_labels_and_in_its_own_direction() -> None:

@@ -1,4 +1,4 @@
-"""What an A/B experiment's report says of its pairs, answers and labels."""
+"""The report of an A/B experiment, computed from pairs, answers and labels."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def width(found: Estimate) -> float:
 
 @limits(deadline=None)
 @given(a=st.integers(0, 400), b=st.integers(0, 400), share=st.floats(0.05, 0.95))
-def test_the_split_is_held_against_the_chosen_share_by_pearsons_chi_square(a: int, b: int, share: float) -> None:
+def test_the_sample_ratio_is_tested_by_pearsons_chi_square(a: int, b: int, share: float) -> None:
     answers = pd.DataFrame(
         {
             "prediction_id": [str(i) for i in range(a + b)], "arm": ["champion"] * a + ["challenger"] * b,
@@ -268,7 +268,7 @@ def test_of_several_classes_each_release_may_know_its_own() -> None:
     assert found.a.metric.value == found.b.metric.value == 1
 
 
-def test_the_page_says_which_interval_holds_for_what() -> None:
+def test_the_markdown_says_which_interval_holds_for_what() -> None:
     found = report(*traffic(skill_b=0.8))
     text = to_markdown(found, {A: 3, B: 4})
     assert "A: version 3 (`aaaaaaaaaaaa`), B: version 4" in text

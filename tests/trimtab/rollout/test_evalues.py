@@ -1,4 +1,4 @@
-"""Bets against a hypothesis: their wealth is what it is said to be, and rarely grows while the hypothesis holds."""
+"""E-values: the wealth follows its formula and rarely grows while the hypothesis holds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unsteady(size: tuple[int, int], mean: float) -> Floats:
 @given(differences=streams, margin=margins)
 @settings(max_examples=50, deadline=None)
 def test_wealth_is_never_lost_altogether(differences: Floats, margin: float) -> None:
-    """Not even by the worst that can happen, again and again."""
+    """Not even by a long run of the worst label."""
     for path in (
         evalues.against_worse(differences, margin),
         evalues.against_not_worse(differences, 0.0, unit=margin),
@@ -141,7 +141,7 @@ def test_what_is_detectable_is_what_half_the_simulations_detect() -> None:
     assert evalues.detectable(2, 0.4, alpha=ALPHA) == 1.0
 
 
-def test_a_look_at_a_hundred_thousand_labels_takes_no_time_to_speak_of() -> None:
+def test_a_hundred_thousand_labels_are_tested_in_a_moment() -> None:
     differences = unsteady((1, 100_000), 0.001)[0]
     began = time.process_time()
     evalues.against_worse(differences, 0.002)

@@ -1,4 +1,4 @@
-"""Losses lie in 0 to 1, and their differences say who was more wrong."""
+"""Losses lie between 0 and 1, and their differences compare two models per row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pairs say about the release on trial: who is who, what breaks a guardrail, how much data time went by."""
+"""Observations of a rollout: who is challenger, which guardrails break, how much data time has passed."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_a_sound_challenger_breaks_nothing() -> None:
     assert broken(paired()) == ()
 
 
-def test_the_release_on_trial_is_the_same_one_before_and_after_its_promotion() -> None:
-    trial, probation = paired(10), paired(10, champion=NEW, challenger=OLD)
-    found = observation.orient_pairs(pd.concat([trial, probation], ignore_index=True), NEW, POLICY)
-    assert found["new"].tolist() == [*trial["challenger_prediction"], *probation["champion_prediction"]]
-    assert found["old"].tolist() == [*trial["champion_prediction"], *probation["challenger_prediction"]]
+def test_the_release_is_oriented_alike_before_and_after_its_promotion() -> None:
+    shadow, probation = paired(10), paired(10, champion=NEW, challenger=OLD)
+    found = observation.orient_pairs(pd.concat([shadow, probation], ignore_index=True), NEW, POLICY)
+    assert found["new"].tolist() == [*shadow["challenger_prediction"], *probation["champion_prediction"]]
+    assert found["old"].tolist() == [*shadow["champion_prediction"], *probation["challenger_prediction"]]
     assert found["new_us"].tolist() == [120.0] * 10 + [100.0] * 10
     assert found["exposed"].tolist() == [False] * 10 + [True] * 10
     assert observation.orient_pairs(paired(5, champion="x", challenger="y"), NEW, POLICY).empty
@@ -129,7 +129,7 @@ def test_labels_count_in_the_order_they_arrive() -> None:
     assert known["prediction_id"].tolist() == pairs["prediction_id"].tolist()[::-1]
 
 
-def test_differences_are_losses_of_the_release_on_trial_less_the_others() -> None:
+def test_differences_are_losses_of_the_release_minus_the_others() -> None:
     pairs = paired(2, champion_prediction=[0.5, 0.5], challenger_prediction=[0.9, 0.9])
     known = observation.join_labels(observation.orient_pairs(pairs, NEW, POLICY), labels_of(pairs, [1.0, 0.0]))
     assert observation.differences(known, NEW, OLD, POLICY) == pytest.approx([0.01 - 0.25, 0.81 - 0.25])
@@ -157,12 +157,12 @@ def test_rows_in_no_order_and_strange_times_do_not_make_the_time_pass() -> None:
     assert observation.elapsed(ordered.iloc[:0]) == timedelta(0)
 
 
-def test_the_court_hears_only_labels_that_came_after_those_of_the_promotion() -> None:
+def test_in_probation_only_labels_count_that_came_after_those_of_the_promotion() -> None:
     pairs = paired(48, champion=NEW, challenger=OLD, champion_prediction=0.9, challenger_prediction=0.1)
     labels = labels_of(pairs, 0.0)
-    trial = observation.observe(pairs, labels, release=NEW, other=OLD, at=SHADOW, policy=POLICY)
+    shadow = observation.observe(pairs, labels, release=NEW, other=OLD, at=SHADOW, policy=POLICY)
     probation = observation.observe(pairs, labels, release=NEW, other=OLD, at=PROBATION, policy=POLICY)
-    assert (trial.labels, probation.labels) == (48, 23)
+    assert (shadow.labels, probation.labels) == (48, 23)
     assert probation.broken == ()
 
 
@@ -177,7 +177,7 @@ def test_labels_shuffled_in_training_are_seen_by_the_verdict() -> None:
     assert found.exposed == 0
 
 
-def by_days(days: int, *, new: float, old: float = 0.7, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def daily_traffic(days: int, *, new: float, old: float = 0.7, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A hundred rows a day, each day with a base rate of its own; both models rank well with their skill."""
     random = np.random.default_rng(seed)
     rate = np.repeat(random.uniform(0.1, 0.6, days), 100)
@@ -192,7 +192,7 @@ def by_days(days: int, *, new: float, old: float = 0.7, seed: int = 0) -> tuple[
     return pairs, labels_of(pairs, truth)
 
 
-BY_DAY = RolloutPolicy(
+BY_BLOCK = RolloutPolicy(
     task="binary",
     block=timedelta(days=1),
     metric="roc_auc",
@@ -208,8 +208,8 @@ BY_DAY = RolloutPolicy(
     [(10, 0.95, "promote"), (10, 0.0, "roll back"), (3, 0.95, "keep collecting"), (3, 0.0, "keep collecting")],
 )
 def test_with_blocks_the_gates_metric_decides_from_day_to_day(days: int, skill: float, outcome: str) -> None:
-    pairs, labels = by_days(days, new=skill)
-    found = observation.observe(pairs, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_DAY)
+    pairs, labels = daily_traffic(days, new=skill)
+    found = observation.observe(pairs, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_BLOCK)
     assert found.verdict == outcome
     assert found.evidence["by_block"]["blocks"] == days
     assert found.suspected == (days == 3 and skill < 0.7)
@@ -217,21 +217,21 @@ def test_with_blocks_the_gates_metric_decides_from_day_to_day(days: int, skill: 
 
 def test_days_on_which_everything_is_late_do_not_speak_against_a_release_that_ranks_as_well() -> None:
     """A shift that is the same for all rows costs much Brier score and nothing of what the gate measures."""
-    pairs, labels = by_days(12, new=0.7)
+    pairs, labels = daily_traffic(12, new=0.7)
     shifted = pairs.assign(challenger_prediction=pairs["champion_prediction"] * 0.01)
-    everywhere = BY_DAY.model_copy(update={"slices": {}, "metric_slices": {}})
+    everywhere = BY_BLOCK.model_copy(update={"slices": {}, "metric_slices": {}})
     found = observation.observe(shifted, labels, release=NEW, other=OLD, at=SHADOW, policy=everywhere)
     assert found.evidence["overall"]["difference"] > 0.02
     assert found.verdict == "promote"
 
 
 def test_a_release_that_is_better_overall_is_not_promoted_over_a_slice_that_it_harms() -> None:
-    pairs, labels = by_days(12, new=0.95)
+    pairs, labels = daily_traffic(12, new=0.95)
     is_jfk = (pairs["origin"] == "JFK").to_numpy()
     spoiled = pairs.assign(
         challenger_prediction=np.where(is_jfk, 1 - pairs["challenger_prediction"], pairs["challenger_prediction"])
     )
-    found = observation.observe(spoiled, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_DAY)
+    found = observation.observe(spoiled, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_BLOCK)
     assert found.verdict == "roll back"
     some = pairs.assign(  # better everywhere, and at JFK a coin is tossed now and then
         challenger_prediction=np.where(
@@ -240,17 +240,17 @@ def test_a_release_that_is_better_overall_is_not_promoted_over_a_slice_that_it_h
             pairs["challenger_prediction"],
         )
     )
-    found = observation.observe(some, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_DAY)
+    found = observation.observe(some, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_BLOCK)
     assert found.verdict != "promote"
 
 
 def test_a_slice_that_only_looks_worse_keeps_users_away_until_it_is_known() -> None:
     """Better everywhere, but that at JFK all get one answer: the order of so few rows shows nothing in eight days, the
     losses of their labels do."""
-    pairs, labels = by_days(8, new=0.95, old=0.3)
+    pairs, labels = daily_traffic(8, new=0.95, old=0.3)
     is_jfk = (pairs["origin"] == "JFK").to_numpy()
     pairs = pairs.assign(challenger_prediction=np.where(is_jfk, 0.6, pairs["challenger_prediction"]))
-    found = observation.observe(pairs, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_DAY)
+    found = observation.observe(pairs, labels, release=NEW, other=OLD, at=SHADOW, policy=BY_BLOCK)
     assert found.evidence["overall"]["difference"] < 0
     assert (found.verdict, found.suspected) == ("keep collecting", True)
     assert "not worse overall, but it looks worse where origin JFK" in found.reason

@@ -1,5 +1,4 @@
-"""Verdicts: a worse challenger hardly ever passes, one without a difference is hardly ever taken back, and what was
-said stays said."""
+"""Verdicts: error rates at most alpha, enough power, and a verdict that does not change with later labels."""
 
 from __future__ import annotations
 
@@ -102,7 +101,7 @@ def test_many_slices_do_not_take_back_a_challenger_without_a_difference() -> Non
 @given(seed=seeds, mean=means, size=st.integers(0, 400), more=st.integers(1, 300))
 @settings(max_examples=60, deadline=None)
 def test_a_verdict_stays_whatever_comes_after_it(seed: int, mean: float, size: int, more: int) -> None:
-    """So it does not matter either when, and how often, somebody looked."""
+    """So the verdict does not depend on when and how often it was computed."""
     differences = stream(seed, size, mean)
     asked = rules(slices={"part": 0.02})
     slices = parts(seed, size + more, "a", "b", "late")
@@ -259,7 +258,7 @@ def test_all_tests_for_harm_together_spend_no_more_than_alpha() -> None:
     ) == pytest.approx(asked.alpha * sequential_test.ROLLOUT_SHARE)  # fmt: skip
 
 
-def test_the_court_reverts_what_turns_out_worse_and_never_promotes() -> None:
+def test_probation_reverts_what_turns_out_worse_and_never_promotes() -> None:
     assert sequential_test.judge_after_promotion(stream(7, 3000, -0.05), rules()).outcome == "keep collecting"
     found = sequential_test.judge_after_promotion(stream(7, 3000, 0.02), rules())
     assert found.outcome == "roll back"
@@ -268,19 +267,19 @@ def test_the_court_reverts_what_turns_out_worse_and_never_promotes() -> None:
     assert sequential_test.judge_after_promotion(np.array([]), rules()).outcome == "keep collecting"
 
 
-def test_the_court_hears_of_slices_as_well() -> None:
+def test_probation_tests_slices_as_well() -> None:
     differences, slices = harmful()
     found = sequential_test.judge_after_promotion(differences, rules(slices={"part": 0.02}), slices=slices)
     assert found.outcome == "roll back"
     assert "where part is c" in found.reason
 
 
-def test_the_court_reverts_a_release_without_a_difference_at_most_alpha_of_the_time() -> None:
+def test_probation_reverts_a_release_without_a_difference_at_most_alpha_of_the_time() -> None:
     found = [sequential_test.judge_after_promotion(stream(seed, 1500, 0.0), rules()).outcome for seed in range(200)]
     assert found.count("roll back") <= luck(200, ALPHA * sequential_test.PROBATION_SHARE)
 
 
-def test_the_court_reverts_a_release_that_is_worse_by_the_margin() -> None:
+def test_probation_reverts_a_release_that_is_worse_by_the_margin() -> None:
     found = [sequential_test.judge_after_promotion(stream(seed, 1500, 0.01), rules()).outcome for seed in range(60)]
     assert found.count("roll back") > 55
 

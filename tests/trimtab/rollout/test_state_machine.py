@@ -1,4 +1,4 @@
-"""The journey of a challenger: which step follows from what was seen."""
+"""The state machine of a rollout: which transition follows from an observation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ everything_seen = st.builds(
     suspected=st.booleans(),
     broken=st.sampled_from([(), ("it is slow",)]),
 )
-trials = st.sampled_from([SHADOW, RolloutState("canary", 0.1, 4, 30), RolloutState("canary", 0.5, 5, 90)])
+challenging = st.sampled_from([SHADOW, RolloutState("canary", 0.1, 4, 30), RolloutState("canary", 0.5, 5, 90)])
 
 
 def seen(verdict: Literal["promote", "roll back", "keep collecting"] = "keep collecting", **more: Any) -> Observation:
@@ -35,15 +35,15 @@ def seen(verdict: Literal["promote", "roll back", "keep collecting"] = "keep col
     )
 
 
-@given(at=trials, found=everything_seen)
-def test_whatever_speaks_against_the_release_ends_the_trial(at: RolloutState, found: Observation) -> None:
+@given(at=challenging, found=everything_seen)
+def test_everything_against_the_release_ends_the_rollout(at: RolloutState, found: Observation) -> None:
     if found.broken or found.verdict == "roll back":
         move = next_transition(at, found, POLICY)
         assert move is not None
         assert (move.phase, move.share) == ("rolled back", 0.0)
 
 
-@given(at=trials, found=everything_seen)
+@given(at=challenging, found=everything_seen)
 def test_nothing_becomes_champion_without_the_verdict_unless_the_policy_says_so(
     at: RolloutState, found: Observation
 ) -> None:
@@ -55,7 +55,7 @@ def test_nothing_becomes_champion_without_the_verdict_unless_the_policy_says_so(
         assert found.elapsed >= POLICY.horizon
 
 
-@given(at=trials, found=everything_seen)
+@given(at=challenging, found=everything_seen)
 def test_no_canary_step_is_left_out(at: RolloutState, found: Observation) -> None:
     move = next_transition(at, found, POLICY)
     if move is None or found.elapsed >= POLICY.horizon:
@@ -67,7 +67,7 @@ def test_no_canary_step_is_left_out(at: RolloutState, found: Observation) -> Non
     assert (move.phase, move.share) in (("rolled back", 0.0), following[at.share])
 
 
-@given(at=trials, found=everything_seen)
+@given(at=challenging, found=everything_seen)
 def test_the_horizon_always_decides(at: RolloutState, found: Observation) -> None:
     if found.elapsed >= POLICY.horizon:
         move = next_transition(at, found, POLICY)
@@ -98,7 +98,7 @@ def test_a_step_is_taken_when_there_is_enough_to_go_on(at: RolloutState, found: 
     assert (move.phase if move else None) == state
 
 
-@given(at=trials, found=everything_seen)
+@given(at=challenging, found=everything_seen)
 def test_a_release_under_suspicion_is_kept_away_from_users(at: RolloutState, found: Observation) -> None:
     policy = POLICY.model_copy(update={"on_inconclusive": "promote"})
     move = next_transition(at, found, policy)
@@ -134,6 +134,6 @@ def test_where_a_rollout_stands_is_read_off_its_steps() -> None:
     assert current_state(steps).title == "canary 10%"
 
 
-def test_terms_survive_the_ledger() -> None:
+def test_a_policy_survives_the_ledger() -> None:
     policy = POLICY.model_copy(update={"classes": {"aa": ("x", "y"), "bb": (1, 2)}, "cap": 3.5})
     assert RolloutPolicy.model_validate(policy.model_dump(mode="json")) == policy
