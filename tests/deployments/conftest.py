@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from deployments import stack
-from tests.deployments.workers import LIGHT_POOL, POOL, Orders, StartWorker, Worker
+from tests.deployments.workers import LIGHT_POOL, POOL, FlowRunClient, StartWorker, Worker
 from tests.ports import free_ports
 from tests.waiting import eventually
 from trimtab.config.settings import Settings
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 ROOT = Path(__file__).parents[2]
-FLOWS = ("surroundings", "nap", "fail", "leave", "die", "boost", "everyday_tools")
+FLOWS = ("inspect_process", "nap", "fail", "leave", "die", "boost", "everyday_tools")
 
 
 @pytest.fixture(scope="session")
@@ -67,13 +67,13 @@ def client(prefect_api: str) -> Iterator[SyncPrefectClient]:
 
 
 @pytest.fixture(scope="session")
-def orders(client: SyncPrefectClient) -> Orders:
-    return Orders(client, POOL)
+def runs_client(client: SyncPrefectClient) -> FlowRunClient:
+    return FlowRunClient(client, POOL)
 
 
 @pytest.fixture
-def light_orders(client: SyncPrefectClient) -> Orders:
-    return Orders(client, LIGHT_POOL)
+def light_runs(client: SyncPrefectClient) -> FlowRunClient:
+    return FlowRunClient(client, LIGHT_POOL)
 
 
 @pytest.fixture(scope="session")
@@ -93,9 +93,9 @@ def start_worker(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> 
             assert process.poll() is None, worker.text()
             yield worker
         finally:
-            family = worker.family() if psutil.pid_exists(process.pid) else []
+            descendants = worker.descendants() if psutil.pid_exists(process.pid) else []
             process.kill()
-            for member in family:
+            for member in descendants:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     member.kill()
             process.wait()
@@ -104,7 +104,7 @@ def start_worker(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def light_worker(start_worker: StartWorker, light_orders: Orders) -> Iterator[Worker]:
+def light_worker(start_worker: StartWorker, light_runs: FlowRunClient) -> Iterator[Worker]:
     """A worker that loads little, for the tests that kill it."""
     with start_worker(LIGHT_POOL, "--finish-seconds", "2", "--preload") as started:
         yield started

@@ -15,15 +15,15 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
 
 
-def _save(path: str, facts: dict[str, Any]) -> None:
+def _save(path: str, report: dict[str, Any]) -> None:
     unfinished = Path(f"{path}.part")
-    unfinished.write_text(json.dumps(facts))
+    unfinished.write_text(json.dumps(report))
     unfinished.rename(path)
 
 
 @flow
-def surroundings(path: str) -> None:
-    """Write down what the process looks like from inside."""
+def inspect_process(path: str) -> None:
+    """Save the process's ids, folder, environment, descriptors and modules."""
     import numpy as np
 
     print("hello from the run", flush=True)
@@ -70,11 +70,11 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def _note_crash(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+def _save_crash(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     _save(flow_run.parameters["path"], {"pid": os.getpid(), "state": state.name})
 
 
-@flow(on_crashed=[_note_crash])
+@flow(on_crashed=[_save_crash])
 def die(path: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

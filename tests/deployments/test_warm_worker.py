@@ -12,7 +12,7 @@ import pytest
 from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
-from tests.deployments.workers import LIGHT_POOL, POOL, Orders, StartWorker, Worker, facts, is_alive
+from tests.deployments.workers import LIGHT_POOL, POOL, FlowRunClient, StartWorker, Worker, is_alive, read_report
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the warm worker forks: Linux only")
@@ -23,7 +23,7 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def worker(start_worker: StartWorker, orders: Orders) -> Iterator[Worker]:
+def worker(start_worker: StartWorker, runs_client: FlowRunClient) -> Iterator[Worker]:
     """A worker with everything preloaded, shared by the tests that leave it alive."""
     from deployments.workers.warm_worker import PRELOAD
 
@@ -41,17 +41,19 @@ def test_the_fork_server_is_single_threaded_with_everything_loaded(worker: Worke
     assert worker.fork_server().num_threads() == 1
 
 
-def test_the_pool_stays_one_that_the_stock_worker_can_serve(worker: Worker, orders: Orders) -> None:
-    pool = orders.client.read_work_pool(POOL)
+def test_the_pool_stays_one_that_the_stock_worker_can_serve(worker: Worker, runs_client: FlowRunClient) -> None:
+    pool = runs_client.client.read_work_pool(POOL)
     assert pool.type == "process"
     assert pool.base_job_template == ProcessWorker.get_default_base_job_template()
     assert "type mismatch" not in worker.text()
 
 
-def test_a_run_has_surroundings_of_its_own(worker: Worker, orders: Orders, tmp_path: Path) -> None:
-    runs = [orders.run("surroundings", path=str(tmp_path / name)) for name in ("a", "b")]
-    assert [orders.finish(run) for run in runs] == ["Completed", "Completed"]
-    one, other = facts(tmp_path / "a"), facts(tmp_path / "b")
+def test_a_run_has_a_process_and_an_environment_of_its_own(
+    worker: Worker, runs_client: FlowRunClient, tmp_path: Path
+) -> None:
+    runs = [runs_client.run("inspect_process", path=str(tmp_path / name)) for name in ("a", "b")]
+    assert [runs_client.finish(run) for run in runs] == ["Completed", "Completed"]
+    one, other = read_report(tmp_path / "a"), read_report(tmp_path / "b")
 
     assert one["pid"] == one["session"] != other["pid"]
     assert one["parent"] == worker.fork_server().pid
@@ -69,110 +71,114 @@ def test_a_run_has_surroundings_of_its_own(worker: Worker, orders: Orders, tmp_p
     assert "hello from the run" in worker.text()
 
 
-def test_an_exception_fails_the_run(worker: Worker, orders: Orders) -> None:
-    run = orders.run("fail")
-    assert orders.finish(run) == "Failed"
-    assert "the data is not there" in orders.message(run)
+def test_an_exception_fails_the_run(worker: Worker, runs_client: FlowRunClient) -> None:
+    run = runs_client.run("fail")
+    assert runs_client.finish(run) == "Failed"
+    assert "the data is not there" in runs_client.message(run)
 
 
-def test_a_run_that_exits_is_reported_crashed_with_its_exit_code(worker: Worker, orders: Orders) -> None:
-    run = orders.run("leave", code=7)
-    assert orders.finish(run) == "Crashed"
-    assert "status code: 7" in orders.message(run)
+def test_a_run_that_exits_is_reported_crashed_with_its_exit_code(worker: Worker, runs_client: FlowRunClient) -> None:
+    run = runs_client.run("leave", code=7)
+    assert runs_client.finish(run) == "Crashed"
+    assert "status code: 7" in runs_client.message(run)
 
 
-def test_a_run_that_is_killed_is_reported_crashed_at_once(worker: Worker, orders: Orders, tmp_path: Path) -> None:
-    run = orders.run("nap", seconds=60, path=str(tmp_path / "pids"))
-    pids = facts(tmp_path / "pids")
+def test_a_run_that_is_killed_is_reported_crashed_at_once(
+    worker: Worker, runs_client: FlowRunClient, tmp_path: Path
+) -> None:
+    run = runs_client.run("nap", seconds=60, path=str(tmp_path / "pids"))
+    pids = read_report(tmp_path / "pids")
     os.kill(pids["pid"], signal.SIGKILL)
-    assert orders.finish(run, seconds=5) == "Crashed"
+    assert runs_client.finish(run, seconds=5) == "Crashed"
     assert not is_alive(pids["child"])
 
 
-def test_crash_hooks_run_in_a_process_of_their_own(worker: Worker, orders: Orders, tmp_path: Path) -> None:
-    run = orders.run("die", path=str(tmp_path / "hook"))
-    assert orders.finish(run) == "Crashed"
-    noted = facts(tmp_path / "hook")
+def test_crash_hooks_run_in_a_process_of_their_own(worker: Worker, runs_client: FlowRunClient, tmp_path: Path) -> None:
+    run = runs_client.run("die", path=str(tmp_path / "hook"))
+    assert runs_client.finish(run) == "Crashed"
+    noted = read_report(tmp_path / "hook")
     assert noted["state"] == "Crashed"
     assert noted["pid"] not in (worker.process.pid, worker.fork_server().pid)
 
 
-def test_a_run_that_is_cancelled_stops(worker: Worker, orders: Orders, tmp_path: Path) -> None:
-    run = orders.run("nap", seconds=60, path=str(tmp_path / "pids"))
-    pids = facts(tmp_path / "pids")
-    orders.client.set_flow_run_state(run.id, Cancelling())
-    assert orders.finish(run) == "Cancelled"
+def test_a_run_that_is_cancelled_stops(worker: Worker, runs_client: FlowRunClient, tmp_path: Path) -> None:
+    run = runs_client.run("nap", seconds=60, path=str(tmp_path / "pids"))
+    pids = read_report(tmp_path / "pids")
+    runs_client.client.set_flow_run_state(run.id, Cancelling())
+    assert runs_client.finish(run) == "Cancelled"
     eventually(lambda: not is_alive(pids["pid"]), "the end of the run's process", within_s=5)
     assert not is_alive(pids["child"])
 
 
-def test_six_runs_at_once_all_complete(worker: Worker, orders: Orders, tmp_path: Path) -> None:
-    runs = [orders.run("surroundings", path=str(tmp_path / str(number))) for number in range(6)]
-    assert {orders.finish(run, seconds=60) for run in runs} == {"Completed"}
-    assert len({facts(tmp_path / str(number))["pid"] for number in range(6)}) == 6
+def test_six_runs_at_once_all_complete(worker: Worker, runs_client: FlowRunClient, tmp_path: Path) -> None:
+    runs = [runs_client.run("inspect_process", path=str(tmp_path / str(number))) for number in range(6)]
+    assert {runs_client.finish(run, seconds=60) for run in runs} == {"Completed"}
+    assert len({read_report(tmp_path / str(number))["pid"] for number in range(6)}) == 6
 
 
-def test_numerical_threads_work_in_a_forked_run(worker: Worker, orders: Orders, tmp_path: Path) -> None:
+def test_numerical_threads_work_in_a_forked_run(worker: Worker, runs_client: FlowRunClient, tmp_path: Path) -> None:
     """Libraries that had started their threads before the fork would hang here."""
-    run = orders.run("boost", path=str(tmp_path / "fit"))
-    assert orders.finish(run) == "Completed"
-    fit = facts(tmp_path / "fit")
+    run = runs_client.run("boost", path=str(tmp_path / "fit"))
+    assert runs_client.finish(run) == "Completed"
+    fit = read_report(tmp_path / "fit")
     cores = len(os.sched_getaffinity(0))
     assert fit["score"] > 0.95
     assert fit["threads"] == {"openmp": cores, "blas": cores}
     assert fit["tasks"] >= cores
 
 
-def test_mlflow_dvc_and_evidently_work_in_a_forked_run(worker: Worker, orders: Orders, tmp_path: Path) -> None:
-    run = orders.run("everyday_tools", path=str(tmp_path / "out"), folder=str(tmp_path))
-    assert orders.finish(run, seconds=60) == "Completed"
-    done = facts(tmp_path / "out")
+def test_mlflow_dvc_and_evidently_work_in_a_forked_run(
+    worker: Worker, runs_client: FlowRunClient, tmp_path: Path
+) -> None:
+    run = runs_client.run("everyday_tools", path=str(tmp_path / "out"), folder=str(tmp_path))
+    assert runs_client.finish(run, seconds=60) == "Completed"
+    done = read_report(tmp_path / "out")
     assert done["run"]
     assert done["dataset"].endswith(".dir")
     assert done["metrics"] == 1
 
 
 def test_a_killed_fork_server_takes_its_runs_along_and_comes_back(
-    light_worker: Worker, light_orders: Orders, tmp_path: Path
+    light_worker: Worker, light_runs: FlowRunClient, tmp_path: Path
 ) -> None:
-    lost = light_orders.run("nap", seconds=60, path=str(tmp_path / "pids"))
-    pids = facts(tmp_path / "pids")
+    lost = light_runs.run("nap", seconds=60, path=str(tmp_path / "pids"))
+    pids = read_report(tmp_path / "pids")
     light_worker.fork_server().kill()
-    assert light_orders.finish(lost, seconds=10) == "Crashed"
+    assert light_runs.finish(lost, seconds=10) == "Crashed"
     for name in ("pid", "child"):
         eventually(lambda name=name: not is_alive(pids[name]), f"the end of its {name}", within_s=5)  # type: ignore[misc]
-    assert light_orders.finish(light_orders.run("nap", seconds=0)) == "Completed"
+    assert light_runs.finish(light_runs.run("nap", seconds=0)) == "Completed"
     assert light_worker.is_warm(times=2)
 
 
 def test_sigterm_lets_short_runs_finish_stops_long_ones_and_leaves_no_process(
-    light_worker: Worker, light_orders: Orders, tmp_path: Path
+    light_worker: Worker, light_runs: FlowRunClient, tmp_path: Path
 ) -> None:
-    short = light_orders.run("nap", seconds=1.5, path=str(tmp_path / "short"))
-    long = light_orders.run("nap", seconds=60, path=str(tmp_path / "long"))
-    facts(tmp_path / "short"), facts(tmp_path / "long")
-    family = light_worker.family()
+    short = light_runs.run("nap", seconds=1.5, path=str(tmp_path / "short"))
+    long = light_runs.run("nap", seconds=60, path=str(tmp_path / "long"))
+    read_report(tmp_path / "short"), read_report(tmp_path / "long")
+    descendants = light_worker.descendants()
     light_worker.process.terminate()
     assert light_worker.process.wait(timeout=15) == 0
-    assert gone(family)
-    assert light_orders.state(short) == "Completed"
-    assert light_orders.state(long) == "Crashed"
+    assert gone(descendants)
+    assert light_runs.state(short) == "Completed"
+    assert light_runs.state(long) == "Crashed"
 
 
 def test_runs_of_a_killed_worker_finish_and_then_nothing_is_left(
-    light_worker: Worker, light_orders: Orders, tmp_path: Path
+    light_worker: Worker, light_runs: FlowRunClient, tmp_path: Path
 ) -> None:
-    run = light_orders.run("nap", seconds=2, path=str(tmp_path / "pids"))
-    facts(tmp_path / "pids")
-    family = light_worker.family()
+    run = light_runs.run("nap", seconds=2, path=str(tmp_path / "pids"))
+    read_report(tmp_path / "pids")
+    descendants = light_worker.descendants()
     light_worker.process.kill()
-    assert light_orders.finish(run) == "Completed"
-    eventually(lambda: gone(family), "the end of the fork server and its children", within_s=10)
+    assert light_runs.finish(run) == "Completed"
+    eventually(lambda: gone(descendants), "the end of the fork server and its children", within_s=10)
 
 
-def test_the_stock_worker_serves_the_same_pool(light_orders: Orders, prefect_api: str, tmp_path: Path) -> None:
-    run = light_orders.run("surroundings", path=str(tmp_path / "a"))
+def test_the_stock_worker_serves_the_same_pool(light_runs: FlowRunClient, prefect_api: str, tmp_path: Path) -> None:
+    run = light_runs.run("inspect_process", path=str(tmp_path / "a"))
     env = {**os.environ, "PREFECT_API_URL": prefect_api, "PREFECT_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", LIGHT_POOL, "--type", "process"]
     subprocess.run([*command, "--run-once"], env=env, check=True, timeout=60)
-    assert light_orders.state(run) == "Completed"
+    assert light_runs.state(run) == "Completed"

@@ -1,4 +1,4 @@
-"""A worker process and what users ask of it at Prefect's API."""
+"""A worker process, and flow runs for it at Prefect's API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIGHT_POOL = "warm-light"  # for workers that are killed; the shared one must no
 
 @dataclass
 class Worker:
-    """A worker process in its own session, and what it has written."""
+    """A worker process in its own session, and its log."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -33,11 +33,11 @@ class Worker:
     def text(self) -> str:
         return self.log.read_text()
 
-    def family(self) -> list[psutil.Process]:
+    def descendants(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def fork_server(self) -> psutil.Process:
-        return next(child for child in self.family() if any("fork_server" in part for part in child.cmdline()))
+        return next(child for child in self.descendants() if any("fork_server" in part for part in child.cmdline()))
 
     def is_warm(self, times: int = 1) -> bool:
         return len(re.findall(r"Fork server \d+ is warm", self.text())) >= times
@@ -47,8 +47,8 @@ StartWorker = Callable[..., AbstractContextManager[Worker]]
 
 
 @dataclass
-class Orders:
-    """What a user does at the API: ask for runs and look at them."""
+class FlowRunClient:
+    """Starts flow runs at Prefect's API and reads their states."""
 
     client: SyncPrefectClient
     pool: str
@@ -79,8 +79,8 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def facts(path: Path, seconds: float = 30) -> dict[str, Any]:
-    """What a run has written down about itself."""
+def read_report(path: Path, seconds: float = 30) -> dict[str, Any]:
+    """What a flow run has written about itself."""
     eventually(path.exists, f"{path.name} is written", within_s=seconds, every_s=0.05)
     found: dict[str, Any] = json.loads(path.read_text())
     return found
