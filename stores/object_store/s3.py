@@ -79,15 +79,15 @@ class S3Client:
         """What goes to another process: everything but the connections."""
         return {**self.__dict__, "_client": None}
 
-    def need(self, operation: str, **request: Any) -> dict[str, Any]:
-        """The answer. Raises NoSuchObject, Refused, Unreachable."""
-        answer = self.send(operation, **request)
+    def call(self, operation: str, **request: Any) -> dict[str, Any]:
+        """The answer. Raises NoSuchObject, AccessDenied, StoreUnavailable."""
+        answer = self.call_conditional(operation, **request)
         if answer is None:
             raise AccessDenied(self._place(request), "a condition did not hold")
         return answer
 
-    def send(self, operation: str, **request: Any) -> dict[str, Any] | None:
-        """The answer; None when the request's condition did not hold. Raises as `need` does."""
+    def call_conditional(self, operation: str, **request: Any) -> dict[str, Any] | None:
+        """The answer; None when the request's condition did not hold. Raises as `call` does."""
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
@@ -114,14 +114,14 @@ class S3Client:
         place = self._place({"Key": key})
         if code not in _REASONS:
             return StoreUnavailable(place, f"the server says {code}")
-        self._client = None  # as in `send`
+        self._client = None  # as in `call_conditional`
         return AccessDenied(place, _REASONS[code])
 
-    def give_up(self, **upload: str) -> None:
+    def abort_upload(self, **upload: str) -> None:
         """Take back the parts of an unfinished object, so that nobody pays for them. What cannot be taken back now is
         invisible, and for the bucket's life-cycle rules to remove."""
         try:
-            self.send("abort_multipart_upload", **upload)
+            self.call_conditional("abort_multipart_upload", **upload)
         except ObjectStoreError as error:
             log.warning("parts of an unfinished object stay behind: %s", error)
 
@@ -151,7 +151,7 @@ class ResumableDownload:
 
     def chunks(self, size: int) -> Iterator[bytes | None]:
         """The bytes, each once: a connection that broke is made anew for the rest. None says that what came before
-        counts no more, as the object was replaced meanwhile. Raises NoSuchObject, Refused, Unreachable, Damaged."""
+        counts no more, as the object was replaced meanwhile. Raises NoSuchObject, AccessDenied, StoreUnavailable, ChecksumMismatch."""
         from botocore.exceptions import BotoCoreError, FlexibleChecksumError
 
         got, total, failures = 0, None, 0
@@ -235,7 +235,7 @@ def _service_models() -> Any:
 
 def credentials_from_files() -> dict[str, str]:
     """Credentials of which some are in files, for boto3's `Session`; a file counts before a variable, as it may have
-    been replaced since this process began. Raises Refused when a file cannot be read."""
+    been replaced since this process began. Raises AccessDenied when a file cannot be read."""
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     try:
         files = secrets_from_files(names, os.environ)
