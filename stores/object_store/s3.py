@@ -157,7 +157,7 @@ class ResumableDownload:
         got, total, failures = 0, None, 0
         while True:
             rest = {"IfMatch": f'"{self.etag}"', "Range": f"bytes={got}-"} if got else {}
-            answer = self._requests.send("get_object", **self._target, **rest)
+            answer = self._requests.call_conditional("get_object", **self._target, **rest)
             before = got
             if answer is None:
                 before, got, problem = 1, 0, "it is replaced all the time"
