@@ -1,4 +1,5 @@
-"""`trimtab experiment`: argument parsing and printing, nothing else."""
+"""`trimtab experiment`: argument parsing and printing. Start and stop run as flows, which Prefect records; a report
+needs no flow and works without Prefect."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.environment import use_stack
 from trimtab.config.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Let two releases answer users side by side, and see what it makes.")
@@ -23,10 +25,11 @@ def start(
     instead: Annotated[bool, typer.Option("--instead", help="End the rollout or experiment that goes on.")] = False,
 ) -> None:
     """Let B answer a share of the keys and A the others. The same again reports, and starts nothing."""
-    _enter()
-    from deployments import experiments
+    use_stack(Settings())
+    from deployments import local_run
 
-    experiments.start(a, b, share=share, duration=duration, name=name, instead=instead, echo=typer.echo)
+    parameters = {"a": a, "b": b, "share": share, "duration": duration, "name": name, "instead": instead}
+    typer.echo(local_run.run("experiment", parameters))
 
 
 @app.command()
@@ -35,10 +38,10 @@ def stop(
     reason: Annotated[str, typer.Option(help="Why, for the history.")] = "asked for by hand",
 ) -> None:
     """End an experiment before its time: the champion from before answers again."""
-    _enter()
-    from deployments import experiments
+    use_stack(Settings())
+    from deployments import local_run
 
-    experiments.stop(name, reason, echo=typer.echo)
+    typer.echo(local_run.run("stop-experiment", {"name": name, "reason": reason}))
 
 
 @app.command()
@@ -46,13 +49,13 @@ def report(
     name: Name = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False
 ) -> None:
     """Effect, interval, power, and whether the split holds; at any time, also after the end."""
-    _enter()
-    from deployments import experiments
+    use_stack(Settings())
+    from operations import experiments
+    from operations.context import load_context
 
-    experiments.report(name, as_json=as_json, echo=typer.echo)
-
-
-def _enter() -> None:
-    from cli import main
-
-    main._enter(Settings())
+    context = load_context()
+    row = experiments.named(context, name)
+    found = experiments.report(context, row.id)
+    text = experiments.text_of(context, found)
+    typer.echo(found.model_dump_json(indent=1) if as_json else text)
+    experiments.keep(context, row.id, found, text)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import experiments
+from cli.environment import use_stack
 from trimtab.config.settings import Settings
 
 app = typer.Typer(
@@ -46,7 +47,7 @@ def up(s3: S3 = False) -> None:
     from trimtab.config import params
 
     settings = _on_s3(Settings(), s3)
-    params.load(settings.root)  # what is wrong there should be said before servers are started
+    params.load(settings.root)  # report a mistake in it before servers start
     found = stack.up(settings, echo=_say)
     for part in found.components:
         if part.url:
@@ -85,9 +86,9 @@ def run(
 ) -> None:
     """Run a flow here and now, in this process, against the running stack."""
     if flow not in FLOWS:
-        raise typer.BadParameter(f"{flow} is no flow: use one of {', '.join(FLOWS)}")
+        raise typer.BadParameter(f"there is no flow {flow}: use one of {', '.join(FLOWS)}")
     settings = Settings()
-    _enter(settings)
+    use_stack(settings)
     from deployments import local_run
 
     _say(str(local_run.run(flow, _pairs(param or []))))
@@ -105,10 +106,10 @@ def history(as_json: Json = False) -> None:
 @app.command()
 def promote(
     release: Annotated[str, typer.Argument(help="Digest of a release, or its first characters.")],
-    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "asked for by hand",
+    reason: Annotated[str, typer.Option(help="Recorded in the history.")] = "asked for by hand",
 ) -> None:
-    """Make a release the champion at once, after probing it: the trial on live traffic is left out."""
-    _enter(Settings())
+    """Make a release the champion at once, after a probe and without a rollout."""
+    use_stack(Settings())
     from deployments import local_run
 
     _say(str(local_run.run("deploy", {"release": release, "cause": reason, "at_once": True})))
@@ -116,11 +117,11 @@ def promote(
 
 @app.command()
 def rollback(
-    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "asked for by hand",
+    reason: Annotated[str, typer.Option(help="Recorded in the history.")] = "asked for by hand",
     to: Annotated[str | None, typer.Option(help="A release; otherwise the one before the live one.")] = None,
 ) -> None:
-    """Take the newest move back, in one step: the release on trial, or the champion."""
-    _enter(Settings())
+    """Undo the newest move in one step: end the open rollout, or restore the previous champion."""
+    use_stack(Settings())
     from deployments import local_run
 
     _say(f"ledger version {local_run.run('rollback', {'reason': reason, 'to': to})}")
@@ -156,15 +157,15 @@ def replay(
     first: Annotated[str | None, typer.Option(help="First period; otherwise the one after first_train.")] = None,
     last: Annotated[str | None, typer.Option(help="Last period; otherwise the last of that year.")] = None,
 ) -> None:
-    """Walk through data time on the running stack: users, late labels, and whatever the loop makes of it."""
-    _enter(Settings())
+    """Replay data time on the running stack: requests, late labels, and the loop's reactions."""
+    use_stack(Settings())
     from deployments.replay import demo
 
     demo.replay(Settings(), first=first, last=last, echo=_progress)
 
 
 def _progress(text: str) -> None:
-    """Lines that begin with a carriage return are passing ones: shown on a terminal, and written over."""
+    """Print a line of progress. One that begins with a carriage return is overwritten by the next on a terminal."""
     is_passing, is_terminal = text.startswith("\r"), sys.stderr.isatty()
     if is_terminal:
         typer.echo(f"\r\033[K{text.lstrip(chr(13))}" if is_passing else "\r\033[K", nl=False, err=True)
@@ -174,15 +175,6 @@ def _progress(text: str) -> None:
 
 def _on_s3(settings: Settings, asked: bool) -> Settings:
     return settings.model_copy(update={"s3": True}) if asked else settings
-
-
-def _enter(settings: Settings) -> None:
-    """Give this process the addresses of the stack; before Prefect is imported, which reads them once."""
-    from deployments import stack
-    from trimtab.config import params
-
-    params.load(settings.root)  # what is wrong there is said before anything is begun
-    os.environ.update(stack.environment(settings))
 
 
 def _pairs(texts: list[str]) -> dict[str, Any]:
@@ -196,8 +188,8 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the command; errors that say what to do are printed without a traceback."""
-    from cli.errors import told
+    """Run the command. An error is printed in one line; TRIMTAB_DEBUG=1 shows its traceback."""
+    from cli.errors import format_error
 
     try:
         app()
@@ -206,5 +198,5 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("TRIMTAB_DEBUG"):
             raise
-        typer.echo(f"trimtab: {told(error)}", err=True)
+        typer.echo(f"trimtab: {format_error(error)}", err=True)
         sys.exit(1)

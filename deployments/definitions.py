@@ -21,7 +21,7 @@ from prefect.schedules import Schedule
 from deployments.crash_detection import ensure_crash_automations
 from deployments.work_pools import RETRAIN_QUEUE, WorkPoolSpec, ensure_work_pool, work_pool_spec
 from tasks.orchestrator import RESOURCE, TAG
-from tasks.sources import in_bucket
+from tasks.sources import is_bucket_target
 from trimtab.config import params
 from trimtab.config.params import Params
 from trimtab.config.settings import Settings
@@ -68,7 +68,7 @@ def deployment_specs(project: Params, settings: Settings) -> list[DeploymentSpec
         DeploymentSpec(
             "ingest", "on-change", "Ingest complete periods whose objects in the source's bucket are new or changed",
             cron=project.schedule.changes, parameters={"changed": True}, skip_if_running=True,
-            is_scheduled=settings.scheduled_ingest and in_bucket(project.source.target),
+            is_scheduled=settings.scheduled_ingest and is_bucket_target(project.source.target),
         ),
         DeploymentSpec(
             "drift_monitor", "on-batch", "Decide what an accepted period requires",

@@ -15,7 +15,7 @@ from stores import batches
 from tasks import buckets, dataset, sources
 from tasks.buckets import SourceObject
 from tasks.retries import RETRIED
-from tasks.sources import BucketAccess, SourceError
+from tasks.source_access import BucketAccess, SourceError
 from trimtab.data.periods import Period
 
 fetch = task(**RETRIED)(sources.fetch)
@@ -62,7 +62,7 @@ def land(ctx: ProjectContext, wanted: Period, *, and_validate: bool) -> str:
         digest, news = known, "unchanged in the bucket"
     else:
         rows, objects = rows_of(ctx, wanted)
-        if sources.in_bucket(target) and not objects:
+        if sources.is_bucket_target(target) and not objects:
             print(f"{period}: no object in {target} yet: nothing landed.")
             return ""
         batch = batches.land(ctx.workspace, period, rows)
@@ -87,7 +87,7 @@ def land(ctx: ProjectContext, wanted: Period, *, and_validate: bool) -> str:
 def rows_of(ctx: ProjectContext, wanted: Period) -> tuple[pd.DataFrame, list[SourceObject]]:
     """The rows, and the objects that they are from if the source is a bucket."""
     target = ctx.params.source.target
-    if sources.in_bucket(target):
+    if sources.is_bucket_target(target):
         return read_bucket(target, wanted, access(ctx))
     return fetch(ctx.root, target, wanted), []
 
@@ -95,7 +95,7 @@ def rows_of(ctx: ProjectContext, wanted: Period) -> tuple[pd.DataFrame, list[Sou
 def unchanged(ctx: ProjectContext, wanted: Period) -> str | None:
     """The digest of the batch that the objects of *wanted* have landed as already; None when they have not."""
     target, last = ctx.params.source.target, ctx.ledger.landing(str(wanted))
-    if last is None or last.source != target or not sources.in_bucket(target):
+    if last is None or last.source != target or not sources.is_bucket_target(target):
         return None
     objects = list_period(target, wanted, access(ctx))
     return last.digest if objects and buckets.object_records(objects) == last.objects else None
@@ -104,7 +104,7 @@ def unchanged(ctx: ProjectContext, wanted: Period) -> str | None:
 def changed_periods(ctx: ProjectContext) -> list[Period]:
     """Complete periods whose objects are not those of their last landing, oldest first."""
     target, landed = ctx.params.source.target, ctx.ledger.landings()
-    if not sources.in_bucket(target):
+    if not sources.is_bucket_target(target):
         raise ValueError(f"source.target {target} is no bucket: only objects of a bucket say whether they have changed")
     found = list_all(target, ctx.params.first, access(ctx))
     periods = {ctx.params.parse_period(name): buckets.object_records(objects) for name, objects in found.items()}

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from stores.object_store.s3 import AccessDenied, credentials_from_files
-from tasks.sources import BucketAccess, SourceError, SourceRejected
+from tasks.source_access import BucketAccess, SourceError, SourceRejected
 from trimtab.config.params import ParamsError
 from trimtab.data.periods import Period, PeriodError
 

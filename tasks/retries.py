@@ -8,7 +8,7 @@ from prefect.cache_policies import INPUTS, NO_CACHE, TASK_SOURCE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from tasks.sources import SourceError
+from tasks.source_access import SourceError
 
 PERMANENT = (ValueError, LookupError, TypeError, AssertionError, FileNotFoundError)
 

@@ -1,51 +1,33 @@
-"""Where the rows of a period come from: a function of the project's, or files; objects of a bucket are the business
-of `tasks.buckets`."""
+"""Reads the rows of a period from the project's source: a Python function or files. `tasks.buckets` reads buckets."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from tasks.source_access import BucketAccess, SourceError
 from trimtab.config.params import ParamsError
 from trimtab.data.periods import Period
 
 
-@dataclass(frozen=True)
-class BucketAccess:
-    """How to get to the source's buckets: the address of an S3 server of one's own, a profile of the AWS credentials
-    file. Neither: Amazon's, with the credentials of the environment."""
-
-    endpoint: str | None = None
-    profile: str | None = None
-
-
-class SourceError(RuntimeError):
-    """The source did not give the rows of a period; nothing of it was kept."""
-
-
-class SourceRejected(ValueError):
-    """The source does not let us, and will not however often it is asked: a bucket that is not there, credentials."""
-
-
-def in_bucket(target: str) -> bool:
+def is_bucket_target(target: str) -> bool:
     """Whether *target* names objects of a bucket."""
     return target.startswith("s3://")
 
 
 def fetch(project: Path, target: str, period: Period, access: BucketAccess | None = None) -> pd.DataFrame:
-    """The rows that *target* has for *period*; an empty frame when there are none.
+    """Return the rows of *period* that *target* has; an empty frame when there are none.
 
-    *target* is ``module:function``, looked for in the project's folder first and called with the period's start and
-    end (UTC), or the path of a Parquet or CSV file, relative to the project, with ``{period}`` in its name; or objects
-    of a bucket, to which *access* leads.
-    Raises ParamsError when the target cannot be found, SourceError when it fails, SourceRejected when asking again is
-    of no use.
+    *target* is one of: ``module:function``, imported from the project's folder first and called with the period's
+    start and end (UTC); the path of a Parquet or CSV file relative to the project, with ``{period}`` in its name; or
+    ``s3://…`` objects, read with *access*.
+    Raises ParamsError when the target does not exist, SourceError when reading fails, SourceRejected when a retry
+    cannot help.
     """
-    if in_bucket(target):
+    if is_bucket_target(target):
         from tasks import buckets
 
         return buckets.read(target, period, access or BucketAccess())[0]
@@ -60,7 +42,7 @@ def fetch(project: Path, target: str, period: Period, access: BucketAccess | Non
         raise ParamsError(f"source.target {target} cannot be found: {error}") from error
     import pyarrow
 
-    pyarrow.enable_signal_handlers(False)  # its CSV reader takes Ctrl-C for itself, and now and then keeps it
+    pyarrow.enable_signal_handlers(False)  # its CSV reader catches Ctrl-C and sometimes drops it
     try:
         rows = load(period.start, period.end)
     except Exception as error:

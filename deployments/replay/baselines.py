@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from tasks import sources
+from tasks.source_access import BucketAccess
 from trimtab.config import params
 from trimtab.config.params import Params
 from trimtab.config.settings import Settings
@@ -29,7 +30,7 @@ from trimtab.model.scoring import Scorer, Scores
 def accepted(project: Path, settings: Params, rules: Schema, period: Period) -> pd.DataFrame:
     """The rows of a period that validation would accept."""
     place = Settings()
-    access = sources.BucketAccess(place.source_endpoint, place.source_profile)
+    access = BucketAccess(place.source_endpoint, place.source_profile)
     rows = sources.fetch(project, settings.source.target, period, access)
     return schema.check(rows, rules, settings, period).good
 

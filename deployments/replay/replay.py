@@ -18,6 +18,7 @@ from stores.ledger import DecisionRecord, Ledger, Outcome, RolloutObservation
 from stores.releases.store import ReleaseStore
 from stores.telemetry import TelemetryLocation, open_telemetry
 from tasks import orchestrator, sources
+from tasks.source_access import BucketAccess
 from trimtab.config import params
 from trimtab.config.params import Params
 from trimtab.config.settings import Settings
@@ -128,7 +129,7 @@ class Replay:
     def _rows(self, first: Period, last: Period) -> Iterator[pd.DataFrame]:
         """Per period the rows that users ask for until its labels are known: the beginning of the next period is
         answered by the release that is live then."""
-        access = sources.BucketAccess(self.settings.source_endpoint, self.settings.source_profile)
+        access = BucketAccess(self.settings.source_endpoint, self.settings.source_profile)
         year = pd.concat(
             [sources.fetch(self.settings.root, self.params.source.target, p, access) for p in span(first, last)],
             ignore_index=True,

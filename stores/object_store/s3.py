@@ -150,8 +150,11 @@ class ResumableDownload:
         self.metadata: dict[str, str] = {}
 
     def chunks(self, size: int) -> Iterator[bytes | None]:
-        """The bytes, each once: a connection that broke is made anew for the rest. None says that what came before
-        counts no more, as the object was replaced meanwhile. Raises NoSuchObject, AccessDenied, StoreUnavailable, ChecksumMismatch."""
+        """Yield the object's bytes once each; after a broken connection, go on where it broke.
+
+        None means that the object was replaced meanwhile: discard what came before.
+        Raises NoSuchObject, AccessDenied, StoreUnavailable and ChecksumMismatch.
+        """
         from botocore.exceptions import BotoCoreError, FlexibleChecksumError
 
         got, total, failures = 0, None, 0

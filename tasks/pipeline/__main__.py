@@ -12,7 +12,7 @@ from pathlib import Path
 from stores.releases.bundle import ReleaseError
 from tasks.dataset import DatasetError
 from tasks.pipeline import initial_dataset, stages
-from tasks.sources import BucketAccess, SourceError, SourceRejected
+from tasks.source_access import BucketAccess, SourceError, SourceRejected
 from trimtab.config.params import ParamsError
 from trimtab.data.schema import SchemaError
 from trimtab.model.training import NotEnoughData

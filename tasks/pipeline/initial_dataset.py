@@ -14,7 +14,7 @@ from stores import batches
 from tasks import dataset, sources
 from tasks.dataset import DatasetError
 from tasks.lineage import CODE
-from tasks.sources import BucketAccess
+from tasks.source_access import BucketAccess
 from trimtab.config import params as settings
 from trimtab.config.params import Params
 from trimtab.data import schema

@@ -18,7 +18,7 @@ from operations.context import NotSetUp, ProjectContext, load_context
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from tasks import dataset
-from tasks.sources import SourceError, SourceRejected
+from tasks.source_access import SourceError, SourceRejected
 from tests.flows import tiny
 from tests.stores.proxy import proxied
 from tests.stores.seaweed import BUCKET, Seaweed, seaweed, shorten_retries

@@ -13,7 +13,8 @@ import pytest
 from botocore.parsers import ResponseParserError, RestXMLParser
 
 from tasks import buckets
-from tasks.sources import BucketAccess, SourceError, SourceRejected, fetch
+from tasks.source_access import BucketAccess, SourceError, SourceRejected
+from tasks.sources import fetch
 from tests.stores.answering import answering
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import BUCKET, Seaweed, shorten_retries

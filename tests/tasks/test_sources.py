@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tasks.sources import SourceError, fetch
+from tasks.source_access import SourceError
+from tasks.sources import fetch
 from trimtab.config.params import ParamsError
 from trimtab.data.periods import Period
 
