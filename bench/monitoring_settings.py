@@ -53,8 +53,8 @@ class World:
         if key not in self.models:
             known = pd.concat([rows for period, rows in self.rows.items() if period <= as_of], ignore_index=True)
             parts = training.split(known, settings, as_of)
-            candidate = training.fit(settings, self.schema, parts, ROOT)
-            self.models[key] = candidate, parts, training.reference(candidate, parts, settings)
+            candidate = training.fit_candidate(settings, self.schema, parts, ROOT)
+            self.models[key] = candidate, parts, training.reference_sample(candidate, parts, settings)
         return self.models[key]
 
     def drift(self, settings: Params, as_of: Period, period: Period) -> reports.DriftReport:
@@ -74,7 +74,7 @@ def facts(world: World, settings: Params, as_of: Period, period: Period) -> Fact
     candidate, _, _ = world.model(settings, as_of)
     found, rows, name = world.drift(settings, as_of, period), world.rows[period], settings.gate.metric
     known = rows[rows[settings.columns.target].notna()]
-    live = metrics.measure(name, training.truth_of(known, settings), candidate.scorer.score(known))[0]
+    live = metrics.measure(name, training.labels_of(known, settings), candidate.scorer.score(known))[0]
     quality = Quality(metric=name, live=float(live), promised=candidate.metrics[name], labels=len(known))
     return Facts(
         period=str(period), release=str(as_of), rows=len(rows), importances=candidate.importances,
@@ -139,13 +139,13 @@ def _metric(world: World, settings: Params, old: Period, new: Period, period: Pe
         settings, rows, world.model(settings, old)[0].scorer, world.model(settings, new)[0].scorer, period
     )
     mask = rows[settings.columns.target].notna().to_numpy()
-    return float(metrics.measure(settings.gate.metric, training.truth_of(rows[mask], settings), scores.take(mask))[0])
+    return float(metrics.measure(settings.gate.metric, training.labels_of(rows[mask], settings), scores.take(mask))[0])
 
 
 def _passes(world: World, settings: Params, as_of: Period, champion: Period) -> bool:
     (candidate, parts, _), (incumbent, theirs, _) = world.model(settings, as_of), world.model(settings, champion)
     rows = parts.holdout[parts.holdout[settings.columns.time] >= max(parts.cut, theirs.cut)]
-    truth = training.truth_of(rows, settings)
+    truth = training.labels_of(rows, settings)
     return gate.evaluate_gate(
         settings.gate, truth, candidate.scorer.score(rows), incumbent.scorer.score(rows), slices=rows
     ).passed

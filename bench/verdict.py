@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.data.arrays import Mask
-from trimtab.model.scoring import Floats
+from trimtab.data.arrays import Floats, Mask
 from trimtab.rollout import evalues, sequential_test
 from trimtab.rollout.config import RolloutConfig
 from trimtab.rollout.verdict import VerdictOutcome

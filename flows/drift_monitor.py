@@ -17,7 +17,7 @@ from tasks.retries import RETRIED
 from trimtab.data.periods import Period
 from trimtab.evaluation import metrics, monitoring
 from trimtab.evaluation.monitoring import Facts, MonitoringDecision, PeriodFinding, Quality
-from trimtab.model.candidate import PROFILE, Profile
+from trimtab.model.candidate import PROFILE_FILE, Profile
 from trimtab.model.scoring import Scores
 
 measure_drift = task(name="measure-drift", **RETRIED)(reports.drift_report)
@@ -62,7 +62,7 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
 def measure(ctx: ProjectContext, release: Bundle, mine: pd.DataFrame, period: Period) -> tuple[Facts, str | None]:
     """What happened to *release* in *period*: *mine* are its answers with the labels that have arrived."""
     rules, features = ctx.params.monitor, release.manifest.features
-    profile = Profile.model_validate_json(release.read(PROFILE))
+    profile = Profile.model_validate_json(release.read(PROFILE_FILE))
     facts = Facts(period=str(period), release=release.digest, rows=len(mine), importances=profile.importances)
     if len(mine) < rules.min_rows:
         return facts, None

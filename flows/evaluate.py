@@ -21,7 +21,7 @@ from trimtab.evaluation import gate
 from trimtab.evaluation.gate import GateResult
 from trimtab.evaluation.metrics import Interval
 from trimtab.model import training
-from trimtab.model.candidate import PROFILE, Profile
+from trimtab.model.candidate import PROFILE_FILE, Profile
 from trimtab.model.release import MODEL
 from trimtab.model.scoring import Scorer, Scores
 
@@ -50,7 +50,7 @@ def evaluate(run_id: str) -> bool:
         page = None
     else:
         rows = fresh_rows(ctx, drafted, champion)
-        truth = training.truth_of(rows, ctx.params)
+        truth = training.labels_of(rows, ctx.params)
         allow = ctx.settings.trusted_types
         new = scorer_of(drafted, allow).score(rows)
         old = load_scorer(champion, allow=allow).score(rows) if champion else None
@@ -91,7 +91,7 @@ def fresh_rows(ctx: ProjectContext, drafted: CandidateArtifacts, champion: Bundl
     """Labelled rows of the candidate's dataset that neither model learned from. Raises NotEnoughData."""
     cuts = [drafted.paper.cut]
     if champion:
-        cuts.append(Profile.model_validate_json(champion.read(PROFILE)).cut)
+        cuts.append(Profile.model_validate_json(champion.read(PROFILE_FILE)).cut)
     rows = dataset.read(ctx.workspace, drafted.paper.dataset, last=drafted.paper.as_of, remote=ctx.remote)
     columns = ctx.params.columns
     fresh = rows[(rows[columns.time] >= pd.Timestamp(max(cuts))) & rows[columns.target].notna()]

@@ -13,7 +13,7 @@ from operations.targets.contract import load_release, probe_release
 from stores.ledger import LiveRelease, RolloutStep
 from stores.releases import bundle
 from tasks import model_server, orchestrator
-from trimtab.config.fields import written
+from trimtab.config.fields import format_duration
 from trimtab.experiment.report import STRATEGY, ExperimentPlan
 from trimtab.rollout import state_machine
 
@@ -85,7 +85,7 @@ def begin(ctx: ProjectContext, plan: ExperimentPlan, *, instead: bool) -> LiveRe
     evidence = {"share": plan.share, "before": experiments.rightful(ctx, live), "plan": plan.model_dump(mode="json")}
     now = ctx.ledger.switch(
         plan.a, expected=live.version, move="experiment", actor=orchestrator.current_run_id(), rollout=plan.id,
-        reason=f"experiment {plan.title}: A {short(plan.a)}, B {short(plan.b)} for {written(plan.duration)}",
+        reason=f"experiment {plan.title}: A {short(plan.a)}, B {short(plan.b)} for {format_duration(plan.duration)}",
         challenger=plan.b, challenger_share=plan.share, step=RolloutStep(plan.id, 1, "experiment", evidence),
     )  # fmt: skip
     experiments.follow(ctx, now)

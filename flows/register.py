@@ -14,8 +14,8 @@ from stores.releases.bundle import Bundle
 from stores.releases.store import ReleaseStore
 from tasks import orchestrator, tracking
 from tasks.retries import RETRIED
-from trimtab.model import candidate as paperwork
-from trimtab.model.release import CARD, MODEL, REFERENCE, ROUTE, SAMPLES, SCHEMA
+from trimtab.model.candidate import PROFILE_FILE, manifest_fields, model_card
+from trimtab.model.release import BACKEND, CARD, MODEL, REFERENCE, SAMPLES, SCHEMA
 
 fetch_candidate = task(name="fetch-candidate", **RETRIED)(tracking.fetch_candidate)
 register_version = task(name="register-version", **RETRIED)(tracking.register_version)
@@ -55,11 +55,11 @@ def register(run_id: str) -> str:
     drafted = fetch_candidate(ctx.tracking, run_id, cache=ctx.cache)
     name, paper = drafted.paper.project, drafted.paper
     version = register_version(ctx.tracking, name=name, drafted=drafted, tags={"gate": "passed"})
-    card = paperwork.card(paper, name=name, version=version, verdict=verdict.reason)
-    files = {f: (drafted.folder / f).read_bytes() for f in (MODEL, SCHEMA, REFERENCE, SAMPLES, paperwork.PROFILE)}
-    fields = paperwork.manifest_fields(paper, model_name=name, model_version=version, run_id=run_id)
+    card = model_card(paper, name=name, version=version, verdict=verdict.reason)
+    files = {f: (drafted.folder / f).read_bytes() for f in (MODEL, SCHEMA, REFERENCE, SAMPLES, PROFILE_FILE)}
+    fields = manifest_fields(paper, model_name=name, model_version=version, run_id=run_id)
     route = prove_route(model=files[MODEL], reference=files[REFERENCE], fields=fields, allow=ctx.settings.trusted_types)
-    bundle = write_bundle(ctx.releases, manifest_fields=fields, files={**files, CARD: card.encode(), ROUTE: route})
+    bundle = write_bundle(ctx.releases, manifest_fields=fields, files={**files, CARD: card.encode(), BACKEND: route})
     ctx.ledger.record_release(
         bundle.digest, model_name=name, model_version=version, run_id=run_id,
         manifest=bundle.manifest.model_dump(mode="json"),

@@ -15,8 +15,8 @@ from tasks import dataset, lineage, orchestrator, plots, tracking
 from tasks.retries import RETRIED_CACHED
 from trimtab.config.params import Params
 from trimtab.data.schema import Schema
-from trimtab.model import candidate as paperwork
 from trimtab.model import training
+from trimtab.model.candidate import build_artifacts
 
 
 def _name() -> str:
@@ -85,11 +85,11 @@ def make_candidate(
     rows = dataset.read(workspace, version, last=as_of, remote=remote)
     parts = training.split(rows, params, period)
     read_s = time.monotonic() - started
-    fitted = training.fit(params, Schema.loads(schema), parts, project)
+    fitted = training.fit_candidate(params, Schema.loads(schema), parts, project)
     fit_s = time.monotonic() - started - read_s
     facts = lineage.lineage(project, pointer=pointer, seed=params.train.seed)
-    paper, files = paperwork.write(fitted, parts, params, period, dataset=version, lineage=facts)
-    truth = training.truth_of(parts.holdout, params)
+    paper, files = build_artifacts(fitted, parts, params, period, dataset=version, lineage=facts)
+    truth = training.labels_of(parts.holdout, params)
     figures = plots.candidate_figures(truth, fitted.scorer.score(parts.holdout), fitted.importances)
     run_id = tracking.log_candidate(
         tracking_uri, paper=paper, candidate=fitted, parts=parts, files=files, figures=figures,

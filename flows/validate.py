@@ -14,7 +14,7 @@ from stores import batches
 from stores.ledger import Landing, ValidationRecord
 from tasks import alerts, dataset, orchestrator, reports
 from trimtab.data import schema
-from trimtab.data.schema import Checked, Schema
+from trimtab.data.schema import Schema, ValidationResult
 
 BRING_SCHEMA = (
     "run ingest once where the project is worked on, review the schema.yaml that it infers, and bring it here with the "
@@ -37,7 +37,7 @@ def validate(period: str, batch: str | None = None) -> bool:
     landed = landed_batch(ctx, period, batch)
     rows = pd.read_parquet(landed.path)
     rules = rules_of(ctx, rows)
-    checked = schema.check(rows, rules, ctx.params, wanted)
+    checked = schema.validate_batch(rows, rules, ctx.params, wanted)
     is_accepted = checked.refusal is None
     version = datasets.advance(
         ctx, laid_out(ctx, period, landed.digest, checked),
@@ -76,7 +76,7 @@ def landed_batch(ctx: ProjectContext, period: str, digest: str | None) -> batche
             raise batches.NothingLanded(f"no batch {wanted} of {period} has landed: run ingest for it first") from error
 
 
-def laid_out(ctx: ProjectContext, period: str, digest: str, checked: Checked) -> dict[str, Path | None]:
+def laid_out(ctx: ProjectContext, period: str, digest: str, checked: ValidationResult) -> dict[str, Path | None]:
     """The rows on disk, accepted and quarantined ones apart; the files that this concerns, None for one that is not
     (or no longer) there."""
     batches.quarantine(ctx.workspace, period, digest, checked.bad)
@@ -100,7 +100,7 @@ def rules_of(ctx: ProjectContext, rows: pd.DataFrame) -> Schema:
     if ctx.ledger.validations():
         raise NotSetUp(f"{path} is missing, by which earlier batches were judged: {BRING_SCHEMA}")
     try:
-        path.write_text(schema.infer(rows, ctx.params).dumps())
+        path.write_text(schema.infer_schema(rows, ctx.params).dumps())
     except OSError as error:
         raise NotSetUp(f"{path} is missing and cannot be written ({error.strerror}): {BRING_SCHEMA}") from error
     print(f"Inferred {path.name} from {len(rows)} rows: review it and commit it.")
@@ -108,7 +108,7 @@ def rules_of(ctx: ProjectContext, rows: pd.DataFrame) -> Schema:
 
 
 def record(
-    ctx: ProjectContext, period: str, digest: str, rules: Schema, checked: Checked, version: str
+    ctx: ProjectContext, period: str, digest: str, rules: Schema, checked: ValidationResult, version: str
 ) -> ValidationRecord:
     """The conclusion into the ledger."""
     good, bad = len(checked.good), len(checked.bad)
@@ -122,7 +122,7 @@ def record(
     return check
 
 
-def show(ctx: ProjectContext, check: ValidationRecord, checked: Checked) -> None:
+def show(ctx: ProjectContext, check: ValidationRecord, checked: ValidationResult) -> None:
     """What a person wants to see of it: a table of reasons, and Evidently's summary of the accepted rows."""
     lines = [f"**{check.period}** {'accepted' if check.accepted else 'quarantined'}: {check.reason}"]
     if checked.reasons:

@@ -19,7 +19,7 @@ from tasks import dataset
 from tasks.dataset import Remote
 from tasks.model_server import ModelServerClient
 from trimtab.config import params
-from trimtab.config.params import Alert, Params
+from trimtab.config.params import AlertConfig, Params
 from trimtab.config.settings import Settings
 from trimtab.data.schema import Schema
 
@@ -111,10 +111,10 @@ class ProjectContext:
         return Schema.loads(path.read_text(), name=str(path))
 
     @property
-    def alert_channels(self) -> tuple[Alert, ...]:
+    def alert_channels(self) -> tuple[AlertConfig, ...]:
         """Who hears alerts: those in params.yaml, and the webhook of the ctx."""
         own = self.settings.webhook_url
-        return (*self.params.alerts, *([Alert(kind="webhook", url=own)] if own else []))
+        return (*self.params.alerts, *([AlertConfig(kind="webhook", url=own)] if own else []))
 
 
 def load_context() -> ProjectContext:

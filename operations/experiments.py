@@ -17,7 +17,7 @@ from stores import telemetry
 from stores.ledger import ConflictError, LiveRelease, Rollout, RolloutStep, utc
 from stores.releases import bundle
 from tasks import alerts, model_server, orchestrator, tracking
-from trimtab.config.fields import written
+from trimtab.config.fields import format_duration
 from trimtab.experiment.report import STRATEGY, ExperimentPlan, Report, measures
 from trimtab.rollout import state_machine
 from trimtab.rollout.state_machine import RolloutPolicy
@@ -100,7 +100,7 @@ def _over(ctx: ProjectContext, row: Rollout, steps: Sequence[RolloutStep]) -> st
         return None
     if broken := analysis.broken_guardrails(found, terms):
         return f"guardrail: {'; '.join(broken)}"
-    return f"{written(plan.duration)} of data went by" if observation.elapsed(found) >= plan.duration else None
+    return f"{format_duration(plan.duration)} of data went by" if observation.elapsed(found) >= plan.duration else None
 
 
 def end(ctx: ProjectContext, id: str, reason: str) -> LiveRelease:

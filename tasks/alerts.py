@@ -10,14 +10,14 @@ from typing import Any
 
 from stores.ledger import Ledger, utc
 from tasks import notifiers
-from trimtab.config.params import Alert
+from trimtab.config.params import AlertConfig
 
 DELIVERY_LIMIT_S = 20.0
 """Longest time that the delivery of waiting alerts may take; the rest is for the next round, a minute later."""
 
 
 def raise_alert(
-    ledger: Ledger, listeners: Sequence[Alert], *, id: str, kind: str, message: str, evidence: Mapping[str, Any]
+    ledger: Ledger, listeners: Sequence[AlertConfig], *, id: str, kind: str, message: str, evidence: Mapping[str, Any]
 ) -> bool:
     """Record the alert and tell each listener; False when this very alert was raised before.
 
@@ -29,7 +29,7 @@ def raise_alert(
     return True
 
 
-def deliver_pending(ledger: Ledger, listeners: Sequence[Alert], *, grace: timedelta) -> list[str]:
+def deliver_pending(ledger: Ledger, listeners: Sequence[AlertConfig], *, grace: timedelta) -> list[str]:
     """Deliver the alerts that have not reached everybody, to those who miss them; the ids of those that did now.
 
     One that was recorded within *grace* is left to whoever raised it, who may be delivering it. The newest come first,
@@ -54,7 +54,7 @@ def deliver_pending(ledger: Ledger, listeners: Sequence[Alert], *, grace: timede
 
 
 def _deliver(
-    ledger: Ledger, listeners: Sequence[Alert], body: Mapping[str, Any], *, reached: Container[str] = frozenset(),
+    ledger: Ledger, listeners: Sequence[AlertConfig], body: Mapping[str, Any], *, reached: Container[str] = frozenset(),
     left_alone: Container[str] = frozenset(),
 ) -> set[str]:  # fmt: skip
     """Tell the listeners whom *reached* does not hold, but none whose name is in *left_alone*; the names of those who

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from trimtab.config.params import Alert
+from trimtab.config.params import AlertConfig
 
 log = logging.getLogger("trimtab.alerts")
 TIMEOUT_S = 8.0
@@ -38,13 +38,13 @@ class DeliveryFailed(RuntimeError):
     """A receiver did not take an alert. The text says why, and holds no address."""
 
 
-def channel_name(listener: Alert) -> str:
+def channel_name(listener: AlertConfig) -> str:
     """What the ledger calls a listener, whose address may be secret, and may change where it comes from elsewhere."""
     where = listener.url.get_secret_value() if listener.url else listener.url_env or str(listener.url_file or "")
     return f"{listener.kind}-{hashlib.sha256(where.encode()).hexdigest()[:12]}"
 
 
-def notify_all(listeners: Sequence[Alert], body: Mapping[str, Any]) -> list[bool]:
+def notify_all(listeners: Sequence[AlertConfig], body: Mapping[str, Any]) -> list[bool]:
     """Tell everybody side by side; who has taken it. Never raises, and takes little longer than PATIENCE_S."""
     if any(listener.kind not in ("log", "webhook") for listener in listeners):
         import apprise  # noqa: F401 - its import may take a while, which is not the receiver's fault
@@ -56,7 +56,7 @@ def notify_all(listeners: Sequence[Alert], body: Mapping[str, Any]) -> list[bool
 class _Delivery:
     """One alert on its way to one listener."""
 
-    def __init__(self, listener: Alert, body: Mapping[str, Any]) -> None:
+    def __init__(self, listener: AlertConfig, body: Mapping[str, Any]) -> None:
         self.listener, self.body, self.name = listener, body, channel_name(listener)
         self.trouble: str | None = "no answer in time"
         self.thread: threading.Thread | None = None
@@ -92,7 +92,7 @@ class _Delivery:
             self.trouble = None
 
 
-def resolve_address(listener: Alert) -> str:
+def resolve_address(listener: AlertConfig) -> str:
     """Where the listener is, read anew each time, so that a changed secret counts at once. Raises DeliveryFailed."""
     if listener.url is not None:
         return listener.url.get_secret_value()
@@ -109,7 +109,7 @@ def resolve_address(listener: Alert) -> str:
     return address
 
 
-def _post(_: Alert, address: str, body: Mapping[str, Any]) -> None:
+def _post(_: AlertConfig, address: str, body: Mapping[str, Any]) -> None:
     try:
         httpx.post(address, json=body, timeout=5.0).raise_for_status()
     except httpx.HTTPStatusError as error:
@@ -118,7 +118,7 @@ def _post(_: Alert, address: str, body: Mapping[str, Any]) -> None:
         raise DeliveryFailed(type(error).__name__) from None
 
 
-def _notify(listener: Alert, address: str, body: Mapping[str, Any]) -> None:
+def _notify(listener: AlertConfig, address: str, body: Mapping[str, Any]) -> None:
     import apprise
 
     allowed = _SCHEMES.get(listener.kind)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.model.candidate import PAPER, Paper
+from trimtab.model.candidate import CANDIDATE_FILE, CandidateRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ class CandidateArtifacts:
     """A candidate read back from its run: its paper, and the folder that holds its files."""
 
     run_id: str
-    paper: Paper
+    paper: CandidateRecord
     folder: Path
     model_uri: str
 
@@ -63,7 +63,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
 def log_candidate(
     tracking_uri: str,
     *,
-    paper: Paper,
+    paper: CandidateRecord,
     candidate: Candidate,
     parts: Split,
     files: Mapping[str, bytes],
@@ -151,12 +151,12 @@ def fetch_candidate(tracking_uri: str, run_id: str, *, cache: Path) -> Candidate
     if "trimtab.candidate" not in run.data.tags:
         raise LookupError(f"run {run_id} is no finished candidate: train makes one")
     folder = cache / run_id
-    if not (folder / FOLDER / PAPER).exists():
+    if not (folder / FOLDER / CANDIDATE_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         mlflow.artifacts.download_artifacts(
             run_id=run_id, artifact_path=FOLDER, dst_path=str(folder), tracking_uri=tracking_uri
         )
-    paper = Paper.model_validate_json((folder / FOLDER / PAPER).read_bytes())
+    paper = CandidateRecord.model_validate_json((folder / FOLDER / CANDIDATE_FILE).read_bytes())
     return CandidateArtifacts(run_id, paper, folder / FOLDER, run.data.tags["trimtab.model_uri"])
 
 

@@ -130,11 +130,12 @@ def _make(folder: Path) -> None:
     fetched = partial(accepted, ROOT, settings, rules)
     parts = training.split(pd.concat(map(fetched, span(settings.first, last)), ignore_index=True), settings, last)
     later = pd.concat([fetched(last.shift(1)), fetched(last.shift(2))], ignore_index=True)
-    fitted = training.fit(settings, rules, parts, ROOT)
+    fitted = training.fit_candidate(settings, rules, parts, ROOT)
     other_seed = settings.model_copy(update={"train": settings.train.model_copy(update={"seed": 1})})
+    other = training.fit_candidate(other_seed, rules, parts, ROOT)
     digests = {
         "champion": _release(folder, fitted, parts, settings, version=1),
-        "challenger": _release(folder, training.fit(other_seed, rules, parts, ROOT), parts, other_seed, version=2),
+        "challenger": _release(folder, other, parts, other_seed, version=2),
     }
     features = fitted.scorer.features
     rows = later.sample(ROWS, random_state=0)
@@ -153,15 +154,13 @@ def _make(folder: Path) -> None:
 def _release(folder: Path, fitted: Candidate, parts: Split, settings: Params, *, version: int) -> str:
     """The candidate as register makes it a release; the digest."""
     from stores.releases import bundle
-    from trimtab.model import candidate as paperwork
+    from trimtab.model.candidate import CANDIDATE_FILE, build_artifacts, manifest_fields, model_card
     from trimtab.model.release import CARD
 
-    paper, files = paperwork.write(fitted, parts, settings, settings.first_train, dataset="bench", lineage={})
-    del files[paperwork.PAPER]
-    card = paperwork.card(paper, name=paper.project, version=version, verdict="a benchmark's model").encode()
-    fields = paperwork.manifest_fields(
-        paper, model_name=paper.project, model_version=version, run_id=f"bench-{version}"
-    )
+    paper, files = build_artifacts(fitted, parts, settings, settings.first_train, dataset="bench", lineage={})
+    del files[CANDIDATE_FILE]
+    card = model_card(paper, name=paper.project, version=version, verdict="a benchmark's model").encode()
+    fields = manifest_fields(paper, model_name=paper.project, model_version=version, run_id=f"bench-{version}")
     return bundle.write_bundle(folder / "releases", manifest_fields=fields, files={**files, CARD: card}).digest
 
 

@@ -32,7 +32,7 @@ def accepted(project: Path, settings: Params, rules: Schema, period: Period) -> 
     place = Settings()
     access = BucketAccess(place.source_endpoint, place.source_profile)
     rows = sources.fetch(project, settings.source.target, period, access)
-    return schema.check(rows, rules, settings, period).good
+    return schema.validate_batch(rows, rules, settings, period).good
 
 
 def compute(project: Path, first: Period, last: Period) -> dict[str, dict[str, float]]:
@@ -55,7 +55,7 @@ def compute(project: Path, first: Period, last: Period) -> dict[str, dict[str, f
         else:
             found_scores = frozen.score(rows)
         mask = rows[settings.columns.target].notna().to_numpy()
-        truth = training.truth_of(rows[mask], settings)
+        truth = training.labels_of(rows[mask], settings)
         found[str(period)] = {
             name: float(metrics.measure(settings.gate.metric, truth, scores.take(mask))[0])
             for name, scores in (("frozen", frozen.score(rows)), ("every_period", found_scores))
@@ -67,7 +67,7 @@ def compute(project: Path, first: Period, last: Period) -> dict[str, dict[str, f
 def learned(project: Path, settings: Params, rules: Schema, known: list[pd.DataFrame], as_of: Period) -> Scorer:
     """The model that the recipe makes of the data up to *as_of*."""
     parts = training.split(pd.concat(known, ignore_index=True), settings, as_of)
-    return training.learn(settings, rules, parts.train, project)[1]
+    return training.fit_pipeline(settings, rules, parts.train, project)[1]
 
 
 def exchanged(settings: Params, rows: pd.DataFrame, old: Scorer, new: Scorer, period: Period) -> Scores:

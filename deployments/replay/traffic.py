@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import SecretStr
 
 from tasks.model_server import ModelServerClient
-from trimtab.config.params import Columns
+from trimtab.config.params import ColumnsConfig
 
 ROWS_PER_REQUEST = 1000
 LABELS_PER_REQUEST = 5000
@@ -28,7 +28,7 @@ class Traffic:
     not delivered yet, with the columns prediction_id, time and label."""
 
     server: str
-    columns: Columns
+    columns: ColumnsConfig
     answered: set[str] = field(default_factory=set)
     labelled: int = 0
     key: SecretStr | None = None

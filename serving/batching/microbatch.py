@@ -27,10 +27,11 @@ from serving.models.inference import (
 from serving.models.loaded import LoadedModel, ServingState
 from stores.telemetry import Recorder
 from trimtab.model.scoring import Scores
-from trimtab.requests.parser import BadInput, Rows
+from trimtab.requests.parser import BadInput
+from trimtab.requests.rows import ParsedRows
 from trimtab.rollout.assignment import bucket
 
-_NO_ROWS = Rows(0, {}, {}, np.empty(0, dtype=np.int64), ())
+_NO_ROWS = ParsedRows(0, {}, {}, np.empty(0, dtype=np.int64), ())
 Encode = Callable[["MicroBatch", "PredictRequest"], bytes]
 
 
@@ -57,7 +58,7 @@ class MicroBatch:
     champion: LoadedModel
     questions: list[PredictRequest]
     raw: Any
-    rows: Rows
+    rows: ParsedRows
     received_us: int
     ids: list[str]
     scores: Scores
@@ -226,7 +227,7 @@ class BatchScorer:
 
 def _understood(
     state: ServingState, champion: LoadedModel, questions: Sequence[PredictRequest], now_us: int
-) -> tuple[Sequence[PredictRequest], Any, Rows]:
+) -> tuple[Sequence[PredictRequest], Any, ParsedRows]:
     """The questions that can be understood, what they say, and the rows that they mean. Raises BadInput when there is
     only one and it cannot be; of several, each that cannot gets its error."""
     beside = state.challenger_only_columns

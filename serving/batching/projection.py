@@ -10,10 +10,10 @@ import numpy as np
 
 from serving.models.loaded import LoadedModel
 from trimtab.data.features import texts
-from trimtab.requests.parser import Rows
+from trimtab.requests.rows import ParsedRows
 
 
-def keys(loaded: LoadedModel, rows: Rows, ids: Sequence[str]) -> Sequence[str]:
+def keys(loaded: LoadedModel, rows: ParsedRows, ids: Sequence[str]) -> Sequence[str]:
     """What decides a row's arm: the project's key, else its id, else the prediction's."""
     columns = loaded.bundle.manifest.columns
     found: list[Sequence[str | None]] = [spelled(rows, n) for n in (columns.key, columns.id) if n and _has(rows, n)]
@@ -22,7 +22,7 @@ def keys(loaded: LoadedModel, rows: Rows, ids: Sequence[str]) -> Sequence[str]:
     return [next((name for name in names if name is not None), "") for names in zip(*found, ids, strict=True)]
 
 
-def spelled(rows: Rows, name: str) -> Sequence[str | None]:
+def spelled(rows: ParsedRows, name: str) -> Sequence[str | None]:
     """A column's values as text; all missing when nobody sent it."""
     if name in rows.recorded:
         return rows.recorded[name]
@@ -32,7 +32,7 @@ def spelled(rows: Rows, name: str) -> Sequence[str | None]:
     return texts(column.tolist()) if isinstance(column, np.ndarray) else list(column)
 
 
-def _has(rows: Rows, name: str) -> bool:
+def _has(rows: ParsedRows, name: str) -> bool:
     return name in rows.recorded or name in rows.columns
 
 

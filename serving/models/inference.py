@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from serving.models.loaded import LoadedModel
-from trimtab.model.scoring import Floats, Scores
-from trimtab.requests.parser import Rows
+from trimtab.data.arrays import Floats
+from trimtab.model.scoring import Scores
+from trimtab.requests.rows import ParsedRows
 
 _CALLS = 64
 _TEXT = 200
@@ -38,7 +39,7 @@ class ChallengerResult:
     errors: list[str | None] | None = None
 
 
-def score_champion(loaded: LoadedModel, rows: Rows) -> tuple[Scores, float]:
+def score_champion(loaded: LoadedModel, rows: ParsedRows) -> tuple[Scores, float]:
     """The champion's scores and how long they took. Raises ChampionFailed when it raises or a row has no number."""
     started = time.perf_counter()
     try:
@@ -56,7 +57,7 @@ def score_champion(loaded: LoadedModel, rows: Rows) -> tuple[Scores, float]:
     return scores, seconds
 
 
-def score_challenger(loaded: LoadedModel, rows: Rows, *, patience_s: float) -> ChallengerResult:
+def score_challenger(loaded: LoadedModel, rows: ParsedRows, *, patience_s: float) -> ChallengerResult:
     """What the challenger says to each row; never raises. When it raises for all of them together it is asked for
     halves, quarters and so on, so that only the rows that make it raise are charged with the error; that stops after
     some calls or *patience_s*, and what is left then is charged with the last error."""
@@ -83,7 +84,7 @@ class _Bisection:
     calls: int = 0
     deadline: float = 0.0
 
-    def once(self, rows: Rows, at: Indices) -> str | None:
+    def once(self, rows: ParsedRows, at: Indices) -> str | None:
         """Ask for *rows*, which stand at the places *at*; returns the error's text when there is no answer."""
         self.calls += 1
         try:
@@ -95,7 +96,7 @@ class _Bisection:
             return _text(error)
         return None
 
-    def split(self, rows: Rows, at: Indices, error: str) -> None:
+    def split(self, rows: ParsedRows, at: Indices, error: str) -> None:
         """Find the rows that *error* is about."""
         if len(at) == 1 or self.calls + 2 > _CALLS or time.perf_counter() > self.deadline:
             self._charge(at, error)
@@ -135,7 +136,7 @@ class _Bisection:
         self.outcome.errors[place] = text
 
 
-def take(rows: Rows, at: Indices) -> Rows:
+def take(rows: ParsedRows, at: Indices) -> ParsedRows:
     """The rows at the places *at*."""
     places = at.tolist()
 

@@ -17,7 +17,8 @@ from stores.releases.bundle import Bundle, CorruptRelease
 from stores.releases.store import ReleaseStore
 from trimtab.model.scoring import Scorer, Scores, worst_difference
 from trimtab.predictors.compile import SCIKIT_LEARN
-from trimtab.requests.parser import Intake, Rows
+from trimtab.requests.parser import RowParser
+from trimtab.requests.rows import ParsedRows
 
 _TOLERANCE = 1e-6
 _LOADED_BESIDE = 2
@@ -31,7 +32,7 @@ class LoadedModel:
 
     bundle: Bundle
     scorer: Scorer
-    intake: Intake
+    intake: RowParser
     latency: LatencyEstimator = field(default_factory=LatencyEstimator)
 
     @property
@@ -76,7 +77,7 @@ class LoadedModel:
         mine, theirs = self.bundle.manifest, other.bundle.manifest
         return mine.features == theirs.features and mine.columns == theirs.columns
 
-    def read(self, raw: Any, *, now_us: int) -> Rows:
+    def read(self, raw: Any, *, now_us: int) -> ParsedRows:
         """Understand a list of objects, an object of lists or an Arrow table. Raises BadInput."""
         if isinstance(raw, list):
             return self.intake.read(raw, now_us=now_us)
@@ -84,7 +85,7 @@ class LoadedModel:
             return self.intake.read_columns(raw, now_us=now_us)
         return self.intake.read_arrow(raw, now_us=now_us)
 
-    def score(self, rows: Any, *, now_us: int) -> tuple[Rows, Scores]:
+    def score(self, rows: Any, *, now_us: int) -> tuple[ParsedRows, Scores]:
         """Understand *rows* and answer them. Raises BadInput."""
         understood = self.read(rows, now_us=now_us)
         return understood, self.scorer.score_rows(understood)
@@ -220,7 +221,7 @@ class LoadedModels:
             scorer = load_scorer(bundle, allow=self._allow)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise CorruptRelease(digest, "model.skops", f"cannot be loaded: {error}") from error
-        loaded = LoadedModel(bundle, scorer, Intake(bundle.manifest.features, bundle.manifest.columns))
+        loaded = LoadedModel(bundle, scorer, RowParser(bundle.manifest.features, bundle.manifest.columns))
         rows, _ = bundle.samples
         try:
             loaded.score(rows[:1], now_us=0)  # the first call is the slow one, and a model that cannot answer is out

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stores.releases.bundle import load_model
 from trimtab.data.features import Feature, columns_of, frame
-from trimtab.model.release import ROUTE
+from trimtab.model.release import BACKEND
 from trimtab.model.scoring import Scorer
-from trimtab.predictors.compile import SCIKIT_LEARN, TOLERANCE, Compiled, check, compiled
+from trimtab.predictors.compile import SCIKIT_LEARN, TOLERANCE, Predictor, compile_pipeline, max_deviation
 from trimtab.predictors.preprocessing import NotCompilable
 
 if TYPE_CHECKING:
@@ -41,17 +41,17 @@ class BackendRecord(BaseModel):
     reason: str
 
 
-def verify_backend(scorer: Scorer, table: pd.DataFrame) -> tuple[Compiled | None, BackendRecord]:
+def verify_backend(scorer: Scorer, table: pd.DataFrame) -> tuple[Predictor | None, BackendRecord]:
     """The fast way to ask the model of *scorer*, if there is one that agrees with scikit-learn on the rows of *table*
     and on rows made to be hard; and the record of that."""
     try:
-        fast = compiled(scorer.model, scorer.features)
+        fast = compile_pipeline(scorer.model, scorer.features)
     except NotCompilable as error:
         return None, BackendRecord(route=SCIKIT_LEARN, reason=str(error))
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="openmp"):  # a busy server has no thread to spare for a release that loads
-        worst = check(fast, scorer, columns_of(table, scorer.features), len(table))
+        worst = max_deviation(fast, scorer, columns_of(table, scorer.features), len(table))
     if worst <= TOLERANCE:
         return fast, BackendRecord(
             route=fast.route,
@@ -87,18 +87,18 @@ def load_scorer(bundle: Bundle, *, allow: Collection[str] = ()) -> Scorer:
     return Scorer(model, task=m.task, features=m.features, classes=m.classes, fast=fast, why=why)
 
 
-def _compiled_backend(bundle: Bundle, plain: Scorer) -> tuple[Compiled | None, str]:
+def _compiled_backend(bundle: Bundle, plain: Scorer) -> tuple[Predictor | None, str]:
     try:
-        recorded = BackendRecord.model_validate_json(bundle.read(ROUTE))
+        recorded = BackendRecord.model_validate_json(bundle.read(BACKEND))
     except ValidationError:
-        return None, f"{ROUTE} cannot be read"
+        return None, f"{BACKEND} cannot be read"
     if recorded.route == SCIKIT_LEARN:
         return None, recorded.reason
     rows, _ = bundle.samples
     fast, found = verify_backend(plain, frame(rows, plain.features))
     if fast is None or fast.route != recorded.route:
         now = found.route if fast else f"{SCIKIT_LEARN}, as here it {found.reason}"
-        return None, f"{ROUTE} says {recorded.route}, found was {now}"
+        return None, f"{BACKEND} says {recorded.route}, found was {now}"
     return fast, recorded.reason
 
 

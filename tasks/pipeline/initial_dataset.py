@@ -49,7 +49,7 @@ def write_partition(project: Path, params: Params, rules: Schema, period: Period
     """Land and accept the rows of *period*; how many were accepted. Raises DatasetError for a batch that is refused."""
     found = sources.fetch(project, params.source.target, period, access)
     batch = batches.land(project, str(period), found)
-    checked = schema.check(pd.read_parquet(batch.path), rules, params, period)
+    checked = schema.validate_batch(pd.read_parquet(batch.path), rules, params, period)
     if checked.refusal is not None:
         raise DatasetError(f"the batch of {period} breaks schema.yaml: {checked.refusal}")
     batches.quarantine(project, str(period), batch.digest, checked.bad)

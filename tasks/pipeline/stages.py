@@ -20,9 +20,8 @@ from trimtab.config import params as settings
 from trimtab.config.params import Params
 from trimtab.data import schema
 from trimtab.evaluation import gate
-from trimtab.model import candidate as paperwork
 from trimtab.model import training
-from trimtab.model.candidate import PAPER, Paper
+from trimtab.model.candidate import CANDIDATE_FILE, CandidateRecord, build_artifacts
 from trimtab.model.release import MODEL
 from trimtab.model.scoring import Scorer
 
@@ -43,7 +42,7 @@ def validate(project: Path) -> str:
     counts: dict[str, dict[str, int]] = {}
     for name, path in _accepted(project).items():
         rows = pd.read_parquet(path)
-        checked = schema.check(rows, rules, params, params.parse_period(name))
+        checked = schema.validate_batch(rows, rules, params, params.parse_period(name))
         if len(checked.bad):
             reasons = ", ".join(f"{why} ({count} rows)" for why, count in list(checked.reasons.items())[:5])
             raise DatasetError(f"{path} has rows that break schema.yaml: {reasons}; run validate for {name} again")
@@ -66,9 +65,9 @@ def train(project: Path) -> str:
     params = _params(project)
     parts, as_of = _parts(project, params)
     version = dataset.current(project)
-    fitted = training.fit(params, load_schema(project), parts, project)
+    fitted = training.fit_candidate(params, load_schema(project), parts, project)
     facts = {"data_dvc": version.pointer, "seed": params.train.seed, "lock": lock_digest()}
-    paper, files = paperwork.write(
+    paper, files = build_artifacts(
         fitted, parts, params, params.parse_period(as_of), dataset=version.hash, lineage=facts
     )
     folder = project / "model"
@@ -87,12 +86,12 @@ def evaluate(project: Path) -> str:
     interval in reports/metrics.json, and tables to plot. To compare with a champion takes a ledger: the flow does."""
     params = _params(project)
     parts, _ = _parts(project, params)
-    paper = Paper.model_validate_json((project / "model" / PAPER).read_bytes())
+    paper = CandidateRecord.model_validate_json((project / "model" / CANDIDATE_FILE).read_bytes())
     model = bundle.load_model(
         (project / "model" / MODEL).read_bytes(), digest=paper.model_digest, trusted=paper.trusted_types
     )
     scorer = Scorer(model, task=paper.task, features=paper.features, classes=paper.classes)
-    truth, scores = training.truth_of(parts.holdout, params), scorer.score(parts.holdout)
+    truth, scores = training.labels_of(parts.holdout, params), scorer.score(parts.holdout)
     verdict = gate.evaluate_gate(params.gate, truth, scores, slices=parts.holdout)
     found = verdict.candidate
     reports = project / "reports"
@@ -126,7 +125,7 @@ def _parts(project: Path, params: Params) -> tuple[training.Split, str]:
     return training.split(rows, params, params.parse_period(newest)), newest
 
 
-def _importance(paper: Paper) -> pd.DataFrame:
+def _importance(paper: CandidateRecord) -> pd.DataFrame:
     table = pd.DataFrame({"feature": list(paper.importances), "share": list(paper.importances.values())})
     return table.sort_values("share", ascending=False).round(6)
 

@@ -33,7 +33,7 @@ from stores.ledger.migrations import migrate
 from tests.ports import free_ports
 from tests.waiting import eventually
 from trimtab.data.periods import Every, Period
-from trimtab.model.release import Task
+from trimtab.data.types import Task
 from trimtab.rollout.state_machine import RolloutPolicy
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from trimtab.data.features import Feature, columns_of
-from trimtab.predictors.compile import compiled
+from trimtab.predictors.compile import compile_pipeline
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 LEAKED: list[bytes] = []
@@ -41,7 +41,7 @@ class Around:
     @cached_property
     def quick(self) -> Any:
         """The quick way."""
-        return compiled(self.model, self.features)
+        return compile_pipeline(self.model, self.features)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("features", "quick")}

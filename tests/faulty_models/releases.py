@@ -25,9 +25,9 @@ from tests.faulty_models import MODULE, TYPES
 from trimtab.config.params import Params
 from trimtab.data.features import frame
 from trimtab.model import release
-from trimtab.model.candidate import PROFILE, Profile
+from trimtab.model.candidate import PROFILE_FILE, Profile
 from trimtab.model.scoring import Scorer
-from trimtab.model.training import pipeline, truth_of
+from trimtab.model.training import build_pipeline, labels_of
 
 PATIENT = {"learning_rate": 0.1, "max_iter": 100, "min_samples_leaf": 5}
 
@@ -76,7 +76,7 @@ class Maker:
         train = self.params.train.model_copy(update={"params": {**self.params.train.params, **(options or {})}})
         params = self.params.model_copy(update={"train": train})
         features = self.bundle.manifest.features
-        return pipeline(params, features, self.project).fit(frame(rows, features), truth_of(rows, params))
+        return build_pipeline(params, features, self.project).fit(frame(rows, features), labels_of(rows, params))
 
     def shuffled(self) -> Any:
         """Fitted with the labels in the wrong order."""
@@ -86,7 +86,7 @@ class Maker:
 
     def refit(self, seed: int) -> Any:
         """Fitted again on the rows that the champion learned from but one in twenty: which, the seed says."""
-        cut = pd.Timestamp(Profile.model_validate_json(self.bundle.read(PROFILE)).cut)
+        cut = pd.Timestamp(Profile.model_validate_json(self.bundle.read(PROFILE_FILE)).cut)
         known = self.rows[self.rows[self.params.columns.time] < cut]
         return self.fitted(known.sample(frac=0.95, random_state=seed).sort_index())
 
@@ -115,10 +115,10 @@ class Maker:
             **{name: self.bundle.read(name) for name in manifest.files},
             release.MODEL: content,
             release.REFERENCE: reference,
-            release.SAMPLES: release.samples(shown, scorer.score(shown)),
+            release.SAMPLES: release.sample_predictions(shown, scorer.score(shown)),
             release.CARD: f"# {about}\n".encode(),
         }
-        files[release.ROUTE] = backend_file(model=content, reference=reference, fields=fields, allow=TYPES)
+        files[release.BACKEND] = backend_file(model=content, reference=reference, fields=fields, allow=TYPES)
         made = write_bundle(self.releases, manifest_fields=fields, files=files)
         self.ledger.record_release(
             made.digest, model_name=manifest.model_name, model_version=manifest.model_version, run_id=manifest.run_id,

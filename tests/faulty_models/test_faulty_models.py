@@ -22,7 +22,7 @@ from stores.releases.store import ReleaseStore
 from tests.faulty_models import MODULE, TYPES
 from tests.faulty_models.releases import Maker, faulty_models
 from tests.serving.sample_project import flights, tiny_bundle
-from tests.trimtab.small import params
+from tests.trimtab.sample_rows import params
 
 CODE = Path(__file__).resolve().parents[2]
 COLUMNS = {

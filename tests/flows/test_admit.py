@@ -21,7 +21,7 @@ from tasks.containers import EngineRejected, EngineUnavailable, error_type
 from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
 from tests.ports import free_port
 from tests.serving.sample_project import tiny_bundle
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 
 ROLLOUT = "new-after-0-1"
@@ -44,7 +44,7 @@ class Begun:
         ledger.record_release(self.digest, model_name="m", model_version=1, run_id="r", manifest={})
         ledger.start_rollout(ROLLOUT, release=self.digest, champion_before=None, strategy="switch", cause="c")
         ledger.step_rollout(ROLLOUT, 1, "started")
-        self.place = ProjectContext(Settings(project=folder, home=folder, **settings), small.params(), ledger)
+        self.place = ProjectContext(Settings(project=folder, home=folder, **settings), sample_rows.params(), ledger)
 
     def admit(self) -> None:
         deploy.admit(self.place, self.digest, ROLLOUT)

@@ -24,7 +24,7 @@ from stores.object_store.store import StoreUnavailable
 from stores.releases.bundle import UnreachableRelease
 from stores.telemetry import Recorder
 from tasks import model_server
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 from trimtab.rollout.state_machine import RolloutPolicy, current_state
 
@@ -51,7 +51,7 @@ class Trial:
         ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
         migrate(ledger)
         settings = Settings(project=folder, home=folder, server_port=1)  # where no server is
-        self.place = ProjectContext(settings, small.params(), ledger)
+        self.place = ProjectContext(settings, sample_rows.params(), ledger)
         for digest in (OLD, NEW):
             ledger.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
         first = ledger.switch(OLD, expected=0, move="promote", reason="first", actor="a")

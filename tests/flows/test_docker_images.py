@@ -19,7 +19,7 @@ from stores.ledger.migrations import migrate
 from tasks import containers
 from tasks.model_server import ReplicaUnreachable
 from tests.serving.sample_project import tiny_bundle
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 
 SERVER = "server:1"
@@ -91,7 +91,7 @@ def target(tmp_path: Path, digest: str, monkeypatch: pytest.MonkeyPatch) -> Dock
     monkeypatch.setattr(DockerTarget, "_probed", lambda _self, _name, _digest: {"ok": True})
     monkeypatch.setattr(DockerTarget, "_wait_until_ready", lambda _self, _name: None)
     settings = Settings(project=tmp_path, home=tmp_path, target="docker", server_image=SERVER, registry="host/path")
-    made = DockerTarget(ProjectContext(settings, small.params(), ledger))
+    made = DockerTarget(ProjectContext(settings, sample_rows.params(), ledger))
     show(monkeypatch, made)
     return made
 

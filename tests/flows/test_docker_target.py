@@ -25,7 +25,7 @@ from tasks import containers
 from tests.engine import BASE, needs_engine
 from tests.ports import free_ports
 from tests.serving.conftest import Place
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ class World:
     def __init__(self, home: Path, url: str, settings: Settings) -> None:
         self.store, self.url = Place(home, 0), url
         migrate(self.store.ledger)
-        self.here = ProjectContext(settings, small.params(), self.store.ledger)
+        self.here = ProjectContext(settings, sample_rows.params(), self.store.ledger)
         self.target = DockerTarget(self.here)
 
     @property

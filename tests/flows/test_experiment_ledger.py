@@ -22,7 +22,7 @@ from stores.ledger.migrations import migrate
 from stores.telemetry import Recorder
 from tasks import model_server, orchestrator
 from tests.serving.sample_project import tiny_bundle
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 from trimtab.experiment.report import ExperimentPlan
 from trimtab.rollout.assignment import bucket
@@ -56,7 +56,7 @@ class Users:
         self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
         migrate(self.ledger)
         self.settings = Settings(project=folder, home=folder, server_port=1)  # where no server is
-        self.place = ProjectContext(self.settings, small.params(rollout={"margin": 0.05}), self.ledger)
+        self.place = ProjectContext(self.settings, sample_rows.params(rollout={"margin": 0.05}), self.ledger)
         for version, digest in enumerate(releases[1], 1):
             self.ledger.record_release(digest, model_name="m", model_version=version, run_id="r", manifest={})
         self.ledger.switch(self.champion, expected=0, move="promote", reason="first", actor="a")

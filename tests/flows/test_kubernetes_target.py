@@ -17,7 +17,7 @@ from stores.ledger.migrations import migrate
 from tasks import kubernetes, model_server
 from tasks.kubernetes import ClusterRejected, NotRolledOut, Workload
 from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 
 OLD, NEW = "0" * 64, "1" * 64
@@ -47,7 +47,7 @@ def place(cluster: Cluster, workload: Workload, tmp_path: Path, monkeypatch: pyt
         project=tmp_path, target="kubernetes", kube_namespace=NAMESPACE, kube_deployment=NAME,
         kube_config=workload.config, ready_s=10,
     )  # fmt: skip
-    made = ProjectContext(settings, small.params(), ledger)
+    made = ProjectContext(settings, sample_rows.params(), ledger)
     assert KubernetesTarget(made).settle() != []
     return made
 

@@ -10,7 +10,7 @@ from operations.context import ProjectContext
 from stores.ledger import Ledger
 from tests.stores.proxy import proxied
 from tests.stores.seaweed import Seaweed, seaweed
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 
 __all__ = ["seaweed"]
@@ -20,7 +20,7 @@ PAGE = "<p>März</p>"
 def place_at(folder: Path, **settings: str) -> ProjectContext:
     ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
     return ProjectContext(
-        Settings.model_validate({"project": folder, "home": folder, **settings}), small.params(), ledger
+        Settings.model_validate({"project": folder, "home": folder, **settings}), sample_rows.params(), ledger
     )
 
 

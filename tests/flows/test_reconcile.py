@@ -17,8 +17,8 @@ from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from stores.object_store.store import StoreUnavailable
 from tasks import orchestrator
-from tests.trimtab import small
-from trimtab.config.params import Alert
+from tests.trimtab import sample_rows
+from trimtab.config.params import AlertConfig
 from trimtab.config.settings import Settings
 
 PARTS = (
@@ -57,7 +57,7 @@ def test_an_alert_that_a_flow_has_just_raised_is_not_sent_a_second_time(
     flow = import_module("flows.reconcile")
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     migrate(ledger)
-    params = small.params().model_copy(update={"alerts": (Alert(kind="log"),)})
+    params = sample_rows.params().model_copy(update={"alerts": (AlertConfig(kind="log"),)})
     place = ProjectContext(Settings(project=tmp_path, home=tmp_path), params, ledger)
     monkeypatch.setattr(flow, "load_context", lambda: place)
     monkeypatch.setattr(orchestrator, "list_failed_runs", list)

@@ -12,7 +12,7 @@ from flows.rollback import NothingBefore, previous
 from operations.context import ProjectContext
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 
 
@@ -20,7 +20,7 @@ def place_with(folder: Path, *moves: str) -> ProjectContext:
     """A place whose history is *moves*: `a` promotes a, `<a` goes back to a."""
     ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
     migrate(ledger)
-    place = ProjectContext(Settings(project=folder), small.params(), ledger)
+    place = ProjectContext(Settings(project=folder), sample_rows.params(), ledger)
     for move in moves:
         go(place, move)
     return place

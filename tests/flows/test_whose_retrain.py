@@ -11,7 +11,7 @@ from operations.context import ProjectContext
 from stores.ledger import DecisionRecord, Ledger
 from stores.ledger.migrations import migrate
 from tasks import orchestrator
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 
 WORK = "retrain:2013-03-x"
@@ -21,7 +21,7 @@ WORK = "retrain:2013-03-x"
 def place(tmp_path: Path) -> ProjectContext:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     migrate(ledger)
-    return ProjectContext(Settings(project=tmp_path), small.params(), ledger)
+    return ProjectContext(Settings(project=tmp_path), sample_rows.params(), ledger)
 
 
 @pytest.fixture

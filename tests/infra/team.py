@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from tests.infra.containers import DOCKER, ROOT, docker
 from tests.ports import free_ports
-from trimtab.config.params import Columns
+from trimtab.config.params import ColumnsConfig
 
 _PORTS = ("PROXY_PORT", "PREFECT_PORT", "MLFLOW_PORT", "OBJECTS_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT")
 _LEDGER = """
@@ -111,7 +111,7 @@ class Team:
         """A key that users have."""
         return SecretStr(self.secret("server-admin").split(",")[0])
 
-    def traffic(self, columns: Columns) -> Any:
+    def traffic(self, columns: ColumnsConfig) -> Any:
         """Users of the proxy."""
         from deployments.replay.traffic import Traffic
 

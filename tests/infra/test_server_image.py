@@ -18,7 +18,7 @@ from tests.infra.containers import HARDENED, build, docker, engine, running
 from tests.ports import free_ports
 from tests.serving.conftest import Place
 from tests.serving.sample_project import flights
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from tests.waiting import eventually
 from trimtab.data.features import describe
 from trimtab.model import training
@@ -153,8 +153,8 @@ def _model(way: str) -> Any:
     name, options = MODELS[way]
     rows = flights()
     features = describe(rows, number=["distance", "hour"], category=["carrier"])
-    params = small.params(train={"model": name or "logistic_regression", "params": options})
-    pipeline = training.pipeline(params, features, Path())
+    params = sample_rows.params(train={"model": name or "logistic_regression", "params": options})
+    pipeline = training.build_pipeline(params, features, Path())
     if name is None:
         pipeline.steps[-1] = ("knn", KNeighborsClassifier(3))
     return pipeline

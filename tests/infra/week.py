@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from sources import flights
-from trimtab.config.params import Columns
+from trimtab.config.params import ColumnsConfig
 from trimtab.data.periods import Period
 from trimtab.data.schema import Schema
 
@@ -49,9 +49,9 @@ RULES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def columns() -> Columns:
+def columns() -> ColumnsConfig:
     """What each column is for."""
-    return Columns.model_validate(PARAMS["columns"])
+    return ColumnsConfig.model_validate(PARAMS["columns"])
 
 
 def night(number: int) -> Period:

@@ -17,9 +17,10 @@ from sklearn.preprocessing import OrdinalEncoder
 
 from stores.releases.backend import verify_backend
 from stores.releases.bundle import ALLOWED_TYPES, Bundle, write_bundle
+from trimtab.data import types
 from trimtab.data.features import describe, frame
+from trimtab.data.types import Task
 from trimtab.model import release
-from trimtab.model.release import Task
 from trimtab.model.scoring import Scorer
 
 COLUMNS = {"time": "scheduled", "id": "flight", "key": "tail", "target": "late"}
@@ -83,7 +84,7 @@ def tiny_bundle(
     scores = scorer.score(table)
     reference = io.BytesIO()
     table.assign(prediction=scores.prediction).to_parquet(reference, index=False)
-    columns = release.Columns(**COLUMNS)
+    columns = types.Columns(**COLUMNS)
     _, route = verify_backend(scorer, table)
     shown = scorer.score(table.iloc[20:40]) if wrong_samples else scorer.score(table.head(20))
     return write_bundle(
@@ -107,8 +108,8 @@ def tiny_bundle(
             release.MODEL: model,
             release.SCHEMA: release.input_schema(features, columns),
             release.REFERENCE: reference.getvalue(),
-            release.SAMPLES: release.samples(table.head(20), shown),
+            release.SAMPLES: release.sample_predictions(table.head(20), shown),
             release.CARD: b"# tiny\n",
-            release.ROUTE: route.model_dump_json().encode(),
+            release.BACKEND: route.model_dump_json().encode(),
         },
     )

@@ -17,9 +17,9 @@ from stores.releases.backend import load_scorer
 from stores.releases.bundle import Bundle, CorruptRelease, open_bundle
 from tests.serving.sample_project import flights, tiny_bundle, tiny_pipeline
 from trimtab.data.features import describe, frame
-from trimtab.model.release import MODEL, REFERENCE, ROUTE
-from trimtab.predictors.compile import TOLERANCE, Compiled, compiled
-from trimtab.requests.parser import Intake
+from trimtab.model.release import BACKEND, MODEL, REFERENCE
+from trimtab.predictors.compile import TOLERANCE, Predictor, compile_pipeline
+from trimtab.requests.parser import RowParser
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,12 @@ def with_record(bundle: Bundle, folder: Path, record: bytes, **files: bytes) -> 
     """The same release with a record of its way."""
     fields = bundle.manifest.model_dump(exclude={"files"})
     kept = {name: bundle.read(name) for name in bundle.manifest.files}
-    return bundle_module.write_bundle(folder, manifest_fields=fields, files={**kept, **files, ROUTE: record})
+    return bundle_module.write_bundle(folder, manifest_fields=fields, files={**kept, **files, BACKEND: record})
 
 
-def wrong(model: Any, features: Any) -> Compiled:
+def wrong(model: Any, features: Any) -> Predictor:
     """A fast way that is off by a millionth."""
-    way = compiled(model, features)
+    way = compile_pipeline(model, features)
     right = way.predict
     way.predict = lambda columns, size: right(columns, size) + 1e-6  # type: ignore[method-assign]
     return way
@@ -60,7 +60,7 @@ def test_a_registered_release_is_asked_the_way_that_was_proved(tmp_path: Path, t
     scorer = load_scorer(bundle)
     assert (scorer.route, scorer.why) == ("tables", "gives the answers of scikit-learn")
     rows, answers = bundle.samples
-    understood = Intake(bundle.manifest.features, bundle.manifest.columns).read(rows, now_us=0)
+    understood = RowParser(bundle.manifest.features, bundle.manifest.columns).read(rows, now_us=0)
     for one, other in zip(scorer.score_rows(understood).answers(), answers, strict=True):
         assert one.get("label") == other.get("label")
         numbers = [k for k in one if k != "label"]
@@ -94,8 +94,8 @@ def test_only_a_record_that_holds_is_followed(made: Bundle, tmp_path: Path, reco
 
 def test_a_record_with_a_byte_changed_is_a_damaged_release(made: Bundle, tmp_path: Path) -> None:
     bundle = with_record(made, tmp_path, b'{"route": "scikit-learn", "reason": ""}')
-    (bundle.path / ROUTE).write_bytes(b'{"route": "tables", "reason": ""}')
-    with pytest.raises(CorruptRelease, match=ROUTE):
+    (bundle.path / BACKEND).write_bytes(b'{"route": "tables", "reason": ""}')
+    with pytest.raises(CorruptRelease, match=BACKEND):
         open_bundle(tmp_path, bundle.digest)
 
 
@@ -104,7 +104,7 @@ def test_a_way_that_no_longer_agrees_is_left_at_load(
 ) -> None:
     """As after an upgrade that changed what the model's insides mean."""
     bundle = with_record(made, tmp_path, recorded(made))
-    monkeypatch.setattr(backend, "compiled", wrong)
+    monkeypatch.setattr(backend, "compile_pipeline", wrong)
     scorer = load_scorer(bundle)
     assert scorer.route == "scikit-learn"
     assert "says tables" in scorer.why
@@ -112,7 +112,7 @@ def test_a_way_that_no_longer_agrees_is_left_at_load(
 
 
 def test_a_way_that_differs_is_refused_at_registration(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "compiled", wrong)
+    monkeypatch.setattr(backend, "compile_pipeline", wrong)
     found = backend.BackendRecord.model_validate_json(recorded(made))
     assert (found.route, found.reason) == ("scikit-learn", "tables differs from scikit-learn")
     assert found.worst_difference is not None

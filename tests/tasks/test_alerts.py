@@ -16,10 +16,10 @@ import pytest
 from stores.ledger import Ledger, tables
 from stores.ledger.migrations import migrate
 from tasks import alerts
-from trimtab.config.params import Alert
+from trimtab.config.params import AlertConfig
 
 SECRET = "/hooks/s3cret"
-LOG = Alert(kind="log")
+LOG = AlertConfig(kind="log")
 NOW = timedelta(0)  # no grace: whoever raised it has delivered what it could
 
 
@@ -47,7 +47,7 @@ class Hook:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
-        self.listener = Alert.model_validate(
+        self.listener = AlertConfig.model_validate(
             {"kind": "webhook", "url": f"http://127.0.0.1:{self.server.server_port}{SECRET}"}
         )
 
@@ -78,7 +78,7 @@ def ledger(tmp_path: Path) -> Ledger:
     return made
 
 
-def say(ledger: Ledger, *listeners: Alert, id: str = "batch:1") -> bool:
+def say(ledger: Ledger, *listeners: AlertConfig, id: str = "batch:1") -> bool:
     return alerts.raise_alert(
         ledger, listeners, id=id, kind="batch refused", message="it is empty", evidence={"rows": 0}
     )
@@ -164,7 +164,7 @@ def test_no_address_is_logged_or_recorded(ledger: Ledger, hook: Hook, caplog: py
         say(ledger, hook.listener)
         hook.status = 500
         say(ledger, hook.listener, LOG, id="batch:2")
-        gone = Alert.model_validate({"kind": "webhook", "url": f"http://127.0.0.1:1{SECRET}"})
+        gone = AlertConfig.model_validate({"kind": "webhook", "url": f"http://127.0.0.1:1{SECRET}"})
         say(ledger, gone, id="batch:3")
     assert "could not be delivered" in caplog.text
     recorded = str(ledger.alerts()) + str(ledger.outcomes())
@@ -177,7 +177,7 @@ def test_no_address_is_logged_or_recorded(ledger: Ledger, hook: Hook, caplog: py
 def test_an_address_that_is_none_stops_nobody(
     ledger: Ledger, hook: Hook, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = Alert.model_validate({"kind": "webhook", "url": url})
+    broken = AlertConfig.model_validate({"kind": "webhook", "url": url})
     with caplog.at_level(logging.DEBUG):
         assert say(ledger, broken, hook.listener)
     assert len(hook.heard) == 1

@@ -23,7 +23,7 @@ from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from tasks import alerts, notifiers
 from tests.ports import free_ports
-from trimtab.config.params import Alert
+from trimtab.config.params import AlertConfig
 
 NOW = timedelta(0)  # no grace: whoever raised it has delivered what it could
 TOKENS = ("TSECRET11", "ASECRET22", "s3cretTIiajkdnlazkcOXrI")
@@ -118,11 +118,11 @@ def ledger(tmp_path: Path) -> Ledger:
     return made
 
 
-def listener(kind: str, **where: str) -> Alert:
-    return Alert.model_validate({"kind": kind, **where})
+def listener(kind: str, **where: str) -> AlertConfig:
+    return AlertConfig.model_validate({"kind": kind, **where})
 
 
-def say(ledger: Ledger, *listeners: Alert, id: str = "batch:1", message: str = "it is <empty> & sad") -> None:
+def say(ledger: Ledger, *listeners: AlertConfig, id: str = "batch:1", message: str = "it is <empty> & sad") -> None:
     alerts.raise_alert(ledger, listeners, id=id, kind="batch refused", message=message, evidence={"rows": 0})
 
 

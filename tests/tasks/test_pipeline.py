@@ -27,7 +27,7 @@ from tests.stores.seaweed import BUCKET, Seaweed
 from trimtab.config import params as settings
 from trimtab.data.schema import Schema
 from trimtab.model import training
-from trimtab.model.candidate import PAPER, Paper
+from trimtab.model.candidate import CANDIDATE_FILE, CandidateRecord
 from trimtab.model.release import MODEL
 from trimtab.model.scoring import Scorer
 
@@ -135,20 +135,20 @@ def test_the_train_flow_and_the_pipeline_make_the_same_model(
         workspace=reproduced, remote=None,
     )  # fmt: skip
     flow = tracking.fetch_candidate(address, run_id, cache=tmp_path / "cache")
-    ours = Paper.model_validate_json((reproduced / "model" / PAPER).read_bytes())
+    ours = CandidateRecord.model_validate_json((reproduced / "model" / CANDIDATE_FILE).read_bytes())
 
     assert ours.model_digest == flow.paper.model_digest
     assert ours.model_copy(update={"lineage": {}}) == flow.paper.model_copy(update={"lineage": {}})
     assert ours.lineage.items() <= flow.paper.lineage.items()
-    theirs = {path.name: path.read_bytes() for path in flow.folder.iterdir() if path.name != PAPER}
+    theirs = {path.name: path.read_bytes() for path in flow.folder.iterdir() if path.name != CANDIDATE_FILE}
     theirs[MODEL] = canonicalize(theirs[MODEL])
-    assert theirs == {p.name: p.read_bytes() for p in (reproduced / "model").iterdir() if p.name != PAPER}
+    assert theirs == {p.name: p.read_bytes() for p in (reproduced / "model").iterdir() if p.name != CANDIDATE_FILE}
     np.testing.assert_array_equal(predictions(reproduced / "model", reproduced), predictions(flow.folder, reproduced))
 
 
 def predictions(model: Path, project: Path) -> np.ndarray[Any, Any]:
     """What the candidate in the folder *model* says of every accepted row."""
-    paper = Paper.model_validate_json((model / PAPER).read_bytes())
+    paper = CandidateRecord.model_validate_json((model / CANDIDATE_FILE).read_bytes())
     loaded = bundle.load_model((model / MODEL).read_bytes(), digest=paper.model_digest, trusted=paper.trusted_types)
     scorer = Scorer(loaded, task=paper.task, features=paper.features, classes=paper.classes)
     return scorer.score(dataset.read(project, paper.dataset)).prediction
@@ -273,7 +273,7 @@ def test_a_stable_file_is_the_same_model_and_has_the_same_bytes_for_every_refit(
     params, rules = settings.load(tiny), Schema.loads((tiny / "schema.yaml").read_text())
     table = pd.concat([rows("2013-01"), rows("2013-02")], ignore_index=True)
     parts = training.split(table, params, params.first_train)
-    one, two = (training.fit(params, rules, parts, tiny).content for _ in range(2))
+    one, two = (training.fit_candidate(params, rules, parts, tiny).content for _ in range(2))
     assert one != two
     assert canonicalize(one) == canonicalize(two)
     assert model_digest(BytesIO(canonicalize(one))) == model_digest(BytesIO(one))

@@ -32,7 +32,7 @@ def _window(value: object) -> object:
     raise ValueError("write a number of periods, or all")
 
 
-def written(value: object) -> object:
+def format_duration(value: object) -> object:
     """A duration as `_duration` reads it."""
     if not isinstance(value, timedelta):
         return value
@@ -55,8 +55,8 @@ def _cron(value: object) -> object:
     raise ValueError("write minute, hour, day, month and weekday, like 0 2 * * *")
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(written)]
-Holdout = Annotated[int | timedelta, BeforeValidator(_periods_or_duration), PlainSerializer(written)]
+Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(format_duration)]
+Holdout = Annotated[int | timedelta, BeforeValidator(_periods_or_duration), PlainSerializer(format_duration)]
 Window = Annotated[int | Literal["all"], BeforeValidator(_window)]
-OutOf = Annotated[tuple[int, int], BeforeValidator(_k_of_n), PlainSerializer(lambda pair: f"{pair[0]} of {pair[1]}")]
+KOfN = Annotated[tuple[int, int], BeforeValidator(_k_of_n), PlainSerializer(lambda pair: f"{pair[0]} of {pair[1]}")]
 Cron = Annotated[str, BeforeValidator(_cron)]

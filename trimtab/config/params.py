@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from trimtab.config.fields import Cron, Duration, Holdout, OutOf, Window, written
-from trimtab.config.secret_detection import secret_in
+from trimtab.config.fields import Cron, Duration, Holdout, KOfN, Window, format_duration
+from trimtab.config.secret_detection import find_secret
 from trimtab.config.yaml_lines import Loader, line_of
 from trimtab.data.periods import Every, Period, PeriodError, span
 from trimtab.rollout.config import LOSSES, RolloutConfig
@@ -27,14 +27,14 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Project(_Section):
+class ProjectConfig(_Section):
     """What is being modelled."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="also the model's name in MLflow")
     task: Literal["binary", "multiclass", "regression"] = Field(description="what kind of label is predicted")
 
 
-class Source(_Section):
+class SourceConfig(_Section):
     """Where the rows of a period come from."""
 
     target: str = Field(
@@ -42,7 +42,7 @@ class Source(_Section):
     )
 
 
-class Columns(_Section):
+class ColumnsConfig(_Section):
     """What each column is for. Columns named nowhere are kept in the data and not shown to the model."""
 
     target: str = Field(description="the label")
@@ -58,7 +58,7 @@ class Columns(_Section):
         return (*self.number, *self.category)
 
     @model_validator(mode="after")
-    def _distinct(self) -> Columns:
+    def _distinct(self) -> ColumnsConfig:
         if not self.features:
             raise ValueError("name at least one feature under number or category")
         if twice := sorted({c for c in self.features if self.features.count(c) > 1}):
@@ -72,7 +72,7 @@ class Columns(_Section):
         return self
 
 
-class Periods(_Section):
+class PeriodConfig(_Section):
     """How data time is cut."""
 
     every: Every = Field(description="length of a period")
@@ -81,7 +81,7 @@ class Periods(_Section):
     label_delay: Duration = Field(timedelta(0), description="how long after a row its label is known")
 
     @model_validator(mode="after")
-    def _parse(self) -> Periods:
+    def _parse(self) -> PeriodConfig:
         named = {}
         for key in ("start", "first_train"):
             try:
@@ -93,13 +93,13 @@ class Periods(_Section):
         return self
 
 
-class Validate(_Section):
+class ValidationConfig(_Section):
     """When a batch is refused whole."""
 
     max_bad_share: float = Field(0.05, ge=0, lt=1, description="a larger share of bad rows refuses the batch")
 
 
-class Train(_Section):
+class TrainConfig(_Section):
     """How a candidate is made."""
 
     window: Window = Field("all", description="periods to train on: all, or the newest so many")
@@ -112,7 +112,7 @@ class Train(_Section):
     params: dict[str, Any] = Field({}, description="the estimator's own parameters")
 
     @model_validator(mode="after")
-    def _possible(self) -> Train:
+    def _possible(self) -> TrainConfig:
         if self.window != "all" and self.window < 1:
             raise ValueError(f"window {self.window} is impossible: use at least 1 period, or all")
         if isinstance(self.holdout, int) and self.window != "all" and self.holdout >= self.window:
@@ -125,7 +125,7 @@ class Train(_Section):
         return self
 
 
-class Gate(_Section):
+class GateConfig(_Section):
     """What a candidate has to show before it may be released. There is no way to turn it off."""
 
     metric: Literal["roc_auc", "log_loss", "accuracy", "f1_macro", "rmse", "mae", "r2"] = Field(
@@ -138,7 +138,7 @@ class Gate(_Section):
     resamples: int = Field(500, ge=50, le=5000, description="resamples of the bootstrap intervals")
 
 
-class Drift(_Section):
+class DriftConfig(_Section):
     """Effect sizes, so that more rows do not mean more alarms."""
 
     threshold: float = Field(0.1, gt=0, description="a column's distance from which it counts as drifted")
@@ -148,25 +148,25 @@ class Drift(_Section):
     max_unseen: float = Field(0.1, gt=0, le=1, description="a larger share of unseen categories blocks")
 
 
-class Quality(_Section):
+class QualityConfig(_Section):
     """When the live model's own results ask for a retrain."""
 
     max_drop: float = Field(0.05, gt=0, description="how far the live metric may fall below what was promised")
     min_labels: int = Field(500, ge=1, description="with fewer labels nothing is concluded")
 
 
-class Monitor(_Section):
+class MonitorConfig(_Section):
     """When what was seen in production asks for action."""
 
     sample: int = Field(20_000, ge=100, description="rows of a period that are measured")
-    drift: Drift = Drift()
-    quality: Quality = Quality()
-    persist: OutOf = Field((2, 3), description="periods that must violate, the newest among them")
+    drift: DriftConfig = DriftConfig()
+    quality: QualityConfig = QualityConfig()
+    persist: KOfN = Field((2, 3), description="periods that must violate, the newest among them")
     cooldown: int = Field(1, ge=0, description="periods after a retrain in which none follows")
     min_rows: int = Field(200, ge=1, description="a period with fewer answers is not judged")
 
 
-class Schedule(_Section):
+class ScheduleConfig(_Section):
     """Cron lines, UTC."""
 
     retrain: Cron = Field("0 2 * * *", description="when retrain/nightly runs")
@@ -174,7 +174,7 @@ class Schedule(_Section):
     changes: Cron = Field("*/5 * * * *", description="when ingest/on-change looks for changed objects in a bucket")
 
 
-class Alert(_Section):
+class AlertConfig(_Section):
     """Somewhere to say that something is wrong. An address that is secret comes from a variable or a file."""
 
     kind: Literal["log", "webhook", "slack", "email", "apprise"] = Field(description="how it is sent")
@@ -183,7 +183,7 @@ class Alert(_Section):
     url_file: Path | None = Field(None, description="the file that holds the address, like /run/secrets/slack")
 
     @model_validator(mode="after")
-    def _addressed(self) -> Alert:
+    def _addressed(self) -> AlertConfig:
         given = [value for value in (self.url, self.url_env, self.url_file) if value is not None]
         if self.kind == "log" and given:
             raise ValueError("kind log has no address: remove it, or choose another kind")
@@ -194,9 +194,9 @@ class Alert(_Section):
         return self
 
 
-def _kept_secret(alert: Alert) -> Alert:
+def _kept_secret(alert: AlertConfig) -> AlertConfig:
     """params.yaml is in git and on every page that shows it: raises ValueError where an address there looks secret."""
-    found = secret_in(alert.url.get_secret_value()) if alert.url else None
+    found = find_secret(alert.url.get_secret_value()) if alert.url else None
     if alert.url and alert.kind in ("slack", "apprise"):
         found = "a token, as all addresses of this kind do"
     if found:
@@ -209,17 +209,17 @@ def _kept_secret(alert: Alert) -> Alert:
 class Params(_Section):
     """The whole file."""
 
-    project: Project
-    source: Source
-    columns: Columns
-    period: Periods
-    checks: Validate = Field(Validate(), alias="validate")
-    train: Train = Train()
-    gate: Gate
-    monitor: Monitor = Monitor()
+    project: ProjectConfig
+    source: SourceConfig
+    columns: ColumnsConfig
+    period: PeriodConfig
+    checks: ValidationConfig = Field(ValidationConfig(), alias="validate")
+    train: TrainConfig = TrainConfig()
+    gate: GateConfig
+    monitor: MonitorConfig = MonitorConfig()
     rollout: RolloutConfig = RolloutConfig()
-    schedule: Schedule = Schedule()
-    alerts: tuple[Annotated[Alert, AfterValidator(_kept_secret)], ...] = (Alert(kind="log"),)
+    schedule: ScheduleConfig = ScheduleConfig()
+    alerts: tuple[Annotated[AlertConfig, AfterValidator(_kept_secret)], ...] = (AlertConfig(kind="log"),)
 
     @model_validator(mode="after")
     def _fit(self) -> Params:
@@ -249,8 +249,8 @@ class Params(_Section):
         held, whole = self.train.holdout, learned[-1].end - learned[0].start
         if held >= whole if isinstance(held, timedelta) else held >= len(learned):
             raise ValueError(
-                f"train.holdout {written(held)} leaves nothing to train on: the first model sees {learned[0]} to "
-                f"{learned[-1]} only; make holdout shorter or period.first_train later"
+                f"train.holdout {format_duration(held)} leaves nothing to train on: the first model sees {learned[0]} "
+                f"to {learned[-1]} only; make holdout shorter or period.first_train later"
             )
         return self
 

@@ -10,7 +10,7 @@ _TELLING = re.compile(r"pass|pwd|token|key|secret|sig|auth|code", re.IGNORECASE)
 _LONG, _MIXED = 20, 12
 
 
-def secret_in(address: str) -> str | None:
+def find_secret(address: str) -> str | None:
     """What in *address* looks secret, in words; None when nothing does."""
     try:
         parts = urlsplit(address)

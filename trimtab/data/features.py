@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 if TYPE_CHECKING:
     import pandas as pd
 
-Values = Literal["number", "boolean", "text", "integer"]
+ValueType = Literal["number", "boolean", "text", "integer"]
 
 
 class Feature(BaseModel):
@@ -24,7 +24,7 @@ class Feature(BaseModel):
 
     name: str = Field(min_length=1)
     kind: Literal["number", "category"]
-    values: Values = "number"
+    values: ValueType = "number"
     nullable: bool = True
 
     @model_validator(mode="before")
@@ -51,7 +51,7 @@ def describe(table: pd.DataFrame, *, number: Iterable[str] = (), category: Itera
     return (*numeric, *(Feature(name=n, kind="category", values=_category_values(table[n])) for n in category))
 
 
-def _number_values(name: str, column: pd.Series[Any]) -> Values:
+def _number_values(name: str, column: pd.Series[Any]) -> ValueType:
     from pandas.api import types
 
     if types.is_bool_dtype(column.dtype):
@@ -61,7 +61,7 @@ def _number_values(name: str, column: pd.Series[Any]) -> Values:
     return "number"
 
 
-def _category_values(column: pd.Series[Any]) -> Values:
+def _category_values(column: pd.Series[Any]) -> ValueType:
     """A category's integers turn into floats once one is missing, so a numeric column is an integer one."""
     import pandas as pd
     from pandas.api import types

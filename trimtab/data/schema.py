@@ -20,7 +20,7 @@ from trimtab.config.params import Params
 from trimtab.data.features import texts
 from trimtab.data.periods import Period
 
-Kind = Literal["number", "category", "time", "id"]
+ColumnKind = Literal["number", "category", "time", "id"]
 
 
 class SchemaError(ValueError):
@@ -32,7 +32,7 @@ class ColumnRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind
+    kind: ColumnKind
     nullable: bool = False
     min: float | None = None
     max: float | None = None
@@ -78,7 +78,7 @@ class Schema(BaseModel):
 
 
 @dataclass(frozen=True)
-class Checked:
+class ValidationResult:
     """A batch divided: *good* rows with the schema's types, *bad* ones as they came with a `reason` column.
 
     When the batch as a whole is refused, *refusal* says why and *good* is empty.
@@ -90,13 +90,13 @@ class Checked:
     refusal: str | None
 
 
-def infer(frame: pd.DataFrame, params: Params) -> Schema:
+def infer_schema(frame: pd.DataFrame, params: Params) -> Schema:
     """Rules that the rows of *frame* keep, with room: a number may leave the seen range by its full width.
 
     A column may be missing where it was ever missing; time and id never.
     """
     columns = params.columns
-    roles: dict[str, Kind] = {columns.id: "id", columns.time: "time"}
+    roles: dict[str, ColumnKind] = {columns.id: "id", columns.time: "time"}
     roles[columns.target] = "category" if params.project.task == "multiclass" else "number"
     if columns.key:
         roles[columns.key] = "category"
@@ -125,7 +125,7 @@ def _bounds(values: pd.Series[Any], *, is_exact: bool) -> tuple[float | None, fl
     return min(low, round(floor, 6)), max(high, round(high + room, 6))
 
 
-def check(frame: pd.DataFrame, schema: Schema, params: Params, period: Period) -> Checked:
+def validate_batch(frame: pd.DataFrame, schema: Schema, params: Params, period: Period) -> ValidationResult:
     """Hold *frame* against *schema*: rows that break a rule go to `bad`, and too many of them refuse the batch.
 
     Refused whole: no rows, a missing column, ids that are given twice, and more bad rows than
@@ -174,13 +174,13 @@ def check(frame: pd.DataFrame, schema: Schema, params: Params, period: Period) -
                               f"the commonest reason is {worst} ({counts[worst]} rows)", reasons)  # fmt: skip
     good = typed[~is_bad].reset_index(drop=True)
     bad = frame[is_bad].assign(reason=reasons[is_bad].astype("str")).reset_index(drop=True)
-    return Checked(good, bad, counts, None)
+    return ValidationResult(good, bad, counts, None)
 
 
-def _refuse(frame: pd.DataFrame, why: str, reasons: pd.Series | None = None) -> Checked:
+def _refuse(frame: pd.DataFrame, why: str, reasons: pd.Series | None = None) -> ValidationResult:
     own = reasons.where(reasons != "", "in a refused batch") if reasons is not None else why
     bad = frame.assign(reason=pd.Series(own, index=frame.index, dtype="str")).reset_index(drop=True)
-    return Checked(frame.iloc[:0], bad, {why: len(bad)} if reasons is None else _counted(bad["reason"]), why)
+    return ValidationResult(frame.iloc[:0], bad, {why: len(bad)} if reasons is None else _counted(bad["reason"]), why)
 
 
 def _counted(reasons: pd.Series[Any]) -> dict[str, int]:
@@ -192,7 +192,7 @@ def _note(reasons: pd.Series[Any], rows: pd.Series[bool], why: str) -> None:
     reasons[rows] = reasons[rows].map(lambda old: f"{old}; {why}" if old else why)
 
 
-def _typed(values: pd.Series[Any], kind: Kind) -> pd.Series[Any]:
+def _typed(values: pd.Series[Any], kind: ColumnKind) -> pd.Series[Any]:
     """*values* as this kind is kept; missing where they cannot be read as it, as infinite numbers."""
     if kind == "number":
         numbers = pd.to_numeric(values, errors="coerce").astype("float64")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab.config.params import Gate
+from trimtab.config.params import GateConfig
 from trimtab.data.arrays import Floats, Labels
 from trimtab.evaluation import metrics
 from trimtab.evaluation.metrics import Interval
@@ -56,7 +56,12 @@ class GateResult:
 
 
 def evaluate_gate(
-    gate: Gate, truth: Labels, candidate: Scores, champion: Scores | None = None, *, slices: pd.DataFrame | None = None
+    gate: GateConfig,
+    truth: Labels,
+    candidate: Scores,
+    champion: Scores | None = None,
+    *,
+    slices: pd.DataFrame | None = None,
 ) -> GateResult:
     """Compare *candidate* with *champion* on the same labelled rows, both in the order of *truth*, shape (n,).
 
@@ -117,7 +122,7 @@ def _gain(name: str, truth: Labels, new: Scores, old: Scores, weights: Floats, *
 
 
 def _slices(
-    gate: Gate, truth: Labels, new: Scores, old: Scores, slices: pd.DataFrame | None, weights: Floats
+    gate: GateConfig, truth: Labels, new: Scores, old: Scores, slices: pd.DataFrame | None, weights: Floats
 ) -> tuple[SliceResult, ...]:
     named = [
         (column, value, margin)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from trimtab.config.params import Monitor
+from trimtab.config.params import MonitorConfig
 from trimtab.data.features import Feature
 from trimtab.evaluation.metrics import LOWER_IS_BETTER
 
@@ -134,7 +134,7 @@ def missing_and_unseen(
     return gained, unseen
 
 
-def find_violations(facts: Facts, rules: Monitor) -> PeriodFinding:
+def find_violations(facts: Facts, rules: MonitorConfig) -> PeriodFinding:
     """Compare one period's facts with the thresholds in *rules*; each violation is a sentence."""
     d, q = rules.drift, rules.quality
     gains, strange = sorted(facts.null_gain.items()), sorted(facts.unseen.items())
@@ -162,7 +162,7 @@ def find_violations(facts: Facts, rules: Monitor) -> PeriodFinding:
 
 def decide(
     facts: Facts,
-    rules: Monitor,
+    rules: MonitorConfig,
     *,
     earlier: Sequence[PeriodFinding] = (),
     periods_since_retrain: int | None = None,
@@ -209,7 +209,7 @@ def decide(
     return MonitoringDecision(id=id, action=action, cause=cause, kind=kind, facts=facts, finding=finding)
 
 
-def decision_id(facts: Facts, rules: Monitor) -> str:
+def decision_id(facts: Facts, rules: MonitorConfig) -> str:
     """Return the decision's id. Equal facts and rules give an equal id."""
     content: Mapping[str, Any] = {"facts": facts.model_dump(), "rules": rules.model_dump()}
     text = json.dumps(_rounded(content), sort_keys=True, default=str)

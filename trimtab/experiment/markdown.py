@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 
-from trimtab.config.fields import written
+from trimtab.config.fields import format_duration
 from trimtab.experiment.report import POWER, Arm, BlockEffect, Effect, Estimate, Report
 
 
@@ -17,7 +17,7 @@ def to_markdown(report: Report, versions: Mapping[str, int] | None = None) -> st
         f"# Experiment {plan.title}", "",
         f"**{report.conclusion}**", "",
         f"- A: {_named(report.a, versions)}, B: {_named(report.b, versions)}; B answers {plan.share:.0%} of the keys",
-        f"- {state}; {_time(report)} of data time so far, {written(plan.duration)} asked for",
+        f"- {state}; {_time(report)} of data time so far, {format_duration(plan.duration)} asked for",
         *[f"- guardrail: {words}" for words in report.broken], "",
         "## Effect", "",
         f"Both scored the same rows: {report.pairs:,} pairs. Mean {report.loss} loss of B less that of A, negative "
@@ -52,7 +52,7 @@ def _effect(effect: Effect) -> str:
 
 
 def _days(days: BlockEffect) -> str:
-    name = "days" if days.block == timedelta(days=1) else f"blocks of {written(days.block)}"
+    name = "days" if days.block == timedelta(days=1) else f"blocks of {format_duration(days.block)}"
     if days.difference is None or days.low is None or days.high is None:
         between = "no interval yet"
     else:

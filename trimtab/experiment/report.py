@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from trimtab.config.fields import Duration, written
+from trimtab.config.fields import Duration, format_duration
 
 STRATEGY = "experiment"
 POWER = 0.8
@@ -53,7 +53,7 @@ class ExperimentPlan(BaseModel):
     @property
     def title(self) -> str:
         """The name for people."""
-        return self.name or f"{self.a[:8]}-{self.b[:8]}-{self.share:g}-{written(self.duration)}"
+        return self.name or f"{self.a[:8]}-{self.b[:8]}-{self.share:g}-{format_duration(self.duration)}"
 
 
 class Estimate(BaseModel):

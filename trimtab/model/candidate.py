@@ -13,24 +13,21 @@ from pydantic import BaseModel, ConfigDict
 from trimtab.config.params import Params
 from trimtab.data.features import Feature, frame
 from trimtab.data.periods import Period
-from trimtab.model.release import (  # fmt: skip
-    CARD,
+from trimtab.data.types import Columns, Label, Task
+from trimtab.model.release import (
     MODEL,
     REFERENCE,
     SAMPLES,
     SCHEMA,
-    Columns,
-    Label,
-    Task,
     input_schema,
     model_digest,
-    samples,
+    sample_predictions,
 )
 
 if TYPE_CHECKING:
     from trimtab.model.training import Candidate, Split
 
-PAPER, PROFILE = "candidate.json", "profile.json"
+CANDIDATE_FILE, PROFILE_FILE = "candidate.json", "profile.json"
 SAMPLE_ROWS = 25
 REQUIREMENTS = ("scikit-learn", "pandas", "numpy", "skops")
 
@@ -47,7 +44,7 @@ class Profile(BaseModel):
     cut: str
 
 
-class Paper(BaseModel):
+class CandidateRecord(BaseModel):
     """A candidate's facts. *cut* is the first moment that the model did not learn from."""
 
     model_config = ConfigDict(frozen=True)
@@ -76,19 +73,19 @@ def requirements() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in REQUIREMENTS}
 
 
-def write(
+def build_artifacts(
     candidate: Candidate, parts: Split, params: Params, as_of: Period, *, dataset: str, lineage: Mapping[str, Any]
-) -> tuple[Paper, dict[str, bytes]]:
+) -> tuple[CandidateRecord, dict[str, bytes]]:
     """The paper and the files that go with the model into its run and its release."""
     import skops.io
 
-    from trimtab.model.training import reference
+    from trimtab.model.training import reference_sample
 
     scorer = candidate.scorer
     columns = Columns(
         time=params.columns.time, id=params.columns.id, key=params.columns.key, target=params.columns.target
     )
-    paper = Paper(
+    paper = CandidateRecord(
         project=params.project.name,
         task=params.project.task,
         as_of=str(as_of),
@@ -118,15 +115,15 @@ def write(
     files = {
         MODEL: candidate.content,
         SCHEMA: input_schema(scorer.features, columns),
-        REFERENCE: bytes(reference(candidate, parts, params).to_parquet(index=False)),
-        SAMPLES: samples(shown, scorer.score_frame(shown)),
-        PROFILE: profile.model_dump_json(indent=1).encode(),
-        PAPER: paper.model_dump_json(indent=1).encode(),
+        REFERENCE: bytes(reference_sample(candidate, parts, params).to_parquet(index=False)),
+        SAMPLES: sample_predictions(shown, scorer.score_frame(shown)),
+        PROFILE_FILE: profile.model_dump_json(indent=1).encode(),
+        CANDIDATE_FILE: paper.model_dump_json(indent=1).encode(),
     }
     return paper, files
 
 
-def card(paper: Paper, *, name: str, version: int, verdict: str) -> str:
+def model_card(paper: CandidateRecord, *, name: str, version: int, verdict: str) -> str:
     """The model card, Markdown, for people."""
     top = sorted(paper.importances.items(), key=lambda item: -item[1])[:8]
     lines = [
@@ -154,7 +151,7 @@ def card(paper: Paper, *, name: str, version: int, verdict: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def manifest_fields(paper: Paper, *, model_name: str, model_version: int, run_id: str) -> dict[str, Any]:
+def manifest_fields(paper: CandidateRecord, *, model_name: str, model_version: int, run_id: str) -> dict[str, Any]:
     """The paper as the manifest of a release wants it."""
     return {
         "project": paper.project,
@@ -172,6 +169,3 @@ def manifest_fields(paper: Paper, *, model_name: str, model_version: int, run_id
         "lineage": {**paper.lineage, "dataset": paper.dataset, "params": paper.params, "cut": paper.cut},
         "requirements": paper.requirements,
     }
-
-
-__all__ = ["CARD", "PAPER", "PROFILE", "Paper", "Profile", "card", "manifest_fields", "requirements", "write"]

@@ -12,21 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trimtab.data.features import Feature
+from trimtab.data.types import Columns, Label, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from trimtab.model.scoring import Scores
 
-Task = Literal["binary", "multiclass", "regression"]
-Label = StrictBool | StrictInt | StrictStr
 
 MODEL, SCHEMA, REFERENCE, SAMPLES, CARD = "model.skops", "schema.json", "reference.parquet", "samples.json", "card.md"
-ROUTE = "route.json"  # which way the model is asked
-REQUIRED_FILES = frozenset({MODEL, SCHEMA, REFERENCE, SAMPLES, CARD, ROUTE})
+BACKEND = "backend.json"  # how the model is executed: see `stores.releases.backend`
+REQUIRED_FILES = frozenset({MODEL, SCHEMA, REFERENCE, SAMPLES, CARD, BACKEND})
 RESERVED = frozenset(
     {
         *("prediction_id", "time", "received_at", "release", "arm", "rollout", "propensity"),
@@ -36,17 +35,6 @@ RESERVED = frozenset(
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class Columns(BaseModel):
-    """The columns of a row that are no features, by their names in the project's data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    time: str
-    id: str
-    key: str | None = None
-    target: str
 
 
 class Manifest(BaseModel):
@@ -169,7 +157,7 @@ def input_schema(features: Sequence[Feature], columns: Columns) -> bytes:
     return json.dumps(schema, indent=1).encode()
 
 
-def samples(rows: pd.DataFrame, scores: Scores) -> bytes:
+def sample_predictions(rows: pd.DataFrame, scores: Scores) -> bytes:
     """samples.json: rows (a frame made by `features.frame`) with what the model said when it was registered."""
     table = rows.astype(object).where(rows.notna(), None)
     listed = [dict(zip(rows.columns, values, strict=True)) for values in table.itertuples(index=False, name=None)]

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trimtab.data.arrays import Floats
 from trimtab.data.features import Feature, frame
 from trimtab.predictors.compile import SCIKIT_LEARN
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from trimtab.model.release import Label, Task
-    from trimtab.predictors.compile import Compiled
-    from trimtab.requests.parser import Rows
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+    from trimtab.data.types import Label, Task
+    from trimtab.predictors.compile import Predictor
+    from trimtab.requests.rows import ParsedRows
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Scorer:
         task: Task,
         features: Sequence[Feature],
         classes: Sequence[Label] = (),
-        fast: Compiled | None = None,
+        fast: Predictor | None = None,
         why: str = "",
     ) -> None:
         self.task, self.features, self.classes = task, tuple(features), tuple(classes)
@@ -93,7 +92,7 @@ class Scorer:
         """Predictions for *rows*, which may have more columns than the model's features."""
         return self.score_frame(frame(rows, self.features))
 
-    def score_rows(self, rows: Rows) -> Scores:
+    def score_rows(self, rows: ParsedRows) -> Scores:
         """Predictions for rows that an Intake of this model's features understood, the fastest way there is."""
         if self._fast is None:
             return self.score_frame(rows.frame())
@@ -111,7 +110,7 @@ class Scorer:
         shares = np.asarray(self.model.predict_proba(table), dtype=np.float64)
         return np.ascontiguousarray(shares[:, self._order[-1]]) if self.task == "binary" else shares[:, self._order]
 
-    def ask_compiled(self, fast: Compiled, columns: Mapping[str, Any], size: int) -> Floats:
+    def ask_compiled(self, fast: Predictor, columns: Mapping[str, Any], size: int) -> Floats:
         """The same by *fast*."""
         found = fast.predict(columns, size)
         if self._in_order:

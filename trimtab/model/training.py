@@ -64,7 +64,7 @@ class Candidate:
     metrics: dict[str, float]
 
 
-def cut_of(params: Params, as_of: Period) -> pd.Timestamp:
+def holdout_start(params: Params, as_of: Period) -> pd.Timestamp:
     """Where the holdout begins in a window that ends with the period *as_of*."""
     held = params.train.holdout
     moment = as_of.end - held if isinstance(held, timedelta) else as_of.shift(1 - held).start
@@ -75,7 +75,9 @@ def split(rows: pd.DataFrame, params: Params, as_of: Period) -> Split:
     """The window that ends with *as_of*, cut into train and holdout. Raises NotEnoughData."""
     time, target, window = params.columns.time, params.columns.target, params.train.window
     first = params.first if window == "all" else as_of.shift(1 - window)
-    start, end, cut = (pd.Timestamp(t).tz_localize(None) for t in (first.start, as_of.end, cut_of(params, as_of)))
+    start, end, cut = (
+        pd.Timestamp(t).tz_localize(None) for t in (first.start, as_of.end, holdout_start(params, as_of))
+    )
     known = rows[rows[target].notna() & (rows[time] >= start) & (rows[time] < end)]
     known = known.sort_values([time, params.columns.id], ignore_index=True)
     train, holdout = known[known[time] < cut], known[known[time] >= cut]
@@ -97,7 +99,7 @@ def features_of(params: Params, schema: Schema) -> tuple[Feature, ...]:
     )
 
 
-def truth_of(rows: pd.DataFrame, params: Params) -> np.ndarray[Any, Any]:
+def labels_of(rows: pd.DataFrame, params: Params) -> np.ndarray[Any, Any]:
     """The labels of *rows*, shape (n,): 0 and 1 for binary, text for multiclass, numbers for regression."""
     values = rows[params.columns.target]
     match params.project.task:
@@ -111,7 +113,7 @@ def truth_of(rows: pd.DataFrame, params: Params) -> np.ndarray[Any, Any]:
             return values.to_numpy(dtype=np.float64)
 
 
-def estimator(params: Params, project: Path) -> Any:
+def build_estimator(params: Params, project: Path) -> Any:
     """The unfitted estimator that ``train.model`` names: one of ours, a dotted scikit-learn path, or `model.py`.
 
     `model.py` in the project's folder has a function ``model(params, seed)`` that returns one.
@@ -160,14 +162,14 @@ def _named(params: Params, name: str, options: dict[str, Any]) -> Any:
         raise ParamsError(f"train.model {name} with params {options}: {error}") from None
 
 
-def pipeline(params: Params, features: tuple[Feature, ...], project: Path) -> Pipeline:
+def build_pipeline(params: Params, features: tuple[Feature, ...], project: Path) -> Pipeline:
     """Preprocessing that fits the estimator, then the estimator. Unknown categories count as missing ones."""
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
-    model = estimator(params, project)
+    model = build_estimator(params, project)
     number = [f.name for f in features if f.kind == "number"]
     category = [f.name for f in features if f.kind == "category"]
     if type(model).__name__.startswith("HistGradientBoosting"):
@@ -184,15 +186,15 @@ def pipeline(params: Params, features: tuple[Feature, ...], project: Path) -> Pi
     return make_pipeline(prepare, model)
 
 
-def learn(params: Params, schema: Schema, rows: pd.DataFrame, project: Path) -> tuple[Pipeline, Scorer]:
+def fit_pipeline(params: Params, schema: Schema, rows: pd.DataFrame, project: Path) -> tuple[Pipeline, Scorer]:
     """A pipeline fitted on all of *rows*, and how to ask it. Raises NotEnoughData when there is nothing to learn."""
     from sklearn.utils._param_validation import InvalidParameterError
 
     features = features_of(params, schema)
-    truth = truth_of(rows, params)
+    truth = labels_of(rows, params)
     if params.project.task != "regression" and len(set(truth.tolist())) < 2:
         raise NotEnoughData(f"every row to train on has the same {params.columns.target}: there is nothing to learn")
-    model = pipeline(params, features, project)
+    model = build_pipeline(params, features, project)
     try:
         model.fit(frame(rows, features), truth)
     except InvalidParameterError as error:
@@ -201,12 +203,12 @@ def learn(params: Params, schema: Schema, rows: pd.DataFrame, project: Path) -> 
     return model, Scorer(model, task=params.project.task, features=features, classes=classes)
 
 
-def fit(params: Params, schema: Schema, parts: Split, project: Path) -> Candidate:
+def fit_candidate(params: Params, schema: Schema, parts: Split, project: Path) -> Candidate:
     """Train on ``parts.train`` and measure on ``parts.holdout``."""
     import skops.io
 
-    model, scorer = learn(params, schema, parts.train, project)
-    held = truth_of(parts.holdout, params)
+    model, scorer = fit_pipeline(params, schema, parts.train, project)
+    held = labels_of(parts.holdout, params)
     scores = scorer.score(parts.holdout)
     measured = {
         name: float(metrics.measure(name, held, scores)[0]) for name in metrics.TASK_METRICS[params.project.task]
@@ -231,7 +233,7 @@ def importances(scorer: Scorer, rows: pd.DataFrame, params: Params) -> dict[str,
     """What each feature is worth: the loss in the gate's metric when its values are shuffled among at most
     IMPORTANCE_ROWS rows (Breiman 2001, section 10), shares that add up to 1; equal shares when nothing matters."""
     rows = rows.sample(min(IMPORTANCE_ROWS, len(rows)), random_state=params.train.seed)
-    table, truth = frame(rows, scorer.features), truth_of(rows, params)
+    table, truth = frame(rows, scorer.features), labels_of(rows, params)
     random, metric = np.random.default_rng(params.train.seed), params.gate.metric
     shuffled = [
         table.assign(**{feature.name: table[feature.name].to_numpy()[random.permutation(len(table))]})
@@ -250,7 +252,7 @@ def importances(scorer: Scorer, rows: pd.DataFrame, params: Params) -> dict[str,
     return {name: float(loss / total) if total else 1 / len(lost) for name, loss in lost.items()}
 
 
-def reference(candidate: Candidate, parts: Split, params: Params) -> pd.DataFrame:
+def reference_sample(candidate: Candidate, parts: Split, params: Params) -> pd.DataFrame:
     """What the model was made for: a sample of its training rows, with its features, `prediction` and target."""
     rows = parts.train.sample(min(REFERENCE_ROWS, len(parts.train)), random_state=params.train.seed)
     rows = rows.sort_index().reset_index(drop=True)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from trimtab.data.arrays import Floats
 from trimtab.predictors import link_functions
-from trimtab.predictors.preprocessing import UNSEEN, Floats, NotCompilable, ordinal_columns
+from trimtab.predictors.preprocessing import UNSEEN, NotCompilable, ordinal_columns
 
 if TYPE_CHECKING:
     from trimtab.data.features import Feature
@@ -19,7 +20,7 @@ TOLERANCE = 1e-9
 SCIKIT_LEARN = "scikit-learn"
 
 
-class Compiled(Protocol):
+class Predictor(Protocol):
     """A model's answers from clean columns. Safe to call from many threads."""
 
     route: str
@@ -34,7 +35,7 @@ class Compiled(Protocol):
         ...
 
 
-def compiled(model: Any, features: Sequence[Feature]) -> Compiled:
+def compile_pipeline(model: Any, features: Sequence[Feature]) -> Predictor:
     """The fast way to ask *model*, a fitted pipeline. Raises NotCompilable, which says why there is none."""
     if type(model).__name__ != "Pipeline" or len(model.steps) != 2:
         raise NotCompilable(f"a {type(model).__name__} is not a pipeline of preparation and estimator")
@@ -46,14 +47,14 @@ def compiled(model: Any, features: Sequence[Feature]) -> Compiled:
 
                 return TreeTables(estimator, ordinal_columns(prepare, features), _link(estimator))
             case "LogisticRegression" | "Ridge" | "LinearRegression" | "Lasso" | "ElasticNet":
-                from trimtab.predictors.dense import Linear, dense_parts
+                from trimtab.predictors.dense import LinearPredictor, dense_blocks
 
-                return Linear(estimator, dense_parts(prepare, features), _link(estimator))
+                return LinearPredictor(estimator, dense_blocks(prepare, features), _link(estimator))
             case name if name.startswith(("RandomForest", "ExtraTrees", "GradientBoosting")):
-                from trimtab.predictors.dense import Forest, dense_parts
+                from trimtab.predictors.dense import ForestPredictor, dense_blocks
 
                 link = _link(estimator) if name.startswith("Gradient") else None
-                return Forest(estimator, dense_parts(prepare, features), link)
+                return ForestPredictor(estimator, dense_blocks(prepare, features), link)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise NotCompilable(f"not fitted in the way that is known here: {type(error).__name__}: {error}") from error
     raise NotCompilable(f"there is no fast way to ask a {type(estimator).__name__}")
@@ -68,7 +69,7 @@ def _link(estimator: Any) -> link_functions.Link:
     return link_functions.REGRESSION[loss]
 
 
-def check(fast: Compiled, scorer: Scorer, columns: Mapping[str, Any], size: int) -> float:
+def max_deviation(fast: Predictor, scorer: Scorer, columns: Mapping[str, Any], size: int) -> float:
     """The largest difference between *fast* and scikit-learn, relative where numbers exceed 1, over *size* rows and
     rows made to be hard: everything missing, texts never seen, huge numbers, and values at and beside the trees'
     thresholds. Infinite when *fast* fails, or gives no number where scikit-learn gives one."""
@@ -87,7 +88,7 @@ def check(fast: Compiled, scorer: Scorer, columns: Mapping[str, Any], size: int)
     return worst
 
 
-def _gap(fast: Compiled, scorer: Scorer, columns: Mapping[str, Any], size: int, wanted: Floats) -> float:
+def _gap(fast: Predictor, scorer: Scorer, columns: Mapping[str, Any], size: int, wanted: Floats) -> float:
     """Asked for all rows at once, and for some at a time: few rows and many go different ways inside."""
     small = range(0, min(size, _HARD_ROWS), _FEW)
     pieces = [(i, {name: values[i : i + _FEW] for name, values in columns.items()}) for i in small]
@@ -117,7 +118,7 @@ HUGE = (0.0, 1e9, -1e9, 1e300, -1e300, 5e-324)
 
 
 def _hard(
-    fast: Compiled, features: Sequence[Feature], columns: Mapping[str, Any], size: int
+    fast: Predictor, features: Sequence[Feature], columns: Mapping[str, Any], size: int
 ) -> list[tuple[dict[str, Any], int]]:
     """Blocks of rows that models and their copies tend to disagree on."""
     draw = np.random.default_rng(0)

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trimtab.data.arrays import Floats
 from trimtab.data.features import Feature, assemble
 from trimtab.predictors.link_functions import Link
-from trimtab.predictors.preprocessing import CodeOf, Floats, NotCompilable, is_identity, parts, texts_of
+from trimtab.predictors.preprocessing import CategoryCodes, NotCompilable, fitted_steps, is_identity, known_texts
 
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer
 
 
 @dataclass(frozen=True)
-class Numbers:
+class NumericBlock:
     """Neighbouring columns of the matrix that are numbers: gaps filled, then ``(x - mean) / scale``."""
 
     names: tuple[str, ...]
@@ -40,12 +41,12 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Category:
+class CategoryBlock:
     """One category: for every text a row of *table*, which goes to *width* columns of the matrix from *start* on."""
 
     name: str
     start: int
-    codes: CodeOf
+    codes: CategoryCodes
     table: Floats
 
     @property
@@ -59,13 +60,13 @@ class Category:
         return found
 
 
-Part = Numbers | Category
+DenseBlock = NumericBlock | CategoryBlock
 
 
-def dense_parts(transformer: ColumnTransformer, features: Sequence[Feature]) -> list[Part]:
+def dense_blocks(transformer: ColumnTransformer, features: Sequence[Feature]) -> list[DenseBlock]:
     """What a fitted preparation of imputing, scaling and one-hot encoding does, read off it. Raises NotCompilable."""
-    found: list[Part] = []
-    for step, taken, start in parts(transformer, features):
+    found: list[DenseBlock] = []
+    for step, taken, start in fitted_steps(transformer, features):
         kinds = {f.kind for f in taken}
         if type(step).__name__ == "OneHotEncoder" and kinds == {"category"}:
             found += _one_hot(step, taken, start)
@@ -76,7 +77,7 @@ def dense_parts(transformer: ColumnTransformer, features: Sequence[Feature]) -> 
     return found
 
 
-def _numbers(step: Any, taken: list[Feature], start: int) -> Numbers:
+def _numbers(step: Any, taken: list[Feature], start: int) -> NumericBlock:
     width = len(taken)
     fill, mean, scale = np.full(width, np.nan), np.zeros(width), np.ones(width)
     stages = [stage for _, stage in step.steps] if type(step).__name__ == "Pipeline" else [step]
@@ -92,42 +93,46 @@ def _numbers(step: Any, taken: list[Feature], start: int) -> Numbers:
             raise NotCompilable(f"a {name} on numbers is not known here")
     if fill.shape != (width,):
         raise NotCompilable("the imputer drops or adds columns")
-    return Numbers(tuple(f.name for f in taken), start, fill, mean, scale)
+    return NumericBlock(tuple(f.name for f in taken), start, fill, mean, scale)
 
 
-def _one_hot(encoder: Any, taken: list[Feature], start: int) -> list[Category]:
+def _one_hot(encoder: Any, taken: list[Feature], start: int) -> list[CategoryBlock]:
     """Asks the encoder for each category's texts in turn, the others missing."""
     if encoder.drop is not None or encoder.sparse_output:
         raise NotCompilable("a one-hot encoder that drops a column or is sparse is not known here")
     rare = getattr(encoder, "infrequent_categories_", [None] * len(taken))
-    found: list[Category] = []
+    found: list[CategoryBlock] = []
     for i, feature in enumerate(taken):
-        texts = texts_of(encoder, i)
-        asked = {f.name: texts if f is feature else [texts_of(encoder, j)[0]] * len(texts) for j, f in enumerate(taken)}
+        texts = known_texts(encoder, i)
+        asked = {
+            f.name: texts if f is feature else [known_texts(encoder, j)[0]] * len(texts) for j, f in enumerate(taken)
+        }
         answered = np.asarray(encoder.transform(assemble(asked, taken, size=len(texts))), dtype=np.float64)
         width = len(encoder.categories_[i]) - (0 if rare[i] is None else len(rare[i]) - 1)
         first = sum(part.width for part in found)
-        codes = CodeOf({text: code for code, text in enumerate(texts)})
-        found.append(Category(feature.name, start + first, codes, answered[:, first : first + width]))
+        codes = CategoryCodes({text: code for code, text in enumerate(texts)})
+        found.append(CategoryBlock(feature.name, start + first, codes, answered[:, first : first + width]))
     return found
 
 
-class Linear:
+class LinearPredictor:
     """A linear model: each category's columns are multiplied beforehand."""
 
     route = "linear"
 
-    def __init__(self, model: Any, prepared: list[Part], link: Link) -> None:
+    def __init__(self, model: Any, prepared: list[DenseBlock], link: Link) -> None:
         weights = np.atleast_2d(np.asarray(model.coef_, dtype=np.float64))
         if weights.shape[1] != sum(part.width for part in prepared):
             raise NotCompilable("the model takes other columns than the preparation makes")
         self._link, self._intercept = link, np.atleast_1d(np.asarray(model.intercept_, dtype=np.float64))
         self._outputs = len(weights)
-        self._numbers = [(p, weights[:, p.start : p.start + p.width].T) for p in prepared if isinstance(p, Numbers)]
+        self._numbers = [
+            (p, weights[:, p.start : p.start + p.width].T) for p in prepared if isinstance(p, NumericBlock)
+        ]
         self._categories = [
             (p.name, p.codes, p.table @ weights[:, p.start : p.start + p.width].T)
             for p in prepared
-            if isinstance(p, Category)
+            if isinstance(p, CategoryBlock)
         ]
 
     def predict(self, columns: Mapping[str, Any], size: int) -> Floats:
@@ -147,12 +152,12 @@ class Linear:
 _MANY = 256  # rows from which on scikit-learn's own walk is the faster one, its overhead shared; measured
 
 
-class Forest:
+class ForestPredictor:
     """Trees that look at float32 values: a few rows are walked by treelite, on one thread, many by scikit-learn."""
 
     route = "treelite"
 
-    def __init__(self, model: Any, prepared: list[Part], link: Link | None) -> None:
+    def __init__(self, model: Any, prepared: list[DenseBlock], link: Link | None) -> None:
         """*link* is None when the trees' mean is the answer. treelite's own softmax computes in float32."""
         import treelite.sklearn
         from treelite import TreeliteError

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+from trimtab.data.arrays import Floats
+
 _LOWEST = -700.0  # e to the 700 is near the largest number there is; the probability is 1e-304 and may as well stay
 Link = Callable[[Floats], Floats]
 

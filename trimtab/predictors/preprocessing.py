@@ -16,7 +16,6 @@ from trimtab.data.features import Feature, assemble
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 Codes = np.ndarray[Any, np.dtype[np.intp]]
 
 UNSEEN = "\x00 a text that no row has"
@@ -26,7 +25,7 @@ class NotCompilable(Exception):
     """This model has no route but scikit-learn's; the text says why."""
 
 
-class CodeOf(dict[str | None, int]):
+class CategoryCodes(dict[str | None, int]):
     """From a category's text to its code; a text that training never saw has the code of UNSEEN."""
 
     def __missing__(self, text: str | None) -> int:
@@ -38,7 +37,7 @@ class CodeOf(dict[str | None, int]):
 
 
 @dataclass(frozen=True)
-class Column:
+class EncodedColumn:
     """One column of the matrix that a step makes: the feature it is made of, and for a category the step's number
     for each of its texts, None and UNSEEN among them (nan: like a missing one)."""
 
@@ -46,13 +45,13 @@ class Column:
     values: Mapping[str | None, float] | None = None
 
 
-def texts_of(encoder: Any, index: int) -> list[str | None]:
+def known_texts(encoder: Any, index: int) -> list[str | None]:
     """What a fitted encoder's feature number *index* can meet: every text of its training, None and UNSEEN."""
     known = [text for text in encoder.categories_[index].tolist() if isinstance(text, str)]
     return [*known, None, UNSEEN]
 
 
-def parts(transformer: ColumnTransformer, features: Sequence[Feature]) -> list[tuple[Any, list[Feature], int]]:
+def fitted_steps(transformer: ColumnTransformer, features: Sequence[Feature]) -> list[tuple[Any, list[Feature], int]]:
     """The fitted transformers of a ColumnTransformer with the features they take and the place of their first column
     in its output. Raises NotCompilable when something else than our features flows through it."""
     by_name = {f.name: f for f in features}
@@ -77,22 +76,22 @@ def is_identity(step: Any) -> bool:
     return type(step).__name__ == "FunctionTransformer" and step.func is None
 
 
-def ordinal_columns(transformer: ColumnTransformer, features: Sequence[Feature]) -> list[Column]:
+def ordinal_columns(transformer: ColumnTransformer, features: Sequence[Feature]) -> list[EncodedColumn]:
     """The columns that numbers taken as they are and an OrdinalEncoder make, in the order of the output.
 
     What the encoder does to each text (rare ones that share a number, gaps, texts it never saw) is asked of the
     encoder, not written a second time here."""
-    columns: list[Column] = []
-    for step, taken, _ in parts(transformer, features):
+    columns: list[EncodedColumn] = []
+    for step, taken, _ in fitted_steps(transformer, features):
         if is_identity(step) and all(f.kind == "number" for f in taken):
-            columns += [Column(f) for f in taken]
+            columns += [EncodedColumn(f) for f in taken]
         elif type(step).__name__ == "OrdinalEncoder" and all(f.kind == "category" for f in taken):
-            lists = {f.name: texts_of(step, i) for i, f in enumerate(taken)}
+            lists = {f.name: known_texts(step, i) for i, f in enumerate(taken)}
             longest = max(map(len, lists.values()))
             padded = {name: texts + texts[-1:] * (longest - len(texts)) for name, texts in lists.items()}
             encoded = np.asarray(step.transform(assemble(padded, taken, size=longest)), dtype=np.float64)
             for i, f in enumerate(taken):
-                columns.append(Column(f, dict(zip(padded[f.name], encoded[:, i].tolist(), strict=True))))
+                columns.append(EncodedColumn(f, dict(zip(padded[f.name], encoded[:, i].tolist(), strict=True))))
         else:
             kinds = " and ".join(sorted({f.kind for f in taken}))
             raise NotCompilable(f"a {type(step).__name__} on {kinds} features is not known here")

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from trimtab.data.arrays import Floats
 from trimtab.predictors.link_functions import Link
-from trimtab.predictors.preprocessing import CodeOf, Codes, Column, Floats, NotCompilable
+from trimtab.predictors.preprocessing import CategoryCodes, Codes, EncodedColumn, NotCompilable
 
 Words = Any  # an array of unsigned integers
 
@@ -29,7 +30,7 @@ class TreeTables:
 
     route = "tables"
 
-    def __init__(self, model: Any, columns: list[Column], link: Link) -> None:
+    def __init__(self, model: Any, columns: list[EncodedColumn], link: Link) -> None:
         self._link = link
         columns = _as_the_trees_see_them(model, columns)
         trees = [tree for stage in model._predictors for tree in stage]
@@ -83,7 +84,7 @@ class TreeTables:
         sums: Floats = reached.reshape(len(words), -1, self._outputs).sum(axis=1)
         return sums + self._baseline
 
-    def _build(self, model: Any, trees: list[Any], columns: list[Column]) -> None:
+    def _build(self, model: Any, trees: list[Any], columns: list[EncodedColumn]) -> None:
         splits = np.concatenate([tree.nodes for tree in trees])
         splits = splits[splits["is_leaf"] == 0]
         sides: dict[int, _Sides] = {}
@@ -119,12 +120,12 @@ class _Intervals:
     """The states of a number: the intervals between the thresholds of all trees, and missing, which is last. A
     category that the trees take as a number has the states of its numbers."""
 
-    def __init__(self, splits: Any, column: Column, model: Any, j: int) -> None:
+    def __init__(self, splits: Any, column: EncodedColumn, model: Any, j: int) -> None:
         thresholds: Floats = np.unique(np.append(splits["num_threshold"], np.inf))
         self.thresholds, self.states = thresholds, len(thresholds) + 1
         self.states_of: Callable[[Any], Any] = thresholds.searchsorted
         if column.values is not None:
-            self.states_of = CodeOf({t: int(thresholds.searchsorted(v)) for t, v in column.values.items()}).codes
+            self.states_of = CategoryCodes({t: int(thresholds.searchsorted(v)) for t, v in column.values.items()}).codes
 
     def right(self, split: Any, tree: Any) -> Any:
         """The states that *split* sends to the right."""
@@ -138,10 +139,10 @@ class _Bitsets:
 
     states = 257
 
-    def __init__(self, splits: Any, column: Column, model: Any, j: int) -> None:
+    def __init__(self, splits: Any, column: EncodedColumn, model: Any, j: int) -> None:
         if column.values is None:
             raise NotCompilable("a number is taken as a category")
-        codes = CodeOf({text: 256 if np.isnan(v) else int(v) for text, v in column.values.items()})
+        codes = CategoryCodes({text: 256 if np.isnan(v) else int(v) for text, v in column.values.items()})
         if not all(0 <= code <= 256 for code in codes.values()):
             raise NotCompilable("a category has a number that the trees cannot hold")
         self.states_of: Callable[[Any], Any] = codes.codes
@@ -163,7 +164,7 @@ def _bits(words: Any) -> Any:
     return np.unpackbits(np.ascontiguousarray(words).view(np.uint8), bitorder="little").astype(bool)
 
 
-def _as_the_trees_see_them(model: Any, columns: list[Column]) -> list[Column]:
+def _as_the_trees_see_them(model: Any, columns: list[EncodedColumn]) -> list[EncodedColumn]:
     """The estimator puts categories first and numbers their codes once more; its trees know the result only."""
     if len(columns) != model.n_features_in_:
         raise NotCompilable(f"the trees take {model.n_features_in_} columns, not {len(columns)}")
@@ -179,7 +180,7 @@ def _as_the_trees_see_them(model: Any, columns: list[Column]) -> list[Column]:
         asked[: len(column.values or {}), i] = list((column.values or {}).values())
     answered = model._preprocess_X(asked, reset=False)
     again = [
-        Column(column.feature, dict(zip(column.values or {}, answered[:, i].tolist(), strict=False)))
+        EncodedColumn(column.feature, dict(zip(column.values or {}, answered[:, i].tolist(), strict=False)))
         for i, column in enumerate(categories)
     ]
     return [*again, *numbers]

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from trimtab.data.features import Feature, texts
-from trimtab.model.release import Columns
-from trimtab.requests.parser import BadInput, Micros, Rows, article, micros, times_of
+from trimtab.data.types import Columns
+from trimtab.requests.parser import BadInput, article, micros, times_of
+from trimtab.requests.rows import Micros, ParsedRows
 
 _FIRST, _LAST = micros(datetime(1, 1, 1, tzinfo=UTC)), micros(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
 
@@ -22,10 +23,10 @@ _FIRST, _LAST = micros(datetime(1, 1, 1, tzinfo=UTC)), micros(datetime(9999, 12,
 def read(
     table: pa.Table | pa.RecordBatch, features: Sequence[Feature], columns: Columns, recorded: Sequence[str], *,
     now_us: int,
-) -> Rows:  # fmt: skip
+) -> ParsedRows:  # fmt: skip
     """The rows of *table*, whose columns are all known. Raises BadInput."""
     sent = _columns(table)
-    return Rows(
+    return ParsedRows(
         size=table.num_rows,
         columns={f.name: _feature(f, sent.get(f.name), table.num_rows) for f in features},
         recorded={name: _labels(name, sent[name]) for name in recorded if name in sent},

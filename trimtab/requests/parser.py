@@ -4,21 +4,19 @@ column, so that ten thousand rows cost little more than the model. HTTP is `serv
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trimtab.data.features import Feature, assemble, numbers, texts
-from trimtab.model.release import Columns
-from trimtab.requests.shape_cache import Admission
+from trimtab.data.features import Feature, numbers, texts
+from trimtab.data.types import Columns
+from trimtab.requests.rows import Micros, ParsedRows
+from trimtab.requests.shape_cache import RowShapeCache
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
-Micros = np.ndarray[Any, np.dtype[np.int64]]
 
 _ACCEPTED: dict[str, frozenset[type]] = {
     "number": frozenset({int, float}),
@@ -40,26 +38,7 @@ class BadInput(ValueError):
         self.problem, self.row, self.field, self.got = problem, row, field, got
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows that were understood. *columns* holds every feature (float64 arrays and str-or-None lists), *recorded*
-    the id and key columns that were sent and are no features, *time_us* the data time as UTC microseconds."""
-
-    size: int
-    columns: dict[str, Any]
-    recorded: dict[str, list[str | None]]
-    time_us: Micros
-    features: tuple[Feature, ...]
-
-    def frame(self) -> pd.DataFrame:
-        """The model's view, its own to do with as it likes: what a model changes is not seen by the others."""
-        own = {
-            name: values.copy() if isinstance(values, np.ndarray) else values for name, values in self.columns.items()
-        }
-        return assemble(own, self.features, size=self.size)
-
-
-class Intake:
+class RowParser:
     """Understands rows for one release."""
 
     def __init__(self, features: Sequence[Feature], columns: Columns) -> None:
@@ -72,7 +51,7 @@ class Intake:
         self._numbers = tuple(f.name for f in features if f.kind == "number")
         gap = frozenset({type(None)})
         self._accepted = {f.name: _ACCEPTED[f.values] | (gap if f.nullable else frozenset()) for f in features}
-        self._admission = Admission(
+        self._admission = RowShapeCache(
             {columns.time: frozenset({str}) | gap, **dict.fromkeys(extra, frozenset({str, int}) | gap)}
             | self._accepted,
             required=[f.name for f in features if not f.nullable],
@@ -80,11 +59,11 @@ class Intake:
             parse=_parsed,
         )
 
-    def read(self, rows: Any, *, now_us: int) -> Rows:
+    def read(self, rows: Any, *, now_us: int) -> ParsedRows:
         """*rows* as JSON gave them, as columns. A row without a data time gets *now_us*. Raises BadInput."""
         return self._understand(self._transpose(rows), len(rows), now_us)
 
-    def read_columns(self, columns: Any, *, now_us: int) -> Rows:
+    def read_columns(self, columns: Any, *, now_us: int) -> ParsedRows:
         """The same for rows that come as lists by column, all of one length: half the work for many rows."""
         if not isinstance(columns, dict) or not columns:
             raise BadInput("must be an object with a list for each column", got=type(columns).__name__)
@@ -104,7 +83,7 @@ class Intake:
         if not self._admission.admits(row):
             self.read([row], now_us=0)
 
-    def read_admitted(self, rows: Sequence[Mapping[str, Any]], *, now_us: int) -> Rows:
+    def read_admitted(self, rows: Sequence[Mapping[str, Any]], *, now_us: int) -> ParsedRows:
         """The same as ``read(rows)`` for at least one row, each of which was admitted, without looking at them again.
         Rows with an integer that no float64 can hold raise BadInput only here."""
         shapes = set(map(tuple, rows))
@@ -129,7 +108,7 @@ class Intake:
                 values = table.get(feature.name, gaps)
                 columns[feature.name] = list(values) if feature.values == "text" else texts(values)
         times, of = table.get(self._columns.time, gaps), self._admission.times.of
-        return Rows(
+        return ParsedRows(
             size=size,
             columns=columns,
             recorded={name: _labels(name, table[name]) for name in self._recorded if name in table},
@@ -137,7 +116,7 @@ class Intake:
             features=self.features,
         )
 
-    def read_arrow(self, table: pa.Table | pa.RecordBatch, *, now_us: int) -> Rows:
+    def read_arrow(self, table: pa.Table | pa.RecordBatch, *, now_us: int) -> ParsedRows:
         """The same for rows in Arrow's form, which need no look at single values. Raises BadInput."""
         from trimtab.requests.arrow import read
 
@@ -146,8 +125,8 @@ class Intake:
                 raise self._unknown(name, dict.fromkeys(table.schema.names), row=None)
         return read(table, self.features, self._columns, self._recorded, now_us=now_us)
 
-    def _understand(self, table: Mapping[str, Sequence[Any]], size: int, now_us: int) -> Rows:
-        return Rows(
+    def _understand(self, table: Mapping[str, Sequence[Any]], size: int, now_us: int) -> ParsedRows:
+        return ParsedRows(
             size=size,
             columns={f.name: self._feature(f, table.get(f.name), size) for f in self.features},
             recorded={name: _labels(name, table[name]) for name in self._recorded if name in table},

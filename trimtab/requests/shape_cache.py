@@ -16,7 +16,7 @@ LONGEST_TIME = 40  # what is longer has digits that do not count, and is not wor
 
 
 @dataclass(frozen=True)
-class Form:
+class RowShape:
     """Rows with the same keys in the same order. *accepted* says for each key which types are fine, *kinds* which
     rows of types have been seen to be; *time* is the place of the data time."""
 
@@ -35,7 +35,7 @@ class Form:
         return True
 
 
-class Times:
+class TimestampCache:
     """UTC microseconds of the texts met last, so that a time that many rows share is parsed once."""
 
     def __init__(self, parse: Callable[[str], int]) -> None:
@@ -53,7 +53,7 @@ class Times:
         return found
 
 
-class Admission:
+class RowShapeCache:
     """Remembers the forms of rows that were admitted. *accepted* has the types that each known column may have in a
     row; a column in *required* may not be left out. Safe to use from many threads: what one of them forgets or learns
     twice is only found out again."""
@@ -67,8 +67,8 @@ class Admission:
         parse: Callable[[str], int],
     ) -> None:
         self._accepted, self._required, self._time = dict(accepted), frozenset(required), time
-        self._forms: dict[tuple[str, ...], Form] = {}
-        self.times = Times(parse)
+        self._forms: dict[tuple[str, ...], RowShape] = {}
+        self.times = TimestampCache(parse)
 
     def admits(self, row: Any) -> bool:
         """Whether *row* is known to be fine; False when it has to be looked at closely."""
@@ -84,12 +84,12 @@ class Admission:
                 return False
         return True
 
-    def _learn(self, row: Mapping[str, Any]) -> Form | None:
+    def _learn(self, row: Mapping[str, Any]) -> RowShape | None:
         names = tuple(row)
         if not self._required <= row.keys() or not row.keys() <= self._accepted.keys():
             return None
         time = names.index(self._time) if self._time in row else None
-        form = Form(tuple(self._accepted[name] for name in names), time)
+        form = RowShape(tuple(self._accepted[name] for name in names), time)
         if len(self._forms) >= MOST_FORMS:
             self._forms.clear()
         self._forms[names] = form

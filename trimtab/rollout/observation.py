@@ -16,7 +16,7 @@ import pandas as pd
 
 from trimtab.data.arrays import Floats, Mask
 from trimtab.data.features import texts
-from trimtab.model.release import Label
+from trimtab.data.types import Label
 from trimtab.model.scoring import Scores
 from trimtab.rollout import block_test, losses, sequential_test
 from trimtab.rollout.block_test import BlockResult

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from trimtab.config.fields import Duration
-from trimtab.model.release import Label, Task
+from trimtab.data.types import Label, Task
 from trimtab.rollout.config import RolloutConfig
 
 Phase = Literal[

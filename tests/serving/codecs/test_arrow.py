@@ -15,7 +15,7 @@ from tests.ports import free_port
 from tests.serving.asgi import server_of, together
 from tests.serving.conftest import Place
 from tests.serving.sample_project import flights
-from trimtab.model.release import Task
+from trimtab.data.types import Task
 from trimtab.rollout.assignment import bucket
 
 STREAM = "application/vnd.apache.arrow.stream"

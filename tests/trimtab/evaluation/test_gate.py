@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trimtab.evaluation.test_metrics import CASES, CLASSES, MAKERS
-from trimtab.config.params import Gate
+from trimtab.config.params import GateConfig
 from trimtab.evaluation import gate, metrics
 from trimtab.model.scoring import Scores
 
@@ -21,8 +21,8 @@ seeds = st.integers(0, 2**32 - 1)
 ANY_FLOOR = {name: 1e9 if name in metrics.LOWER_IS_BETTER else -1e9 for _, name in CASES}
 
 
-def rules(**changes: Any) -> Gate:
-    return Gate(**{"metric": "roc_auc", "min": 0.0, "resamples": 50, "min_slice_rows": 30, **changes})
+def rules(**changes: Any) -> GateConfig:
+    return GateConfig(**{"metric": "roc_auc", "min": 0.0, "resamples": 50, "min_slice_rows": 30, **changes})
 
 
 def graded(size: int, *, noise: float, seed: int = 0) -> tuple[np.ndarray[Any, Any], Scores]:

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trimtab.config.params import Monitor
+from trimtab.config.params import MonitorConfig
 from trimtab.data.features import Feature
 from trimtab.evaluation import monitoring
 from trimtab.evaluation.monitoring import Facts, PeriodFinding, Quality
 
-RULES = Monitor.model_validate({"persist": "1 of 1", "cooldown": 0})
+RULES = MonitorConfig.model_validate({"persist": "1 of 1", "cooldown": 0})
 CALM = Facts(
     period="2013-05", release="r1", rows=5000, distances={"a": 0.01, "b": 0.02}, importances={"a": 0.9, "b": 0.1},
     prediction_distance=0.05, null_gain={"a": 0.0}, unseen={"b": 0.0},
@@ -39,7 +39,7 @@ facts_ = st.builds(
     unseen=st.dictionaries(names, shares), is_constant=st.booleans(), quality=qualities,
 )  # fmt: skip
 rules_ = st.builds(
-    lambda n, k, cooldown: Monitor.model_validate({"persist": f"{min(k, n)} of {n}", "cooldown": cooldown}),
+    lambda n, k, cooldown: MonitorConfig.model_validate({"persist": f"{min(k, n)} of {n}", "cooldown": cooldown}),
     st.integers(1, 4), st.integers(1, 4), st.integers(0, 3),
 )  # fmt: skip
 
@@ -53,7 +53,7 @@ histories = st.lists(st.booleans(), max_size=4).map(
 )
 
 
-def action(facts: Facts, rules: Monitor = RULES, **more: Any) -> str:
+def action(facts: Facts, rules: MonitorConfig = RULES, **more: Any) -> str:
     return monitoring.decide(facts, rules, **more).action
 
 
@@ -81,7 +81,7 @@ def test_each_kind_of_trouble_asks_for_its_own(facts: Facts, expected: str, kind
 @settings(deadline=None)
 @given(facts_, rules_, histories, st.none() | st.integers(1, 5))
 def test_a_retrain_needs_a_violation_now_and_k_of_n(
-    facts: Facts, rules: Monitor, earlier: list[PeriodFinding], since: int | None
+    facts: Facts, rules: MonitorConfig, earlier: list[PeriodFinding], since: int | None
 ) -> None:
     decision = monitoring.decide(facts, rules, earlier=earlier, periods_since_retrain=since)
     k, n = rules.persist
@@ -94,14 +94,16 @@ def test_a_retrain_needs_a_violation_now_and_k_of_n(
 
 
 @given(facts_, rules_, histories)
-def test_broken_data_block_whatever_else_is_seen(facts: Facts, rules: Monitor, earlier: list[PeriodFinding]) -> None:
+def test_broken_data_block_whatever_else_is_seen(
+    facts: Facts, rules: MonitorConfig, earlier: list[PeriodFinding]
+) -> None:
     broken = facts.model_copy(update={"null_gain": {"a": 0.9}, "rows": 200 + facts.rows})
     decision = monitoring.decide(broken, rules, earlier=earlier, earlier_requests=["earlier"])
     assert (decision.action, decision.kind) == ("block", "data")
 
 
 @given(facts_, rules_, histories)
-def test_too_few_rows_say_nothing(facts: Facts, rules: Monitor, earlier: list[PeriodFinding]) -> None:
+def test_too_few_rows_say_nothing(facts: Facts, rules: MonitorConfig, earlier: list[PeriodFinding]) -> None:
     few = facts.model_copy(update={"rows": rules.min_rows - 1})
     decision = monitoring.decide(few, rules, earlier=earlier)
     assert (decision.action, decision.kind) == ("none", "none")
@@ -110,7 +112,7 @@ def test_too_few_rows_say_nothing(facts: Facts, rules: Monitor, earlier: list[Pe
 
 @given(facts_, rules_, histories, st.randoms())
 def test_the_id_depends_on_facts_and_rules_only(
-    facts: Facts, rules: Monitor, earlier: list[PeriodFinding], random: Any
+    facts: Facts, rules: MonitorConfig, earlier: list[PeriodFinding], random: Any
 ) -> None:
     shuffled = {}
     for field in ("distances", "importances", "null_gain", "unseen"):
@@ -128,7 +130,9 @@ def test_the_id_depends_on_facts_and_rules_only(
 
 
 @given(facts_, facts_, rules_, rules_)
-def test_other_facts_or_other_rules_have_another_id(one: Facts, other: Facts, rules: Monitor, others: Monitor) -> None:
+def test_other_facts_or_other_rules_have_another_id(
+    one: Facts, other: Facts, rules: MonitorConfig, others: MonitorConfig
+) -> None:
     same_facts = one.model_dump_json() == other.model_dump_json()
     assert (monitoring.decision_id(one, rules) == monitoring.decision_id(other, rules)) == same_facts
     assert (monitoring.decision_id(one, rules) == monitoring.decision_id(one, others)) == (rules == others)
@@ -145,7 +149,7 @@ def test_a_decision_survives_its_trip_through_json(facts: Facts) -> None:
 
 @given(facts_, rules_, histories, st.integers(1, 1000))
 def test_more_rows_with_the_same_distances_change_nothing(
-    facts: Facts, rules: Monitor, earlier: list[PeriodFinding], factor: int
+    facts: Facts, rules: MonitorConfig, earlier: list[PeriodFinding], factor: int
 ) -> None:
     assume(facts.rows >= rules.min_rows)
     more = facts.model_copy(update={"rows": facts.rows * factor})
@@ -153,7 +157,7 @@ def test_more_rows_with_the_same_distances_change_nothing(
 
 
 def test_the_newest_period_has_to_violate_itself() -> None:
-    two_of_three = Monitor.model_validate({"persist": "2 of 3", "cooldown": 0})
+    two_of_three = MonitorConfig.model_validate({"persist": "2 of 3", "cooldown": 0})
     loud = [finding("2013-03", violates=True), finding("2013-04", violates=True)]
     assert action(CALM, two_of_three, earlier=loud) == "none"
     assert action(MOVED, two_of_three, earlier=loud) == "retrain"
@@ -164,7 +168,7 @@ def test_the_newest_period_has_to_violate_itself() -> None:
 
 
 def test_what_another_release_did_or_what_came_later_does_not_count() -> None:
-    two_of_two = Monitor.model_validate({"persist": "2 of 2", "cooldown": 0})
+    two_of_two = MonitorConfig.model_validate({"persist": "2 of 2", "cooldown": 0})
     assert action(MOVED, two_of_two, earlier=[finding("2013-04", violates=True, release="r0")]) == "watch"
     assert action(MOVED, two_of_two, earlier=[finding("2013-06", violates=True)]) == "watch"
     assert action(MOVED, two_of_two, earlier=[finding("2013-04", violates=True)]) == "retrain"
@@ -201,7 +205,7 @@ def test_a_distance_that_could_not_be_measured_hides_no_other() -> None:
 
 
 def test_many_small_moves_are_named_though_no_column_drifted_by_itself() -> None:
-    rules = Monitor.model_validate({"persist": "1 of 1", "drift": {"threshold": 0.5, "impact": 0.1}})
+    rules = MonitorConfig.model_validate({"persist": "1 of 1", "drift": {"threshold": 0.5, "impact": 0.1}})
     decision = monitoring.decide(CALM.model_copy(update={"distances": {"a": 0.2, "b": 0.2}}), rules)
     assert decision.action == "retrain"
     assert decision.cause.endswith("most in a, b")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trimtab.model.scoring import Floats
+from trimtab.data.arrays import Floats
 from trimtab.rollout import block_means, sequential_test
 from trimtab.rollout.config import RolloutConfig
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trimtab.model.scoring import Floats
+from trimtab.data.arrays import Floats
 from trimtab.rollout import evalues
 
 streams = arrays.arrays(np.float64, st.integers(1, 60), elements=st.floats(-1, 1))

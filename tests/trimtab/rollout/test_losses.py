@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from trimtab.model.scoring import Floats
+from trimtab.data.arrays import Floats
 from trimtab.rollout import losses
 from trimtab.rollout.config import LOSSES, Loss
 

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.data.arrays import Mask
-from trimtab.model.scoring import Floats
+from trimtab.data.arrays import Floats, Mask
 from trimtab.rollout import sequential_test
 from trimtab.rollout.config import RolloutConfig
 from trimtab.rollout.verdict import Verdict

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.params import Params, ParamsError
 from trimtab.data import schema
 from trimtab.data.periods import Period
@@ -20,7 +20,7 @@ from trimtab.model import candidate, training
 from trimtab.model.release import model_digest
 from trimtab.model.training import Candidate, NotEnoughData, Split
 
-YEAR = small.rows(800, days=181)
+YEAR = sample_rows.rows(800, days=181)
 OURS = ["hist_gradient_boosting", "random_forest", "model.py"]
 ESTIMATORS = {
     "binary": [*OURS, "logistic_regression", "sklearn.naive_bayes.GaussianNB"],
@@ -40,15 +40,15 @@ def month(label: str) -> Period:
 
 
 def project(task: str, model: str, **train: Any) -> Params:
-    return small.params(
-        project={"task": task}, gate={"metric": small.METRIC[task]},
+    return sample_rows.params(
+        project={"task": task}, gate={"metric": sample_rows.METRIC[task]},
         train={"holdout": "10d", "model": model, "params": OPTIONS.get(model, {}), **train},
     )  # fmt: skip
 
 
 def fitted(params: Params, rows: pd.DataFrame, folder: Path) -> tuple[Candidate, Split]:
     parts = training.split(rows, params, month("2013-02"))
-    return training.fit(params, schema.infer(rows, params), parts, folder), parts
+    return training.fit_candidate(params, schema.infer_schema(rows, params), parts, folder), parts
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_split_is_by_time_and_shares_no_row(
     window: int | str, holdout: int | str, as_of: int, unlabelled: set[int], seed: int
 ) -> None:
     try:
-        params = small.params(train={"window": window, "holdout": holdout}, period={"first_train": "2013-12"})
+        params = sample_rows.params(train={"window": window, "holdout": holdout}, period={"first_train": "2013-12"})
     except ValueError:
         return  # impossible windows are refused before
     rows = YEAR.assign(late=YEAR["late"].where(~YEAR.index.isin(unlabelled))).sample(frac=1, random_state=seed)
@@ -89,8 +89,8 @@ def test_a_split_is_by_time_and_shares_no_row(
     ("holdout", "cut"), [(1, "2013-03-01"), (2, "2013-02-01"), ("7d", "2013-03-25"), ("36h", "2013-03-30 12:00")]
 )
 def test_the_holdout_is_the_newest_part(holdout: int | str, cut: str) -> None:
-    params = small.params(train={"holdout": holdout}, period={"first_train": "2013-12"})
-    assert training.cut_of(params, month("2013-03")) == pd.Timestamp(cut)
+    params = sample_rows.params(train={"holdout": holdout}, period={"first_train": "2013-12"})
+    assert training.holdout_start(params, month("2013-03")) == pd.Timestamp(cut)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_the_holdout_is_the_newest_part(holdout: int | str, cut: str) -> None:
 )
 def test_a_window_without_rows_says_which_and_what_to_do(rows: pd.DataFrame, says: str) -> None:
     with pytest.raises(NotEnoughData, match=f"no labelled rows {says}.*ingest earlier periods, or change train.window"):
-        training.split(rows, small.params(), month("2013-06"))
+        training.split(rows, sample_rows.params(), month("2013-06"))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_every_kind_of_estimator_learns_twice_the_same_and_says_what_matters(
 ) -> None:
     kind = "DecisionTreeRegressor" if task == "regression" else "DecisionTreeClassifier"
     (tmp_path / "model.py").write_text(OWN.format(kind=kind))
-    params, rows = project(task, model), small.rows(500, task=task)
+    params, rows = project(task, model), sample_rows.rows(500, task=task)
     rows = rows.assign(place=rows["place"].where(rows.index % 7 > 0), noise=rows["noise"].where(rows.index % 5 > 0))
     if model == "sklearn.tree.DecisionTreeClassifier":
         rows = rows.assign(place=rows["place"].where(rows.index < 400, "new"))
@@ -131,7 +131,7 @@ def test_every_kind_of_estimator_learns_twice_the_same_and_says_what_matters(
 
 
 def test_another_seed_makes_another_forest(tmp_path: Path) -> None:
-    one, two = (fitted(project("binary", "random_forest", seed=s), small.rows(300), tmp_path)[0] for s in (1, 2))
+    one, two = (fitted(project("binary", "random_forest", seed=s), sample_rows.rows(300), tmp_path)[0] for s in (1, 2))
     assert model_digest(BytesIO(one.content)) != model_digest(BytesIO(two.content))
 
 
@@ -162,13 +162,13 @@ def test_an_estimator_that_cannot_be_had_is_named(
 ) -> None:
     params = project(task, model, params=options)
     with pytest.raises(ParamsError, match=says.replace(".", r"\.")):
-        fitted(params, small.rows(200, task=task), tmp_path)
+        fitted(params, sample_rows.rows(200, task=task), tmp_path)
 
 
 def test_options_out_of_range_are_told_as_params(tmp_path: Path) -> None:
     params = project("binary", "hist_gradient_boosting", params={"max_iter": -3})
     with pytest.raises(ParamsError, match="max_iter"):
-        fitted(params, small.rows(200), tmp_path)
+        fitted(params, sample_rows.rows(200), tmp_path)
 
 
 def test_own_code_that_gives_no_estimator_is_told(tmp_path: Path) -> None:
@@ -176,11 +176,11 @@ def test_own_code_that_gives_no_estimator_is_told(tmp_path: Path) -> None:
     for text in ("", "def model(params, seed):\n    return None\n", "def model():\n    pass\n", "def model(:\n"):
         (tmp_path / "model.py").write_text(text)
         with pytest.raises(ParamsError, match=r"model\.py"):
-            fitted(params, small.rows(200), tmp_path)
+            fitted(params, sample_rows.rows(200), tmp_path)
 
 
 def test_one_class_only_is_nothing_to_learn_from_or_to_judge_on(tmp_path: Path) -> None:
-    rows = small.rows(400)
+    rows = sample_rows.rows(400)
     with pytest.raises(NotEnoughData, match="every row to train on has the same late"):
         fitted(project("binary", "hist_gradient_boosting"), rows.assign(late=1.0), tmp_path)
     newest = rows["at"] >= "2013-02-15"
@@ -192,11 +192,11 @@ def test_one_class_only_is_nothing_to_learn_from_or_to_judge_on(tmp_path: Path) 
 
 def test_a_target_that_is_not_binary_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="late is not binary: it has"):
-        fitted(project("binary", "ridge"), small.rows(200).assign(late=3.0), tmp_path)
+        fitted(project("binary", "ridge"), sample_rows.rows(200).assign(late=3.0), tmp_path)
 
 
 def test_when_nothing_matters_every_column_weighs_the_same(tmp_path: Path) -> None:
-    rows = small.rows(400).assign(strong=1.0, noise=2.0, place="here")
+    rows = sample_rows.rows(400).assign(strong=1.0, noise=2.0, place="here")
     made, _ = fitted(project("binary", "hist_gradient_boosting"), rows, tmp_path)
     assert made.importances == {name: pytest.approx(1 / 3) for name in ("strong", "noise", "place")}
 
@@ -204,18 +204,20 @@ def test_when_nothing_matters_every_column_weighs_the_same(tmp_path: Path) -> No
 @pytest.mark.parametrize("task", ESTIMATORS)
 def test_the_paper_and_its_files_say_what_the_model_does(task: str, tmp_path: Path) -> None:
     params = project(task, "hist_gradient_boosting")
-    made, parts = fitted(params, small.rows(500, task=task), tmp_path)
-    paper, files = candidate.write(made, parts, params, month("2013-02"), dataset="d1.dir", lineage={"git": "abc"})
-    assert candidate.Paper.model_validate_json(files[candidate.PAPER]) == paper
+    made, parts = fitted(params, sample_rows.rows(500, task=task), tmp_path)
+    paper, files = candidate.build_artifacts(
+        made, parts, params, month("2013-02"), dataset="d1.dir", lineage={"git": "abc"}
+    )
+    assert candidate.CandidateRecord.model_validate_json(files[candidate.CANDIDATE_FILE]) == paper
     assert Params.model_validate(paper.params).train == params.train
     assert paper.model_digest == model_digest(BytesIO(files["model.skops"]))
     assert pd.Timestamp(paper.cut) == parts.cut
     reference = pd.read_parquet(BytesIO(files["reference.parquet"]))
     assert list(reference) == ["strong", "noise", "place", "late", "prediction"]
     assert len(reference) == len(parts.train)
-    profile = candidate.Profile.model_validate_json(files[candidate.PROFILE])
+    profile = candidate.Profile.model_validate_json(files[candidate.PROFILE_FILE])
     assert profile.promised == made.metrics[params.gate.metric]
-    page = candidate.card(paper, name="small", version=3, verdict="first model")
+    page = candidate.model_card(paper, name="small", version=3, verdict="first model")
     assert "# small version 3" in page
     assert paper.model_digest in page
     assert "first model" in page

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from trimtab.data.features import Feature
-from trimtab.model.release import Columns
-from trimtab.requests.parser import BadInput, Intake
+from trimtab.data.types import Columns
+from trimtab.requests.parser import BadInput, RowParser
 
-INTAKE = Intake(
+INTAKE = RowParser(
     [
         Feature(name="distance", kind="number", nullable=False),
         Feature(name="hour", kind="number"),

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.params import Params
 from trimtab.data import schema
 from trimtab.data.periods import Period
-from trimtab.data.schema import Checked, ColumnRule, Schema, SchemaError
+from trimtab.data.schema import ColumnRule, Schema, SchemaError, ValidationResult
 
-PARAMS = small.params()
+PARAMS = sample_rows.params()
 MARCH = Period.parse("2013-03", "month")
-CLEAN = small.rows(100, start=str(MARCH.start.date()), days=31)
-RULES = schema.infer(CLEAN, PARAMS)
+CLEAN = sample_rows.rows(100, start=str(MARCH.start.date()), days=31)
+RULES = schema.infer_schema(CLEAN, PARAMS)
 
 FAULTS: dict[str, tuple[str, Any, str]] = {
     "text for a number": ("strong", "n/a", "strong: not a number"),
@@ -44,8 +44,8 @@ def spoiled(faults: dict[int, str]) -> pd.DataFrame:
     return frame
 
 
-def check(frame: pd.DataFrame, params: Params = PARAMS, rules: Schema = RULES) -> Checked:
-    return schema.check(frame, rules, params, MARCH)
+def check(frame: pd.DataFrame, params: Params = PARAMS, rules: Schema = RULES) -> ValidationResult:
+    return schema.validate_batch(frame, rules, params, MARCH)
 
 
 def test_the_rows_it_was_inferred_from_pass_and_keep_their_values() -> None:
@@ -64,7 +64,7 @@ def test_the_rows_it_was_inferred_from_pass_and_keep_their_values() -> None:
 )
 def test_inferred_rules_are_kept_by_the_rows_they_come_from(values: list[float | None], dtype: str) -> None:
     frame = CLEAN.head(len(values)).assign(strong=pd.Series(values, dtype=dtype))
-    rules = Schema.loads(schema.infer(frame, PARAMS).dumps())
+    rules = Schema.loads(schema.infer_schema(frame, PARAMS).dumps())
     endless = pd.to_numeric(frame["strong"]).isin([np.inf, -np.inf])
     reasons = check(frame, rules=rules).reasons
     assert dict(reasons) == ({"strong: not a number": int(endless.sum())} if endless.any() else {}) or (
@@ -190,21 +190,21 @@ def test_times_may_come_in_any_form(times: pd.Series) -> None:
 
 
 def test_a_column_that_was_all_missing_has_no_bounds_yet() -> None:
-    rules = schema.infer(CLEAN.assign(noise=np.nan), PARAMS)
+    rules = schema.infer_schema(CLEAN.assign(noise=np.nan), PARAMS)
     assert rules.columns["noise"] == ColumnRule(kind="number", nullable=True)
     assert check(CLEAN, rules=Schema.loads(rules.dumps())).refusal is None
 
 
 def test_a_stray_text_does_not_keep_the_rules_from_being_inferred() -> None:
     """Mixed columns land as text."""
-    rules = schema.infer(spoiled({3: "text for a number"}).astype({"strong": "str"}), PARAMS)
+    rules = schema.infer_schema(spoiled({3: "text for a number"}).astype({"strong": "str"}), PARAMS)
     assert rules.columns["strong"].kind == "number"
     assert dict(check(spoiled({3: "text for a number"}), rules=rules).reasons) == {"strong: not a number": 1}
 
 
 def test_a_bound_on_one_side_only_is_held() -> None:
     tight = RULES.model_copy(update={"columns": RULES.columns | {"strong": ColumnRule(kind="number", min=0)}})
-    checked = check(CLEAN, small.params(validate={"max_bad_share": 0.9}), tight)
+    checked = check(CLEAN, sample_rows.params(validate={"max_bad_share": 0.9}), tight)
     assert checked.refusal is None
     assert (checked.good["strong"] >= 0).all()
     assert len(checked.bad) == int((CLEAN["strong"] < 0).sum()) > 0
@@ -255,4 +255,4 @@ def test_a_schema_that_lost_a_needed_column_says_so() -> None:
 
 def test_params_that_name_a_column_the_source_lacks_are_told() -> None:
     with pytest.raises(SchemaError, match=r"no column noise; params\.yaml names it"):
-        schema.infer(CLEAN.drop(columns="noise"), PARAMS)
+        schema.infer_schema(CLEAN.drop(columns="noise"), PARAMS)

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from trimtab.config import params
-from trimtab.config.secret_detection import secret_in
+from trimtab.config.secret_detection import find_secret
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def load(folder: Path, alert: dict[str, str]) -> params.Params:
@@ -79,4 +79,4 @@ def test_an_address_has_one_place(tmp_path: Path, alert: dict[str, str], said: s
 
 
 def test_words_are_no_secrets() -> None:
-    assert secret_in("https://hooks.example.org/teams/flights/alertmanager/v2") is None
+    assert find_secret("https://hooks.example.org/teams/flights/alertmanager/v2") is None

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.data.features import Feature, columns_of, frame
+from trimtab.data.types import Columns
 from trimtab.model import training
-from trimtab.model.release import Columns
 from trimtab.model.scoring import Scorer
-from trimtab.predictors.compile import TOLERANCE, Compiled, check, compiled, difference
+from trimtab.predictors.compile import TOLERANCE, Predictor, compile_pipeline, difference, max_deviation
 from trimtab.predictors.preprocessing import NotCompilable
-from trimtab.requests.parser import Intake
+from trimtab.requests.parser import RowParser
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -95,10 +95,10 @@ def truth(task: str, rows: pd.DataFrame) -> Any:
 @cache
 def fitted(name: str) -> Scorer:
     task, model, options, _ = MODELS[name]
-    params = small.params(project={"task": task}, gate={"metric": small.METRIC[task]},
+    params = sample_rows.params(project={"task": task}, gate={"metric": sample_rows.METRIC[task]},
                           train={"model": model, "params": {"max_iter": 20}})  # fmt: skip
     params = params.model_copy(update={"train": params.train.model_copy(update={"params": options})})
-    pipeline = training.pipeline(params, FEATURES, Path())
+    pipeline = training.build_pipeline(params, FEATURES, Path())
     rows = table()
     if model == HGB:  # scikit-learn 1.9 cannot train these trees on a number that is missing everywhere
         rows = rows.assign(empty=rows["empty"].where(rows.index > 0, 1.0))
@@ -107,9 +107,9 @@ def fitted(name: str) -> Scorer:
     return Scorer(pipeline, task=task, features=FEATURES, classes=classes)  # type: ignore[arg-type]
 
 
-def fast(name: str) -> tuple[Scorer, Compiled]:
+def fast(name: str) -> tuple[Scorer, Predictor]:
     scorer = fitted(name)
-    return scorer, compiled(scorer.model, FEATURES)
+    return scorer, compile_pipeline(scorer.model, FEATURES)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -118,7 +118,7 @@ def fast(name: str) -> tuple[Scorer, Compiled]:
 def test_the_fast_way_gives_the_answers_of_scikit_learn(name: str) -> None:
     scorer, way = fast(name)
     fresh = table(seed=1)
-    worst = check(way, scorer, columns_of(fresh, FEATURES), len(fresh))
+    worst = max_deviation(way, scorer, columns_of(fresh, FEATURES), len(fresh))
     assert (way.route, worst <= TOLERANCE) == (MODELS[name][3], True), worst
     assert worst < 1e-11
 
@@ -142,7 +142,7 @@ texts = st.one_of(st.none(), st.sampled_from(["a", "b", "zürich", "c1", "c2", "
     )
 )
 def test_any_row_that_a_client_may_send_is_answered_as_by_scikit_learn(sent: list[dict[str, Any]]) -> None:
-    rows = Intake(FEATURES, Columns(time="at", id="row", target="late")).read(sent, now_us=0)
+    rows = RowParser(FEATURES, Columns(time="at", id="row", target="late")).read(sent, now_us=0)
     for name in ("binary trees", "multiclass trees"):
         scorer, way = fast(name)
         assert difference(scorer.ask_compiled(way, rows.columns, rows.size), scorer.ask(rows.frame())) <= TOLERANCE
@@ -185,7 +185,7 @@ def test_a_scorer_with_a_fast_way_answers_in_the_same_form() -> None:
         plain, way = fast(name)
         quick = Scorer(plain.model, task=plain.task, features=FEATURES, classes=plain.classes, fast=way)
         sent = [{"strong": 0.5, "few": "b"}, {"many": "c1", "gappy": 3}]
-        rows = Intake(FEATURES, Columns(time="at", id="row", target="late")).read(sent, now_us=0)
+        rows = RowParser(FEATURES, Columns(time="at", id="row", target="late")).read(sent, now_us=0)
         assert (plain.route, quick.route) == ("scikit-learn", "tables")
         for one, other in zip(plain.score_rows(rows).answers(), quick.score_rows(rows).answers(), strict=True):
             assert one.keys() == other.keys()
@@ -196,7 +196,7 @@ def test_a_scorer_with_a_fast_way_answers_in_the_same_form() -> None:
 class Off:
     """A fast way that is wrong by a little in one row."""
 
-    def __init__(self, way: Compiled, by: float) -> None:
+    def __init__(self, way: Predictor, by: float) -> None:
         self.route, self._way, self._by = way.route, way, by
 
     def predict(self, columns: Any, size: int) -> Any:
@@ -212,7 +212,7 @@ class Off:
 def test_a_way_that_is_wrong_in_one_row_is_found_out(by: float) -> None:
     scorer, way = fast("binary trees")
     rows = table(seed=1)
-    assert check(Off(way, by), scorer, columns_of(rows, FEATURES), len(rows)) > TOLERANCE
+    assert max_deviation(Off(way, by), scorer, columns_of(rows, FEATURES), len(rows)) > TOLERANCE
 
 
 @pytest.mark.parametrize("most", [1, 16, 400], ids=lambda n: f"{n} rows")
@@ -234,9 +234,9 @@ def test_a_way_that_fails_or_errs_for_some_numbers_of_rows_is_found_out(most: in
             return way.predict(columns, size) + 1e-3 * (size == most)
 
     rows = {name: values[:400] for name, values in columns.items()}
-    assert check(way, scorer, rows, 400) <= TOLERANCE
-    assert check(Failing(), scorer, rows, 400) == float("inf")
-    assert check(Erring(), scorer, rows, 400) > TOLERANCE
+    assert max_deviation(way, scorer, rows, 400) <= TOLERANCE
+    assert max_deviation(Failing(), scorer, rows, 400) == float("inf")
+    assert max_deviation(Erring(), scorer, rows, 400) > TOLERANCE
 
 
 def test_the_check_looks_where_trees_change_their_minds() -> None:
@@ -256,7 +256,7 @@ def test_the_check_looks_where_trees_change_their_minds() -> None:
     rows = table(seed=1)
     columns = columns_of(rows, FEATURES)
     assert difference(scorer.ask_compiled(Strict(), columns, len(rows)), scorer.ask(frame(rows, FEATURES))) <= TOLERANCE
-    assert check(Strict(), scorer, columns, len(rows)) > TOLERANCE
+    assert max_deviation(Strict(), scorer, columns, len(rows)) > TOLERANCE
 
 
 def test_what_has_no_fast_way_says_why() -> None:
@@ -266,15 +266,15 @@ def test_what_has_no_fast_way_says_why() -> None:
 
     trees = fitted("binary trees").model
     with pytest.raises(NotCompilable, match="GaussianNB"):
-        compiled(make_pipeline(trees[0], GaussianNB()), FEATURES)
+        compile_pipeline(make_pipeline(trees[0], GaussianNB()), FEATURES)
     with pytest.raises(NotCompilable, match="not a pipeline"):
-        compiled(trees[-1], FEATURES)
+        compile_pipeline(trees[-1], FEATURES)
     with pytest.raises(NotCompilable, match="QuantileTransformer"):
-        compiled(make_pipeline(QuantileTransformer(), trees[-1]), FEATURES)
+        compile_pipeline(make_pipeline(QuantileTransformer(), trees[-1]), FEATURES)
     with pytest.raises(NotCompilable, match="features"):
-        compiled(trees, [replace_name(f) for f in FEATURES])
+        compile_pipeline(trees, [replace_name(f) for f in FEATURES])
     with pytest.raises(NotCompilable, match="columns"):
-        compiled(make_pipeline(fitted("ridge").model[0], trees[-1]), FEATURES[:2])
+        compile_pipeline(make_pipeline(fitted("ridge").model[0], trees[-1]), FEATURES[:2])
 
 
 def replace_name(feature: Feature) -> Feature:
@@ -290,4 +290,4 @@ def test_trees_with_too_many_leaves_have_no_tables() -> None:
     wide = clone(scorer.model[-1]).set_params(max_iter=1, max_leaf_nodes=200, min_samples_leaf=1)
     wide.fit(scorer.model[0].transform(rows), truth("regression", table()))
     with pytest.raises(NotCompilable, match="leaves"):
-        compiled(make_pipeline(scorer.model[0], wide), FEATURES)
+        compile_pipeline(make_pipeline(scorer.model[0], wide), FEATURES)

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from tests.serving.sample_project import COLUMNS, flights, tiny_pipeline
 from trimtab.data.features import describe, frame
-from trimtab.model.release import REQUIRED_FILES, Columns, Manifest, input_schema, model_digest
+from trimtab.data.types import Columns
+from trimtab.model.release import REQUIRED_FILES, Manifest, input_schema, model_digest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def fields(**changes: Any) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def packed(members: dict[str, bytes]) -> bytes:
 
 
 def test_a_refit_on_another_number_of_threads_has_the_same_digest() -> None:
-    script = "from tests.trimtab.test_release import *; print(digest(fitted()))"
+    script = "from tests.trimtab.model.test_release import *; print(digest(fitted()))"
     run = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,

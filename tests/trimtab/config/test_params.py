@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.trimtab import small
+from tests.trimtab import sample_rows
 from trimtab.config.params import Params, ParamsError, load
 
 GOOD = """\
@@ -51,7 +51,7 @@ def trouble(folder: Path, text: str) -> list[str]:
 
 
 def test_the_root_project_and_this_one_are_read(tmp_path: Path) -> None:
-    assert load(Path(__file__).parents[2]).project.name == "nyc-flights"
+    assert load(Path(__file__).parents[3]).project.name == "nyc-flights"
     (tmp_path / "params.yaml").write_text(GOOD)
     assert load(tmp_path).train.holdout == timedelta(days=7)
 
@@ -141,7 +141,7 @@ def test_the_address_of_a_webhook_is_never_repeated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "hours"), [("12h", 12), ("1d", 24), ("7 d", 168), ("2w", 336), ("0d", 0)], ids=str)
 def test_a_duration_is_a_number_and_a_unit(text: str, hours: int) -> None:
-    assert small.params(period={"label_delay": text}).period.label_delay == timedelta(hours=hours)
+    assert sample_rows.params(period={"label_delay": text}).period.label_delay == timedelta(hours=hours)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_period_may_be_written_without_quotes(tmp_path: Path, every: str, star
 def test_params_come_back_from_json_as_they_were(
     holdout: int | str, window: int | str, persist: str, delay: int, margins: dict[str, float]
 ) -> None:
-    made = small.params(
+    made = sample_rows.params(
         period={"label_delay": f"{delay}h", "first_train": "2013-06"}, train={"holdout": holdout, "window": window},
         monitor={"persist": persist}, gate={"slices": margins},
     )  # fmt: skip

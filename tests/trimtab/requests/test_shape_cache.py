@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.data.features import Feature
-from trimtab.model.release import Columns
+from trimtab.data.types import Columns
 from trimtab.requests import shape_cache
-from trimtab.requests.parser import BadInput, Intake, Rows
+from trimtab.requests.parser import BadInput, RowParser
+from trimtab.requests.rows import ParsedRows
 
 FEATURES = [
     Feature(name="distance", kind="number", nullable=False),
@@ -50,7 +51,7 @@ turned = st.one_of(fine, broken).map(lambda row: dict(reversed(row.items())))
 rows = st.one_of(fine, fine, broken, turned, odd, st.just(GOOD))
 
 
-def same(one: Rows, other: Rows) -> bool:
+def same(one: ParsedRows, other: ParsedRows) -> bool:
     """Equal to the bit, in values and in form."""
     assert one.columns.keys() == other.columns.keys()
     for name, values in one.columns.items():
@@ -79,7 +80,7 @@ def attempt(call: Any) -> tuple[Any, BadInput | None]:
 def test_rows_that_were_admitted_read_as_rows_that_were_not(sent: list[Any]) -> None:
     """Each row is admitted or refused as it would be alone, also the second time; those that are admitted give the
     same columns together. An integer beyond float64 may be found only when they are read."""
-    intake = Intake(FEATURES, COLUMNS)
+    intake = RowParser(FEATURES, COLUMNS)
     admitted = []
     for row in [*sent, *sent]:
         _, refused = attempt(lambda row=row: intake.admit(row))
@@ -98,7 +99,7 @@ def test_rows_that_were_admitted_read_as_rows_that_were_not(sent: list[Any]) -> 
 
 
 def test_a_late_error_names_the_row_that_is_wrong() -> None:
-    intake = Intake(FEATURES, COLUMNS)
+    intake = RowParser(FEATURES, COLUMNS)
     intake.admit(GOOD)
     intake.admit({**GOOD, "distance": 10**400})
     with pytest.raises(BadInput, match="too large") as caught:
@@ -107,7 +108,7 @@ def test_a_late_error_names_the_row_that_is_wrong() -> None:
 
 
 def test_a_row_like_another_costs_a_fraction_of_the_long_way() -> None:
-    intake = Intake(FEATURES, COLUMNS)
+    intake = RowParser(FEATURES, COLUMNS)
     intake.admit(GOOD)
 
     def cost(call: Any) -> float:
@@ -124,7 +125,7 @@ def test_a_row_like_another_costs_a_fraction_of_the_long_way() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     """Every key order is a form of its own, and there are more of them than anybody could remember."""
-    intake = Intake(FEATURES, COLUMNS)
+    intake = RowParser(FEATURES, COLUMNS)
     random = np.random.default_rng(0)
     for i in range(3 * shape_cache.MOST_FORMS):
         order = random.permutation(list(GOOD))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.serving.sample_project import flights
 from trimtab.data.features import Feature, describe, frame
-from trimtab.model.release import Columns
-from trimtab.requests.parser import Intake
+from trimtab.data.types import Columns
+from trimtab.requests.parser import RowParser
 
 COLUMNS = Columns(time="scheduled", id="flight", key="tail", target="late")
 FEATURES = (
@@ -37,7 +37,7 @@ ROWS = st.lists(
 @given(ROWS)
 def test_json_rows_and_a_frame_of_them_look_the_same_to_a_model(rows: list[dict[str, object]]) -> None:
     from_rows = frame(rows, FEATURES)
-    intake = Intake(FEATURES, COLUMNS)
+    intake = RowParser(FEATURES, COLUMNS)
     pd.testing.assert_frame_equal(intake.read(rows, now_us=0).frame(), from_rows)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     pd.testing.assert_frame_equal(intake.read_columns(columns, now_us=0).frame(), from_rows)

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.trimtab.test_intake_merged import COLUMNS, FEATURES, same
-from trimtab.requests.parser import BadInput, Intake
+from tests.trimtab.requests.test_shape_cache import COLUMNS, FEATURES, same
+from trimtab.requests.parser import BadInput, RowParser
 
-INTAKE = Intake(FEATURES, COLUMNS)
+INTAKE = RowParser(FEATURES, COLUMNS)
 ROWS: list[dict[str, Any]] = [
     {"distance": 900.5, "hour": 7, "carrier": "UA", "gate": 3, "cargo": True, "private": False, "flight": "F1",
      "tail": 7, "scheduled": "2013-03-01T05:00:00"},
