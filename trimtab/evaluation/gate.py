@@ -70,7 +70,7 @@ def evaluate_gate(
     of the difference is below zero, at 95 % for all slices together (Bonferroni), so that many small slices do not
     reject a good model by chance. An undefined metric never passes.
 
-    >>> gate = Gate(metric="accuracy", min=0.6)
+    >>> gate = GateConfig(metric="accuracy", min=0.6)
     >>> evaluate_gate(gate, np.array([0, 1, 1]), Scores("binary", np.array([0.2, 0.9, 0.4]))).reason
     'first model: accuracy 0.6667 keeps the floor of 0.6'
     """
