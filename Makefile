@@ -80,8 +80,8 @@ lock: $(UV) ## resolve the locks anew from pyproject.toml
 	$(COMPILE) --upgrade pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock
 	$(COMPILE) --upgrade requirements-server.in --constraints requirements.lock --output-file requirements-server.lock
 	$(COMPILE) --upgrade bench/peers/requirements.in --output-file bench/peers/requirements.lock
-	$(COMPILE) --upgrade infra/images/bill.in --output-file infra/images/bill.lock
-	$(COMPILE) --upgrade infra/images/objects.in --output-file infra/images/objects.lock
+	$(COMPILE) --upgrade infra/images/build/sbom.in --output-file infra/images/build/sbom.lock
+	$(COMPILE) --upgrade infra/images/object_store/objects.in --output-file infra/images/object_store/objects.lock
 	echo uv | $(COMPILE) --upgrade - --output-file requirements-boot.lock
 
 clean: down ## remove what was installed and cached; .trimtab and data stay

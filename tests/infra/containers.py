@@ -35,7 +35,7 @@ def engine() -> None:
 def build(*names: str, into: Path) -> dict[str, Any]:
     """Build images as people do; what build.py writes down of them. What has not changed comes from the builder's
     cache."""
-    command = [sys.executable, "infra/images/build.py", "--only", ",".join(names), "--into", str(into)]
+    command = [sys.executable, "infra/images/build/build.py", "--only", ",".join(names), "--into", str(into)]
     environment = {**os.environ, "TRIMTAB_DOCKER": DOCKER}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -57,21 +57,21 @@ class Team:
 
     def compose(self, *words: str, check: bool = True, **options: Any) -> str:
         """What `docker compose` prints."""
-        command = (DOCKER, "compose", "--file", "infra/compose.yaml", *words)
+        command = (DOCKER, "compose", "--file", "infra/compose/compose.yaml", *words)
         return self.run(command, check=check, **options).stdout
 
     def program(self, name: str, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of the programs in infra/, as people do."""
-        return self.run((sys.executable, f"infra/{name}", *words), check=check)
+        return self.run((sys.executable, f"infra/compose/{name}", *words), check=check)
 
     def trimtab(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the command inside."""
-        base = (DOCKER, "compose", "--file", "infra/compose.yaml", "run", "--rm", "-T", "trimtab")
+        base = (DOCKER, "compose", "--file", "infra/compose/compose.yaml", "run", "--rm", "-T", "trimtab")
         return self.run((*base, *words), check=check)
 
     def inside(self, code: str) -> str:
         """What a Python inside prints, with the addresses and secrets that flows have."""
-        compose = (DOCKER, "compose", "--file", "infra/compose.yaml", "exec", "-T", "exporter")
+        compose = (DOCKER, "compose", "--file", "infra/compose/compose.yaml", "exec", "-T", "exporter")
         command = (*compose, "python", "/srv/run_with_secrets.py", "python", "-")
         return self.run(command, input=code).stdout
 
@@ -154,7 +154,7 @@ def place(folder: Path, **env: str) -> Iterator[Team]:
              "DOCKER_GID": str(socket.stat().st_gid), "COMPOSE_ENV_FILES": str(folder / ".env"),
              **ports, **env}  # fmt: skip
     team = Team(name, secrets, {k: v for k, v in given.items() if not k.startswith("PREFECT_API")})
-    team.program("prepare.py", "--env", str(folder / ".env"), "--secrets", str(secrets))
+    team.program("generate_secrets.py", "--env", str(folder / ".env"), "--secrets", str(secrets))
     try:
         yield team
     finally:

@@ -1,4 +1,4 @@
-"""What Compose makes of infra/compose.yaml, which it tells without an engine."""
+"""What Compose makes of infra/compose/compose.yaml, which it tells without an engine."""
 
 from __future__ import annotations
 
@@ -31,10 +31,19 @@ def compose() -> str:
 def services(compose: str, folder: Path, **given: str) -> dict[str, Any]:
     """The services in a place with the variables of .env.example."""
     env = folder / ".env"
-    env.write_text((ROOT / "infra" / ".env.example").read_text())
+    env.write_text((ROOT / "infra" / "compose" / ".env.example").read_text())
     mine = {name: value for name, value in os.environ.items() if name != "PROJECT_VOLUME"}
     told = {**mine, "TRIMTAB_SECRETS": str(folder), "DOCKER_GID": "0", **given}
-    command = [compose, "compose", "--env-file", str(env), "--file", "infra/compose.yaml", "--profile", "command"]
+    command = [
+        compose,
+        "compose",
+        "--env-file",
+        str(env),
+        "--file",
+        "infra/compose/compose.yaml",
+        "--profile",
+        "command",
+    ]
     done = subprocess.run([*command, "config", "--format", "json"], cwd=ROOT, env=told, capture_output=True, text=True,
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -103,7 +103,7 @@ def test_replicas_are_replaced_one_by_one_and_nobody_goes_without_an_answer(team
     users = Users(team.url("PROXY_PORT"), team.secret("server-predict"))
     before = identities(team)
     with users.asking():
-        said = team.program("roll.py").stdout
+        said = team.program("rolling_restart.py").stdout
     assert said.count("is new after") == 3
     assert not set(before) & set(identities(team))
     assert not users.failed and set(users.statuses) == {200} and len(users.statuses) > 100
@@ -113,12 +113,12 @@ def test_a_key_is_changed_without_anybody_being_refused(team: Team, first_model:
     url, old = team.url("PROXY_PORT"), team.secret("server-predict")
     users = Users(url, old)
     with users.asking():
-        team.program("change_key.py", "add", "server-predict", "--secrets", str(team.secrets))
+        team.program("rotate_key.py", "add", "server-predict", "--secrets", str(team.secrets))
         new = team.secret("server-predict").replace("\n", ",").split(",")[0]
         eventually(lambda: let_in(team, new) == 3, "every replica knows the new key", within_s=30)
         users.key = new
         time.sleep(1)
-        team.program("change_key.py", "drop", "server-predict", "--secrets", str(team.secrets))
+        team.program("rotate_key.py", "drop", "server-predict", "--secrets", str(team.secrets))
         eventually(lambda: let_in(team, old) == 0, "no replica knows the old key", within_s=30)
     assert not users.failed and set(users.statuses) == {200} and len(users.statuses) > 50
 

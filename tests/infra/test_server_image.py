@@ -74,13 +74,13 @@ def test_its_labels_name_commit_lock_and_bill_of_materials(facts: dict[str, Any]
     labels = json.loads(docker("image", "inspect", "--format", "{{json .Config.Labels}}", facts["tag"]))
     assert len(labels["org.opencontainers.image.revision"].removesuffix("-dirty")) == 40
     assert labels["trimtab.lock"].startswith("sha256:")
-    assert labels["trimtab.bill"].startswith("trimtab-server.cdx.json@sha256:")
+    assert labels["trimtab.sbom"].startswith("trimtab-server.cdx.json@sha256:")
 
 
 def test_its_bill_of_materials_lists_python_and_debian_packages(facts: dict[str, Any]) -> None:
-    bill = json.loads((facts["folder"] / "trimtab-server.cdx.json").read_text())
-    purls = {component["purl"].partition("?")[0] for component in bill["components"] if "purl" in component}
-    assert bill["bomFormat"] == "CycloneDX"
+    sbom = json.loads((facts["folder"] / "trimtab-server.cdx.json").read_text())
+    purls = {component["purl"].partition("?")[0] for component in sbom["components"] if "purl" in component}
+    assert sbom["bomFormat"] == "CycloneDX"
     assert any(purl.startswith("pkg:pypi/scikit-learn@") for purl in purls)
     assert any(purl.startswith("pkg:deb/debian/libc6@") for purl in purls)
     assert not any("prefect" in purl or "mlflow" in purl or "evidently" in purl for purl in purls)

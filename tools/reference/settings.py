@@ -24,8 +24,8 @@ TEXT = ("", ".py", ".yaml", ".tpl", ".json", ".example", ".txt")
 OTHER_VARIABLES = {
     "TRIMTAB_DEBUG": "`1` shows whole tracebacks and Prefect's own log lines (`cli/`, `deployments/local_run.py`)",
     "TRIMTAB_DOCKER": "the `docker` program, where it is not the first in `PATH` (`infra/`, `.ci/`)",
-    "TRIMTAB_SECRETS": "Compose: folder with the secret files (`infra/.env`)",
-    "TRIMTAB_WORKER_IMAGE": "Compose: image of flow runs, worker, Prefect and MLflow (`infra/.env`)",
+    "TRIMTAB_SECRETS": "Compose: folder with the secret files (`infra/compose/.env`)",
+    "TRIMTAB_WORKER_IMAGE": "Compose: image of flow runs, worker, Prefect and MLflow (`infra/compose/.env`)",
     "TRIMTAB_COMMIT": "Compose: commit that is written into the images' labels",
     "TRIMTAB_CI_CACHE": "folder for the base image that `.ci/engine` builds; default `~/.cache/trimtab-ci`",
     "TRIMTAB_STACK": "set by the supervisor in every process that it starts, to find them again; do not set it",

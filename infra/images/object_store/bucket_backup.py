@@ -1,5 +1,5 @@
-"""Copy the store's bucket out of the object store and into one, as a tar archive: `python buckets.py save > FILE`,
-`python buckets.py load < FILE`. TRIMTAB_STORE names the bucket; credentials come by boto3's usual means.
+"""Copy the store's bucket out of the object store and into one, as a tar archive: `python bucket_backup.py save >
+FILE`, `python bucket_backup.py load < FILE`. TRIMTAB_STORE names the bucket; credentials come by boto3's usual means.
 
 An object's own metadata goes with it (the archive's headers hold it). `load` overwrites nothing: a bucket with objects
 in it is refused, because a mixture of two places would be neither."""

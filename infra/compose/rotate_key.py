@@ -1,4 +1,4 @@
-"""Change a key of the model servers without a pause: `python3 infra/change_key.py add|drop server-predict`.
+"""Change a key of the model servers without a pause: `python3 infra/compose/rotate_key.py add|drop server-predict`.
 
 `add` puts a new key before the one that is there, `drop` leaves the first alone; docs/how-to/compose.md says what comes
 between. The file is written in place: who has it mounted keeps seeing it (servers read it again within seconds). Keys
@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from prepare import FLOWS_KEY, HERE, LISTS, keys_of, new_key
+from generate_secrets import FLOWS_KEY, HERE, LISTS, keys_of, new_key
 
 
 class Refused(Exception):
@@ -38,7 +38,11 @@ def add(folder: Path, name: str) -> str:
     if len(keys) != 1:
         raise Refused(f"it holds {len(keys)} keys already: drop the old ones first")
     _write_in_place(folder / name, [new_key(), *keys])
-    told = "run prepare.py, which gives flows the new one" if name == LISTS[0] else f"give clients the first of {name}"
+    told = (
+        "run generate_secrets.py, which gives flows the new one"
+        if name == LISTS[0]
+        else f"give clients the first of {name}"
+    )
     return f"{name} holds a new key and the old one. When every server says so (trimtab_keys), {told}."
 
 
@@ -46,7 +50,9 @@ def drop(folder: Path, name: str) -> str:
     """What happened, now that the first key alone is left. Raises Refused where flows still send another one."""
     first, *others = keys_of((folder / name).read_text())
     if name == LISTS[0] and (folder / FLOWS_KEY).read_text().strip() != first:
-        raise Refused(f"flows still send another key ({FLOWS_KEY}): run prepare.py, and let runs that have begun end")
+        raise Refused(
+            f"flows still send another key ({FLOWS_KEY}): run generate_secrets.py, and let runs that have begun end"
+        )
     _write_in_place(folder / name, [first])
     return f"{len(others)} old keys of {name} open nothing any more once every server says so (trimtab_keys)."
 

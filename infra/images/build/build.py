@@ -1,8 +1,8 @@
-"""Build the images with BuildKit, with commit, lock and bill of materials in their labels, and say how large they are.
+"""Build the images with BuildKit, with commit, lock and SBOM in their labels, and say how large they are.
 
-    python3 infra/images/build.py [--only NAME,NAME] [--tag TAG] [--into FOLDER]
+    python3 infra/images/build/build.py [--only NAME,NAME] [--tag TAG] [--into FOLDER]
 
-FOLDER (default: build/images) gets NAME.cdx.json, the bill of materials of each of our two images, and images.json:
+FOLDER (default: build/images) gets NAME.cdx.json, the SBOM of each of our two images, and images.json:
 names, digests and sizes. TRIMTAB_DOCKER names another docker than the first in PATH. Needs nothing but Python and
 Docker."""
 
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LOCKS = {"server": "requirements-server.lock", "worker": "requirements.lock"}
 BESIDE = ("postgres", "objects", "proxy", "prometheus", "alertmanager")
 _DOCKER = os.environ.get("TRIMTAB_DOCKER", "docker")
@@ -67,12 +67,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _provenance(name: str, base: str, into: Path) -> dict[str, str]:
-    """Digests of an image's lock and of its bill of materials, which is written into *into*; of ours only."""
+    """Digests of an image's lock and of its SBOM, which is written into *into*; of ours only."""
     if name not in LOCKS:
         return {}
-    _build(f"{name}-bill", {"PYTHON": base}, "--output", f"type=local,dest={into}")
-    bill = into / f"trimtab-{name}.cdx.json"
-    return {"LOCK": _digest(ROOT / LOCKS[name]), "BILL": f"{bill.name}@{_digest(bill)}"}
+    _build(f"{name}-sbom", {"PYTHON": base}, "--output", f"type=local,dest={into}")
+    sbom = into / f"trimtab-{name}.cdx.json"
+    return {"LOCK": _digest(ROOT / LOCKS[name]), "SBOM": f"{sbom.name}@{_digest(sbom)}"}
 
 
 def _build(target: str, arguments: Mapping[str, str], *words: str) -> None:

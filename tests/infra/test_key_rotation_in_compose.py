@@ -1,4 +1,5 @@
-"""The keys that infra/prepare.py makes for Compose, and how infra/change_key.py changes one of them."""
+"""The keys that infra/compose/generate_secrets.py makes, and how infra/compose/rotate_key.py changes one of them."""
+them."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import pytest
 
 from serving.settings import parse_keys
 
-INFRA = Path(__file__).resolve().parents[2] / "infra"
-MAKE = "import sys; from pathlib import Path; import prepare; print(prepare.keep(Path(sys.argv[1]), {}))"
+INFRA = Path(__file__).resolve().parents[2] / "infra" / "compose"
+MAKE = "import sys; from pathlib import Path; import generate_secrets; (generate_secrets.keep(Path(sys.argv[1]), {}))"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -20,14 +21,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def prepare(folder: Path) -> str:
-    """What prepare.py does to the secrets; it leaves .env alone."""
+    """What generate_secrets.py does to the secrets; it leaves .env alone."""
     done = run("-c", MAKE, str(folder))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def change(folder: Path, what: str, name: str) -> subprocess.CompletedProcess[str]:
-    return run("change_key.py", what, name, "--secrets", str(folder))
+    return run("rotate_key.py", what, name, "--secrets", str(folder))
 
 
 def keys(folder: Path, name: str) -> list[str]:
@@ -73,7 +74,7 @@ def test_no_key_is_dropped_that_flows_still_send(secrets: Path) -> None:
     both = keys(secrets, "server-admin")
     refused = change(secrets, "drop", "server-admin")
     assert refused.returncode == 1
-    assert "prepare.py" in refused.stderr
+    assert "generate_secrets.py" in refused.stderr
     assert keys(secrets, "server-admin") == both
     prepare(secrets)
     assert change(secrets, "drop", "server-admin").returncode == 0

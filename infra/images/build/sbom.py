@@ -1,9 +1,9 @@
 """Write down what an image holds, as CycloneDX: Python's packages (found by cyclonedx-py) and Debian's (from dpkg's
 list).
 
-    python bill.py NAME ROOT FOLDER
+    python sbom.py NAME ROOT FOLDER
 
-ROOT is where the image's files are; its environment /opt/trimtab, if it has one, is asked by its own Python. The bill,
+ROOT is where the image's files are; its environment /opt/trimtab, if it has one, is asked by its own Python. The sbom,
 which is the same whenever the contents are, becomes FOLDER/NAME.cdx.json; it is checked against the format's schema."""
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from urllib.parse import quote
 
 
 def main(arguments: list[str]) -> int:
-    """Write the bill; 1 when it would not be valid."""
+    """Write the sbom; 1 when it would not be valid."""
     name, root, folder = arguments[0], Path(arguments[1]), Path(arguments[2])
-    bill = python_packages(root / "opt" / "trimtab" / "bin" / "python")
-    bill["metadata"]["component"] = {"type": "container", "name": name, "bom-ref": name}
+    sbom = python_packages(root / "opt" / "trimtab" / "bin" / "python")
+    sbom["metadata"]["component"] = {"type": "container", "name": name, "bom-ref": name}
     debian = list(debian_packages(root / "var" / "lib" / "dpkg" / "status"))
-    bill["components"] = [*bill.get("components", []), *debian]
+    sbom["components"] = [*sbom.get("components", []), *debian]
     # Who needs whom is known of Python's packages only; the image needs all of them.
-    known = [part for part in bill.get("dependencies", []) if part["ref"] in {c["bom-ref"] for c in bill["components"]}]
-    bill["dependencies"] = [*known, {"ref": name, "dependsOn": sorted(c["bom-ref"] for c in bill["components"])}]
-    text = json.dumps(bill, indent=1, sort_keys=True) + "\n"
+    known = [part for part in sbom.get("dependencies", []) if part["ref"] in {c["bom-ref"] for c in sbom["components"]}]
+    sbom["dependencies"] = [*known, {"ref": name, "dependsOn": sorted(c["bom-ref"] for c in sbom["components"])}]
+    text = json.dumps(sbom, indent=1, sort_keys=True) + "\n"
     if problem := invalid(text):
-        print(f"{name}: the bill of materials is not valid: {problem}", file=sys.stderr)
+        print(f"{name}: the SBOM is not valid: {problem}", file=sys.stderr)
         return 1
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.cdx.json").write_text(text)
-    print(f"{name}: {len(bill['components'])} components, {len(debian)} of them Debian's")
+    print(f"{name}: {len(sbom['components'])} components, {len(debian)} of them Debian's")
     return 0
 
 
 def python_packages(interpreter: Path) -> dict[str, Any]:
-    """The bill of an environment; an empty one where there is none."""
+    """The sbom of an environment; an empty one where there is none."""
     here = Path(sys.executable).parent
     command = [
         str(here / "cyclonedx-py"),
@@ -57,8 +57,8 @@ def python_packages(interpreter: Path) -> dict[str, Any]:
     else:
         command.append(str(interpreter))
     written = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    bill: dict[str, Any] = json.loads(written)
-    return bill
+    sbom: dict[str, Any] = json.loads(written)
+    return sbom
 
 
 def debian_packages(status: Path) -> Iterator[dict[str, Any]]:
@@ -73,7 +73,7 @@ def debian_packages(status: Path) -> Iterator[dict[str, Any]]:
 
 
 def invalid(text: str) -> str | None:
-    """What is wrong with a bill, or None."""
+    """What is wrong with a sbom, or None."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 

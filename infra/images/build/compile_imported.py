@@ -4,7 +4,7 @@ libraries are never imported, and bytecode is as large as its source.
     python compile_imported.py SITE_PACKAGES CODE PROGRAM
 
 Of others' modules (in SITE_PACKAGES) that PROGRAM imports, bytecode takes the place of the source: Python loads it just
-so, and a traceback still names file and line, of a version that the bill of materials names. Our own CODE keeps its
+so, and a traceback still names file and line, of a version that the SBOM names. Our own CODE keeps its
 sources beside the bytecode. Bytecode is never checked against a source: files in an image do not change, but their
 times may."""
 

@@ -1,6 +1,6 @@
-"""Make what infra/compose.yaml needs and git must not have: .env and the secrets. Needs nothing but Python.
+"""Make what infra/compose/compose.yaml needs and git must not have: .env and the secrets. Needs nothing but Python.
 
-    python3 infra/prepare.py [--env FILE] [--secrets FOLDER] [--pager URL] [--tickets URL]
+    python3 infra/compose/generate_secrets.py [--env FILE] [--secrets FOLDER] [--pager URL] [--tickets URL]
 
 What is there stays as it is, so this can be run again at any time; delete a file to get a new secret
 (docs/how-to/compose.md says how to change each without downtime). The folder can be entered by its owner only; the
@@ -24,7 +24,7 @@ FLOWS_KEY = "flows-admin"  # the one of server-admin that flows send: the first
 
 def main(arguments: list[str]) -> int:
     """Make what is missing, and say what was made."""
-    parser = argparse.ArgumentParser(description="Make .env and the secrets that infra/compose.yaml needs.")
+    parser = argparse.ArgumentParser(description="Make .env and the secrets that infra/compose/compose.yaml needs.")
     parser.add_argument("--env", type=Path, default=HERE / ".env", help="the file that Compose reads")
     parser.add_argument("--secrets", type=Path, default=HERE / "secrets", help="the folder of the secrets")
     parser.add_argument("--pager", default="", help="webhook for alerts that somebody has to see now")

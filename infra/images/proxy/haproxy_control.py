@@ -1,5 +1,5 @@
-"""Tell the proxy which replicas get requests: `python steer.py drain NAME`, `python steer.py ready NAME`, `python
-steer.py show`.
+"""Tell the proxy which replicas get requests: `python haproxy_control.py drain NAME`, `python haproxy_control.py ready
+NAME`, `python haproxy_control.py show`.
 
 `drain` waits until the replica has answered all that it was asked (at most half a minute), so that it can be stopped
 then; `ready` waits until the proxy's own check has found it ready."""
@@ -30,14 +30,14 @@ def main(arguments: list[str]) -> int:
         return 2
     wanted, name = arguments
     try:
-        steer(wanted, name)
+        set_state(wanted, name)
     except (Unable, OSError) as error:
         print(f"the proxy does not {wanted} {name}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def steer(wanted: str, name: str) -> None:
+def set_state(wanted: str, name: str) -> None:
     """Raise Unable when it is not so in time."""
     if name not in states():
         raise Unable(f"it knows only {', '.join(states())}")

@@ -1,4 +1,5 @@
-"""Replace the model servers one after the other without losing a request: `python3 infra/roll.py [SERVICE...]`.
+"""Replace the model servers one after the other without losing a request: `python3 infra/compose/rolling_restart.py
+[SERVICE...]`.
 
 Each is drained in the proxy (it gets nothing new, and has answered what it had), made anew from the image and the
 settings that Compose has now, and taken in again when it is ready. The first that does not get ready ends it: the
@@ -29,10 +30,10 @@ def main(arguments: list[str]) -> int:
 
 def roll(name: str) -> None:
     """Replace one replica. Raises Failed; run again, it begins with draining again."""
-    steer = ("exec", "-T", "proxy", "python", "/srv/steer.py")
-    compose(*steer, "drain", name)
+    control = ("exec", "-T", "proxy", "python", "/srv/haproxy_control.py")
+    compose(*control, "drain", name)
     compose("up", "--detach", "--no-deps", "--no-build", "--force-recreate", "--wait", "--wait-timeout", "120", name)
-    compose(*steer, "ready", name)
+    compose(*control, "ready", name)
 
 
 if __name__ == "__main__":

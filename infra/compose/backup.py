@@ -1,7 +1,7 @@
 """Save all that cannot be made again, and bring it back: databases and the store's bucket.
 
-    python3 infra/backup.py save FOLDER       while everything runs
-    python3 infra/backup.py restore FOLDER    into new, empty volumes; then `docker compose up -d --wait`
+    python3 infra/compose/backup.py save FOLDER       while everything runs
+    python3 infra/compose/backup.py restore FOLDER    into new, empty volumes; then `docker compose up -d --wait`
 
 Databases are saved first and the bucket after them: what a row speaks of was written before the row, so it is in the
 copy. FOLDER/backup.json is written last; without it the rest is no backup. Secrets are not in it: keep their folder by
@@ -49,7 +49,7 @@ def save(folder: Path) -> None:
         with (folder / f"{database}.dump").open("wb") as file:
             compose("exec", "-T", "postgres", "pg_dump", *_SOCKET, "--format=custom", database, stdout=file)
     with (folder / _BUCKET).open("wb") as file:
-        compose("run", "--rm", "--no-deps", "-T", "accounts", "/srv/buckets.py", "save", stdout=file)
+        compose("run", "--rm", "--no-deps", "-T", "accounts", "/srv/bucket_backup.py", "save", stdout=file)
     names = [*(f"{database}.dump" for database in DATABASES), _BUCKET]
     index = {"started": started, "ended": time.time(), "files": {name: _described(folder / name) for name in names}}
     draft = folder / f"{_INDEX}.new"
@@ -75,10 +75,10 @@ def restore(folder: Path) -> None:
             compose("exec", "-T", "postgres", "pg_restore", *_SOCKET, *into, stdin=file)
         print(f"the database {database} is back")
     run = ("run", "--rm", "--no-deps", "-T", "accounts")
-    compose(*run, "/srv/accounts.py", "bucket")
+    compose(*run, "/srv/bootstrap_accounts.py", "bucket")
     with (folder / _BUCKET).open("rb") as file:
-        compose(*run, "/srv/buckets.py", "load", stdin=file)
-    print("the bucket is back; now: docker compose --file infra/compose.yaml up -d --wait")
+        compose(*run, "/srv/bucket_backup.py", "load", stdin=file)
+    print("the bucket is back; now: docker compose --file infra/compose/compose.yaml up -d --wait")
 
 
 def check(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether a service in this container answers: `python healthy.py PORT PATH`. Ends with 0 or 1, for HEALTHCHECK."""
+"""Whether a service in this container answers: `python healthcheck.py PORT PATH`. Ends with 0 or 1, for HEALTHCHECK."""
 
 from __future__ import annotations
 
