@@ -1,5 +1,4 @@
 """The keys that infra/compose/generate_secrets.py makes, and how infra/compose/rotate_key.py changes one of them."""
-them."""
 
 from __future__ import annotations
 
