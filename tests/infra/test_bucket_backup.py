@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from infra.images.buckets import Unrest, save
+from infra.images.object_store.bucket_backup import Unrest, save
 from tests.stores.seaweed import Seaweed
 
 FIRST, SECOND = "telemetry/predictions/parts/1.parquet", "telemetry/predictions/parts/2.parquet"
