@@ -17,7 +17,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from deployments.replay.baselines import accepted, exchanged
+from deployments.replay.baselines import accepted_rows, blend
 from tasks import reports
 from trimtab.config import params
 from trimtab.config.params import Params
@@ -45,7 +45,7 @@ class World:
     def rows(self) -> dict[Period, pd.DataFrame]:
         """Accepted rows by period."""
         periods = span(self.settings.first, self.last)
-        return {period: accepted(ROOT, self.settings, self.schema, period) for period in periods}
+        return {period: accepted_rows(ROOT, self.settings, self.schema, period) for period in periods}
 
     def model(self, settings: Params, as_of: Period) -> tuple[training.Candidate, training.Split, pd.DataFrame]:
         """The candidate of *as_of*, its split and its reference."""
@@ -135,9 +135,7 @@ def live_through(world: World, settings: Params, rule: Rule = ours) -> Year:
 
 def _metric(world: World, settings: Params, old: Period, new: Period, period: Period) -> float:
     rows = world.rows[period]
-    scores = exchanged(
-        settings, rows, world.model(settings, old)[0].scorer, world.model(settings, new)[0].scorer, period
-    )
+    scores = blend(settings, rows, world.model(settings, old)[0].scorer, world.model(settings, new)[0].scorer, period)
     mask = rows[settings.columns.target].notna().to_numpy()
     return float(metrics.measure(settings.gate.metric, training.labels_of(rows[mask], settings), scores.take(mask))[0])
 

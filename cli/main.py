@@ -63,7 +63,7 @@ def down(
     from deployments.replay import demo
 
     settings = Settings()
-    for place in (settings, demo.settings_of(settings)) if everything else (settings,):
+    for place in (settings, demo.demo_settings(settings)) if everything else (settings,):
         stack.down(place, echo=_say)
 
 

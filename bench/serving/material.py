@@ -118,7 +118,7 @@ def _fingerprint() -> str:
 def _make(folder: Path) -> None:
     import pandas as pd
 
-    from deployments.replay.baselines import accepted
+    from deployments.replay.baselines import accepted_rows
     from trimtab.config import params
     from trimtab.data.features import frame
     from trimtab.data.periods import span
@@ -127,7 +127,7 @@ def _make(folder: Path) -> None:
 
     settings, rules = params.load(ROOT), Schema.loads((ROOT / "schema.yaml").read_text())
     last = settings.first_train
-    fetched = partial(accepted, ROOT, settings, rules)
+    fetched = partial(accepted_rows, ROOT, settings, rules)
     parts = training.split(pd.concat(map(fetched, span(settings.first, last)), ignore_index=True), settings, last)
     later = pd.concat([fetched(last.shift(1)), fetched(last.shift(2))], ignore_index=True)
     fitted = training.fit_candidate(settings, rules, parts, ROOT)

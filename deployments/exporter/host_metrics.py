@@ -36,7 +36,7 @@ def _cpu_s(pid: int) -> float:
     """CPU time of a process and its descendants, with that of children that they have waited for."""
     total_s = 0.0
     with suppress(psutil.Error):
-        for member in processes.family(psutil.Process(pid)):
+        for member in processes.descendants(psutil.Process(pid)):
             with suppress(psutil.Error):
                 total_s += sum(member.cpu_times()[:4])
     return total_s

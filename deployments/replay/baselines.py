@@ -27,7 +27,7 @@ from trimtab.model import training
 from trimtab.model.scoring import Scorer, Scores
 
 
-def accepted(project: Path, settings: Params, rules: Schema, period: Period) -> pd.DataFrame:
+def accepted_rows(project: Path, settings: Params, rules: Schema, period: Period) -> pd.DataFrame:
     """The rows of a period that validation would accept."""
     place = Settings()
     access = BucketAccess(place.source_endpoint, place.source_profile)
@@ -43,14 +43,14 @@ def compute(project: Path, first: Period, last: Period) -> dict[str, dict[str, f
     """
     settings = params.load(project)
     rules = Schema.loads((project / "schema.yaml").read_text())
-    known = [accepted(project, settings, rules, p) for p in span(settings.first, first.shift(-1))]
-    frozen = current = learned(project, settings, rules, known, first.shift(-1))
+    known = [accepted_rows(project, settings, rules, p) for p in span(settings.first, first.shift(-1))]
+    frozen = current = fit_at(project, settings, rules, known, first.shift(-1))
     found = {}
     for period in span(first, last):
-        rows = accepted(project, settings, rules, period)
+        rows = accepted_rows(project, settings, rules, period)
         if period > first:
-            newer = learned(project, settings, rules, known, period.shift(-1))
-            found_scores = exchanged(settings, rows, current, newer, period)
+            newer = fit_at(project, settings, rules, known, period.shift(-1))
+            found_scores = blend(settings, rows, current, newer, period)
             current = newer
         else:
             found_scores = frozen.score(rows)
@@ -64,13 +64,13 @@ def compute(project: Path, first: Period, last: Period) -> dict[str, dict[str, f
     return found
 
 
-def learned(project: Path, settings: Params, rules: Schema, known: list[pd.DataFrame], as_of: Period) -> Scorer:
+def fit_at(project: Path, settings: Params, rules: Schema, known: list[pd.DataFrame], as_of: Period) -> Scorer:
     """The model that the recipe makes of the data up to *as_of*."""
     parts = training.split(pd.concat(known, ignore_index=True), settings, as_of)
     return training.fit_pipeline(settings, rules, parts.train, project)[1]
 
 
-def exchanged(settings: Params, rows: pd.DataFrame, old: Scorer, new: Scorer, period: Period) -> Scores:
+def blend(settings: Params, rows: pd.DataFrame, old: Scorer, new: Scorer, period: Period) -> Scores:
     """Answers to *rows* when *new* took over from *old* after the label delay."""
     moment = pd.Timestamp(period.start + settings.period.label_delay).tz_localize(None)
     is_old = (rows[settings.columns.time] < moment).to_numpy()

@@ -20,7 +20,7 @@ from trimtab.data.periods import Period
 COPIED = ("params.yaml", "schema.yaml", "model.py", "sources", ".dvcignore")
 
 
-def settings_of(checkout: Settings) -> Settings:
+def demo_settings(checkout: Settings) -> Settings:
     """The demo's place inside the checkout: its own project, git and state, out of the way of the real ones."""
     home = checkout.root / ".trimtab" / "demo"
     return checkout.model_copy(
@@ -30,14 +30,14 @@ def settings_of(checkout: Settings) -> Settings:
 
 def start(checkout: Settings, echo: Callable[[str], None]) -> Settings:
     """A fresh scratch copy of the project with a running stack; the demo's settings."""
-    place = settings_of(checkout)
+    place = demo_settings(checkout)
     stack.down(place, echo=lambda _: None)
     stack.erase(place, echo=lambda _: None)
     shutil.rmtree(place.state, ignore_errors=True)
     copy_project(checkout.root, place.root)
     stack.up(place, echo=echo)
     os.environ.update(stack.environment(place))  # before Prefect is imported, which reads it once
-    return stack.settled(place)
+    return stack.with_addresses(place)
 
 
 def copy_project(source: Path, target: Path) -> None:
@@ -93,7 +93,7 @@ def replay(
         if computing.poll() is None:
             computing.kill()
             computing.wait()
-    summary = report.summarise(
+    summary = report.summarize(
         reader, json.loads(beside.read_text()), timings_s={"up": round(up_s, 1), "replay": round(lasted, 1)}
     )
     report.write(summary, out)

@@ -35,7 +35,7 @@ class ReplayStuck(RuntimeError):
 
 
 @dataclass
-class Step:
+class ReplayStep:
     """What happened in one period."""
 
     period: str
@@ -57,7 +57,7 @@ class Replay:
     ledger: Ledger
     traffic: Traffic
     echo: Callable[[str], None]
-    steps: list[Step] = field(default_factory=list)
+    steps: list[ReplayStep] = field(default_factory=list)
     alerts: int = 0
 
     @property
@@ -98,7 +98,7 @@ class Replay:
             began = time.monotonic()
             live = self.ledger.live()
             assert live is not None
-            step = Step(str(period), release=live.champion, version=self.ledger.model_version(live.champion))
+            step = ReplayStep(str(period), release=live.champion, version=self.ledger.model_version(live.champion))
             self.steps.append(step)
             self._status(f"{period}  users ask")
             step.rows, labels = self._asked(next(rows))
@@ -108,13 +108,13 @@ class Replay:
             if step.decision is not None and step.decision.action == "retrain":
                 step.retrain = self._retrained(step.decision)
             step.seconds = time.monotonic() - began
-            self.echo(told(step))
+            self.echo(format_step(step))
 
     def _asked(self, rows: pd.DataFrame) -> tuple[int, int]:
         """Users ask for *rows*; how many were answered, and how many labels came in meanwhile."""
         rows = rows.sort_values(self.params.columns.time, kind="stable", ignore_index=True)
         days = rows[self.params.columns.time].dt.normalize()
-        watched, labels = Watched(self.ledger), 0
+        watched, labels = RolloutWatcher(self.ledger), 0
         asked: list[str] = []
         for day in days.unique():
             if not watched.is_challenging:
@@ -197,7 +197,7 @@ class Replay:
         self.echo(f"\r{text}")
 
 
-class Watched:
+class RolloutWatcher:
     """The rollout that is on trial, if any, followed by what its conductor saw of the traffic since."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -233,7 +233,7 @@ class Watched:
         return f"rollout: {look.state}, {look.labels:,} labels, {look.verdict}" if look else "rollout: begun"
 
 
-def told(step: Step) -> str:
+def format_step(step: ReplayStep) -> str:
     """One line about a period."""
     decision = step.decision
     line = f"{step.period}  version {step.version}"

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from deployments.replay import rollouts as rollouts_module
-from deployments.replay.replay import Replay, Step
+from deployments.replay.replay import Replay, ReplayStep
 from stores import telemetry
 from stores.ledger import Outcome
 from tasks import orchestrator
@@ -20,12 +20,12 @@ from trimtab.model.release import Manifest
 from trimtab.model.scoring import Scores
 
 
-def summarise(
+def summarize(
     replay: Replay, baselines: Mapping[str, Mapping[str, float]], *, timings_s: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The summary of a replay. Every number is read back from telemetry and the ledger, not from what was sent;
     only ``lost_predictions`` compares the two."""
-    rollouts = rollouts_module.of(replay.ledger)
+    rollouts = rollouts_module.summarize_rollouts(replay.ledger)
     rows = [_period(replay, step, baselines[step.period], rollouts) for step in replay.steps]
     first, last = (replay.params.parse_period(replay.steps[i].period) for i in (0, -1))
     recorded = telemetry.predictions(replay.telemetry, first.start, last.shift(1).end, columns=[])
@@ -53,7 +53,7 @@ def summarise(
 
 
 def _period(
-    replay: Replay, step: Step, baseline: Mapping[str, float], rollouts: Sequence[Mapping[str, Any]]
+    replay: Replay, step: ReplayStep, baseline: Mapping[str, float], rollouts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     period, decision = replay.params.parse_period(step.period), step.decision
     seen = telemetry.joined(replay.telemetry, period.start, period.end)
@@ -76,7 +76,7 @@ def _period(
         "version": step.version,
         "metric": {
             "name": replay.params.gate.metric,
-            "live": measured(known, replay.params.gate.metric, manifest) if manifest else None,
+            "live": live_metric(known, replay.params.gate.metric, manifest) if manifest else None,
             "frozen": baseline["frozen"],
             "every_period": baseline["every_period"],
         },
@@ -103,7 +103,7 @@ def _promoted(outcome: Outcome | None, rollout: Mapping[str, Any] | None) -> boo
     return (outcome is not None and outcome.result == "promoted") or (rollout is not None and bool(rollout["promoted"]))
 
 
-def measured(known: pd.DataFrame, metric: str, manifest: Manifest) -> float:
+def live_metric(known: pd.DataFrame, metric: str, manifest: Manifest) -> float:
     """The metric of recorded answers with labels, whoever of the releases of one project gave them."""
     is_multi = manifest.task == "multiclass"
     truth = known["label"].to_numpy(dtype=object if is_multi else float)
@@ -117,7 +117,7 @@ def measured(known: pd.DataFrame, metric: str, manifest: Manifest) -> float:
     return float(metrics.measure(metric, truth, scores)[0])
 
 
-def _retrain_times(retrains: Sequence[Step]) -> dict[str, list[float]]:
+def _retrain_times(retrains: Sequence[ReplayStep]) -> dict[str, list[float]]:
     """Seconds from decision to Running, and of each whole retrain."""
     waits, lasts = [], []
     for step in retrains:
@@ -150,7 +150,7 @@ def table(summary: Mapping[str, Any]) -> str:
         f"with {t['retrains']} retrains instead of {len(summary['periods'])}.",
         f"{t['predictions']:,} answers, {t['lost_predictions']} of them not in telemetry; {t['labels']:,} labels; "
         f"{t['promotions']} promotions, {t['rejections']} rejections, {t['rollbacks']} rollbacks.",
-        *rollouts_module.lines(summary["rollouts"]),
+        *rollouts_module.format_lines(summary["rollouts"]),
     ]
     if s["event_to_running"]:
         lines.append(
@@ -196,8 +196,9 @@ def picture(summary: Mapping[str, Any], path: Path) -> None:
         if row["retrain_flow_run"]:
             axes.axvline(place + 0.5, color="#1f5fa8", alpha=0.35, linestyle="--")
             axes.annotate(
-                _became(row, summary["rollouts"]), (place + 0.5, low), xytext=(-2, 0), textcoords="offset points",
-                rotation=90, fontsize=8, color="#1f5fa8", ha="right", va="bottom",
+                _outcome_label(row, summary["rollouts"]), (place + 0.5, low),
+                xytext=(-2, 0), textcoords="offset points", rotation=90, fontsize=8, color="#1f5fa8",
+                ha="right", va="bottom",
             )  # fmt: skip
     axes.set(title="What the loop was worth", ylabel=f"{name}, answers users got", xlabel="")
     axes.spines[["top", "right"]].set_visible(False)
@@ -207,7 +208,7 @@ def picture(summary: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def _became(row: Mapping[str, Any], rollouts: Sequence[Mapping[str, Any]]) -> str:
+def _outcome_label(row: Mapping[str, Any], rollouts: Sequence[Mapping[str, Any]]) -> str:
     """What a period's retrain came to, in a word or two."""
     found = next((f for f in rollouts if f["id"] == row["rollout"]), None)
     if found is None:

@@ -12,7 +12,7 @@ from trimtab.rollout.state_machine import current_state
 FOUND_WORSE = ("rolled back", "reverted")
 
 
-def of(ledger: Ledger) -> list[dict[str, Any]]:
+def summarize_rollouts(ledger: Ledger) -> list[dict[str, Any]]:
     """Every rollout on live traffic, oldest first."""
     return [_rollout(ledger, row) for row in ledger.rollouts() if row.strategy == "rollout"]
 
@@ -34,7 +34,7 @@ def _rollout(ledger: Ledger, row: Rollout) -> dict[str, Any]:
         "verdict": "roll back" if seen.get("broken") else seen.get("verdict"),
         "labels": seen.get("labels", 0),
         "answers": at.exposed_before,
-        "exposure": at.exposed_before if _found_worse(steps) else 0,
+        "exposure": at.exposed_before if _was_found_worse(steps) else 0,
     }
 
 
@@ -47,14 +47,14 @@ def _step(steps: Sequence[RolloutStep]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _found_worse(steps: Sequence[RolloutStep]) -> bool:
+def _was_found_worse(steps: Sequence[RolloutStep]) -> bool:
     """Whether it went back for what was seen of it, and not for want of evidence or because it was overtaken."""
     last = steps[-1]
     seen = last.evidence.get("seen") or {}
     return last.state in FOUND_WORSE and (seen.get("verdict") == "roll back" or bool(seen.get("broken")))
 
 
-def lines(rollouts: Sequence[Mapping[str, Any]]) -> list[str]:
+def format_lines(rollouts: Sequence[Mapping[str, Any]]) -> list[str]:
     """The rollouts as a person reads them."""
     if not rollouts:
         return []

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deployments.stack.addresses import environment, ledger_url, settled
+    from deployments.stack.addresses import environment, ledger_url, with_addresses
     from deployments.stack.lifecycle import down, erase, status, up
     from deployments.stack.plan import StackError
     from deployments.stack.state import ComponentStatus, StackStatus
@@ -22,9 +22,9 @@ __all__ = [
     "environment",
     "erase",
     "ledger_url",
-    "settled",
     "status",
     "up",
+    "with_addresses",
 ]
 
 _HOMES = {
@@ -35,7 +35,7 @@ _HOMES = {
     "environment": "addresses",
     "erase": "lifecycle",
     "ledger_url": "addresses",
-    "settled": "addresses",
+    "with_addresses": "addresses",
     "status": "lifecycle",
     "up": "lifecycle",
 }

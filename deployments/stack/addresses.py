@@ -10,7 +10,7 @@ from deployments.stack.plan import StackError
 from trimtab.config.settings import Settings
 
 
-def settled(settings: Settings) -> Settings:
+def with_addresses(settings: Settings) -> Settings:
     """*settings* with the address of the embedded S3 server, where it is asked for or the state is on it already.
 
     Raises StackError when another store is named as well.
@@ -51,7 +51,7 @@ def environment(settings: Settings) -> dict[str, str]:
     Lay it over `os.environ`. It holds the keys of the embedded S3 server and the user's own PostgreSQL URL, if there
     are any: keep it out of logs.
     """
-    settings = settled(settings)
+    settings = with_addresses(settings)
     given = {name: value for name, value in settings if value is not None}
     ours = {**given, "project": settings.root, "home": settings.state, "ledger_url": ledger_url(settings)}
     return {

@@ -26,7 +26,7 @@ _ANSWERED_S, _DRAINED_S = 12.0, 35.0
 
 def plan(settings: Settings, *, only: Collection[str] | None = None) -> Plan:
     """The components that are ours to run, or those in *only*; a part that has an address of its own is left out."""
-    settings = addresses.settled(settings)
+    settings = addresses.with_addresses(settings)
     if is_elsewhere(settings):
         return Plan(settings.state, ())
     parts = [
@@ -56,7 +56,7 @@ def external(settings: Settings) -> dict[str, str]:
         "prefect": settings.prefect_url,
         "mlflow": settings.mlflow_url,
         "server": settings.server_url,
-        "objects": None if addresses.settled(settings).s3 else settings.store,
+        "objects": None if addresses.with_addresses(settings).s3 else settings.store,
     }
     return {name: url for name, url in given.items() if url}
 
@@ -69,8 +69,8 @@ def ports(settings: Settings) -> list[Port]:
         Port("mlflow", settings.host, settings.mlflow_port, "TRIMTAB_MLFLOW_PORT"),
         Port("server", settings.host, settings.server_port, "TRIMTAB_SERVER_PORT"),
     ]
-    if addresses.settled(settings).s3:
-        numbers = seaweedfs.numbered(settings).values()
+    if addresses.with_addresses(settings).s3:
+        numbers = seaweedfs.port_numbers(settings).values()
         table += [Port("objects", seaweedfs.HOST, number, "TRIMTAB_S3_PORT") for number in numbers]
     if settings.exporter:
         table.append(Port("exporter", settings.host, settings.exporter_port, "TRIMTAB_EXPORTER_PORT"))
@@ -110,7 +110,7 @@ def prefect_server(settings: Settings) -> Component:
         cwd=str(settings.state),
         url=url,
         needs=_database(settings),
-        stop_wave=1,
+        stop_group=1,
         stop_timeout_s=8.0,
     )
 
@@ -144,7 +144,7 @@ def mlflow_server(settings: Settings) -> Component:
         cwd=str(settings.state),
         url=f"http://{settings.host}:{settings.mlflow_port}",
         needs=(*_database(settings), *_objects(settings)),
-        stop_wave=1,
+        stop_group=1,
     )
 
 
@@ -158,7 +158,7 @@ def model_server(settings: Settings) -> Component:
         cwd=str(settings.root),
         url=f"http://{settings.host}:{settings.server_port}",
         needs=(*_database(settings), *_objects(settings)),
-        stop_wave=1,
+        stop_group=1,
         stop_timeout_s=_DRAINED_S if settings.store else _ANSWERED_S,
     )
 

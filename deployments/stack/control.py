@@ -25,7 +25,7 @@ _TAIL_LINES = 12
 
 
 @contextmanager
-def alone(state: Path, echo: Echo) -> Iterator[None]:
+def exclusive(state: Path, echo: Echo) -> Iterator[None]:
     """One `up` at a time prepares and starts; a second one waits for it here."""
     with (state / "up.lock").open("w") as lock:
         try:
@@ -57,14 +57,14 @@ def start(plan: Plan) -> None:
                 check=False,
             ).returncode
     finally:
-        has_spoken = _wait_for_first_word(plan.state)
+        has_spoken = _wait_for_record(plan.state)
     if code == LOCK_TAKEN:
         raise StackError(f"a stack is still stopping in {plan.state}; try again in a moment")
     if code != 0 or not has_spoken:
         raise StackError(f"the supervisor ended at once (exit code {code}); see {logs / 'supervisor.log'}")
 
 
-def _wait_for_first_word(state: Path) -> bool:
+def _wait_for_record(state: Path) -> bool:
     """Wait for a supervisor that has the lock to write its record, without which nobody could stop it."""
     while _is_locked(state):
         if state_module.supervisor_pid(state_module.recorded(state)) is not None:
@@ -96,12 +96,12 @@ def watch(plan: Plan, echo: Echo) -> None:
                 said.add(part.name)
                 echo(f"{part.name} ready in {part.ready_s} s")
             if part.state == "failed" or (part.state == "restarting" and part.restarts >= _ATTEMPTS):
-                raise StackError(f"{part.name} does not start: {_last_words(part, plan.state)}")
+                raise StackError(f"{part.name} does not start: {_log_tail(part, plan.state)}")
         if all(part.healthy for part in parts):
             return
         if time.monotonic() > deadline:
             late = next(part for part in parts if not part.healthy)
-            raise StackError(f"{late.name} is not ready after {_READY_WITHIN_S:.0f} s: {_last_words(late, plan.state)}")
+            raise StackError(f"{late.name} is not ready after {_READY_WITHIN_S:.0f} s: {_log_tail(late, plan.state)}")
         time.sleep(0.1)
 
 
@@ -110,20 +110,20 @@ def stop(state: Path) -> bool:
     pid = state_module.supervisor_pid(state_module.recorded(state))
     if pid is not None:
         with suppress(psutil.NoSuchProcess):
-            processes.end([psutil.Process(pid)], grace_s=STOP_WITHIN_S)
+            processes.terminate([psutil.Process(pid)], grace_s=STOP_WITHIN_S)
         if state_module.supervisor_pid(state_module.recorded(state)) is not None:
             raise StackError(f"the stack of {state} does not stop; its supervisor is process {pid}, of another user?")
-    return clear(state) or pid is not None
+    return remove_leftovers(state) or pid is not None
 
 
-def clear(state: Path) -> bool:
+def remove_leftovers(state: Path) -> bool:
     """End what a supervisor that is gone has left behind; True if there was anything."""
     leftovers = state_module.leftovers(state_module.recorded(state))
-    processes.end(leftovers, grace_s=5.0)
+    processes.terminate(leftovers, grace_s=5.0)
     return bool(leftovers)
 
 
-def _last_words(part: ComponentStatus, state: Path) -> str:
+def _log_tail(part: ComponentStatus, state: Path) -> str:
     log = state / "logs" / f"{part.name}.log"
     lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:] if log.exists() else []
     return "\n".join([f"{part.last_error or part.state}. The end of {log}:", *(f"  {line}" for line in lines)])

@@ -5,7 +5,7 @@ from deployments.stack.postgres import DATABASES
 from trimtab.config.settings import Settings
 
 
-def reach(settings: Settings) -> str | None:
+def connection_problem(settings: Settings) -> str | None:
     """Why the user's PostgreSQL cannot be used, or None when it can."""
     import psycopg
 
@@ -26,7 +26,7 @@ def prepare(settings: Settings) -> None:
 
     if settings.postgres_url is None:
         return
-    trouble = reach(settings)
+    trouble = connection_problem(settings)
     if trouble:
         raise StackError(f"the PostgreSQL server of TRIMTAB_POSTGRES_URL does not let us in: {trouble}")
     with psycopg.connect(settings.postgres_url.get_secret_value(), autocommit=True) as connection:

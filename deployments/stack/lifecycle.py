@@ -18,7 +18,7 @@ from deployments.stack import (
     seaweedfs,
 )
 from deployments.stack import state as state_module
-from deployments.stack.addresses import settled
+from deployments.stack.addresses import with_addresses
 from deployments.stack.control import Echo
 from deployments.stack.plan import LOCK, RECORD, Component, Plan, Probe, StackError
 from deployments.stack.ports import require_free
@@ -33,15 +33,15 @@ def up(settings: Settings, *, echo: Echo, only: Collection[str] | None = None) -
     Raises StackError when a port is taken, a part cannot start, or the running stack has other settings.
     What this call has started is stopped again when it fails or is interrupted.
     """
-    settings = settled(settings)
+    settings = with_addresses(settings)
     plan = components.plan(settings, only=only)
     _make_state(settings)
     started = False
     try:
-        with control.alone(settings.state, echo):
+        with control.exclusive(settings.state, echo):
             record = state_module.recorded(settings.state)
             if state_module.supervisor_pid(record) is None:
-                control.clear(settings.state)
+                control.remove_leftovers(settings.state)
                 require_free(port for port in components.ports(settings) if port.component in plan.names)
                 _require_external(settings)
                 _prepare(settings, plan, echo)
@@ -111,13 +111,13 @@ def _require_external(settings: Settings) -> None:
 
 def _external_trouble(settings: Settings, name: str) -> str | None:
     if name == "postgres":
-        return external_postgres.reach(settings)
+        return external_postgres.connection_problem(settings)
     if name == "objects":
-        return seaweedfs.reach(settings)
+        return seaweedfs.connection_problem(settings)
     # One that asks for a password says that it is there without.
     without_key = {"mlflow": f"{settings.tracking_uri}/health"}
     part = Component(name, (), Probe("http", without_key.get(name) or components.health_url(settings, name)))
-    return probes.trouble(part, 0.0, timeout_s=5.0)
+    return probes.probe(part, 0.0, timeout_s=5.0)
 
 
 def _prepare(settings: Settings, plan: Plan, echo: Echo) -> None:

@@ -25,13 +25,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass
-class Child:
+class ManagedProcess:
     """A component and its life so far. Moments in `next_*` are on the monotonic clock."""
 
     part: Component
     state: str = "waiting"
     popen: subprocess.Popen[bytes] | None = None
-    birth: float | None = None
+    started: float | None = None
     started_at: float = 0.0
     ready_s: float | None = None
     restarts: int = 0
@@ -66,7 +66,7 @@ class Child:
         """Its process is gone, and nobody has taken note of that yet."""
         return self.state in ("starting", "running", "unhealthy") and self.exit_code is not None
 
-    def may_be_asked(self, now: float) -> bool:
+    def probe_due(self, now: float) -> bool:
         """A probe is due. A job is never asked, a worker only until it has reported once."""
         once = {"exit": (), "worker": ("starting",)}
         states = once.get(self.part.probe.kind, ("starting", "running", "unhealthy"))
@@ -95,7 +95,7 @@ class Child:
                 )
         except OSError as error:
             return self.fail(f"cannot be started: {error}")
-        self.birth = processes.born(self.popen.pid)
+        self.started = processes.start_time(self.popen.pid)
         self.state = "starting"
         self.next_check = time.monotonic() + _CHECK_WHILE_STARTING_S
         return None
@@ -109,7 +109,7 @@ class Child:
         if self.popen is not None and self.part.kill_children:
             with suppress(OSError):
                 os.killpg(self.popen.pid, signal.SIGKILL)
-        return self.fail(_describe(code or 0))
+        return self.fail(_describe_exit(code or 0))
 
     def fail(self, reason: str) -> str:
         """Remember *reason*, and try again after a pause that doubles; a job gives up in the end."""
@@ -123,7 +123,7 @@ class Child:
         self.state = "failed" if given_up else "restarting"
         return f"{reason}; {'given up' if given_up else f'restart {self.restarts}'}"
 
-    def hear(self, trouble: str | None) -> str | None:
+    def on_probe(self, trouble: str | None) -> str | None:
         """Take a probe's answer; what is new, or None."""
         before, self.answer = self.state, None
         if before == "starting":
@@ -145,7 +145,7 @@ class Child:
         return {
             "state": self.state,
             "pid": self.popen.pid if self.popen and self.alive else None,
-            "birth": self.birth if self.alive else None,
+            "start_time": self.started if self.alive else None,
             "url": self.part.url,
             "ready_s": self.ready_s,
             "restarts": self.restarts,
@@ -171,5 +171,5 @@ def _die_with_parent(stop_signal: int) -> Callable[[], None]:
     return prepare
 
 
-def _describe(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

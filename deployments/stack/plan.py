@@ -53,7 +53,7 @@ class Component:
     uid: int | None = None
     gid: int | None = None
     stop_signal: int = 15
-    stop_wave: int = 0
+    stop_group: int = 0
     stop_timeout_s: float = 5.0
     kill_children: bool = True
 

@@ -33,7 +33,7 @@ def require_free(ports: Iterable[Port]) -> None:
             )
             continue
         wanted[port.number] = port
-        reason = unavailable(port.host, port.number)
+        reason = bind_problem(port.host, port.number)
         if reason:
             problems.append(
                 f"port {port.number} for {port.component} {reason}; "
@@ -43,7 +43,7 @@ def require_free(ports: Iterable[Port]) -> None:
         raise StackError("\n".join(problems))
 
 
-def unavailable(host: str, number: int) -> str | None:
+def bind_problem(host: str, number: int) -> str | None:
     """Why nobody can listen on *number* now, or None when somebody can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

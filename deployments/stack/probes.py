@@ -11,7 +11,7 @@ from deployments.stack.plan import Component, Probe
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def trouble(component: Component, started_at: float, *, timeout_s: float) -> str | None:
+def probe(component: Component, started_at: float, *, timeout_s: float) -> str | None:
     """Why *component* is not ready, or None when it is."""
     probe = component.probe
     try:

@@ -1,6 +1,6 @@
 """Processes as the operating system sees them: is this still the one we started, what does it weigh, end it.
 
-A pid alone names nobody for long, so a process is always a pid and the moment of its birth."""
+A pid is reused, so a process is identified by its pid and its start time."""
 
 import os
 import time
@@ -15,7 +15,7 @@ _BIRTH_TOLERANCE_S = 1.0
 _KILL_TAKES_S = 5.0
 
 
-def born(pid: int) -> float | None:
+def start_time(pid: int) -> float | None:
     """When *pid* was born (epoch seconds), or None when there is no such process."""
     try:
         return psutil.Process(pid).create_time()
@@ -23,19 +23,19 @@ def born(pid: int) -> float | None:
         return None
 
 
-def find(pid: int | None, birth: float | None) -> psutil.Process | None:
-    """The process *pid* if it lives and is the one born at *birth*; a zombie is not alive."""
-    if not pid or birth is None:
+def find(pid: int | None, started: float | None) -> psutil.Process | None:
+    """The process *pid* if it runs and started at *started* (epoch seconds); None otherwise, also for a zombie."""
+    if not pid or started is None:
         return None
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - birth) < _BIRTH_TOLERANCE_S
-        return process if same and alive(process) else None
+        same = abs(process.create_time() - started) < _BIRTH_TOLERANCE_S
+        return process if same and is_alive(process) else None
     except psutil.Error:
         return None
 
 
-def family(process: psutil.Process) -> list[psutil.Process]:
+def descendants(process: psutil.Process) -> list[psutil.Process]:
     """*process* and everything that descends from it."""
     try:
         return [process, *process.children(recursive=True)]
@@ -43,7 +43,7 @@ def family(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def marked(mark: str) -> list[psutil.Process]:
+def with_marker(mark: str) -> list[psutil.Process]:
     """Every process that carries *mark* in its environment, whoever its parent is by now."""
     found = []
     for process in psutil.process_iter():
@@ -53,7 +53,7 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     """It still runs. A zombie does not, though it may be on the list for long where nobody collects it."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -61,9 +61,9 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def end(processes: Iterable[psutil.Process], *, grace_s: float) -> None:
+def terminate(processes: Iterable[psutil.Process], *, grace_s: float) -> None:
     """Ask the *processes* to go, and insist with SIGKILL after *grace_s*."""
-    left = [process for process in processes if alive(process)]
+    left = [process for process in processes if is_alive(process)]
     for ask, patience_s in ((psutil.Process.terminate, grace_s), (psutil.Process.kill, _KILL_TAKES_S)):
         for process in left:
             with suppress(psutil.Error):
@@ -71,13 +71,13 @@ def end(processes: Iterable[psutil.Process], *, grace_s: float) -> None:
         deadline = time.monotonic() + patience_s
         while left and time.monotonic() < deadline:
             time.sleep(0.02)
-            left = [process for process in left if alive(process)]
+            left = [process for process in left if is_alive(process)]
 
 
 def memory_mb(process: psutil.Process, *, alone: bool = False) -> float:
     """Memory of *process* and its descendants (unless *alone*) in MB. Pages that several share are counted
     once (PSS) where the system tells and we may look; otherwise it is the resident size."""
-    return sum(_memory(member) for member in ([process] if alone else family(process))) / 2**20
+    return sum(_memory(member) for member in ([process] if alone else descendants(process))) / 2**20
 
 
 def _memory(process: psutil.Process) -> int:
@@ -92,6 +92,6 @@ def _memory(process: psutil.Process) -> int:
     return 0
 
 
-def uptime_s(birth: float) -> float:
-    """Seconds since *birth*."""
-    return max(0.0, time.time() - birth)
+def uptime_s(started: float) -> float:
+    """Seconds since *started*."""
+    return max(0.0, time.time() - started)

@@ -80,7 +80,7 @@ def _post(url: str) -> Any:
 def _wait_for_prefect(settings: Settings) -> None:
     server = Component("prefect", (), Probe("http", components.health_url(settings, "prefect")))
     deadline = time.monotonic() + _SERVER_WITHIN_S
-    while trouble := probes.trouble(server, 0.0, timeout_s=5.0):
+    while trouble := probes.probe(server, 0.0, timeout_s=5.0):
         if time.monotonic() > deadline:
             raise StackError(f"Prefect is not there, so nothing can be registered: {trouble}")
         time.sleep(0.1)

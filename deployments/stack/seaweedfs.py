@@ -33,7 +33,7 @@ def endpoint(settings: Settings) -> str:
     return f"http://{HOST}:{settings.s3_port}"
 
 
-def numbered(settings: Settings) -> dict[str, int]:
+def port_numbers(settings: Settings) -> dict[str, int]:
     """Which part listens on which port."""
     return {name: settings.s3_port + offset for offset, name in enumerate(PARTS)}
 
@@ -76,7 +76,7 @@ def credentials(settings: Settings) -> dict[str, str]:
 
 def component(settings: Settings) -> Component:
     """How the supervisor runs it. It is ready when its bucket is there, which is made last."""
-    ports = numbered(settings)
+    ports = port_numbers(settings)
     return Component(
         name="objects",
         command=(
@@ -90,11 +90,11 @@ def component(settings: Settings) -> Component:
         cwd=str(settings.state),
         url=endpoint(settings),
         stop_signal=signal.SIGINT,
-        stop_wave=2,
+        stop_group=2,
     )  # fmt: skip
 
 
-def reach(settings: Settings) -> str | None:
+def connection_problem(settings: Settings) -> str | None:
     """Why a store of the user's own cannot be used, or None when it can."""
     from stores.object_store.store import ObjectStore, ObjectStoreError
 

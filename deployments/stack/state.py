@@ -79,7 +79,7 @@ def recorded(state: Path) -> dict[str, Any]:
 def supervisor_pid(record: dict[str, Any]) -> int | None:
     """The pid of the supervisor that wrote *record*, if it is still there."""
     who = record.get("supervisor", {})
-    process = processes.find(who.get("pid"), who.get("birth"))
+    process = processes.find(who.get("pid"), who.get("start_time"))
     return process.pid if process else None
 
 
@@ -92,14 +92,14 @@ def components(record: dict[str, Any], *, weigh: bool) -> list[ComponentStatus]:
 
 
 def _component(name: str, raw: dict[str, Any], *, supervised: bool, weigh: bool) -> ComponentStatus:
-    process = processes.find(raw["pid"], raw["birth"]) if supervised else None
+    process = processes.find(raw["pid"], raw["start_time"]) if supervised else None
     state: State = raw["state"] if supervised else "stopped"
     return ComponentStatus(
         name=name,
         state=state,
         pid=process.pid if process else None,
         url=raw["url"] or None,
-        uptime_s=round(processes.uptime_s(raw["birth"]), 1) if process else None,
+        uptime_s=round(processes.uptime_s(raw["start_time"]), 1) if process else None,
         ready_s=raw["ready_s"],
         restarts=raw["restarts"],
         rss_mb=round(processes.memory_mb(process), 1) if process and weigh else None,
@@ -116,9 +116,9 @@ def leftovers(record: dict[str, Any]) -> list[psutil.Process]:
     """Processes of a supervisor that is gone: those it recorded, their descendants, and all with its mark."""
     if supervisor_pid(record) is not None:
         return []
-    found = {process.pid: process for process in processes.marked(record.get("supervisor", {}).get("mark", ""))}
+    found = {process.pid: process for process in processes.with_marker(record.get("supervisor", {}).get("mark", ""))}
     for raw in record.get("components", {}).values():
-        process = processes.find(raw.get("pid"), raw.get("birth"))
+        process = processes.find(raw.get("pid"), raw.get("start_time"))
         if process:
-            found.update({member.pid: member for member in processes.family(process)})
+            found.update({member.pid: member for member in processes.descendants(process)})
     return list(found.values())

@@ -22,12 +22,12 @@ from types import FrameType
 import psutil
 
 from deployments.stack import probes, processes
-from deployments.stack.managed_process import Child
+from deployments.stack.managed_process import ManagedProcess
 from deployments.stack.plan import LOCK, LOCK_TAKEN, MARK, RECORD, Plan
 
 LOG_LIMIT_BYTES = 10 * 2**20
 _TICK_S, _IDLE_TICK_S = 0.1, 0.5
-_ROUNDS_EVERY_S = 2.0
+_HOUSEKEEPING_EVERY_S = 2.0
 
 
 class Supervisor:
@@ -35,8 +35,8 @@ class Supervisor:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.me = {"pid": os.getpid(), "birth": processes.born(os.getpid()), "mark": uuid.uuid4().hex}
-        self.children = {part.name: Child(part) for part in plan.components}
+        self.me = {"pid": os.getpid(), "start_time": processes.start_time(os.getpid()), "mark": uuid.uuid4().hex}
+        self.children = {part.name: ManagedProcess(part) for part in plan.components}
         self.stopping = False
         self.pool = ThreadPoolExecutor(max_workers=len(plan.components), thread_name_prefix="probe")
         self.written = ""
@@ -48,29 +48,29 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only to wake us
-        bell, hammer = os.pipe()
-        for end in (bell, hammer):
+        wake_read, wake_write = os.pipe()
+        for end in (wake_read, wake_write):
             os.set_blocking(end, False)
-        signal.set_wakeup_fd(hammer, warn_on_full_buffer=False)
-        next_round = 0.0
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        next_housekeeping = 0.0
         try:
             while not self.stopping:
                 for child in self.children.values():
                     self._step(child)
                 self._publish()
-                if time.monotonic() >= next_round:
-                    self._make_rounds()
-                    next_round = time.monotonic() + _ROUNDS_EVERY_S
+                if time.monotonic() >= next_housekeeping:
+                    self._housekeeping()
+                    next_housekeeping = time.monotonic() + _HOUSEKEEPING_EVERY_S
                 tick_s = _IDLE_TICK_S if all(child.ready for child in self.children.values()) else _TICK_S
-                if select.select([bell], [], [], tick_s)[0]:
-                    os.read(bell, 4096)
+                if select.select([wake_read], [], [], tick_s)[0]:
+                    os.read(wake_read, 4096)
         finally:
             self._stop_all()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.stopping = True
 
-    def _step(self, child: Child) -> None:
+    def _step(self, child: ManagedProcess) -> None:
         """Do the one thing that is due for *child* now, if any."""
         now, news = time.monotonic(), None
         if child.may_start(now):
@@ -79,10 +79,10 @@ class Supervisor:
         elif child.has_ended:
             news = child.end()
         elif child.answer is not None and child.answer.done():
-            news = child.hear(child.answer.result())
-        elif child.may_be_asked(now):
+            news = child.on_probe(child.answer.result())
+        elif child.probe_due(now):
             limit_s = 30.0 if child.state == "starting" else 5.0
-            child.answer = self.pool.submit(probes.trouble, child.part, child.started_at, timeout_s=limit_s)
+            child.answer = self.pool.submit(probes.probe, child.part, child.started_at, timeout_s=limit_s)
         if news:
             self._note(f"{child.part.name}: {news}")
 
@@ -94,18 +94,18 @@ class Supervisor:
         for child in alive:
             if child.popen and child.part.name in asked:
                 child.popen.send_signal(child.part.stop_signal)
-        for wave in sorted({child.part.stop_wave for child in alive}):
-            members = [(child, child.popen) for child in alive if child.part.stop_wave == wave and child.popen]
-            families = [processes.family(psutil.Process(popen.pid)) for _, popen in members]
+        for wave in sorted({child.part.stop_group for child in alive}):
+            members = [(child, child.popen) for child in alive if child.part.stop_group == wave and child.popen]
+            families = [processes.descendants(psutil.Process(popen.pid)) for _, popen in members]
             for child, popen in members:
                 if child.part.name not in asked:
                     popen.send_signal(child.part.stop_signal)
             for (child, popen), family in zip(members, families, strict=True):
                 with suppress(subprocess.TimeoutExpired):
                     popen.wait(child.part.stop_timeout_s)
-                processes.end(family, grace_s=1.0)
+                processes.terminate(family, grace_s=1.0)
                 self._note(f"{child.part.name}: stopped")
-        processes.end(processes.marked(str(self.me["mark"])), grace_s=2.0)
+        processes.terminate(processes.with_marker(str(self.me["mark"])), grace_s=2.0)
         for child in self.children.values():
             child.state = "stopped"
         self._publish()
@@ -123,7 +123,7 @@ class Supervisor:
             draft.replace(target)
             self.written = text
 
-    def _make_rounds(self) -> None:
+    def _housekeeping(self) -> None:
         """Keep the logs small; stop when somebody has deleted the state folder, for nobody could reach us then."""
         with suppress(OSError):
             rotate(self.logs)

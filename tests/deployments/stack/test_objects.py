@@ -69,14 +69,14 @@ def test_it_listens_on_this_machine_only_and_on_the_ports_that_were_looked_at(s3
     pid = stack.status(s3)["objects"].pid
     heard = [c.laddr for c in psutil.Process(pid).net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN]
     assert {address.ip for address in heard} == {seaweedfs.HOST}
-    assert {address.port for address in heard} == set(seaweedfs.numbered(s3).values())
+    assert {address.port for address in heard} == set(seaweedfs.port_numbers(s3).values())
     with pytest.raises(StackError, match=f"port {s3.s3_port} for objects is taken .*\n"):
         require_free(port for port in components.ports(s3) if port.component == "objects")
 
 
 def test_a_state_folder_that_is_on_s3_stays_there_without_being_told_again(s3: Settings) -> None:
     untold = s3.model_copy(update={"s3": False})
-    assert stack.settled(untold) == stack.settled(s3)
+    assert stack.with_addresses(untold) == stack.with_addresses(s3)
     stack.up(untold, echo=pytest.fail, only=["objects"])
     assert stack.status(untold)["objects"].state == "running"
 
@@ -94,13 +94,13 @@ def test_what_was_kept_is_there_after_the_next_start(tmp_path: Path) -> None:
 
 
 def test_mlflow_keeps_its_artifacts_in_the_store_and_stops_before_it(settings: Settings) -> None:
-    on_s3 = stack.settled(settings.model_copy(update={"s3": True}))
+    on_s3 = stack.with_addresses(settings.model_copy(update={"s3": True}))
     mlflow = components.mlflow_server(on_s3)
     assert mlflow.env["_MLFLOW_SERVER_ARTIFACT_DESTINATION"] == f"s3://{seaweedfs.BUCKET}/mlflow"
     assert mlflow.env["MLFLOW_S3_ENDPOINT_URL"] == seaweedfs.endpoint(settings)
     users = [part for part in components.plan(on_s3).components if "objects" in part.needs]
     assert {part.name for part in users} == {"mlflow", "server", "worker"}
-    assert max(part.stop_wave for part in users) < seaweedfs.component(on_s3).stop_wave
+    assert max(part.stop_group for part in users) < seaweedfs.component(on_s3).stop_group
 
 
 def test_what_a_model_server_had_not_shipped_is_in_the_store_after_down(
@@ -113,7 +113,7 @@ def test_what_a_model_server_had_not_shipped_is_in_the_store_after_down(
         stack.up(settings, echo=print, only=["postgres", "objects", "server"])
         place = Place(settings.state, settings.server_port)
         bundle = tiny_bundle(settings.releases)
-        ledger = Ledger(stack.ledger_url(stack.settled(settings)))
+        ledger = Ledger(stack.ledger_url(stack.with_addresses(settings)))
         migrate(ledger)
         ledger.record_release(bundle.digest, model_name="tiny", model_version=1, run_id="r", manifest={})
         ledger.switch(bundle.digest, expected=0, move="promote", reason="test", actor="test")
@@ -145,12 +145,12 @@ def test_models_that_are_on_disk_already_are_not_lost_from_sight(settings: Setti
     (settings.state / "mlflow-artifacts").mkdir(parents=True)
     with pytest.raises(StackError, match=r"has its mlflow-artifacts on disk already.*TRIMTAB_HOME"):
         stack.up(settings.model_copy(update={"s3": True}), echo=print, only=["objects"])
-    assert stack.settled(settings).store is None
+    assert stack.with_addresses(settings).store is None
 
 
 def test_two_stores_at_once_are_refused(settings: Settings) -> None:
     with pytest.raises(StackError, match=r"TRIMTAB_STORE names s3://mine at Amazon.*leave one of them out"):
-        stack.settled(settings.model_copy(update={"s3": True, "store": "s3://mine"}))
+        stack.with_addresses(settings.model_copy(update={"s3": True, "store": "s3://mine"}))
 
 
 @pytest.mark.parametrize("lost", ["keys", "nothing but the keys' meaning"])

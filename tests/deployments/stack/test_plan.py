@@ -52,7 +52,7 @@ def test_the_setting_decides_which_worker_runs(kind: str, program: str, tmp_path
 
 def test_every_part_is_stopped_before_what_it_needs(tmp_path: Path) -> None:
     plan: Plan = components.plan(make_settings(tmp_path))
-    wave = {part.name: part.stop_wave for part in plan.components}
+    wave = {part.name: part.stop_group for part in plan.components}
     assert all(wave[part.name] < wave[needed] for part in plan.components for needed in part.needs)
 
 
@@ -63,9 +63,9 @@ def test_everything_has_the_time_that_it_needs_to_stop(place: dict[str, Any], tm
     server = next(part for part in parts if part.name == "server")
     drain_s = ServerSettings(ledger_url=SecretStr("sqlite://")).drain_s if place else 0.0
     assert server.stop_timeout_s > 10 + drain_s
-    waves = {wave: [part.stop_timeout_s for part in parts if part.stop_wave == wave] for wave in range(4)}
+    waves = {wave: [part.stop_timeout_s for part in parts if part.stop_group == wave] for wave in range(4)}
     assert sum(max(times, default=0.0) for times in waves.values()) < control.STOP_WITHIN_S
-    assert [part.stop_wave > server.stop_wave for part in parts if part.name == "objects"] in ([True], [])
+    assert [part.stop_group > server.stop_group for part in parts if part.name == "objects"] in ([True], [])
 
 
 def test_servers_do_not_inherit_the_addresses_of_other_servers(tmp_path: Path) -> None:

@@ -6,14 +6,14 @@ import socket
 import pytest
 
 from deployments.stack import StackError
-from deployments.stack.ports import Port, require_free, unavailable
+from deployments.stack.ports import Port, bind_problem, require_free
 from tests.ports import free_port
 
 
 def test_free_ports_pass() -> None:
     ports = [Port("prefect", "127.0.0.1", free_port(), "A"), Port("mlflow", "127.0.0.1", free_port(), "B")]
     require_free(ports)
-    assert [unavailable(port.host, port.number) for port in ports] == [None, None], "looking left nobody in the way"
+    assert [bind_problem(port.host, port.number) for port in ports] == [None, None], "looking left nobody in the way"
 
 
 def test_a_taken_port_is_named_with_its_holder_and_its_setting() -> None:
@@ -53,5 +53,5 @@ def test_a_port_that_was_just_closed_is_free_again() -> None:
         client.connect(("127.0.0.1", number))
         accepted, _ = server.accept()
         accepted.close()
-    assert unavailable("127.0.0.1", number) is None
+    assert bind_problem("127.0.0.1", number) is None
     require_free([Port("prefect", "127.0.0.1", number, "A")])

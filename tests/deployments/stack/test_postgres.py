@@ -21,7 +21,7 @@ from deployments.stack import external_postgres
 from deployments.stack import postgres as embedded
 from deployments.stack.addresses import database_url
 from deployments.stack.plan import CODE
-from deployments.stack.processes import alive
+from deployments.stack.processes import is_alive
 from tests.deployments.stack.conftest import make_settings
 from tests.waiting import eventually
 from trimtab.config.settings import Settings
@@ -191,7 +191,7 @@ def test_ctrl_c_in_the_middle_of_up_leaves_nothing_running(settings: Settings) -
     interrupted.send_signal(signal.SIGINT)
     assert interrupted.wait(20) != 0
     interrupted.stdout.close()
-    assert [process for process in everything if alive(process)] == []
+    assert [process for process in everything if is_alive(process)] == []
     assert stack.status(settings)["postgres"].state == "stopped"
 
 

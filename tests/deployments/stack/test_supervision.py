@@ -13,9 +13,9 @@ import pytest
 
 from deployments import stack
 from deployments.stack import control, processes, state
-from deployments.stack.managed_process import Child
+from deployments.stack.managed_process import ManagedProcess
 from deployments.stack.plan import Component, Plan, Probe
-from deployments.stack.processes import alive
+from deployments.stack.processes import is_alive
 from deployments.stack.supervisor import rotate
 from tests.deployments.stack.conftest import Running, script, web
 from tests.waiting import eventually
@@ -53,11 +53,11 @@ def test_stopping_leaves_no_process_even_of_those_that_have_left_the_family(runn
     part = script("runaway", runaway, Probe("command", command=("true",)))
     running.start(part, web("web"))
     mark = state.recorded(running.state)["supervisor"]["mark"]
-    eventually(lambda: len(processes.marked(mark)) >= 5, "all five processes")
-    everything = [*running.processes(), *processes.marked(mark)]
+    eventually(lambda: len(processes.with_marker(mark)) >= 5, "all five processes")
+    everything = [*running.processes(), *processes.with_marker(mark)]
     assert control.stop(running.state)
-    assert [process for process in everything if alive(process)] == []
-    assert processes.marked(mark) == []
+    assert [process for process in everything if is_alive(process)] == []
+    assert processes.with_marker(mark) == []
     assert running.part("web").state == "stopped"
 
 
@@ -66,7 +66,7 @@ def test_a_killed_supervisor_takes_its_parts_along_and_can_be_followed_by_anothe
     everything = running.processes()
     running.supervisor.kill()
     control.stop(running.state)
-    eventually(lambda: not any(alive(process) for process in everything[1:]), "nothing of it is left")
+    eventually(lambda: not any(is_alive(process) for process in everything[1:]), "nothing of it is left")
     running.start(web("web"))
     assert running.part("web").state == "running"
 
@@ -79,7 +79,7 @@ def test_a_part_that_will_not_go_is_killed(running: Running) -> None:
     eventually(lambda: "deaf" in (running.state / "logs" / "deaf.log").read_text(), "it has begun")
     process = psutil.Process(running.part("deaf").pid)
     control.stop(running.state)
-    assert not alive(process)
+    assert not is_alive(process)
 
 
 def test_a_part_that_cannot_start_is_reported_with_the_end_of_its_log(running: Running) -> None:
@@ -115,8 +115,8 @@ def test_a_pid_that_belongs_to_somebody_else_by_now_is_left_alone(tmp_path: Path
     stranger = subprocess.Popen(["sleep", "60"])
     try:
         record = {
-            "supervisor": {"pid": stranger.pid, "birth": 1.0, "mark": "gone"},
-            "components": {"web": {"pid": stranger.pid, "birth": 1.0}},
+            "supervisor": {"pid": stranger.pid, "start_time": 1.0, "mark": "gone"},
+            "components": {"web": {"pid": stranger.pid, "start_time": 1.0}},
         }
         (tmp_path / "stack.json").write_text(json.dumps(record))
         assert not control.stop(tmp_path)
@@ -140,7 +140,7 @@ def test_a_stack_whose_state_folder_is_deleted_stops(running: Running) -> None:
     everything = running.processes()
     for path in sorted(running.state.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    eventually(lambda: not any(alive(process) for process in everything[1:]), "nothing of it is left")
+    eventually(lambda: not any(is_alive(process) for process in everything[1:]), "nothing of it is left")
     assert len(everything) > 1, "there was something to stop"
 
 
@@ -158,15 +158,15 @@ def test_the_supervisor_is_small(running: Running) -> None:
 
 
 def test_a_part_is_unhealthy_after_three_bad_answers_and_well_after_one_good_one() -> None:
-    child = Child(web("web"), state="running")
-    assert [child.hear("no answer"), child.state] == [None, "running"]
-    child.hear("no answer")
-    assert child.hear("no answer") == "unhealthy: no answer"
-    assert child.hear(None) == "running: answers again"
+    child = ManagedProcess(web("web"), state="running")
+    assert [child.on_probe("no answer"), child.state] == [None, "running"]
+    child.on_probe("no answer")
+    assert child.on_probe("no answer") == "unhealthy: no answer"
+    assert child.on_probe(None) == "running: answers again"
 
 
 def test_the_pause_before_a_restart_doubles_up_to_half_a_minute() -> None:
-    child = Child(web("web"), started_at=time.time())
+    child = ManagedProcess(web("web"), started_at=time.time())
     pauses = []
     for _ in range(8):
         child.fail("dead")
