@@ -50,12 +50,12 @@ def report(
 ) -> None:
     """Effect, interval, power, and whether the split holds; at any time, also after the end."""
     use_stack(Settings())
-    from operations import experiments
+    from operations import experiment_reports, experiments
     from operations.context import load_context
 
     context = load_context()
-    row = experiments.named(context, name)
-    found = experiments.report(context, row.id)
-    text = experiments.text_of(context, found)
+    row = experiments.find(context, name)
+    found = experiment_reports.report(context, row.id)
+    text = experiment_reports.to_markdown(context, found)
     typer.echo(found.model_dump_json(indent=1) if as_json else text)
-    experiments.keep(context, row.id, found, text)
+    experiment_reports.log_report(context, row.id, found, text)

@@ -1,10 +1,10 @@
-"""Stop-experiment: an experiment ends before its time; the champion from before answers again, in one step."""
+"""Stop-experiment: an experiment ends before its time; the previous champion answers again, in one step."""
 
 from __future__ import annotations
 
 from prefect import flow
 
-from operations import experiments
+from operations import experiment_reports, experiments
 from operations.context import load_context
 
 
@@ -17,6 +17,6 @@ def stop_experiment(name: str | None = None, reason: str = "asked for by hand") 
         reason: why, for the history
     """
     ctx = load_context()
-    row = experiments.named(ctx, name)
-    experiments.end(ctx, row.id, reason)
-    return experiments.publish(ctx, row.id)
+    rollout = experiments.find(ctx, name)
+    experiments.end(ctx, rollout.id, reason)
+    return experiment_reports.publish(ctx, rollout.id)

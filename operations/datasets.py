@@ -1,6 +1,9 @@
-"""Which dataset version is the newest, and how the next becomes it: made from the newest and the files that changed,
-pushed, and only then named in the ledger. Who loses that race begins again from the winner's version, so that a run
-needs none of the other files and no run waits for another."""
+"""The newest dataset version, and how the next one replaces it.
+
+The next version is made from the newest and the changed files, pushed, and only then named in the ledger. A run that
+loses this race begins again from the winner's version, so that a run needs none of the other files and waits for no
+other run.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +30,21 @@ def current(ctx: ProjectContext) -> DatasetVersion:
 
 
 def newest(ctx: ProjectContext) -> DatasetHead | None:
-    """The newest version by the ledger, after what a person did to `data.dvc` by hand has been taken in; None before
-    the first."""
+    """The newest version by the ledger, once a manual change of `data.dvc` is merged; None before the first."""
     if ctx.ledger.head() is None:
-        _take_first(ctx)
+        _adopt_first(ctx)
     while (head := ctx.ledger.head()) is not None and (theirs := dataset.manual_change(ctx.workspace)) is not None:
-        _take_in(ctx, head, theirs)
+        _merge_manual_change(ctx, head, theirs)
     return ctx.ledger.head()
 
 
 def advance(
     ctx: ProjectContext, files: Mapping[str, Path | None], *, period: str, cause: str, message: str
 ) -> DatasetVersion:
-    """The dataset with *files* (name below `data/` → file, None to leave it out) as the newest version; when it holds
-    them already, that one. Safe to repeat, and while others do the same or something else."""
+    """Make a version with *files* the newest; the newest one when it holds them already.
+
+    *files* maps names below `data/` to files; None removes a name. Safe to repeat, and beside other runs.
+    """
     while True:
         head = newest(ctx)
         base = DatasetVersion(head.hash, head.pointer) if head else None
@@ -53,20 +57,20 @@ def advance(
             )
             break
         except ConflictError:
-            print("Another run made a dataset version meanwhile: once more, from there.")
-    git_commit = _point(ctx, made, message)
+            print("Another run made a dataset version meanwhile: trying again from there.")
+    git_commit = _update_pointer(ctx, made, message)
     ctx.ledger.record_dataset(made.hash, pointer=made.pointer, period=period, cause=cause, git_commit=git_commit)
     return made
 
 
-def bring(ctx: ProjectContext, name: str) -> Path:
-    """The file called *name* below `data/` in the newest version, and no other. Raises DatasetError."""
+def fetch_file(ctx: ProjectContext, name: str) -> Path:
+    """Fetch the file *name* below `data/` of the newest version, and no other file. Raises DatasetError."""
     folder, _, rest = name.partition("/")
     return dataset.fetch_file(ctx.workspace, current(ctx).hash, name=f"{folder}/{rest}", remote=ctx.remote)
 
 
-def _take_first(ctx: ProjectContext) -> None:
-    """Begin with what `data.dvc` names, if it can be had: a clone may hold one whose rows were never made here."""
+def _adopt_first(ctx: ProjectContext) -> None:
+    """Make the version that `data.dvc` names the first, if its rows can be fetched; a clone may name one without."""
     home = next((root for root in (ctx.workspace, ctx.root) if (root / "data.dvc").exists()), None)
     if home is None or not (ctx.workspace / ".dvc").exists():
         return
@@ -74,15 +78,18 @@ def _take_first(ctx: ProjectContext) -> None:
     if not dataset.publish(ctx.workspace, found, remote=ctx.remote):
         print(f"data.dvc names {found.hash}, which is in no cache or remote: the dataset begins anew.")
         return
-    if _move(ctx, found, expected=0, cause="found") and home == ctx.workspace:
+    if _move_head(ctx, found, expected=0, cause="found") and home == ctx.workspace:
         dataset.mark_as_ours(ctx.workspace, found)
 
 
-def _take_in(ctx: ProjectContext, head: DatasetHead, theirs: DatasetVersion) -> None:
-    """Somebody changed `data.dvc`: what differs from what we wrote there last is theirs and joins the newest version.
-    Where many share a store, going back to an older version is nobody's wish for all: it is written over."""
+def _merge_manual_change(ctx: ProjectContext, head: DatasetHead, theirs: DatasetVersion) -> None:
+    """Merge a manual change of `data.dvc` (*theirs*) into the newest version.
+
+    What differs from the last version that we wrote there is the change. Where several machines share a store, an
+    older version in `data.dvc` is not a change for all of them: it is written over.
+    """
     written = dataset.last_written(ctx.workspace)
-    assert written is not None  # there is nothing by hand without it
+    assert written is not None  # without it there is no manual change
     is_old = ctx.remote is not None and theirs.hash in {known.hash for known in ctx.ledger.heads()}
     if is_old:
         print(f"data.dvc names the older version {theirs.hash}; the newest, {head.hash}, counts.")
@@ -91,13 +98,13 @@ def _take_in(ctx: ProjectContext, head: DatasetHead, theirs: DatasetVersion) -> 
         base = DatasetVersion(head.hash, head.pointer)
         made = next_version(ctx.workspace, base, changes, remote=ctx.remote)
         print(f"data.dvc was changed by hand: {', '.join(sorted(changes)) or 'nothing'} taken in as {made.hash}.")
-        if made.hash != head.hash and not _move(ctx, made, expected=head.version, cause="by hand"):
-            return  # somebody was faster: once more, from theirs
+        if made.hash != head.hash and not _move_head(ctx, made, expected=head.version, cause="by hand"):
+            return  # another run was faster: the caller begins again from its version
     dataset.mark_as_ours(ctx.workspace, theirs)
 
 
-def _move(ctx: ProjectContext, made: DatasetVersion, *, expected: int, cause: str) -> bool:
-    """Make it the newest version; False when another has become that meanwhile."""
+def _move_head(ctx: ProjectContext, made: DatasetVersion, *, expected: int, cause: str) -> bool:
+    """Make *made* the newest version; False when another version became it meanwhile."""
     try:
         ctx.ledger.move_head(made.hash, pointer=made.pointer, expected=expected, period="", cause=cause)
     except ConflictError:
@@ -106,8 +113,8 @@ def _move(ctx: ProjectContext, made: DatasetVersion, *, expected: int, cause: st
     return True
 
 
-def _point(ctx: ProjectContext, made: DatasetVersion, message: str) -> str | None:
-    """Let `data.dvc` name the newest version, committed where that is wished; the commit, if it holds *made*."""
+def _update_pointer(ctx: ProjectContext, made: DatasetVersion, message: str) -> str | None:
+    """Let `data.dvc` name the newest version and commit it if the settings say so; the commit, if it holds *made*."""
 
     def by_ledger() -> DatasetVersion:
         head = ctx.ledger.head()

@@ -1,243 +1,206 @@
-"""Observe an experiment: report what is seen of it, and end it when its time is over, when B would harm users, or when
-somebody asks. Used by experiment, by reconcile, which looks every minute, and by the `trimtab experiment` command.
+"""Begin, watch and end experiments: two releases answer users side by side for a stretch of data time.
 
-An experiment's end and the return of the champion from before are one transaction in the ledger, so any of them may
-look at any time, be killed at any line, or meet another."""
+Used by the flows experiment, stop-experiment and reconcile. The end of an experiment and the return of the previous
+champion are one transaction in the ledger, so any of them may look at any time, be killed at any line, or run beside
+another.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import Final
 
+from operations import experiment_reports, live
 from operations.context import ProjectContext, short
-from operations.targets import contract
-from stores import telemetry
-from stores.ledger import ConflictError, LiveRelease, Rollout, RolloutStep, utc
+from operations.experiment_reports import NoSuchExperiment, pairs_of, plan_of
+from operations.rollout_start import policy_for
+from operations.targets.running_servers import load_release, probe_release
+from stores.ledger import ConflictError, CurrentRollout, LiveRelease, Rollout, RolloutStep
 from stores.releases import bundle
-from tasks import alerts, model_server, orchestrator, tracking
+from tasks import model_server, orchestrator
 from trimtab.config.fields import format_duration
-from trimtab.experiment.report import STRATEGY, ExperimentPlan, Report, measures
-from trimtab.rollout import state_machine
-from trimtab.rollout.state_machine import RolloutPolicy
+from trimtab.experiment.report import STRATEGY, ExperimentPlan
+from trimtab.rollout.state_machine import RolloutPolicy, current_state
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-CLOCKS_APART = timedelta(minutes=10)  # the database's clock and the model server's
-NEWEST = 5
+NEWEST: Final = 5
 
 
-class NoSuchExperiment(LookupError):
-    """The ledger has no experiment by that name."""
+class NotStarted(RuntimeError):
+    """The experiment cannot begin; nothing was changed."""
 
 
-def experiments(ctx: ProjectContext) -> list[tuple[Rollout, list[RolloutStep]]]:
-    """The newest experiments that did begin, with their steps, oldest first."""
-    rows = [row for row in ctx.ledger.rollouts() if row.strategy == STRATEGY][-NEWEST:]
-    found = [(row, ctx.ledger.rollout_steps(row.id)) for row in rows]
-    return [(row, steps) for row, steps in found if steps]
+# -- which there are
 
 
-def named(ctx: ProjectContext, name: str | None) -> Rollout:
-    """The experiment that people call *name*, or the newest. Raises NoSuchExperiment."""
-    known = [row for row in ctx.ledger.rollouts() if row.strategy == STRATEGY]
-    found = [row for row in known if name is None or row.id in (name, f"{STRATEGY}-{name}")]
+def find(ctx: ProjectContext, name: str | None) -> Rollout:
+    """The experiment called *name*, or the newest one without a name. Raises NoSuchExperiment."""
+    known = [rollout for rollout in ctx.ledger.rollouts() if rollout.strategy == STRATEGY]
+    found = [rollout for rollout in known if name is None or rollout.id in (name, f"{STRATEGY}-{name}")]
     if not found:
-        titles = ", ".join(row.id.removeprefix(f"{STRATEGY}-") for row in known[-NEWEST:]) or "none so far"
+        titles = ", ".join(rollout.id.removeprefix(f"{STRATEGY}-") for rollout in known[-NEWEST:]) or "none so far"
         what = "there is no experiment yet" if name is None else f"there is no experiment {name}"
         raise NoSuchExperiment(f"{what} (known: {titles}): `trimtab experiment start A B` starts one")
     return found[-1]
 
 
-def running(ctx: ProjectContext, live: LiveRelease | None) -> Rollout | None:
-    """The experiment that answers users now."""
-    row = ctx.ledger.rollout(live.rollout) if live and live.rollout and live.challenger else None
-    return row if row is not None and row.strategy == STRATEGY else None
+def list_begun(ctx: ProjectContext) -> list[tuple[Rollout, list[RolloutStep]]]:
+    """The newest experiments that have begun, with their steps, oldest first."""
+    rollouts = [rollout for rollout in ctx.ledger.rollouts() if rollout.strategy == STRATEGY][-NEWEST:]
+    found = [(rollout, ctx.ledger.rollout_steps(rollout.id)) for rollout in rollouts]
+    return [(rollout, steps) for rollout, steps in found if steps]
 
 
-def rightful(ctx: ProjectContext, live: LiveRelease) -> str:
-    """Who is champion when no experiment runs: an experiment's A only stands in its ctx."""
-    row = running(ctx, live)
-    return live.champion if row is None else str(ctx.ledger.rollout_steps(row.id)[0].evidence["before"])
+def current(ctx: ProjectContext, at: LiveRelease | None = None) -> CurrentRollout | None:
+    """The experiment whose releases answer users now, or at the live release *at*."""
+    found = ctx.ledger.current_rollout(at)
+    return found if found is not None and found.rollout.strategy == STRATEGY else None
 
 
-def make_way(ctx: ProjectContext, reason: str) -> LiveRelease | None:
-    """End the experiment that runs, if one does: the champion from before is live again. Raises ConflictError."""
-    row = running(ctx, ctx.ledger.live())
-    return None if row is None else end(ctx, row.id, reason)
+def baseline_champion(ctx: ProjectContext, at: LiveRelease) -> str:
+    """The champion without the experiment: during one, A is live in its place."""
+    found = current(ctx, at)
+    return at.champion if found is None else str(found.steps[0].evidence["before"])
 
 
-def settle(ctx: ProjectContext) -> list[str]:
-    """End what is over, and report what has ended; what was done, in words. With nothing to do it does nothing."""
-    done, told = [], ctx.ledger.outcomes()
-    for row, steps in experiments(ctx):
-        at = state_machine.current_state(steps)
-        if at.phase == "experiment" and (why := _over(ctx, row, steps)) is not None:
-            with suppress(ConflictError):  # another writer is faster: the next round sees the result
-                end(ctx, row.id, why)
+# -- begin
+
+
+def has_begun(ctx: ProjectContext, plan: ExperimentPlan) -> bool:
+    """Whether this experiment has begun. Raises NotStarted when another one has its name."""
+    rollout, steps = ctx.ledger.rollout(plan.id), ctx.ledger.rollout_steps(plan.id)
+    is_other = rollout is not None and (rollout.champion_before, rollout.release) != (plan.a, plan.b)
+    if is_other or (steps and plan_of(steps) != plan):
+        raise NotStarted(f"there was another experiment {plan.title}: give this one a name of its own")
+    return bool(steps)
+
+
+def load_and_probe(ctx: ProjectContext, plan: ExperimentPlan) -> None:
+    """Check, load and probe both releases. Raises NotStarted."""
+    for arm, digest in (("A", plan.a), ("B", plan.b)):
+        try:
+            ctx.releases.get(digest)
+            load_release(ctx.server, digest)
+            probe_release(ctx.server, digest)
+        except (bundle.ReleaseError, model_server.ServerRejected) as rejection:
+            raise NotStarted(f"{arm} ({short(digest)}) cannot answer users: {rejection}") from rejection
+
+
+def begin(ctx: ProjectContext, plan: ExperimentPlan, *, instead: bool) -> LiveRelease:
+    """Let both releases answer from now on; *instead* ends the rollout or experiment that is open.
+
+    Raises NotStarted, or ConflictError when another writer changed the live release meanwhile.
+    """
+    before = ctx.ledger.live()
+    if before is None:
+        raise NotStarted("nothing is live yet: deploy a release first, which answers again after the experiment")
+    if before.challenger is not None and not instead:
+        raise NotStarted(f"{_describe_open(ctx, before)}: wait, or end it with --instead")
+    ctx.ledger.start_rollout(
+        plan.id, release=plan.b, champion_before=plan.a, strategy=STRATEGY, cause=f"experiment {plan.title}",
+        policy=policy_for(ctx, plan.a, plan.b).model_dump(mode="json"),
+    )  # fmt: skip
+    evidence = {"share": plan.share, "before": baseline_champion(ctx, before), "plan": plan.model_dump(mode="json")}
+    now = ctx.ledger.switch(
+        plan.a, expected=before.version, move="experiment", actor=orchestrator.current_run_id(), rollout=plan.id,
+        reason=f"experiment {plan.title}: A {short(plan.a)}, B {short(plan.b)} for {format_duration(plan.duration)}",
+        challenger=plan.b, challenger_share=plan.share, step=RolloutStep(plan.id, 1, "experiment", evidence),
+    )  # fmt: skip
+    live.follow(ctx, now)
+    end_finished(ctx)  # one that this has superseded
+    return now
+
+
+def _describe_open(ctx: ProjectContext, at: LiveRelease) -> str:
+    """The open rollout or experiment, in words."""
+    found = ctx.ledger.current_rollout(at)
+    if found is not None and found.rollout.strategy == STRATEGY:
+        return f"{found.rollout.cause} goes on"
+    if found is not None and found.state.in_probation:
+        return f"release {short(at.champion)} is in probation"
+    title = f" ({found.state.title})" if found else ""
+    return f"release {short(at.challenger)} is being tried{title}"
+
+
+# -- end
+
+
+def end_running(ctx: ProjectContext, reason: str) -> LiveRelease | None:
+    """End the experiment that runs, so that the previous champion is live again; None when none runs.
+
+    Raises ConflictError.
+    """
+    found = current(ctx)
+    return None if found is None else end(ctx, found.rollout.id, reason)
+
+
+def end_finished(ctx: ProjectContext) -> list[str]:
+    """End the experiments that are over, and report those that have ended; what was done."""
+    done, reported = [], ctx.ledger.outcomes()
+    for rollout, steps in list_begun(ctx):
+        state = current_state(steps)
+        if state.phase == "experiment" and (why := _why_over(ctx, rollout, steps)) is not None:
+            with suppress(ConflictError):  # another writer was faster: the next round sees the result
+                end(ctx, rollout.id, why)
                 done.append(f"experiment {plan_of(steps).title} ended: {why}")
-            at = state_machine.current_state(ctx.ledger.rollout_steps(row.id))
-        if at.phase == "ended" and _told(row.id) not in told:
-            publish(ctx, row.id)
+            state = current_state(ctx.ledger.rollout_steps(rollout.id))
+        if state.phase == "ended" and experiment_reports.work_of(rollout.id) not in reported:
+            experiment_reports.publish(ctx, rollout.id)
     return done
-
-
-def _over(ctx: ProjectContext, row: Rollout, steps: Sequence[RolloutStep]) -> str | None:
-    """Why the experiment has to end now; None when it has not."""
-    from trimtab.experiment import analysis
-    from trimtab.rollout import observation
-
-    live, plan = ctx.ledger.live(), plan_of(steps)
-    if live is None or live.rollout != row.id:
-        return f"overtaken: {live.move} of {short(live.champion)}" if live else "nothing is live any more"
-    if why := model_server.refusal_reason(ctx.server, plan.b):
-        return f"guardrail: the model server will not have B: {why}"
-    terms = RolloutPolicy.model_validate(row.policy)
-    found = observation.orient_pairs(_pairs(ctx, row), plan.b, terms)
-    if found.empty:
-        return None
-    if broken := analysis.broken_guardrails(found, terms):
-        return f"guardrail: {'; '.join(broken)}"
-    return f"{format_duration(plan.duration)} of data went by" if observation.elapsed(found) >= plan.duration else None
 
 
 def end(ctx: ProjectContext, id: str, reason: str) -> LiveRelease:
     """End the experiment *id*, once; the live release then. Raises ConflictError when another writer interferes."""
-    steps, live = ctx.ledger.rollout_steps(id), ctx.ledger.live()
-    at = state_machine.current_state(steps)
-    assert live is not None
-    if at.phase != "experiment":
-        return live
-    evidence = {"share": 0.0, "reason": reason}
-    if live.rollout != id:
-        ctx.ledger.step_rollout(id, at.steps + 1, "ended", evidence)
-        return live
-    champion = _sound(ctx, steps)
+    steps, before = ctx.ledger.rollout_steps(id), ctx.ledger.live()
+    state = current_state(steps)
+    assert before is not None
+    if state.phase != "experiment":
+        return before
+    step = RolloutStep(id, state.steps + 1, "ended", {"share": 0.0, "reason": reason})
+    if before.rollout != id:
+        ctx.ledger.step_rollout(id, step.number, step.state, step.evidence)
+        return before
+    champion = _loadable_champion(ctx, steps)
     try:
         now = ctx.ledger.switch(
-            champion, expected=live.version, move="close", rollout=id, actor=orchestrator.current_run_id(),
-            reason=f"experiment {plan_of(steps).title} ended: {reason}",
-            step=RolloutStep(id, at.steps + 1, "ended", evidence),
+            champion, expected=before.version, move="close", rollout=id, actor=orchestrator.current_run_id(),
+            reason=f"experiment {plan_of(steps).title} ended: {reason}", step=step,
         )  # fmt: skip
     except ConflictError:
-        if state_machine.current_state(ctx.ledger.rollout_steps(id)).phase != "ended":
+        if current_state(ctx.ledger.rollout_steps(id)).phase != "ended":
             raise
-        return ctx.ledger.live() or live  # another ended it, which is as good
-    follow(ctx, now)
+        return ctx.ledger.live() or before  # another writer ended it
+    live.follow(ctx, now)
     return now
 
 
-def _sound(ctx: ProjectContext, steps: Sequence[RolloutStep]) -> str:
-    """The champion from before; A, which answers most users now, when that one's bundle was damaged meanwhile."""
+def _why_over(ctx: ProjectContext, rollout: Rollout, steps: Sequence[RolloutStep]) -> str | None:
+    """Why the experiment has to end now; None when it has not."""
+    from trimtab.experiment import analysis
+    from trimtab.rollout import observation
+
+    at, plan = ctx.ledger.live(), plan_of(steps)
+    if at is None or at.rollout != rollout.id:
+        return f"superseded: {at.move} of {short(at.champion)}" if at else "nothing is live any more"
+    if refusal := model_server.refusal_reason(ctx.server, plan.b):
+        return f"guardrail: the model server will not have B: {refusal}"
+    policy = RolloutPolicy.model_validate(rollout.policy)
+    found = observation.orient_pairs(pairs_of(ctx, rollout), plan.b, policy)
+    if found.empty:
+        return None
+    if broken := analysis.broken_guardrails(found, policy):
+        return f"guardrail: {'; '.join(broken)}"
+    return f"{format_duration(plan.duration)} of data went by" if observation.elapsed(found) >= plan.duration else None
+
+
+def _loadable_champion(ctx: ProjectContext, steps: Sequence[RolloutStep]) -> str:
+    """The previous champion; A, which answers most users now, when the previous one's bundle is damaged."""
     before, plan = str(steps[0].evidence["before"]), plan_of(steps)
     try:
         ctx.releases.get(before)
     except bundle.UnreachableRelease:
-        raise  # which says nothing against the release
+        raise  # the store does not answer, which says nothing against the release
     except bundle.ReleaseError as error:
         print(f"{error}: A ({short(plan.a)}) stays champion instead")
         return plan.a
     return before
-
-
-def follow(ctx: ProjectContext, live: LiveRelease) -> None:
-    """Let target, model server and MLflow's alias follow the ledger."""
-    contract.follow(ctx)
-    if not model_server.wait_for_version(ctx.server, live.version):
-        print("The model server has not followed the ledger yet; it will when it is back.")
-    released = ctx.ledger.release(live.champion)
-    if released is not None:
-        tracking.set_champion(ctx.tracking, name=released.model_name, version=released.model_version)
-
-
-def plan_of(steps: Sequence[RolloutStep]) -> ExperimentPlan:
-    """What was asked for, from the experiment's first step."""
-    return ExperimentPlan.model_validate(steps[0].evidence["plan"])
-
-
-def report(ctx: ProjectContext, id: str) -> Report:
-    """What there is to say of the experiment called *id* now; also long after its end, as labels come late."""
-    from trimtab.experiment import analysis
-
-    row, steps = ctx.ledger.rollout(id), ctx.ledger.rollout_steps(id)
-    if row is None or not steps:
-        raise NoSuchExperiment(f"experiment {id} was not begun: start it again")
-    pairs = _pairs(ctx, row)
-    multi = ctx.params.project.task == "multiclass"
-    key = ctx.params.columns.key
-    columns = ["arm", "rollout", "propensity", "prediction"]
-    columns += [*(["predicted_label", "probabilities"] if multi else []), *([key] if key else [])]
-    first, last = _span(pairs)
-    answers = telemetry.predictions(ctx.telemetry, first, last, columns=columns)
-    answers = answers[answers["rollout"] == id].reset_index(drop=True)
-    ended = steps[-1].state == "ended"
-    return analysis.report(
-        plan_of(steps), RolloutPolicy.model_validate(row.policy), metric=ctx.params.gate.metric,
-        state="ended" if ended else "running", reason=steps[-1].evidence["reason"] if ended else "",
-        pairs=pairs, answers=answers.rename(columns={key: "key"} if key else {}),
-        labels=telemetry.labels(ctx.telemetry, first, last, since=_began(row)),
-    )  # fmt: skip
-
-
-def _pairs(ctx: ProjectContext, row: Rollout) -> pd.DataFrame:
-    return telemetry.pairs(ctx.telemetry, rollout=row.id, since=_began(row))
-
-
-def _span(pairs: pd.DataFrame) -> tuple[datetime, datetime]:
-    """Data times between which an experiment's answers lie, with room for some whose pair got lost."""
-    if pairs.empty:
-        return datetime.fromtimestamp(0, UTC), datetime.fromtimestamp(0, UTC)
-    first, last = pairs["time"].min().floor("s"), pairs["time"].max().ceil("s")
-    return (first - timedelta(days=1)).to_pydatetime(), (last + timedelta(days=1)).to_pydatetime()
-
-
-def _began(row: Rollout) -> datetime:
-    return utc(row.recorded_at) - CLOCKS_APART
-
-
-def keep(ctx: ProjectContext, id: str, found: Report, text: str) -> str:
-    """The report into MLflow, always into the same run; its page there."""
-    plan, project = found.plan, ctx.params.project.name
-    run = tracking.log_experiment(
-        ctx.tracking, project=project, id=id, params=plan.model_dump(mode="json", exclude={"name"}),
-        tags={"state": found.state, "conclusion": found.conclusion, "reason": found.reason},
-        measures=measures(found), labels=found.effect.labels, report=text, facts=found.model_dump(mode="json"),
-        is_over=found.state == "ended",
-    )  # fmt: skip
-    return tracking.run_url(ctx.tracking, run)
-
-
-def text_of(ctx: ProjectContext, found: Report) -> str:
-    """The report as people read it."""
-    from trimtab.experiment.markdown import to_markdown
-
-    plan = found.plan
-    return to_markdown(found, {d: ctx.ledger.model_version(d) or 0 for d in (plan.a, plan.b)})
-
-
-def publish(ctx: ProjectContext, id: str) -> str:
-    """The report for everybody: on the run's page, in MLflow, and at the end an event, an alert when B would have
-    harmed users, and a note in the ledger that all this was done. Safe to repeat. The report's text."""
-    found = report(ctx, id)
-    text, project = text_of(ctx, found), ctx.params.project.name
-    link = keep(ctx, id, found, text)
-    orchestrator.show_markdown("experiment", f"{text}\n[In MLflow]({link})", about=f"Experiment {found.plan.title}")
-    payload = {"id": id, "conclusion": found.conclusion, "reason": found.reason}
-    orchestrator.emit(
-        "trimtab.experiment.started" if found.state == "running" else "trimtab.experiment.ended",
-        project=project, id=f"{id}-{found.state}", payload=payload,
-    )  # fmt: skip
-    if found.state == "ended":
-        if found.reason.startswith("guardrail"):
-            message = f"{project}: experiment {found.plan.title} was ended: {found.reason}"
-            alerts.raise_alert(
-                ctx.ledger, ctx.alert_channels, id=id, kind="experiment ended", message=message, evidence=payload
-            )
-        ctx.ledger.record_outcome(_told(id), "reported", owner=orchestrator.current_run_id(), evidence=payload)
-    return text
-
-
-def _told(id: str) -> str:
-    return f"report:{id}"

@@ -1,154 +1,178 @@
-"""Conduct a rollout: look at what telemetry says of it and take the step that this allows. Used by deploy, which stays
-with a rollout for a while, by reconcile, which looks every minute, and by drift-monitor, when labels have come in.
+"""Advance rollouts: observe one in telemetry and take the step that this allows.
 
-A step and what it does to the live row are one transaction in the ledger, so any of them may look at any time, be
-killed at any line, or meet another: one wins, and the others see what it did."""
+Used by deploy, which watches a rollout for a while, by reconcile every minute, and by drift-monitor when labels have
+arrived. A step and its effect on the live release are one transaction in the ledger, so any of them may advance a
+rollout at any time, be killed at any line, or run beside another: one takes the step, and the others see it.
+"""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
+from operations import announcements, targets
 from operations.context import ProjectContext, short
-from operations.targets import contract
 from stores import rollout_observation
-from stores.ledger import ConflictError, LiveRelease, Rollout, RolloutObservation, RolloutStep
+from stores.ledger import (
+    ConflictError,
+    CurrentRollout,
+    LiveRelease,
+    Rollout,
+    RolloutObservation,
+    RolloutStep,
+)
 from stores.object_store.store import ObjectStoreError
-from stores.releases import bundle as bundle_module
-from stores.releases.bundle import Bundle
-from tasks import alerts, model_server, orchestrator, tracking
-from trimtab.rollout import losses, state_machine
-from trimtab.rollout.state_machine import Observation, RolloutPolicy, RolloutState, Transition
+from stores.releases.bundle import ReleaseError, UnreachableRelease
+from tasks import model_server, orchestrator
+from trimtab.rollout.state_machine import (
+    Observation,
+    Phase,
+    RolloutPolicy,
+    RolloutState,
+    Transition,
+    current_state,
+    next_transition,
+)
 
-MOVES = {
+MOVES: Final[dict[Phase, str]] = {
     "shadow": "shadow", "canary": "canary", "champion": "promote", "rolled back": "rollback", "reverted": "rollback",
     "closed": "close",
 }  # fmt: skip
-EVENTS = {
-    "champion": "trimtab.rollout.promoted", "rolled back": "trimtab.rollout.rolled-back",
-    "reverted": "trimtab.rollout.rolled-back",
-}  # fmt: skip
+POLL_S: Final = 0.25
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Where a rollout stands after a look; *moved* when the look led to a step."""
+class RolloutUpdate:
+    """A rollout's state after an observation; *stepped* when the observation led to a step."""
 
-    at: RolloutState
-    seen: Observation
-    moved: bool
-
-
-def terms_of(ctx: ProjectContext, champion: str, challenger: str) -> RolloutPolicy:
-    """What a rollout between these two will be judged by: the project's rules as they are now."""
-    pair = [ctx.releases.get(digest) for digest in (champion, challenger)]
-    return RolloutPolicy(
-        **ctx.params.rollout.model_dump(),
-        task=ctx.params.project.task,
-        metric=ctx.params.gate.metric,
-        metric_margin=ctx.params.gate.max_regression,
-        metric_slices={c: m for c, m in ctx.params.gate.slices.items() if c in ctx.params.rollout.slices},
-        classes={bundle.digest: bundle.manifest.classes for bundle in pair},
-        cap=_cap(pair[0]) if ctx.params.project.task == "regression" else None,
-    )
+    state: RolloutState
+    observation: Observation
+    stepped: bool
 
 
-def _cap(champion: Bundle) -> float:
-    """The error at which a loss is 1, from what the champion answered to its own reference rows."""
-    rows = champion.reference()
-    return losses.regression_cap(
-        rows[champion.manifest.columns.target].to_numpy(dtype=float), rows["prediction"].to_numpy(dtype=float)
-    )
+def list_open(ctx: ProjectContext, *, newest: int = 5) -> list[tuple[Rollout, RolloutState]]:
+    """Rollouts with a challenger, or in probation, oldest first, among the *newest*."""
+    found = [(rollout, state_of(ctx, rollout.id)) for rollout in ctx.ledger.rollouts()[-newest:]]
+    return [
+        (rollout, state)
+        for rollout, state in found
+        if rollout.strategy == "rollout" and (state.is_challenging or state.in_probation)
+    ]
 
 
-def unfinished(ctx: ProjectContext, *, newest: int = 5) -> list[tuple[Rollout, RolloutState]]:
-    """Rollouts that have not come to their end, oldest first, with where they stand; those that only switch left
-    out, as deploy sees to these."""
-    found = []
-    for row in ctx.ledger.rollouts()[-newest:]:
-        at = state_machine.current_state(ctx.ledger.rollout_steps(row.id))
-        if row.strategy == "rollout" and (at.is_challenging or at.in_probation):
-            found.append((row, at))
-    return found
+def state_of(ctx: ProjectContext, id: str) -> RolloutState:
+    """The state of a rollout."""
+    return current_state(ctx.ledger.rollout_steps(id))
 
 
-def advance(ctx: ProjectContext, id: str) -> Outcome:
-    """Look at the rollout called *id*, and take at most one step."""
-    row = ctx.ledger.rollout(id)
-    if row is None:
+def watch(ctx: ProjectContext, id: str, watch_s: float) -> str:
+    """Advance a rollout whenever telemetry has grown, until its trial is over or *watch_s* are; the state's title."""
+    deadline, last = time.monotonic() + watch_s, None
+    progress = orchestrator.ProgressArtifact("rollout-progress")
+    while True:
+        now = rollout_observation.telemetry_fingerprint(ctx.telemetry)
+        if now != last:
+            last, update = now, advance(ctx, id)
+            title = update.state.title
+            progress.show(update.state.share, about=f"{short(id)}: {title}, {update.observation.reason}")
+            if not update.state.is_challenging:
+                return title
+            if update.stepped:
+                last = None
+                continue
+        if time.monotonic() >= deadline:
+            title = state_of(ctx, id).title
+            print(f"{title}: from here on reconcile advances it every minute.")
+            return title
+        time.sleep(POLL_S)
+
+
+def advance(ctx: ProjectContext, id: str) -> RolloutUpdate:
+    """Observe a rollout and take at most one step. Raises LookupError for an unknown id."""
+    rollout = ctx.ledger.rollout(id)
+    if rollout is None:
         raise LookupError(f"the ledger has no rollout {id}")
     steps, live = ctx.ledger.rollout_steps(id), ctx.ledger.live()
-    at = state_machine.current_state(steps)
-    if not (at.is_challenging or at.in_probation):
-        return Outcome(at, Observation(), moved=False)
+    state = current_state(steps)
+    if not (state.is_challenging or state.in_probation):
+        return RolloutUpdate(state, Observation(), stepped=False)
     if live is None or live.rollout != id:
-        return _overtaken(ctx, row, at, live)
-    why = model_server.refusal_reason(ctx.server, row.release) if at.is_challenging else None
+        return _superseded(ctx, rollout, state, live)
+    current = CurrentRollout(live, rollout, tuple(steps))
+    seen = _observe(ctx, current)
+    _record_observation(ctx, id, state, seen)
+    step = next_transition(state, seen, RolloutPolicy.model_validate(rollout.policy))
+    if step is None:
+        return RolloutUpdate(state, seen, stepped=False)
+    if step.phase == "champion" and (damage := _damage(ctx, rollout.release)):
+        step = Transition("rolled back", 0.0, damage)
+    return apply(ctx, current, seen, step)
+
+
+def _observe(ctx: ProjectContext, current: CurrentRollout) -> Observation:
+    """The observation from telemetry; a challenger that the model server refuses counts as a broken guardrail."""
+    state = current.state
+    refusal = model_server.refusal_reason(ctx.server, current.rollout.release) if state.is_challenging else None
     try:
-        seen = rollout_observation.observe_rollout(ctx.telemetry, row, steps)
+        seen = rollout_observation.observe_rollout(ctx.telemetry, current.rollout, current.steps)
     except ObjectStoreError:
-        if why is None:
+        if refusal is None:
             raise
-        seen = Observation(exposed=at.exposed_before)  # the store is away; what the servers refuse goes without it
-    if why is not None:
-        seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {why}")})
-    _keep_look(ctx, id, at, seen)
-    move = state_machine.next_transition(at, seen, RolloutPolicy.model_validate(row.policy))
-    if move is None:
-        return Outcome(at, seen, moved=False)
-    if move.phase == "champion" and (damage := _damage(ctx, row.release)):
-        move = Transition("rolled back", 0.0, damage)
-    return take(ctx, row, at, seen, move, live)
+        seen = Observation(exposed=state.exposed_before)  # a refused release goes back without the store, too
+    if refusal is None:
+        return seen
+    return seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {refusal}")})
 
 
 def _damage(ctx: ProjectContext, digest: str) -> str | None:
     """What is wrong with a bundle on disk: servers that hold it in memory could not load it again."""
     try:
         ctx.releases.get(digest)
-    except bundle_module.UnreachableRelease:
-        raise  # which says nothing against the release
-    except bundle_module.ReleaseError as error:
+    except UnreachableRelease:
+        raise  # the store does not answer, which says nothing against the release
+    except ReleaseError as error:
         return str(error)
     return None
 
 
-def take(
-    ctx: ProjectContext, row: Rollout, at: RolloutState, seen: Observation, move: Transition, live: LiveRelease
-) -> Outcome:
-    """Take a step: the ledger says so in one transaction, then the others follow. Losing a race is no error."""
-    reason = move.reason
-    if move.phase in ("rolled back", "reverted"):
+def apply(ctx: ProjectContext, current: CurrentRollout, seen: Observation, step: Transition) -> RolloutUpdate:
+    """Write a step to the ledger, let everything follow it, and announce it.
+
+    When another writer was faster, return the state that it made.
+    """
+    rollout, live = current.rollout, current.live
+    reason = step.reason
+    if step.phase in ("rolled back", "reverted"):
         reason += f"; by then users had got {seen.exposed:,} of its answers"
-    step = RolloutStep(
-        row.id, at.steps + 1, move.phase,
-        {
-            "share": move.share, "reason": reason, "exposed": seen.exposed, "labels_until": seen.labels_until,
-            "seen": seen.model_dump(mode="json"),
-        },
-    )  # fmt: skip
-    champion, challenger = _who(row, move)
+    evidence = {
+        "share": step.share, "reason": reason, "exposed": seen.exposed, "labels_until": seen.labels_until,
+        "seen": seen.model_dump(mode="json"),
+    }  # fmt: skip
+    champion, challenger = _roles_after(rollout, step.phase)
     try:
         now = ctx.ledger.switch(
-            champion, expected=live.version, move=MOVES[move.phase], reason=reason, actor=orchestrator.current_run_id(),
-            rollout=row.id, challenger=challenger,
-            challenger_share=move.share if move.phase == "canary" else 0.0, step=step,
+            champion, expected=live.version, move=MOVES[step.phase], reason=reason,
+            actor=orchestrator.current_run_id(), rollout=rollout.id, challenger=challenger,
+            challenger_share=step.share if step.phase == "canary" else 0.0,
+            step=RolloutStep(rollout.id, current.state.steps + 1, step.phase, evidence),
         )  # fmt: skip
     except ConflictError:
-        return Outcome(state_machine.current_state(ctx.ledger.rollout_steps(row.id)), seen, moved=True)
-    after = state_machine.current_state(ctx.ledger.rollout_steps(row.id))
-    print(f"{short(row.release)}: {after.title}: {reason}")
-    contract.follow(ctx)
+        return RolloutUpdate(state_of(ctx, rollout.id), seen, stepped=True)
+    after = state_of(ctx, rollout.id)
+    print(f"{short(rollout.release)}: {after.title}: {reason}")
+    targets.follow(ctx)
     if not model_server.wait_for_version(ctx.server, now.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
-    tell(ctx, row, after, reason, now)
-    return Outcome(after, seen, moved=True)
+    announcements.announce(ctx, rollout, after, reason, now)
+    return RolloutUpdate(after, seen, stepped=True)
 
 
-def _who(row: Rollout, move: Transition) -> tuple[str, str | None]:
-    """Champion and challenger after a step. In probation the one before goes on scoring in the other's ctx."""
-    release, before = row.release, row.champion_before
-    assert before is not None  # a rollout on live traffic has a champion to be compared with
-    match move.phase:
+def _roles_after(rollout: Rollout, phase: Phase) -> tuple[str, str | None]:
+    """Champion and challenger after a step. In probation the previous champion is the challenger."""
+    release, before = rollout.release, rollout.champion_before
+    assert before is not None  # only a `switch` has none
+    match phase:
         case "champion":
             return release, before
         case "closed":
@@ -159,76 +183,43 @@ def _who(row: Rollout, move: Transition) -> tuple[str, str | None]:
             return before, release
 
 
-def _overtaken(ctx: ProjectContext, row: Rollout, at: RolloutState, live: LiveRelease | None) -> Outcome:
-    """Somebody made another release live meanwhile, so this rollout has nothing left to decide."""
-    reason = f"overtaken: {live.move} of {short(live.champion)}" if live else "nothing is live any more"
+def _superseded(ctx: ProjectContext, rollout: Rollout, state: RolloutState, live: LiveRelease | None) -> RolloutUpdate:
+    """End a rollout whose champion was replaced meanwhile: it has nothing left to decide."""
+    reason = f"superseded: {live.move} of {short(live.champion)}" if live else "nothing is live any more"
     ctx.ledger.step_rollout(
-        row.id, at.steps + 1, "ended", {"share": at.share, "exposed": at.exposed_before, "reason": reason}
+        rollout.id, state.steps + 1, "ended", {"share": state.share, "exposed": state.exposed_before, "reason": reason}
     )
-    return Outcome(state_machine.current_state(ctx.ledger.rollout_steps(row.id)), Observation(), moved=True)
+    return RolloutUpdate(state_of(ctx, rollout.id), Observation(), stepped=True)
 
 
-def _keep_look(ctx: ProjectContext, id: str, at: RolloutState, seen: Observation) -> None:
-    """A look that saw something new is kept: together they are the story of the verdict."""
+def _record_observation(ctx: ProjectContext, id: str, state: RolloutState, seen: Observation) -> None:
+    """Record an observation that differs from the last one."""
     last = ctx.ledger.last_observation(id)
-    verdict = "roll back" if seen.broken else seen.verdict
-    now = (at.title, seen.pairs, seen.labels, verdict)
+    now = (state.title, seen.pairs, seen.labels, "roll back" if seen.broken else seen.verdict)
     if last is None or (last.state, last.pairs, last.labels, last.verdict) != now:
         ctx.ledger.record_observation(
             RolloutObservation(id, last.number + 1 if last else 1, *now, evidence=seen.model_dump(mode="json"))
         )
 
 
-def tell(ctx: ProjectContext, row: Rollout, at: RolloutState, reason: str, live: LiveRelease) -> None:
-    """Let everybody know of a step: alias, event, alert, artifact. Safe to repeat."""
-    project = ctx.params.project.name
-    if at.phase in EVENTS:
-        champion = ctx.ledger.release(live.champion)
-        if champion is not None:
-            tracking.set_champion(
-                ctx.tracking, name=champion.model_name, version=champion.model_version,
-                out=ctx.ledger.model_version(row.release),
-            )  # fmt: skip
-        orchestrator.emit(
-            EVENTS[at.phase], project=project, id=f"{row.id}-{at.steps}",
-            payload={"release": row.release, "version": live.version, "cause": row.cause, "reason": reason},
-        )  # fmt: skip
-    warn(ctx, row, at)
-    orchestrator.show_markdown("rollout", page(ctx, row), about=f"Rollout of {short(row.release)}: {at.title}")
+def end_current(ctx: ProjectContext, reason: str) -> LiveRelease | None:
+    """Take back the challenger, or the champion in probation; the live release then, None when there is none of these.
 
-
-def warn(ctx: ProjectContext, row: Rollout, at: RolloutState) -> bool:
-    """Raise the alert of a rollout that went back; False when there is none, or it was raised before."""
-    if at.phase not in ("rolled back", "reverted"):
-        return False
-    steps = ctx.ledger.rollout_steps(row.id)
-    version = ctx.ledger.model_version(row.release)
-    what = "was rolled back" if at.phase == "rolled back" else "was champion and is taken back"
-    reason = steps[at.steps - 1].evidence.get("reason", "")
-    message = f"{ctx.params.project.name}: version {version} ({short(row.release)}) {what}: {reason}"
-    return alerts.raise_alert(
-        ctx.ledger, ctx.alert_channels, id=f"rollout:{row.id}:{at.steps}", kind=at.phase, message=message,
-        evidence={"release": row.release, "rollout": row.id},
-    )  # fmt: skip
-
-
-def page(ctx: ProjectContext, row: Rollout) -> str:
-    """A rollout as people read it."""
-    steps, look = ctx.ledger.rollout_steps(row.id), ctx.ledger.last_observation(row.id)
-    lines = [
-        f"## {state_machine.current_state(steps).title}", "",
-        f"Release `{short(row.release)}` against `{short(row.champion_before)}`: {row.cause}", "",
-        "| step | state | answers users got | why |", "|---|---|---|---|",
-    ]  # fmt: skip
-    for number, step in enumerate(steps, start=1):
-        told, state = step.evidence, state_machine.current_state(steps[:number]).title
-        lines.append(f"| {step.number} | {state} | {told.get('exposed', 0):,} | {told.get('reason', '')} |")
-    if look is not None:
-        lines += ["", f"**{look.verdict}** after {look.pairs:,} pairs and {look.labels:,} labels: "
-                  f"{look.evidence['reason']}"]  # fmt: skip
-    return "\n".join(lines)
-
-
-def stamp(ctx: ProjectContext) -> tuple[Any, ...]:
-    """Changes whenever there may be something new to see."""
-    return rollout_observation.telemetry_fingerprint(ctx.telemetry)
+    Works while the store does not answer. Raises ConflictError when another writer was faster.
+    """
+    current = ctx.ledger.current_rollout()
+    if current is None or not (current.state.is_challenging or current.state.in_probation):
+        return None
+    before, state = current.rollout.champion_before, current.state
+    assert before is not None  # only a `switch` has none
+    seen = Observation(exposed=state.exposed_before)
+    try:
+        ctx.releases.get(before)
+        seen = rollout_observation.observe_rollout(ctx.telemetry, current.rollout, current.steps)
+    except (UnreachableRelease, ObjectStoreError) as error:  # users need it now; the servers have both models loaded
+        reason += f" (the store is away, so the answers are those until the last step: {error})"
+    apply(ctx, current, seen, Transition("rolled back" if state.is_challenging else "reverted", 0.0, reason))
+    now = ctx.ledger.live()
+    if now is None or now.challenger is not None:
+        raise ConflictError(current.live.version)
+    return now

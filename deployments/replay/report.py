@@ -16,8 +16,6 @@ from stores import telemetry
 from stores.ledger import Outcome
 from tasks import orchestrator
 from trimtab.evaluation import metrics
-from trimtab.model.release import Manifest
-from trimtab.model.scoring import Scores
 
 
 def summarize(
@@ -76,7 +74,11 @@ def _period(
         "version": step.version,
         "metric": {
             "name": replay.params.gate.metric,
-            "live": live_metric(known, replay.params.gate.metric, manifest) if manifest else None,
+            "live": metrics.measure_recorded(
+                replay.params.gate.metric, known, task=manifest.task, classes=manifest.classes
+            )
+            if manifest
+            else None,
             "frozen": baseline["frozen"],
             "every_period": baseline["every_period"],
         },
@@ -101,20 +103,6 @@ def _rollout_of(outcome: Outcome | None, rollouts: Sequence[Mapping[str, Any]]) 
 
 def _promoted(outcome: Outcome | None, rollout: Mapping[str, Any] | None) -> bool:
     return (outcome is not None and outcome.result == "promoted") or (rollout is not None and bool(rollout["promoted"]))
-
-
-def live_metric(known: pd.DataFrame, metric: str, manifest: Manifest) -> float:
-    """The metric of recorded answers with labels, whoever of the releases of one project gave them."""
-    is_multi = manifest.task == "multiclass"
-    truth = known["label"].to_numpy(dtype=object if is_multi else float)
-    scores = Scores(
-        manifest.task,
-        known["prediction"].to_numpy(dtype=float),
-        manifest.classes,
-        tuple(known["predicted_label"]) if is_multi else None,
-        pd.DataFrame(known["probabilities"].tolist()).to_numpy(dtype=float) if is_multi else None,
-    )
-    return float(metrics.measure(metric, truth, scores)[0])
 
 
 def _retrain_times(retrains: Sequence[ReplayStep]) -> dict[str, list[float]]:

@@ -1,7 +1,7 @@
-"""Releases as Docker containers: each is baked into an image named by its digest, started beside the running one,
-probed, and only then given the users, by a proxy that all of them stand behind (docs/decisions/0009).
+"""Releases as Docker containers. Each release is baked into an image named by its digest, started beside the running
+one, and probed; then the proxy in front of them sends requests to it (docs/decisions/0009).
 
-Labels on containers are the only record of what they are for, and the ledger says which of them should be there."""
+Labels on the containers are the only record of what they are for; the ledger says which of them should run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from operations.context import ProjectContext, short
-from operations.targets.contract import DesiredRelease, TargetRejected, TargetUnavailable, under_way, wanted
+from operations.targets.contract import (
+    DesiredRelease,
+    TargetRejected,
+    TargetUnavailable,
+    desired_release,
+    pending_release,
+)
 from stores.releases import bundle as bundle_module
 from tasks import containers, model_server
 from tasks.containers import Container, EngineRejected, EngineUnavailable
@@ -20,15 +26,15 @@ from trimtab.config.run_with_secrets import SUFFIX
 from trimtab.config.secret_files import holds_secret
 
 PROJECT, RELEASE, ROLLOUT = "trimtab.project", "trimtab.release", "trimtab.rollout"
-BASE = "trimtab.base"  # on images: the id of the server's image that the release was baked into
+BASE = "trimtab.base"  # label of images: the id of the server's image that the release was baked into
 BAKED = "/srv/baked"
-_STOP_S = 60  # a server answers its last requests and brings its telemetry to the store before it ends
+_STOP_S = 60  # a server answers its last requests and uploads its telemetry before it ends
 _STATE = "/srv/trimtab/state"
-_QUIET_S = 2.0  # a request that the proxy has read is on its way for less
+_QUIET_S = 2.0  # longer than a request takes from the proxy to the server
 
 
 def server_environment(pairs: Sequence[str]) -> dict[str, str]:
-    """The variables of model servers. Raises TargetRejected for a secret's value, which Docker would show."""
+    """The environment of model servers. Raises TargetRejected for a secret's value, which Docker would show."""
     given = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
@@ -36,7 +42,7 @@ def server_environment(pairs: Sequence[str]) -> dict[str, str]:
             raise TargetRejected(f"TRIMTAB_DOCKER_ENV: {pair!r} is not NAME=value")
         if holds_secret(name):
             raise TargetRejected(
-                f"TRIMTAB_DOCKER_ENV holds {name}, which Docker would show to everybody: give {name}{SUFFIX}, and "
+                f"TRIMTAB_DOCKER_ENV holds {name}, which Docker would show to every user: give {name}{SUFFIX}, and "
                 "mount the file with TRIMTAB_DOCKER_VOLUMES"
             )
         given[name] = value
@@ -44,28 +50,33 @@ def server_environment(pairs: Sequence[str]) -> dict[str, str]:
 
 
 class DockerTarget:
-    """The containers of a project's releases on one engine."""
+    """The containers of a project's releases on one Docker engine."""
 
     def __init__(self, ctx: ProjectContext) -> None:
         self._ctx, self._settings = ctx, ctx.settings
         self._project = ctx.params.project.name
         self._proxy = HAProxy(ctx.settings.docker_proxy, ctx.settings.model_server)
 
-    def admit(self, digest: str, rollout: str) -> dict[str, Any]:
-        """Have the release's containers running, ready and probed. Raises TargetRejected, or TargetUnavailable."""
+    def start_and_probe(self, digest: str, rollout: str) -> dict[str, Any]:
+        """Start the release's containers, wait until they are ready, and probe them.
+
+        Raises TargetRejected or TargetUnavailable.
+        """
         try:
-            self._have_present_image(digest)
-            started = self._have_containers(digest, rollout)
-            found = [self._probed(container.name, digest) for container in started]
+            self._ensure_image(digest)
+            started = self._ensure_containers(digest, rollout)
+            found = [self._probe(container.name, digest) for container in started]
         except (EngineUnavailable, ServerUnavailable, bundle_module.UnreachableRelease) as error:
             raise TargetUnavailable(str(error)) from error
         except (EngineRejected, ServerRejected, bundle_module.ReleaseError) as error:
             raise TargetRejected(str(error)) from error
         return {**found[0], "image": self.image(digest), "containers": [container.name for container in started]}
 
-    def dismiss(self, digest: str) -> None:
-        """Take away the containers and the image of a release that was refused, unless it is live after all. What an
-        engine that is away keeps of them gets no users; `settle` takes the containers."""
+    def remove(self, digest: str) -> None:
+        """Remove the containers and the image of a rejected release, unless it is live after all.
+
+        An engine that does not answer keeps them; they get no requests, and `reconcile` removes the containers.
+        """
         live = self._ctx.ledger.live()
         if live is not None and digest in (live.champion, live.challenger):
             return
@@ -76,40 +87,41 @@ class DockerTarget:
         except EngineRejected as error:
             print(f"something of {short(digest)} is still there; reconcile tries again: {error}")
 
-    def settle(self) -> list[str]:
-        """Send users to the containers of the release that the ledger wants, and take the others away when they have
-        answered their last requests. Where the wanted ones do not come up, users stay where they are. Raises
-        TargetRejected."""
+    def reconcile(self) -> list[str]:
+        """Route requests to the containers of the desired release; then remove the others once they are idle.
+
+        Where the desired ones do not become ready, the route stays as it is. Raises TargetRejected.
+        """
         try:
             done: list[str] = []
-            while (asked := wanted(self._ctx.ledger)) is not None:
-                done += self._point(asked.digest, asked.version)
-                if wanted(self._ctx.ledger) == asked:
-                    return done + self._clear(keep=asked.digest)
+            while (desired := desired_release(self._ctx.ledger)) is not None:
+                done += self._route_to(desired.digest, desired.version)
+                if desired_release(self._ctx.ledger) == desired:
+                    return done + self._remove_others(keep=desired.digest)
             return done
         except (EngineRejected, ProxyRejected, ServerRejected, bundle_module.ReleaseError) as error:
             raise TargetRejected(str(error)) from error
 
     def image(self, digest: str) -> str:
-        """The name of the image that the release is baked into."""
+        """The name of the release's image."""
         name = f"trimtab-{self._project}:{digest}"
         return f"{self._settings.registry}/{name}" if self._settings.registry else name
 
-    def _point(self, digest: str, version: int) -> list[str]:
+    def _route_to(self, digest: str, version: int) -> list[str]:
         names = self._names(digest)
         at, shown = self._proxy.current()
-        if at > version and wanted(self._ctx.ledger) != DesiredRelease(digest, version):
-            return []  # another run has seen more of the ledger, and has told the proxy
+        if at > version and desired_release(self._ctx.ledger) != DesiredRelease(digest, version):
+            return []  # another run has read a newer version and told the proxy
         if containers.find_image(self.image(digest)) is None:
-            self._have_present_image(digest)
-        for container in self._have_containers(digest, ""):
+            self._ensure_image(digest)
+        for container in self._ensure_containers(digest, ""):
             self._wait_until_ready(container.name)
         if not self._proxy.route_to(names, version=version, drain_s=self._settings.docker_drain_s):
             return []
-        return [] if list(shown) == names else [f"users are sent to {', '.join(names)}"]
+        return [] if list(shown) == names else [f"requests are routed to {', '.join(names)}"]
 
-    def _have_present_image(self, digest: str) -> None:
-        """The release's image, on the server's image as it is now, and in the registry if there is one."""
+    def _ensure_image(self, digest: str) -> None:
+        """Bake the release into the server's present image unless that was done; push it where there is a registry."""
         image, base = self.image(digest), self._settings.server_image
         if base is None:
             raise TargetRejected(
@@ -126,10 +138,10 @@ class DockerTarget:
                 environment={"TRIMTAB_BAKED": BAKED, "TRIMTAB_PRELOAD": digest},
             )  # fmt: skip
         if self._settings.registry:
-            containers.push(image)  # also one that is there: who baked it may have been killed before
+            containers.push(image)  # also an old one: the run that baked it may have been killed
 
-    def _have_containers(self, digest: str, rollout: str) -> list[Container]:
-        """The release's containers, of its present image; those that users are sent to stay as they are."""
+    def _ensure_containers(self, digest: str, rollout: str) -> list[Container]:
+        """Start the release's containers from its present image; those that get requests stay as they are."""
         environment = server_environment(self._settings.docker_env)
         labels = {PROJECT: self._project, RELEASE: digest, ROLLOUT: rollout}
         _, shown = self._proxy.current()
@@ -142,7 +154,7 @@ class DockerTarget:
         ]  # fmt: skip
 
     def _volumes(self) -> list[str]:
-        """What is asked for; and where nothing is for the state, as it is with a store, a volume without a name."""
+        """The configured volumes, and an anonymous one for the state folder where none of them is for it."""
         given = self._settings.docker_volumes
         return [*given, *([] if any(f":{_STATE}" in volume for volume in given) else [_STATE])]
 
@@ -155,27 +167,30 @@ class DockerTarget:
             raise ServerRejected(f"the container {name} has no address: {containers.tail_logs(name)}")
         return ModelServerClient(found.address, self._settings.server_key)
 
-    def _probed(self, name: str, digest: str) -> dict[str, Any]:
-        """What the release answers to its own samples there. One that cannot answer them is not waited for."""
+    def _probe(self, name: str, digest: str) -> dict[str, Any]:
+        """Probe the release in a container. Raises ServerRejected when it fails, without waiting for it to recover."""
         self._wait_until_ready(name, path="/health")
         try:
             found = model_server.probe(self._server(name), digest, timeout_s=self._settings.ready_s)
         except ReplicaUnreachable as error:
             if containers.inspect(name) is None:
                 raise
-            # Its process was there, and served nothing but this release: whatever ended it, it was that.
+            # The process served only this release, so the release ended it.
             raise ServerRejected(f"{error}; {containers.tail_logs(name)}") from error
         self._wait_until_ready(name)
         return found
 
     def _wait_until_ready(self, name: str, *, path: str = "/ready") -> None:
-        """Wait until the server in the container answers. Raises ServerRejected, with the end of its logs, when
-        it exits or is not ready in time; ServerUnavailable when another run removed it (its rollout was superseded)."""
+        """Wait until the server in the container answers.
+
+        Raises ServerRejected with the end of its logs when it exits or is not ready in time, and ReplicaUnreachable
+        when another run removed it, because its rollout was superseded.
+        """
         deadline = time.monotonic() + self._settings.ready_s
         while time.monotonic() < deadline:
             found = containers.inspect(name)
             if found is None:
-                raise ReplicaUnreachable(f"the container {name} was taken away by another run")
+                raise ReplicaUnreachable(f"the container {name} was removed by another run")
             if found.state in ("exited", "dead", "restarting"):
                 break
             if found.address and model_server.wait_until_ready(
@@ -192,13 +207,12 @@ class DockerTarget:
     def _containers(self, digest: str | None = None) -> list[Container]:
         return containers.find({PROJECT: self._project, **({RELEASE: digest} if digest else {})})
 
-    def _clear(self, *, keep: str) -> list[str]:
-        """Take away containers of other releases, when they have nothing left to answer. One whose rollout has just
-        begun is another run's to use."""
-        names, begun = self._names(keep), under_way(self._ctx.ledger)
+    def _remove_others(self, *, keep: str) -> list[str]:
+        """Remove the containers of other releases once they are idle, but not those of a pending rollout."""
+        names, pending = self._names(keep), pending_release(self._ctx.ledger)
         going = [
             container for container in self._containers()
-            if container.name not in names and container.labels.get(RELEASE, "") != begun
+            if container.name not in names and container.labels.get(RELEASE, "") != pending
         ]  # fmt: skip
         if not going:
             return []
@@ -206,11 +220,11 @@ class DockerTarget:
         done = []
         for container in going:
             containers.remove(container.name, stop_s=_STOP_S)
-            done.append(f"{container.name} of release {short(container.labels.get(RELEASE))} is gone")
+            done.append(f"{container.name} of release {short(container.labels.get(RELEASE))} is removed")
         return done
 
     def _wait_until_idle(self, going: list[Container]) -> None:
-        """Until none of them has answered anybody for a while, or `docker_drain_s` are over."""
+        """Return when none of them has answered a request for `_QUIET_S`, or after `docker_drain_s`."""
         now = time.monotonic()
         deadline, quiet_since = now + self._settings.docker_drain_s, now
         while now < deadline and now - quiet_since < _QUIET_S:
@@ -220,7 +234,7 @@ class DockerTarget:
                 quiet_since = now
 
     def _is_busy(self, container: Container) -> bool:
-        """Whether it is answering somebody; one that does not say is not."""
+        """Whether the container is answering requests; False when it does not say."""
         return (
             container.runs
             and container.address is not None

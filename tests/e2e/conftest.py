@@ -69,9 +69,10 @@ def _alone(stack: Stack, champion: str) -> None:
 
 _RECONCILE_NOW = """
 from datetime import timedelta
-import flows.reconcile as reconcile
-reconcile.GRACE = timedelta(0)  # the fast path has had its chance
-reconcile.reconcile()
+from flows.reconcile import reconcile
+from operations import reconciliation
+reconciliation.GRACE = timedelta(0)  # the fast path has had its chance
+reconcile()
 """
 
 

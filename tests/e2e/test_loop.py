@@ -122,12 +122,13 @@ def test_a_retrain_on_the_same_data_releases_nothing(stack: Stack) -> None:
 
 KILLED_AT_THE_BAD_MOMENT = """
 import os, signal, sys
-import flows.drift_monitor as monitor
-def all_die(place, judgement):
+from flows.drift_monitor import drift_monitor
+from operations import monitoring
+def all_die(ctx, decision):
     os.kill(int(sys.argv[1]), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)  # or the event might wait here until the server is back
-monitor.announce = all_die
-monitor.drift_monitor("2013-06")
+monitoring.announce = all_die
+drift_monitor("2013-06")
 """
 
 

@@ -269,14 +269,15 @@ def test_with_mlflow_and_postgres_killed_in_the_middle_a_retrain_still_gets_ther
 
 KILLED_BEFORE_IT_IS_RECORDED = """
 import os, signal, sys
-import flows.ingest as ingest
-land = ingest.batches.land
+from flows.ingest import ingest
+from stores import batches
+land = batches.land
 def postgres_dies_then(*args):
     batch = land(*args)
     os.kill(int(sys.argv[1]), signal.SIGKILL)
     return batch
-ingest.batches.land = postgres_dies_then
-ingest.ingest("2014-01")
+batches.land = postgres_dies_then
+ingest("2014-01")
 """
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.retrain import work_of
+from operations.retrains import work_of
 from stores.ledger import DecisionRecord, Ledger, ValidationRecord, statistics
 
 

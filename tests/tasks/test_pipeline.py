@@ -22,7 +22,7 @@ from stores.releases import bundle
 from tasks import dataset
 from tasks.pipeline.__main__ import main
 from tasks.pipeline.canonical_model import canonicalize
-from tests.flows.tiny import plainly, project, rows
+from tests.operations.sample_project import plainly, project, rows
 from tests.stores.seaweed import BUCKET, Seaweed
 from trimtab.config import params as settings
 from trimtab.data.schema import Schema
@@ -121,7 +121,7 @@ def test_the_train_flow_and_the_pipeline_make_the_same_model(
     reproduced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Apart from commits, the flow's candidate is the pipeline's: digest, numbers, files, every prediction."""
-    from flows.train import make_candidate
+    from operations.training import make_candidate
     from tasks import tracking
 
     monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts when it has no server

@@ -8,13 +8,18 @@ with the same weights are compared row by row, which makes small differences vis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trimtab.data.arrays import Floats, Labels
+from trimtab.data.types import Label, Task
 from trimtab.model.scoring import Scores
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "mae"})
 TASK_METRICS: dict[str, tuple[str, ...]] = {
@@ -51,6 +56,24 @@ def measure(metric: str, truth: Labels, scores: Scores, *, weights: Floats | Non
         return np.full(len(weights), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         return _METRICS[metric](truth, scores, weights)
+
+
+def measure_recorded(metric: str, answers: pd.DataFrame, *, task: Task, classes: Sequence[Label]) -> float:
+    """*metric* of recorded predictions, nan where it is not defined.
+
+    *answers* are rows of telemetry with a `label`: `prediction`, and for multiclass `predicted_label` and
+    `probabilities`, in the order of *classes*.
+    """
+    is_multi = task == "multiclass"
+    truth = answers["label"].to_numpy(dtype=object if is_multi else float)
+    scores = Scores(
+        task,
+        answers["prediction"].to_numpy(dtype=float),
+        tuple(classes),
+        tuple(answers["predicted_label"]) if is_multi else None,
+        np.array(answers["probabilities"].tolist(), dtype=float) if is_multi else None,
+    )
+    return float(measure(metric, truth, scores)[0])
 
 
 def interval(replicates: Floats, value: float, *, level: float = 0.95) -> Interval:

@@ -24,7 +24,7 @@ from tasks import dataset
 from tasks.dataset import DatasetError, DatasetVersion
 from tasks.dataset.repository import open_repository
 from tests.conftest import CODE
-from tests.flows import tiny
+from tests.operations import sample_project
 from tests.stores.conftest import postgres
 from tests.stores.proxy import proxied
 from tests.stores.seaweed import Seaweed, credentials, seaweed
@@ -34,15 +34,15 @@ __all__ = ["postgres", "seaweed"]
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectContext:
+def ctx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectContext:
     """A laptop: a project with rows for three months, no store."""
-    tiny.project(tmp_path / "laptop", "2013-01", "2013-02", "2013-03")
+    sample_project.project(tmp_path / "laptop", "2013-01", "2013-02", "2013-03")
     git(tmp_path / "laptop", "init", "--quiet")
     address = f"sqlite:///{tmp_path}/ledger.db"
     migrate(Ledger(address))
     monkeypatch.setenv("TRIMTAB_LEDGER_URL", address)
     monkeypatch.setenv("TRIMTAB_PROJECT", str(tmp_path / "laptop"))
-    tiny.plainly(monkeypatch.setattr)
+    sample_project.plainly(monkeypatch.setattr)
     return load_context()
 
 
@@ -60,13 +60,13 @@ def dvc(folder: Path, *words: str) -> str:
 
 
 def ingest(*periods: str) -> None:
-    module = tiny.plainly()[0]
+    module = sample_project.plainly()[0]
     for period in periods:
         module.ingest.fn(period)
 
 
-def files(place: ProjectContext, version: str | None = None) -> dict[str, str]:
-    found = dataset.listing(place.workspace, version or datasets.current(place).hash, remote=place.remote)
+def files(ctx: ProjectContext, version: str | None = None) -> dict[str, str]:
+    found = dataset.listing(ctx.workspace, version or datasets.current(ctx).hash, remote=ctx.remote)
     assert found is not None
     return found
 
@@ -74,71 +74,71 @@ def files(place: ProjectContext, version: str | None = None) -> dict[str, str]:
 # -- a laptop
 
 
-def test_after_each_period_data_dvc_is_what_dvc_itself_would_have_written(place: ProjectContext) -> None:
+def test_after_each_period_data_dvc_is_what_dvc_itself_would_have_written(ctx: ProjectContext) -> None:
     ingest("2013-01", "2013-02")
-    ours = (place.root / "data.dvc").read_text()
-    assert "up to date" in dvc(place.root, "status")
-    dvc(place.root, "add", "data")
-    assert (place.root / "data.dvc").read_text() == ours
-    head = place.ledger.head()
+    ours = (ctx.root / "data.dvc").read_text()
+    assert "up to date" in dvc(ctx.root, "status")
+    dvc(ctx.root, "add", "data")
+    assert (ctx.root / "data.dvc").read_text() == ours
+    head = ctx.ledger.head()
     assert head is not None
-    assert (head.version, head.hash) == (4, dataset.current(place.root).hash)
+    assert (head.version, head.hash) == (4, dataset.current(ctx.root).hash)
 
 
-def test_a_clone_gets_the_data_by_dvc_pull(place: ProjectContext, tmp_path: Path) -> None:
+def test_a_clone_gets_the_data_by_dvc_pull(ctx: ProjectContext, tmp_path: Path) -> None:
     ingest("2013-01")
-    tiny.project(tmp_path / "clone")
+    sample_project.project(tmp_path / "clone")
     git(tmp_path / "clone", "init", "--quiet")
     dataset.init(tmp_path / "clone")
-    (tmp_path / "clone" / "data.dvc").write_text((place.root / "data.dvc").read_text())
-    dvc(tmp_path / "clone", "remote", "add", "--local", "--default", "theirs", str(place.root / ".trimtab/dvc-remote"))
+    (tmp_path / "clone" / "data.dvc").write_text((ctx.root / "data.dvc").read_text())
+    dvc(tmp_path / "clone", "remote", "add", "--local", "--default", "theirs", str(ctx.root / ".trimtab/dvc-remote"))
     dvc(tmp_path / "clone", "pull")
-    there = sorted(p.relative_to(place.root) for p in (place.root / "data").rglob("*.parquet"))
+    there = sorted(p.relative_to(ctx.root) for p in (ctx.root / "data").rglob("*.parquet"))
     assert there == sorted(p.relative_to(tmp_path / "clone") for p in (tmp_path / "clone" / "data").rglob("*.parquet"))
 
 
-def test_the_same_period_again_makes_no_version(place: ProjectContext) -> None:
+def test_the_same_period_again_makes_no_version(ctx: ProjectContext) -> None:
     ingest("2013-01")
-    heads, landing = place.ledger.heads(), place.ledger.landings()
+    heads, landing = ctx.ledger.heads(), ctx.ledger.landings()
     ingest("2013-01")
-    assert (place.ledger.heads(), place.ledger.landings()) == (heads, landing)
+    assert (ctx.ledger.heads(), ctx.ledger.landings()) == (heads, landing)
 
 
-def test_what_somebody_adds_by_hand_joins_the_next_version(place: ProjectContext) -> None:
+def test_what_somebody_adds_by_hand_joins_the_next_version(ctx: ProjectContext) -> None:
     ingest("2013-01")
-    mended = tiny.rows("2013-01", seed=7)
-    mended.to_parquet(place.root / "data" / "accepted" / "2013-01.parquet")
-    dvc(place.root, "add", "data")
-    theirs = dataset.current(place.root)
-    assert datasets.current(place).hash == theirs.hash
+    mended = sample_project.rows("2013-01", seed=7)
+    mended.to_parquet(ctx.root / "data" / "accepted" / "2013-01.parquet")
+    dvc(ctx.root, "add", "data")
+    theirs = dataset.current(ctx.root)
+    assert datasets.current(ctx).hash == theirs.hash
     ingest("2013-02")
-    kept = dataset.read(place.root, datasets.current(place).hash, last="2013-01")
+    kept = dataset.read(ctx.root, datasets.current(ctx).hash, last="2013-01")
     pd.testing.assert_frame_equal(kept, mended)
-    assert [head.cause for head in place.ledger.heads()] == ["landed", "accepted", "by hand", "landed", "accepted"]
-    assert "up to date" in dvc(place.root, "status")
+    assert [head.cause for head in ctx.ledger.heads()] == ["landed", "accepted", "by hand", "landed", "accepted"]
+    assert "up to date" in dvc(ctx.root, "status")
 
 
-def test_what_somebody_adds_before_anything_was_written_here_joins_too(place: ProjectContext) -> None:
+def test_what_somebody_adds_before_anything_was_written_here_joins_too(ctx: ProjectContext) -> None:
     """A ledger that begins with a dataset from elsewhere."""
     ingest("2013-01")
-    fresh = ProjectContext(place.settings, place.params, Ledger(f"sqlite:///{place.root}/fresh.db"))
+    fresh = ProjectContext(ctx.settings, ctx.params, Ledger(f"sqlite:///{ctx.root}/fresh.db"))
     migrate(fresh.ledger)
-    (place.root / ".dvc" / "tmp" / "trimtab-wrote").unlink()
-    assert datasets.current(fresh).hash == dataset.current(place.root).hash
-    tiny.rows("2013-01", seed=7).to_parquet(place.root / "data" / "accepted" / "2013-01.parquet")
-    dvc(place.root, "add", "data")
-    assert datasets.current(fresh).hash == dataset.current(place.root).hash
+    (ctx.root / ".dvc" / "tmp" / "trimtab-wrote").unlink()
+    assert datasets.current(fresh).hash == dataset.current(ctx.root).hash
+    sample_project.rows("2013-01", seed=7).to_parquet(ctx.root / "data" / "accepted" / "2013-01.parquet")
+    dvc(ctx.root, "add", "data")
+    assert datasets.current(fresh).hash == dataset.current(ctx.root).hash
     assert [head.cause for head in fresh.ledger.heads()] == ["found", "by hand"]
 
 
 def test_a_change_by_hand_that_loses_a_race_is_taken_in_after_the_winner(
-    place: ProjectContext, monkeypatch: pytest.MonkeyPatch
+    ctx: ProjectContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest("2013-01")
-    mended = tiny.rows("2013-01", seed=7)
-    mended.to_parquet(place.root / "data" / "accepted" / "2013-01.parquet")
-    dvc(place.root, "add", "data")
-    really, base = Ledger.move_head, place.ledger.heads()[0]
+    mended = sample_project.rows("2013-01", seed=7)
+    mended.to_parquet(ctx.root / "data" / "accepted" / "2013-01.parquet")
+    dvc(ctx.root, "add", "data")
+    really, base = Ledger.move_head, ctx.ledger.heads()[0]
 
     def move(ledger: Ledger, hash: str, **facts: Any) -> Any:
         """Somebody else is faster, once."""
@@ -147,76 +147,76 @@ def test_a_change_by_hand_that_loses_a_race_is_taken_in_after_the_winner(
         return really(ledger, hash, **facts)
 
     monkeypatch.setattr(Ledger, "move_head", move)
-    newest = datasets.current(place)
-    assert [head.cause for head in place.ledger.heads()][2:] == ["elsewhere", "by hand"]
-    pd.testing.assert_frame_equal(dataset.read(place.root, newest.hash, last="2013-01"), mended)
+    newest = datasets.current(ctx)
+    assert [head.cause for head in ctx.ledger.heads()][2:] == ["elsewhere", "by hand"]
+    pd.testing.assert_frame_equal(dataset.read(ctx.root, newest.hash, last="2013-01"), mended)
 
 
-def test_what_somebody_takes_away_by_hand_is_gone_from_the_next_version(place: ProjectContext) -> None:
+def test_what_somebody_takes_away_by_hand_is_gone_from_the_next_version(ctx: ProjectContext) -> None:
     ingest("2013-01", "2013-02")
-    (place.root / "data" / "accepted" / "2013-01.parquet").unlink()
-    dvc(place.root, "add", "data")
+    (ctx.root / "data" / "accepted" / "2013-01.parquet").unlink()
+    dvc(ctx.root, "add", "data")
     ingest("2013-03")
-    assert dataset.names(place.root, datasets.current(place).hash, folder="accepted") == ["2013-02", "2013-03"]
+    assert dataset.names(ctx.root, datasets.current(ctx).hash, folder="accepted") == ["2013-02", "2013-03"]
 
 
-def test_what_was_edited_and_not_added_stays_on_disk_and_out_of_the_dataset(place: ProjectContext) -> None:
+def test_what_was_edited_and_not_added_stays_on_disk_and_out_of_the_dataset(ctx: ProjectContext) -> None:
     ingest("2013-01")
-    edited = place.root / "data" / "accepted" / "2013-01.parquet"
-    before, _ = files(place)["accepted/2013-01.parquet"], edited.write_bytes(b"an edit")
+    edited = ctx.root / "data" / "accepted" / "2013-01.parquet"
+    before, _ = files(ctx)["accepted/2013-01.parquet"], edited.write_bytes(b"an edit")
     ingest("2013-02")
-    assert files(place)["accepted/2013-01.parquet"] == before
+    assert files(ctx)["accepted/2013-01.parquet"] == before
     assert edited.read_bytes() == b"an edit"
-    assert "data" in dvc(place.root, "status")
+    assert "data" in dvc(ctx.root, "status")
 
 
-def test_going_back_to_an_older_data_dvc_is_followed_on_a_laptop(place: ProjectContext) -> None:
+def test_going_back_to_an_older_data_dvc_is_followed_on_a_laptop(ctx: ProjectContext) -> None:
     ingest("2013-01")
-    older = dataset.current(place.root)
+    older = dataset.current(ctx.root)
     ingest("2013-02")
-    (place.root / "data.dvc").write_text(older.pointer)
-    assert datasets.current(place).hash == older.hash
+    (ctx.root / "data.dvc").write_text(older.pointer)
+    assert datasets.current(ctx).hash == older.hash
     ingest("2013-03")
-    assert dataset.names(place.root, datasets.current(place).hash, folder="accepted") == ["2013-01", "2013-03"]
+    assert dataset.names(ctx.root, datasets.current(ctx).hash, folder="accepted") == ["2013-01", "2013-03"]
 
 
-def test_a_change_by_hand_that_is_nowhere_to_be_had_is_told_and_kept(place: ProjectContext) -> None:
+def test_a_change_by_hand_that_is_nowhere_to_be_had_is_told_and_kept(ctx: ProjectContext) -> None:
     ingest("2013-01")
     unknown = yaml.safe_dump({"outs": [{"md5": f"{'0' * 32}.dir", "path": "data"}]})
-    (place.root / "data.dvc").write_text(unknown)
+    (ctx.root / "data.dvc").write_text(unknown)
     with pytest.raises(DatasetError, match=r"0000\.dir is neither in DVC's cache nor its remote: `dvc push` it"):
         ingest("2013-02")
-    assert (place.root / "data.dvc").read_text() == unknown
+    assert (ctx.root / "data.dvc").read_text() == unknown
 
 
-def test_a_ledger_that_is_new_begins_with_what_data_dvc_names(place: ProjectContext) -> None:
-    tiny.rows("2013-01").to_parquet(_folder(place.root / "data" / "accepted") / "2013-01.parquet")
-    dataset.init(place.root)
-    dvc(place.root, "add", "data")
+def test_a_ledger_that_is_new_begins_with_what_data_dvc_names(ctx: ProjectContext) -> None:
+    sample_project.rows("2013-01").to_parquet(_folder(ctx.root / "data" / "accepted") / "2013-01.parquet")
+    dataset.init(ctx.root)
+    dvc(ctx.root, "add", "data")
     ingest("2013-02")
-    assert dataset.names(place.root, datasets.current(place).hash, folder="accepted") == ["2013-01", "2013-02"]
-    assert place.ledger.heads()[0].cause == "found"
+    assert dataset.names(ctx.root, datasets.current(ctx).hash, folder="accepted") == ["2013-01", "2013-02"]
+    assert ctx.ledger.heads()[0].cause == "found"
 
 
 def test_a_data_dvc_whose_rows_are_nowhere_does_not_keep_a_new_ledger_from_beginning(
-    place: ProjectContext, capsys: pytest.CaptureFixture[str]
+    ctx: ProjectContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (place.root / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": f"{'0' * 32}.dir", "path": "data"}]}))
+    (ctx.root / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": f"{'0' * 32}.dir", "path": "data"}]}))
     ingest("2013-01")
     assert "which is in no cache or remote: the dataset begins anew" in capsys.readouterr().out
-    assert dataset.names(place.root, datasets.current(place).hash, folder="accepted") == ["2013-01"]
+    assert dataset.names(ctx.root, datasets.current(ctx).hash, folder="accepted") == ["2013-01"]
 
 
 def test_where_the_project_cannot_be_written_to_the_state_holds_what_is_laid_out(
-    place: ProjectContext, monkeypatch: pytest.MonkeyPatch
+    ctx: ProjectContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("operations.context.os.access", lambda *_: False)
-    before = sorted(place.root.rglob("*"))
-    monkeypatch.setenv("TRIMTAB_HOME", str(place.root.parent / "state"))
+    before = sorted(ctx.root.rglob("*"))
+    monkeypatch.setenv("TRIMTAB_HOME", str(ctx.root.parent / "state"))
     ingest("2013-01")
     inside = load_context()
-    assert inside.workspace == place.root.parent / "state" / "workspace"
-    assert sorted(place.root.rglob("*")) == before
+    assert inside.workspace == ctx.root.parent / "state" / "workspace"
+    assert sorted(ctx.root.rglob("*")) == before
     assert set(files(inside)) >= {"accepted/2013-01.parquet"}
 
 
@@ -260,10 +260,11 @@ class Team:
 
     def start(self, name: str, *periods: str, **env: str) -> subprocess.Popen[str]:
         """A flow run in a folder of its own that holds no data; it waits for `go`."""
-        root = tiny.project(self.folder / name, *periods)
+        root = sample_project.project(self.folder / name, *periods)
         own = {"TRIMTAB_PROJECT": str(root), "READY": str(root / "ready"), "GO": str(self.folder / "go"), **env}
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.flows.tiny", *periods], env={**self.env, **own}, cwd=CODE, text=True,
+            [sys.executable, "-m", "tests.operations.sample_project", *periods], env={**self.env, **own}, cwd=CODE,
+            text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -279,8 +280,8 @@ class Team:
         return [(run.returncode, said) for run, said in ended]
 
     def seen_from(self, name: str) -> ProjectContext:
-        """The place of somebody who comes new."""
-        root = tiny.project(self.folder / name)
+        """A machine that is new."""
+        root = sample_project.project(self.folder / name)
         for variable, value in {**self.env, "TRIMTAB_PROJECT": str(root)}.items():
             if variable.startswith("TRIMTAB_"):
                 self.patch.setenv(variable, value)
@@ -292,11 +293,11 @@ class Team:
 def test_two_runs_with_empty_folders_and_different_periods_make_one_dataset_with_both(team: Team) -> None:
     runs = [team.start("a", "2013-01", "2013-03"), team.start("b", "2013-02", "2013-04")]
     assert [code for code, said in team.go(*runs) if code or print(said)] == []
-    place = team.seen_from("c")
-    accepted = dataset.names(place.workspace, datasets.current(place).hash, folder="accepted", remote=place.remote)
+    ctx = team.seen_from("c")
+    accepted = dataset.names(ctx.workspace, datasets.current(ctx).hash, folder="accepted", remote=ctx.remote)
     assert accepted == ["2013-01", "2013-02", "2013-03", "2013-04"]
-    assert len(dataset.read(place.workspace, datasets.current(place).hash, remote=place.remote)) == 4 * 8 * 28
-    trees = [set(files(place, head.hash)) for head in team.ledger.heads()]
+    assert len(dataset.read(ctx.workspace, datasets.current(ctx).hash, remote=ctx.remote)) == 4 * 8 * 28
+    trees = [set(files(ctx, head.hash)) for head in team.ledger.heads()]
     assert all(earlier < later for earlier, later in itertools.pairwise(trees)), "nothing was ever lost"
     assert len(trees) == 8
     assert {head.hash for head in team.ledger.heads()} == {row.hash for row in team.ledger.datasets()}
@@ -304,9 +305,9 @@ def test_two_runs_with_empty_folders_and_different_periods_make_one_dataset_with
 
 def test_two_runs_of_the_same_period_make_it_once(team: Team) -> None:
     assert [code for code, _ in team.go(team.start("a", "2013-01"), team.start("b", "2013-01"))] == [0, 0]
-    place = team.seen_from("c")
+    ctx = team.seen_from("c")
     assert [head.cause for head in team.ledger.heads()] == ["landed", "accepted"]
-    assert len(files(place)) == 2
+    assert len(files(ctx)) == 2
     landing = team.ledger.landing("2013-01")
     assert landing is not None
     assert landing.number == 1
@@ -317,91 +318,91 @@ def test_a_run_that_is_killed_after_it_pushed_is_made_good_by_the_next(team: Tea
     assert team.ledger.head() is None
     code, said = team.go(team.start("b", "2013-01"))[0]
     assert code == 0, said
-    place = team.seen_from("c")
-    assert set(
-        dataset.paths(place.workspace, datasets.current(place).hash, folder="accepted", remote=place.remote)
-    ) == {"2013-01"}
+    ctx = team.seen_from("c")
+    assert set(dataset.paths(ctx.workspace, datasets.current(ctx).hash, folder="accepted", remote=ctx.remote)) == {
+        "2013-01"
+    }
 
 
 def test_a_run_brings_only_the_files_that_it_asks_for(team: Team) -> None:
     assert team.go(team.start("a", "2013-01", "2013-02", "2013-03"))[0][0] == 0
-    place = team.seen_from("c")
-    hash = datasets.current(place).hash
-    assert len(dataset.names(place.workspace, hash, folder="accepted", remote=place.remote)) == 3
-    cached = place.workspace / ".dvc" / "cache" / "files"
+    ctx = team.seen_from("c")
+    hash = datasets.current(ctx).hash
+    assert len(dataset.names(ctx.workspace, hash, folder="accepted", remote=ctx.remote)) == 3
+    cached = ctx.workspace / ".dvc" / "cache" / "files"
     assert [p.suffix for p in cached.rglob("*") if p.is_file()] == [".dir"]
-    dataset.paths(place.workspace, hash, folder="accepted", last="2013-02", remote=place.remote)
+    dataset.paths(ctx.workspace, hash, folder="accepted", last="2013-02", remote=ctx.remote)
     assert len([p for p in cached.rglob("*") if p.is_file() and not p.suffix]) == 2
 
 
 def test_a_batch_that_landed_elsewhere_can_be_validated_here(team: Team) -> None:
     assert team.go(team.start("a", "2013-01"))[0][0] == 0
-    place = team.seen_from("c")
+    ctx = team.seen_from("c")
     heads = team.ledger.heads()
-    tiny.plainly(team.patch.setattr)[1].validate.fn("2013-01")
+    sample_project.plainly(team.patch.setattr)[1].validate.fn("2013-01")
     assert team.ledger.heads() == heads
-    assert not list((place.workspace / "data").rglob("landed/*/*.parquet"))
+    assert not list((ctx.workspace / "data").rglob("landed/*/*.parquet"))
 
 
 def test_an_image_with_an_older_data_dvc_does_not_turn_the_dataset_back(team: Team) -> None:
     assert team.go(team.start("a", "2013-01", "2013-02"))[0][0] == 0
     older = team.ledger.heads()[1]
-    place = team.seen_from("c")
-    (place.root / "data.dvc").write_text(older.pointer)
-    assert datasets.current(place).hash == team.ledger.heads()[-1].hash
+    ctx = team.seen_from("c")
+    (ctx.root / "data.dvc").write_text(older.pointer)
+    assert datasets.current(ctx).hash == team.ledger.heads()[-1].hash
 
 
 def test_two_people_who_change_different_files_by_hand_both_get_their_way(team: Team) -> None:
     assert team.go(team.start("a", "2013-01", "2013-02"))[0][0] == 0
     changed: dict[str, ProjectContext] = {}
     for name, period in (("ann", "2013-01"), ("bob", "2013-02")):
-        place = changed[name] = team.seen_from(name)
-        dataset.sync_pointer(place.workspace, lambda place=place: datasets.current(place))  # type: ignore[misc]
-        with open_repository(place.workspace, place.remote) as repo:  # `dvc pull`, from the store
-            repo.pull(targets=[str(place.workspace / "data.dvc")])
-        path = place.workspace / "data" / "accepted" / f"{period}.parquet"
+        ctx = changed[name] = team.seen_from(name)
+        dataset.sync_pointer(ctx.workspace, lambda ctx=ctx: datasets.current(ctx))  # type: ignore[misc]
+        with open_repository(ctx.workspace, ctx.remote) as repo:  # `dvc pull`, from the store
+            repo.pull(targets=[str(ctx.workspace / "data.dvc")])
+        path = ctx.workspace / "data" / "accepted" / f"{period}.parquet"
         path.unlink()
-        tiny.rows(period, seed=9).to_parquet(path)
-        dataset.save(place.workspace, message="by hand", remote=place.remote)
-    for place in changed.values():
-        datasets.newest(place)
-    place = team.seen_from("c")
+        sample_project.rows(period, seed=9).to_parquet(path)
+        dataset.save(ctx.workspace, message="by hand", remote=ctx.remote)
+    for ctx in changed.values():
+        datasets.newest(ctx)
+    ctx = team.seen_from("c")
     for period in ("2013-01", "2013-02"):
-        path = datasets.bring(place, f"accepted/{period}.parquet")
-        pd.testing.assert_frame_equal(pd.read_parquet(path), tiny.rows(period, seed=9))
+        path = datasets.fetch_file(ctx, f"accepted/{period}.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(path), sample_project.rows(period, seed=9))
 
 
 def test_a_store_that_is_away_stops_a_run_and_nothing_is_named_that_is_not_there(team: Team, seaweed: Seaweed) -> None:
     with proxied(seaweed.port) as line:
         team.env["TRIMTAB_STORE_ENDPOINT"] = line.endpoint
-        place = team.seen_from("c")
-        file = place.workspace / "f"
+        ctx = team.seen_from("c")
+        file = ctx.workspace / "f"
         file.write_bytes(b"rows")
-        first = dataset.extend(place.workspace, None, {"accepted/2013-01.parquet": file}, remote=place.remote)
+        first = dataset.extend(ctx.workspace, None, {"accepted/2013-01.parquet": file}, remote=ctx.remote)
         line.leave()
         team.patch.setenv("AWS_MAX_ATTEMPTS", "1")  # s3fs has five of its own around these
         with pytest.raises(dataset.Unavailable, match=r"s3://.*/dvc"):
-            dataset.extend(place.workspace, first, {"accepted/2013-02.parquet": file}, remote=place.remote)
+            dataset.extend(ctx.workspace, first, {"accepted/2013-02.parquet": file}, remote=ctx.remote)
 
 
 def test_a_damaged_object_is_not_read(team: Team, seaweed: Seaweed) -> None:
     assert team.go(team.start("a", "2013-01"))[0][0] == 0
-    place = team.seen_from("c")
-    md5 = files(place)["accepted/2013-01.parquet"]
+    ctx = team.seen_from("c")
+    md5 = files(ctx)["accepted/2013-01.parquet"]
     bucket, _, prefix = team.env["TRIMTAB_STORE"].removeprefix("s3://").partition("/")
     seaweed.client.put_object(Bucket=bucket, Key=f"{prefix}/dvc/files/md5/{md5[:2]}/{md5[2:]}", Body=b"other rows")
     for _ in range(2):
         with pytest.raises(DatasetError, match="damaged"):
-            datasets.bring(place, "accepted/2013-01.parquet")
+            datasets.fetch_file(ctx, "accepted/2013-01.parquet")
 
 
-def test_a_pointer_keeps_what_else_somebody_wrote_into_it(place: ProjectContext) -> None:
+def test_a_pointer_keeps_what_else_somebody_wrote_into_it(ctx: ProjectContext) -> None:
     ingest("2013-01")
-    kept: dict[str, Any] = yaml.safe_load((place.root / "data.dvc").read_text())
+    kept: dict[str, Any] = yaml.safe_load((ctx.root / "data.dvc").read_text())
     kept["outs"][0]["desc"] = "flights"
-    base = DatasetVersion(dataset.current(place.root).hash, yaml.safe_dump(kept))
-    made = dataset.extend(place.root, base, {"accepted/2013-01.parquet": None})
+    base = DatasetVersion(dataset.current(ctx.root).hash, yaml.safe_dump(kept))
+    made = dataset.extend(ctx.root, base, {"accepted/2013-01.parquet": None})
     assert yaml.safe_load(made.pointer)["outs"][0] == {
         **kept["outs"][0], "md5": made.hash, "nfiles": 1,
-        "size": (place.root / "data" / "landed" / "2013-01").iterdir().__next__().stat().st_size,
+        "size": (ctx.root / "data" / "landed" / "2013-01").iterdir().__next__().stat().st_size,
     }  # fmt: skip

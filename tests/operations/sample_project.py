@@ -52,18 +52,21 @@ def project(folder: Path, *periods: str, target: str | None = None) -> Path:
 
 
 def plainly(patch: Any = setattr) -> tuple[Any, Any, Any]:
-    """The modules of ingest, validate and datasets with their tasks as plain functions."""
-    ingest, validate, datasets = (
-        import_module(name) for name in ("flows.ingest", "flows.validate", "operations.datasets")
-    )
+    """The modules flows.ingest, flows.validate and operations.datasets, with their tasks as plain functions."""
+    ingest, validate, datasets, ingestion, validation = (
+        import_module(name)
+        for name in (
+            "flows.ingest", "flows.validate", "operations.datasets", "operations.ingestion", "operations.validation",
+        )
+    )  # fmt: skip
     for module, name in (
-        (ingest, "fetch"), (ingest, "read_bucket"), (ingest, "list_period"), (ingest, "list_all"),
+        (ingestion, "fetch"), (ingestion, "read_bucket"), (ingestion, "list_period"), (ingestion, "list_all"),
         (datasets, "next_version"),
     ):  # fmt: skip
         task = getattr(module, name)
         patch(module, name, getattr(task, "fn", task))
     for name in ("show", "announce"):
-        patch(validate, name, lambda *_: None)
+        patch(validation, name, lambda *_: None)
     patch(ingest, "validate", validate.validate.fn)
     return ingest, validate, datasets
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows import experiment, reconcile
-from operations import experiments, rollouts
+from operations import experiment_reports, experiments, live
 from operations.context import ProjectContext
+from operations.rollout_start import policy_for
+from operations.targets.contract import pending_rollout
 from stores.ledger import ConflictError, Ledger, RolloutStep
 from stores.ledger.migrations import migrate
 from stores.telemetry import Recorder
@@ -40,15 +41,17 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What people would have been told of, were Prefect and MLflow there."""
     heard: list[str] = []
-    monkeypatch.setattr(experiments, "follow", lambda _place, live: heard.append(live.move))
-    monkeypatch.setattr(experiments, "keep", lambda _place, id, found, text: f"http://{id}/{found.state}/{len(text)}")
+    monkeypatch.setattr(live, "follow", lambda _ctx, now: heard.append(now.move))
+    monkeypatch.setattr(
+        experiment_reports, "log_report", lambda _ctx, id, found, text: f"http://{id}/{found.state}/{len(text)}"
+    )
     monkeypatch.setattr(orchestrator, "emit", lambda event, **_: heard.append(event))
     monkeypatch.setattr(orchestrator, "show_markdown", lambda *_, **__: None)
     return heard
 
 
 class Users:
-    """A place with a champion and two releases to try, and users who ask."""
+    """A project with a champion and two releases to try, and users who ask."""
 
     def __init__(self, folder: Path, releases: tuple[Path, list[str]]) -> None:
         (folder / "releases").symlink_to(releases[0])
@@ -56,7 +59,7 @@ class Users:
         self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
         migrate(self.ledger)
         self.settings = Settings(project=folder, home=folder, server_port=1)  # where no server is
-        self.place = ProjectContext(self.settings, sample_rows.params(rollout={"margin": 0.05}), self.ledger)
+        self.ctx = ProjectContext(self.settings, sample_rows.params(rollout={"margin": 0.05}), self.ledger)
         for version, digest in enumerate(releases[1], 1):
             self.ledger.record_release(digest, model_name="m", model_version=version, run_id="r", manifest={})
         self.ledger.switch(self.champion, expected=0, move="promote", reason="first", actor="a")
@@ -69,7 +72,7 @@ class Users:
 
     def begin(self, *, instead: bool = False, **changes: Any) -> ExperimentPlan:
         plan = self.plan(**changes)
-        experiment.begin(self.place, plan, instead=instead)
+        experiments.begin(self.ctx, plan, instead=instead)
         return plan
 
     def state(self, plan: ExperimentPlan) -> str:
@@ -128,30 +131,30 @@ def test_it_begins_in_one_switch_and_gives_the_champion_back_when_its_time_is_ov
     assert users.live() == (users.a, users.b, 0.4, "experiment")
     for _ in range(7):
         users.ask(plan)
-        assert experiments.settle(users.place) == []
+        assert experiments.end_finished(users.ctx) == []
     for _ in range(2):
         users.ask(plan)
-    assert experiments.settle(users.place) == [f"experiment {plan.title} ended: 7d of data went by"]
+    assert experiments.end_finished(users.ctx) == [f"experiment {plan.title} ended: 7d of data went by"]
     assert users.live() == (users.champion, None, 0.0, "close")
     assert [entry.move for entry in users.ledger.history()] == ["promote", "experiment", "close"]
     assert [step.state for step in users.ledger.rollout_steps(plan.id)] == ["experiment", "ended"]
     assert told == ["experiment", "close", "trimtab.experiment.ended"]
-    assert experiments.settle(users.place) == []
+    assert experiments.end_finished(users.ctx) == []
 
 
 def test_the_report_is_made_of_what_telemetry_holds_also_when_labels_come_after_the_end(users: Users) -> None:
     plan = users.begin()
     for _ in range(3):
         users.ask(plan, 200)
-    running = experiments.report(users.place, plan.id)
+    running = experiment_reports.report(users.ctx, plan.id)
     assert (running.state, running.pairs, running.effect.labels) == ("running", 600, 600)
     assert running.a.answers + running.b.answers == 600
     assert running.effect.finding == "B is better"
     assert running.sample_ratio.unit == "keys"
     assert running.sample_ratio.holds
-    experiments.end(users.place, plan.id, "enough seen")
+    experiments.end(users.ctx, plan.id, "enough seen")
     users.ask(plan, 100)
-    ended = experiments.report(users.place, plan.id)
+    ended = experiment_reports.report(users.ctx, plan.id)
     assert (ended.state, ended.reason, ended.effect.labels) == ("ended", "enough seen", 700)
 
 
@@ -159,7 +162,7 @@ def test_the_report_is_made_of_what_telemetry_holds_also_when_labels_come_after_
 def test_a_b_that_fails_is_out_at_once(users: Users, errors: int) -> None:
     plan = users.begin()
     users.ask(plan, errors=errors)
-    done = experiments.settle(users.place)
+    done = experiments.end_finished(users.ctx)
     if errors == 2:  # as many as the guardrail allows
         assert done == []
         return
@@ -175,7 +178,7 @@ def test_of_many_that_end_it_at_once_one_does(users: Users) -> None:
 
     def end(_: int) -> int:
         barrier.wait()
-        return experiments.end(users.place, plan.id, "by hand").version
+        return experiments.end(users.ctx, plan.id, "by hand").version
 
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(end, range(6))) == {3}
@@ -184,35 +187,35 @@ def test_of_many_that_end_it_at_once_one_does(users: Users) -> None:
 
 def test_the_same_again_starts_nothing_and_another_under_its_name_is_refused(users: Users) -> None:
     plan = users.begin(name="mine")
-    assert experiment.known(users.place, plan)
-    experiments.end(users.place, plan.id, "by hand")
-    assert experiment.known(users.place, plan), "also when it has ended"
+    assert experiments.has_begun(users.ctx, plan)
+    experiments.end(users.ctx, plan.id, "by hand")
+    assert experiments.has_begun(users.ctx, plan), "also when it has ended"
     for other in ({"share": 0.5}, {"duration": "8d"}, {"b": users.champion}):
-        with pytest.raises(experiment.NotStarted, match="another experiment mine"):
-            experiment.known(users.place, users.plan(name="mine", **other))
+        with pytest.raises(experiments.NotStarted, match="another experiment mine"):
+            experiments.has_begun(users.ctx, users.plan(name="mine", **other))
 
 
 def test_one_that_was_interrupted_before_the_switch_begins_when_asked_again(users: Users) -> None:
     plan = users.plan()
-    terms = rollouts.terms_of(users.place, plan.a, plan.b).model_dump(mode="json")
+    terms = policy_for(users.ctx, plan.a, plan.b).model_dump(mode="json")
     users.ledger.start_rollout(
         plan.id, release=plan.b, champion_before=plan.a, strategy="experiment", cause="c", policy=terms
     )
-    assert reconcile.begun_rollouts(users.place) == [], "an experiment that was cut short is no rollout to go on with"
-    assert experiments.settle(users.place) == []
-    assert not experiment.known(users.place, plan)
+    assert pending_rollout(users.ledger) is None, "an experiment that was cut short is no rollout to go on with"
+    assert experiments.end_finished(users.ctx) == []
+    assert not experiments.has_begun(users.ctx, plan)
     users.begin()
     assert users.state(plan) == "experiment"
 
 
 def test_while_one_goes_on_another_has_to_say_instead(users: Users) -> None:
     first = users.begin(name="first")
-    with pytest.raises(experiment.NotStarted, match="experiment first goes on: wait, or end it with --instead"):
+    with pytest.raises(experiments.NotStarted, match="experiment first goes on: wait, or end it with --instead"):
         users.begin(name="second")
     second = users.begin(name="second", a=users.b, b=users.a, instead=True)
     assert (users.state(first), users.state(second)) == ("ended", "experiment")
-    assert "overtaken" in users.ledger.rollout_steps(first.id)[-1].evidence["reason"]
-    experiments.end(users.place, second.id, "by hand")
+    assert "superseded" in users.ledger.rollout_steps(first.id)[-1].evidence["reason"]
+    experiments.end(users.ctx, second.id, "by hand")
     assert users.live()[0] == users.champion, "not the first one's A"
 
 
@@ -229,7 +232,7 @@ def test_a_release_tried_or_in_probation_comes_first(
         pair[champion], expected=1, move=state, reason="r", actor="a", rollout="r", challenger=pair[challenger],
         step=RolloutStep("r", 1, state, {"share": 0.2}),
     )  # fmt: skip
-    with pytest.raises(experiment.NotStarted, match=f"release {users.b[:12]} {words}"):
+    with pytest.raises(experiments.NotStarted, match=f"release {users.b[:12]} {words}"):
         users.begin()
     users.begin(instead=True)
     assert users.live() == (users.a, users.b, 0.4, "experiment")
@@ -238,20 +241,21 @@ def test_a_release_tried_or_in_probation_comes_first(
 def test_somebody_elses_switch_ends_it_and_stands(users: Users) -> None:
     plan = users.begin()
     users.ledger.switch(users.b, expected=2, move="promote", reason="by hand", actor="a")
-    assert experiments.settle(users.place) == [f"experiment {plan.title} ended: overtaken: promote of {users.b[:12]}"]
+    reason = f"superseded: promote of {users.b[:12]}"
+    assert experiments.end_finished(users.ctx) == [f"experiment {plan.title} ended: {reason}"]
     assert users.live() == (users.b, None, 0.0, "promote")
-    assert experiments.make_way(users.place, "again") is None
+    assert experiments.end_running(users.ctx, "again") is None
 
 
 def test_who_makes_way_for_another_move_gives_the_champion_back(users: Users) -> None:
     plan = users.begin()
-    live = users.ledger.live()
-    assert live is not None
-    assert experiments.rightful(users.place, live) == users.champion
-    now = experiments.make_way(users.place, "a release is to be deployed")
+    before = users.ledger.live()
+    assert before is not None
+    assert experiments.baseline_champion(users.ctx, before) == users.champion
+    now = experiments.end_running(users.ctx, "a release is to be deployed")
     assert now is not None
     assert (now.champion, now.challenger, users.state(plan)) == (users.champion, None, "ended")
-    assert experiments.rightful(users.place, now) == users.champion
+    assert experiments.baseline_champion(users.ctx, now) == users.champion
 
 
 def test_a_race_for_the_beginning_has_one_winner(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,16 +282,16 @@ def damaged(users: Users, digest: str) -> Iterator[None]:
 def test_with_its_bundle_damaged_meanwhile_the_champion_from_before_does_not_come_back(users: Users) -> None:
     plan = users.begin()
     with damaged(users, users.champion):
-        experiments.end(users.place, plan.id, "by hand")
+        experiments.end(users.ctx, plan.id, "by hand")
     assert users.live() == (users.a, None, 0.0, "close")
 
 
 def test_a_release_that_cannot_be_loaded_leaves_nothing_behind(users: Users) -> None:
     with (
         damaged(users, users.a),
-        pytest.raises(experiment.NotStarted, match=r"A \(\w+\) cannot answer users: .*card.md"),
+        pytest.raises(experiments.NotStarted, match=r"A \(\w+\) cannot answer users: .*card.md"),
     ):
-        experiment.admit(users.place, users.plan())
+        experiments.load_and_probe(users.ctx, users.plan())
     assert users.ledger.rollouts() == []
 
 
@@ -296,25 +300,25 @@ def test_a_b_that_the_server_will_not_have_is_out(users: Users, monkeypatch: pyt
     monkeypatch.setattr(
         model_server, "refusal_reason", lambda _server, digest: "it killed me" if digest == users.b else None
     )
-    assert "will not have B: it killed me" in experiments.settle(users.place)[0]
+    assert "will not have B: it killed me" in experiments.end_finished(users.ctx)[0]
     assert users.state(plan) == "ended"
 
 
 def test_one_is_found_by_its_name_or_as_the_newest(users: Users) -> None:
-    with pytest.raises(experiments.NoSuchExperiment, match="no experiment yet"):
-        experiments.named(users.place, None)
+    with pytest.raises(experiment_reports.NoSuchExperiment, match="no experiment yet"):
+        experiments.find(users.ctx, None)
     plan = users.begin(name="mine")
     for name in (None, "mine", plan.id):
-        assert experiments.named(users.place, name).id == plan.id
-    with pytest.raises(experiments.NoSuchExperiment, match=r"no experiment other \(known: mine\)"):
-        experiments.named(users.place, "other")
+        assert experiments.find(users.ctx, name).id == plan.id
+    with pytest.raises(experiment_reports.NoSuchExperiment, match=r"no experiment other \(known: mine\)"):
+        experiments.find(users.ctx, "other")
 
 
 def test_a_rollback_ends_it_and_goes_no_further_back(users: Users) -> None:
-    from flows import rollback
-
     plan = users.begin()
-    assert rollback.end_trial(users.place, "by hand") == 3
+    now = experiments.end_running(users.ctx, "by hand")
+    assert now is not None
+    assert now.version == 3
     assert users.live() == (users.champion, None, 0.0, "close")
     assert users.state(plan) == "ended"
-    assert rollback.end_trial(users.place, "by hand") is None
+    assert experiments.end_running(users.ctx, "by hand") is None

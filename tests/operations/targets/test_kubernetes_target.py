@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from operations.context import ProjectContext
-from operations.targets.contract import TargetRejected, settle
+from operations.targets import reconcile
+from operations.targets.contract import TargetRejected
 from operations.targets.kubernetes import KubernetesTarget
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from tasks import kubernetes, model_server
 from tasks.kubernetes import ClusterRejected, NotRolledOut, Workload
-from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
+from tests.operations.targets.fake_cluster import NAME, NAMESPACE, Cluster, running
 from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 
@@ -35,7 +36,7 @@ def workload(cluster: Cluster, tmp_path: Path) -> Workload:
 
 
 @pytest.fixture
-def place(cluster: Cluster, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectContext:
+def ctx(cluster: Cluster, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectContext:
     """Version 1 is live there. What the servers answer is told by tests of their own."""
     monkeypatch.setattr(model_server, "probe", lambda _server, digest: {"ok": True, "release": digest})
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
@@ -48,7 +49,7 @@ def place(cluster: Cluster, workload: Workload, tmp_path: Path, monkeypatch: pyt
         kube_config=workload.config, ready_s=10,
     )  # fmt: skip
     made = ProjectContext(settings, sample_rows.params(), ledger)
-    assert KubernetesTarget(made).settle() != []
+    assert KubernetesTarget(made).reconcile() != []
     return made
 
 
@@ -56,9 +57,9 @@ def preloaded(cluster: Cluster) -> str | None:
     return cluster.env.get("TRIMTAB_PRELOAD")
 
 
-def test_a_release_is_set_by_its_digest_and_waited_for(cluster: Cluster, place: ProjectContext) -> None:
+def test_a_release_is_set_by_its_digest_and_waited_for(cluster: Cluster, ctx: ProjectContext) -> None:
     cluster.pod_s = 0.5
-    found = KubernetesTarget(place).admit(NEW, "r2")
+    found = KubernetesTarget(ctx).start_and_probe(NEW, "r2")
     assert found["release"] == NEW
     assert cluster.annotations == {"trimtab.io/release": NEW, "trimtab.io/rollout": "r2"}
     assert cluster.env == {"TRIMTAB_HOST": "0.0.0.0", "TRIMTAB_PRELOAD": NEW}, "and nothing of others is touched"
@@ -66,20 +67,20 @@ def test_a_release_is_set_by_its_digest_and_waited_for(cluster: Cluster, place: 
     assert cluster.watches > 0
 
 
-def test_setting_it_again_starts_no_pod(cluster: Cluster, place: ProjectContext) -> None:
-    KubernetesTarget(place).admit(NEW, "r2")
+def test_setting_it_again_starts_no_pod(cluster: Cluster, ctx: ProjectContext) -> None:
+    KubernetesTarget(ctx).start_and_probe(NEW, "r2")
     generation, patches = cluster.generation, [r for r in cluster.requests if r[0] == "PATCH"]
-    KubernetesTarget(place).admit(NEW, "r2")
+    KubernetesTarget(ctx).start_and_probe(NEW, "r2")
     assert cluster.generation == generation
     assert [r for r in cluster.requests if r[0] == "PATCH"] == patches
 
 
-def test_a_release_whose_pods_do_not_get_ready_is_taken_back(cluster: Cluster, place: ProjectContext) -> None:
+def test_a_release_whose_pods_do_not_get_ready_is_taken_back(cluster: Cluster, ctx: ProjectContext) -> None:
     cluster.broken.add(NEW)
-    target = KubernetesTarget(place)
+    target = KubernetesTarget(ctx)
     with pytest.raises(TargetRejected, match="stuck: has timed out"):
-        target.admit(NEW, "r2")
-    target.dismiss(NEW)
+        target.start_and_probe(NEW, "r2")
+    target.remove(NEW)
     assert preloaded(cluster) == OLD
 
 
@@ -173,38 +174,38 @@ def test_watches_that_end_early_are_begun_again(cluster: Cluster, workload: Work
 
 
 def test_the_deployment_goes_after_the_ledger_but_not_after_a_rollout_that_has_just_begun(
-    cluster: Cluster, place: ProjectContext
+    cluster: Cluster, ctx: ProjectContext
 ) -> None:
-    target, ledger = KubernetesTarget(place), place.ledger
+    target, ledger = KubernetesTarget(ctx), ctx.ledger
     ledger.start_rollout("r2", release=NEW, champion_before=OLD, strategy="rollout", cause="test")
     ledger.step_rollout("r2", 1, "started")
-    target.admit(NEW, "r2")
-    assert target.settle() == [], "somebody is about to need these pods"
+    target.start_and_probe(NEW, "r2")
+    assert target.reconcile() == [], "somebody is about to need these pods"
     ledger.step_rollout("r2", 2, "rolled back")
-    assert target.settle() == [f"the Deployment {NAME} starts pods for {OLD[:12]}"]
+    assert target.reconcile() == [f"the Deployment {NAME} starts pods for {OLD[:12]}"]
     assert preloaded(cluster) == OLD
-    assert target.settle() == []
+    assert target.reconcile() == []
 
 
-def test_a_rollout_that_was_overtaken_holds_the_deployment_no_longer(cluster: Cluster, place: ProjectContext) -> None:
+def test_a_rollout_that_was_overtaken_holds_the_deployment_no_longer(cluster: Cluster, ctx: ProjectContext) -> None:
     """It keeps its last step for ever: whoever began it lost the race for the ledger."""
-    target, ledger = KubernetesTarget(place), place.ledger
+    target, ledger = KubernetesTarget(ctx), ctx.ledger
     ledger.start_rollout("r2", release=NEW, champion_before=OLD, strategy="rollout", cause="test")
     ledger.step_rollout("r2", 1, "started")
-    target.admit(NEW, "r2")
+    target.start_and_probe(NEW, "r2")
     ledger.step_rollout("r2", 2, "probed")
     third = "2" * 64
     ledger.record_release(third, model_name="m", model_version=2, run_id="r", manifest={})
     ledger.switch(third, expected=1, move="promote", reason="by hand", actor="test")
-    assert target.settle() == [f"the Deployment {NAME} starts pods for {third[:12]}"]
+    assert target.reconcile() == [f"the Deployment {NAME} starts pods for {third[:12]}"]
     assert preloaded(cluster) == third
 
 
 def test_a_cluster_that_is_away_keeps_nobody_from_moving_the_ledger(
-    cluster: Cluster, place: ProjectContext, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, ctx: ProjectContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kubernetes, "_TRIES", 1)
     cluster.troubles += [503]
-    assert settle(place) == [
+    assert reconcile(ctx) == [
         "the kubernetes target has not followed the ledger: the API server did not answer 1 times: 503: no: 503"
     ]

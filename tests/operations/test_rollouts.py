@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.retrain import is_challenging
-from flows.rollback import end_trial
-from operations import rollouts
+from operations import announcements, rollouts
 from operations.context import ProjectContext
+from operations.live import current_trial
 from stores import rollout_observation
 from stores.ledger import Ledger, RolloutStep
 from stores.ledger.migrations import migrate
@@ -39,8 +38,10 @@ POLICY = RolloutPolicy(
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The steps that would have been told."""
     heard: list[str] = []
-    monkeypatch.setattr(rollouts, "_damage", lambda _place, _digest: None)  # these releases are digests only
-    monkeypatch.setattr(rollouts, "tell", lambda _place, _row, at, _reason, _live: heard.append(at.title))
+    monkeypatch.setattr(rollouts, "_damage", lambda _ctx, _digest: None)  # these releases are digests only
+    monkeypatch.setattr(
+        announcements, "announce", lambda _ctx, _rollout, state, _reason, _live: heard.append(state.title)
+    )
     return heard
 
 
@@ -51,7 +52,7 @@ class Trial:
         ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
         migrate(ledger)
         settings = Settings(project=folder, home=folder, server_port=1)  # where no server is
-        self.place = ProjectContext(settings, sample_rows.params(), ledger)
+        self.ctx = ProjectContext(settings, sample_rows.params(), ledger)
         for digest in (OLD, NEW):
             ledger.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
         first = ledger.switch(OLD, expected=0, move="promote", reason="first", actor="a")
@@ -70,11 +71,11 @@ class Trial:
 
     @property
     def state(self) -> str:
-        return current_state(self.place.ledger.rollout_steps(ID)).title
+        return current_state(self.ctx.ledger.rollout_steps(ID)).title
 
     def users(self, rows: int = 200, *, skill: float, errors: int = 0, labelled: bool = True) -> None:
         """A day of pairs: the one on trial is right with *skill*, the other with 0.7."""
-        live = self.place.ledger.live()
+        live = self.ctx.ledger.live()
         assert live is not None
         assert live.challenger is not None
         truth = self.random.random(rows) < 0.5
@@ -98,7 +99,7 @@ class Trial:
         return np.where(is_right == truth, 0.8, 0.2) + self.random.uniform(-0.01, 0.01, len(truth))
 
     def advance(self) -> str:
-        return rollouts.advance(self.place, ID).at.title
+        return rollouts.advance(self.ctx, ID).state.title
 
 
 def _us(day: int) -> int:
@@ -115,9 +116,11 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
 
 
 def test_a_night_leaves_the_one_on_trial_alone_and_no_other(trial: Trial) -> None:
-    assert is_challenging(trial.place) == ID
-    trial.place.ledger.switch(NEW, expected=2, move="promote", reason="by hand", actor="a")
-    assert is_challenging(trial.place) is None
+    found = current_trial(trial.ctx)
+    assert found is not None
+    assert found.rollout.id == ID
+    trial.ctx.ledger.switch(NEW, expected=2, move="promote", reason="by hand", actor="a")
+    assert current_trial(trial.ctx) is None
 
 
 def test_a_better_release_goes_all_the_way_one_step_at_a_look(trial: Trial, told: list[str]) -> None:
@@ -129,13 +132,13 @@ def test_a_better_release_goes_all_the_way_one_step_at_a_look(trial: Trial, told
             break
     assert list(dict.fromkeys(ways)) == ["canary 20%", "canary 50%", "champion"]
     assert told == ["canary 20%", "canary 50%", "champion"]
-    live = trial.place.ledger.live()
+    live = trial.ctx.ledger.live()
     assert live is not None
     assert (live.champion, live.challenger, live.challenger_share, live.rollout) == (NEW, OLD, 0.0, ID)
-    looks = trial.place.ledger.observations(ID)
+    looks = trial.ctx.ledger.observations(ID)
     assert [look.number for look in looks] == list(range(1, len(looks) + 1))
     assert looks[-1].verdict == "promote"
-    last = trial.place.ledger.rollout_steps(ID)[-1].evidence
+    last = trial.ctx.ledger.rollout_steps(ID)[-1].evidence
     assert last["seen"]["labels"] == looks[-1].labels
     assert last["exposed"] > 0
 
@@ -145,25 +148,25 @@ def test_a_worse_release_is_out_before_a_user_meets_it(trial: Trial) -> None:
         trial.users(50, skill=0.3)
         trial.advance()
     assert trial.state == "rolled back"
-    live = trial.place.ledger.live()
+    live = trial.ctx.ledger.live()
     assert live is not None
     assert (live.champion, live.challenger, live.move) == (OLD, None, "rollback")
     assert "users had got 0 of its answers" in live.reason
-    assert trial.place.ledger.rollout_steps(ID)[-1].evidence["exposed"] == 0
+    assert trial.ctx.ledger.rollout_steps(ID)[-1].evidence["exposed"] == 0
 
 
 def test_a_release_that_raises_is_out_without_a_label(trial: Trial) -> None:
     trial.users(100, skill=0.9, errors=3, labelled=False)
     assert trial.advance() == "rolled back"
-    assert "KeyError" in trial.place.ledger.history()[-1].reason
+    assert "KeyError" in trial.ctx.ledger.history()[-1].reason
 
 
 def test_nothing_new_leads_to_nothing_however_often_one_looks(trial: Trial) -> None:
     trial.users(60, skill=0.8)
     for _ in range(3):
         assert trial.advance() == "shadow"
-    assert len(trial.place.ledger.observations(ID)) == 1
-    assert len(trial.place.ledger.history()) == 2
+    assert len(trial.ctx.ledger.observations(ID)) == 1
+    assert len(trial.ctx.ledger.history()) == 2
 
 
 def test_of_many_that_look_at_once_one_takes_the_step(trial: Trial, told: list[str]) -> None:
@@ -177,38 +180,38 @@ def test_of_many_that_look_at_once_one_takes_the_step(trial: Trial, told: list[s
     with ThreadPoolExecutor(6) as pool:
         found = set(pool.map(look, range(6)))
     assert found <= {"canary 20%", "canary 50%"}
-    steps = [step.state for step in trial.place.ledger.rollout_steps(ID)]
+    steps = [step.state for step in trial.ctx.ledger.rollout_steps(ID)]
     assert steps == ["started", "probed", "shadow", "canary"]
     assert told == ["canary 20%"]
 
 
 def test_another_that_was_promoted_meanwhile_ends_the_trial(trial: Trial) -> None:
     third = "2" * 64
-    trial.place.ledger.record_release(third, model_name="m", model_version=2, run_id="r", manifest={})
-    trial.place.ledger.switch(third, expected=2, move="promote", reason="by hand", actor="a")
+    trial.ctx.ledger.record_release(third, model_name="m", model_version=2, run_id="r", manifest={})
+    trial.ctx.ledger.switch(third, expected=2, move="promote", reason="by hand", actor="a")
     assert trial.advance() == "ended"
-    live = trial.place.ledger.live()
+    live = trial.ctx.ledger.live()
     assert live is not None
     assert (live.champion, live.version) == (third, 3)
-    assert rollouts.unfinished(trial.place) == []
+    assert rollouts.list_open(trial.ctx) == []
 
 
 def test_labels_that_come_after_the_promotion_can_revert_it_and_the_regret_is_kept(trial: Trial) -> None:
     while trial.state != "champion":
         trial.users(skill=0.85)
         trial.advance()
-    exposed = trial.place.ledger.rollout_steps(ID)[-1].evidence["exposed"]
-    assert [at.in_probation for _, at in rollouts.unfinished(trial.place)] == [True]
+    exposed = trial.ctx.ledger.rollout_steps(ID)[-1].evidence["exposed"]
+    assert [at.in_probation for _, at in rollouts.list_open(trial.ctx)] == [True]
     answers = 0
     while trial.state == "champion":
         trial.users(100, skill=0.4)
         answers += 100
         trial.advance()
     assert trial.state == "reverted"
-    live = trial.place.ledger.live()
+    live = trial.ctx.ledger.live()
     assert live is not None
     assert (live.champion, live.challenger, live.move) == (OLD, None, "rollback")
-    regret = trial.place.ledger.rollout_steps(ID)[-1].evidence["exposed"]
+    regret = trial.ctx.ledger.rollout_steps(ID)[-1].evidence["exposed"]
     assert regret == exposed + answers
     assert f"users had got {regret:,} of its answers" in live.reason
 
@@ -220,7 +223,7 @@ def test_the_court_closes_when_its_time_is_over(trial: Trial) -> None:
     for _ in range(23):
         trial.users(20, skill=0.85)
     assert trial.advance() == "closed"
-    live = trial.place.ledger.live()
+    live = trial.ctx.ledger.live()
     assert live is not None
     assert (live.champion, live.challenger, live.move) == (NEW, None, "close")
 
@@ -229,15 +232,15 @@ def test_a_bundle_that_was_damaged_on_disk_meanwhile_is_never_promoted(
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(rollouts, "tell", lambda *_: None)
+    monkeypatch.setattr(announcements, "announce", lambda *_: None)
     while trial.state not in ("champion", "rolled back"):
         trial.users(skill=0.85)
         trial.advance()
     assert trial.state == "rolled back"
-    assert "no bundle" in trial.place.ledger.history()[-1].reason
+    assert "no bundle" in trial.ctx.ledger.history()[-1].reason
 
 
-class Away:
+class UnavailableStore:
     """A store and its telemetry that do not answer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,14 +250,14 @@ class Away:
     def __call__(self, *_: object) -> None:
         raise StoreUnavailable("s3://store/telemetry", "no answer")
 
-    def open(self, digest: str) -> None:
+    def get(self, digest: str) -> None:
         raise UnreachableRelease(digest, "no answer")
 
 
 def test_without_the_store_a_release_that_the_servers_refuse_goes_and_others_wait(
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Away(monkeypatch)
+    UnavailableStore(monkeypatch)
     with pytest.raises(StoreUnavailable):
         trial.advance()
     assert trial.state == "shadow"
@@ -263,9 +266,9 @@ def test_without_the_store_a_release_that_the_servers_refuse_goes_and_others_wai
 
 
 def test_without_the_store_a_person_can_take_a_release_back(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    Away(monkeypatch)
-    assert end_trial(trial.place, "it is bad") is not None
-    live = trial.place.ledger.live()
+    UnavailableStore(monkeypatch)
+    assert rollouts.end_current(trial.ctx, "it is bad") is not None
+    live = trial.ctx.ledger.live()
     assert live is not None
     assert (live.champion, live.challenger) == (OLD, None)
     assert "it is bad (the store is away" in live.reason

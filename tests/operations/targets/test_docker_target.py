@@ -17,7 +17,7 @@ import pytest
 from pydantic import SecretStr
 
 from operations.context import ProjectContext
-from operations.targets.contract import TargetRejected, wanted
+from operations.targets.contract import TargetRejected, desired_release
 from operations.targets.docker import DockerTarget
 from stores.ledger.migrations import migrate
 from stores.releases.bundle import Bundle
@@ -160,24 +160,24 @@ def test_users_go_to_the_new_container_without_losing_an_answer_and_back_to_the_
     world: World,
 ) -> None:
     first, second = world.release(1), world.release(2)
-    found = world.target.admit(first.digest, "r1")
+    found = world.target.start_and_probe(first.digest, "r1")
     assert found["ok"]
     assert found["image"].endswith(first.digest)
     world.move(first.digest)
-    world.target.settle()
+    world.target.reconcile()
     with Users(world.url) as users:
-        found = world.target.admit(second.digest, "r2")
+        found = world.target.start_and_probe(second.digest, "r2")
         assert sorted(world.names) == sorted([world.container(first), world.container(second)])
         assert world.proxy()[1:] == [world.container(first)], "beside the running one, without users"
         world.move(second.digest)
-        done = world.target.settle()
+        done = world.target.reconcile()
         assert world.proxy()[1:] == world.names == [world.container(second)]
         assert len(done) == 2, done
 
         bundle = world.store.home / "releases" / first.digest
         bundle.rename(world.store.home / "away")  # the image has it
         world.move(first.digest)
-        world.target.settle()
+        world.target.reconcile()
         assert world.proxy()[1:] == world.names == [world.container(first)]
         time.sleep(1)
     assert (bundle / "manifest.json").exists(), "the image brought it back"
@@ -189,12 +189,12 @@ def test_users_go_to_the_new_container_without_losing_an_answer_and_back_to_the_
 
 def test_a_release_that_does_not_answer_as_recorded_never_gets_a_user_and_leaves_nothing(world: World) -> None:
     good, bad = world.release(1), world.release(2, wrong_samples=True)
-    world.target.admit(good.digest, "r1")
+    world.target.start_and_probe(good.digest, "r1")
     world.move(good.digest)
-    world.target.settle()
+    world.target.reconcile()
     with pytest.raises(TargetRejected, match="sample rows differ from the recorded predictions"):
-        world.target.admit(bad.digest, "r2")
-    world.target.dismiss(bad.digest)
+        world.target.start_and_probe(bad.digest, "r2")
+    world.target.remove(bad.digest)
     assert world.names == [world.container(good)] == world.proxy()[1:]
     assert containers.find_image(world.target.image(bad.digest)) is None
 
@@ -205,19 +205,19 @@ def test_an_image_that_ends_at_its_start_is_refused_with_its_last_words(world: W
     settings = world.here.settings.model_copy(update={"docker_env": environment})
     target = DockerTarget(ProjectContext(settings, world.here.params, world.here.ledger))
     with pytest.raises(TargetRejected, match="TRIMTAB_MAX_ROWS: Input should be a valid integer"):
-        target.admit(bundle.digest, "r1")
-    target.dismiss(bundle.digest)
+        target.start_and_probe(bundle.digest, "r1")
+    target.remove(bundle.digest)
     assert world.names == []
 
 
 def test_whoever_is_interrupted_anywhere_the_next_one_finishes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each of its calls to Docker in turn; and each time the ledger has moved on as well."""
     pair = [world.release(1), world.release(2)]
-    world.target.admit(pair[0].digest, "r")
+    world.target.start_and_probe(pair[0].digest, "r")
     world.move(pair[0].digest)
-    world.target.settle()
+    world.target.reconcile()
     for interrupted in ("bake", "start", "write_file", "take_away"):
-        to = pair[1] if wanted(world.here.ledger).digest == pair[0].digest else pair[0]  # type: ignore[union-attr]
+        to = pair[1] if desired_release(world.here.ledger).digest == pair[0].digest else pair[0]  # type: ignore[union-attr]
         world.move(to.digest)
         with monkeypatch.context() as patched:
             real = getattr(containers, interrupted)
@@ -228,23 +228,23 @@ def test_whoever_is_interrupted_anywhere_the_next_one_finishes(world: World, mon
 
             patched.setattr(containers, interrupted, stop)
             with pytest.raises(KeyboardInterrupt):
-                world.target.settle()
+                world.target.reconcile()
         assert httpx.post(f"{world.url}/predict", json={"rows": [ROW]}, headers={"X-API-Key": "ask"}).status_code == 200
-        world.target.settle()
+        world.target.reconcile()
         assert world.proxy()[1:] == world.names == [world.container(to)], f"after an interrupted {interrupted}"
-        assert world.target.settle() == [], "and then there is nothing left to do"
+        assert world.target.reconcile() == [], "and then there is nothing left to do"
 
 
 def test_a_container_whose_rollout_has_just_begun_is_left_to_whoever_began_it(world: World) -> None:
     first, second = world.release(1), world.release(2)
-    world.target.admit(first.digest, "r1")
+    world.target.start_and_probe(first.digest, "r1")
     world.move(first.digest)
     ledger = world.here.ledger
     ledger.start_rollout("r2", release=second.digest, champion_before=first.digest, strategy="rollout", cause="test")
     ledger.step_rollout("r2", 1, "started")
-    world.target.admit(second.digest, "r2")
-    world.target.settle()
+    world.target.start_and_probe(second.digest, "r2")
+    world.target.reconcile()
     assert world.container(second) in world.names
     ledger.step_rollout("r2", 2, "rolled back")
-    world.target.settle()
+    world.target.reconcile()
     assert world.names == [world.container(first)]

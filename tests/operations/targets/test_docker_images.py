@@ -1,5 +1,5 @@
 """Which image a release's containers are started from, on an engine that is a few dictionaries: no image is built. The
-same on a real engine is tests/flows/test_docker_target.py."""
+same on a real engine is tests/operations/targets/test_docker_target.py."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def target(tmp_path: Path, digest: str, monkeypatch: pytest.MonkeyPatch) -> Dock
     migrate(ledger)
     ledger.record_release(digest, model_name="m", model_version=1, run_id="r", manifest={})
     ledger.switch(digest, expected=0, move="promote", reason="first", actor="a")
-    monkeypatch.setattr(DockerTarget, "_probed", lambda _self, _name, _digest: {"ok": True})
+    monkeypatch.setattr(DockerTarget, "_probe", lambda _self, _name, _digest: {"ok": True})
     monkeypatch.setattr(DockerTarget, "_wait_until_ready", lambda _self, _name: None)
     settings = Settings(project=tmp_path, home=tmp_path, target="docker", server_image=SERVER, registry="host/path")
     made = DockerTarget(ProjectContext(settings, sample_rows.params(), ledger))
@@ -105,12 +105,12 @@ def show(monkeypatch: pytest.MonkeyPatch, target: DockerTarget, *names: str) -> 
 def test_a_release_is_baked_again_once_the_servers_image_is_another(
     engine: Engine, target: DockerTarget, digest: str
 ) -> None:
-    target.admit(digest, "r1")
+    target.start_and_probe(digest, "r1")
     first = engine.known[target.image(digest)].id
-    target.admit(digest, "r2")
+    target.start_and_probe(digest, "r2")
     assert engine.known[target.image(digest)].id == first, "nothing has changed"
     engine.build(tag=SERVER, labels={})
-    (name,) = target.admit(digest, "r3")["containers"]
+    (name,) = target.start_and_probe(digest, "r3")["containers"]
     baked = engine.known[target.image(digest)]
     assert baked.id != first
     assert baked.labels["trimtab.base"] == engine.known[SERVER].id
@@ -118,22 +118,22 @@ def test_a_release_is_baked_again_once_the_servers_image_is_another(
 
 
 def test_a_rollback_starts_from_the_image_that_is_there(engine: Engine, target: DockerTarget, digest: str) -> None:
-    target.admit(digest, "r1")
+    target.start_and_probe(digest, "r1")
     before = engine.known[target.image(digest)].id
     engine.there.clear()
     engine.build(tag=SERVER, labels={})
-    target._point(digest, 1)
+    target._route_to(digest, 1)
     assert [container.attrs["Image"] for container in engine.there.values()] == [before]
 
 
 def test_a_container_that_users_are_sent_to_is_not_replaced(
     engine: Engine, target: DockerTarget, digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (name,) = target.admit(digest, "r1")["containers"]
+    (name,) = target.start_and_probe(digest, "r1")["containers"]
     before = engine.there[name]
     show(monkeypatch, target, name)
     engine.build(tag=SERVER, labels={})
-    target.admit(digest, "r2")
+    target.start_and_probe(digest, "r2")
     assert engine.there[name] is before
 
 
@@ -146,8 +146,8 @@ def test_an_image_that_was_baked_and_not_pushed_is_pushed_by_the_next_one(
     with monkeypatch.context() as patched:
         patched.setattr(containers, "push", killed)
         with pytest.raises(KeyboardInterrupt):
-            target.admit(digest, "r1")
-    target.admit(digest, "r1")
+            target.start_and_probe(digest, "r1")
+    target.start_and_probe(digest, "r1")
     assert engine.pushed == [target.image(digest)]
 
 

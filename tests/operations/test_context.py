@@ -1,4 +1,4 @@
-"""What a place has in its folder, it has in the store as well, where there is one."""
+"""What a project has in its state folder is in the object store as well, where there is one."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_a_report_is_kept_in_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_report_is_kept_in_the_store_for_browsers(tmp_path: Path, seaweed: Seaweed) -> None:
-    place = place_at(tmp_path, store=seaweed.place(), store_endpoint=seaweed.endpoint)
-    where = place.save_report("batch.html", PAGE)
+    ctx = place_at(tmp_path, store=seaweed.place(), store_endpoint=seaweed.endpoint)
+    where = ctx.save_report("batch.html", PAGE)
     bucket, _, key = where.removeprefix("s3://").partition("/")
     answer = seaweed.client.get_object(Bucket=bucket, Key=key)
     assert answer["Body"].read().decode() == PAGE
@@ -43,14 +43,14 @@ def test_a_report_that_the_store_does_not_take_stays_in_the_folder(
     tmp_path: Path, seaweed: Seaweed, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with proxied(seaweed.port) as proxy:
-        place = place_at(tmp_path, store=seaweed.place(), store_endpoint=proxy.endpoint)
+        ctx = place_at(tmp_path, store=seaweed.place(), store_endpoint=proxy.endpoint)
         proxy.leave()
-        where = place.save_report("batch.html", PAGE)
+        where = ctx.save_report("batch.html", PAGE)
     assert Path(where).read_text() == PAGE
     assert "s3://" in capsys.readouterr().out
 
 
 def test_without_a_store_releases_and_telemetry_are_folders(tmp_path: Path) -> None:
-    place = place_at(tmp_path)
-    assert place.releases.objects is None
-    assert place.telemetry == tmp_path / "telemetry"
+    ctx = place_at(tmp_path)
+    assert ctx.releases.objects is None
+    assert ctx.telemetry == tmp_path / "telemetry"

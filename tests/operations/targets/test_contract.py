@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from operations.targets.contract import begun, under_way
+from operations.targets.contract import pending_release, pending_rollout
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from trimtab.experiment.report import STRATEGY
@@ -32,32 +32,32 @@ def start(ledger: Ledger, rollout: str, release: str, strategy: str = "rollout")
 
 
 @pytest.mark.parametrize("state", ["started", "probed"])
-def test_one_whose_release_was_not_let_in_yet_is_under_way(ledger: Ledger, state: str) -> None:
+def test_one_whose_release_was_not_let_in_yet_is_pending_release(ledger: Ledger, state: str) -> None:
     ledger.step_rollout("new", 2, state)
-    assert under_way(ledger) == NEW
+    assert pending_release(ledger) == NEW
 
 
-def test_the_first_of_all_is_under_way(tmp_path: Path) -> None:
+def test_the_first_of_all_is_pending_release(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'other.db'}")
     migrate(ledger)
     ledger.record_release(NEW, model_name="m", model_version=1, run_id="r", manifest={})
     ledger.start_rollout("new", release=NEW, champion_before=None, strategy="switch", cause="c")
-    assert under_way(ledger) == NEW
+    assert pending_release(ledger) == NEW
 
 
 @pytest.mark.parametrize("state", ["shadow", "rolled back", "ended"])
 def test_one_that_has_come_further_is_not(ledger: Ledger, state: str) -> None:
     ledger.step_rollout("new", 2, state)
-    assert begun(ledger) is None
+    assert pending_rollout(ledger) is None
 
 
 def test_one_whose_champion_was_replaced_meanwhile_is_not(ledger: Ledger) -> None:
     ledger.switch(OTHER, expected=1, move="promote", reason="by hand", actor="a")
-    assert under_way(ledger) is None
+    assert pending_release(ledger) is None
 
 
 def test_a_later_one_overtakes_it_but_an_experiment_does_not(ledger: Ledger) -> None:
     start(ledger, "experiment", OTHER, STRATEGY)
-    assert under_way(ledger) == NEW
+    assert pending_release(ledger) == NEW
     start(ledger, "other", OTHER)
-    assert under_way(ledger) == OTHER
+    assert pending_release(ledger) == OTHER

@@ -1,4 +1,4 @@
-"""What becomes of a rollout whose release is not let in: a refusal ends it, while a place that is away leaves it begun.
+"""A rejected release ends its rollout, while an unavailable target leaves it pending
 On a real ledger, with each target."""
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from flows import deploy
+from operations import rollout_start
 from operations.context import ProjectContext
-from operations.targets import contract
+from operations.targets import running_servers
 from operations.targets.contract import TargetUnavailable
 from operations.targets.docker import DockerTarget
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from tasks import kubernetes, model_server, orchestrator
 from tasks.containers import EngineRejected, EngineUnavailable, error_type
-from tests.flows.cluster import NAME, NAMESPACE, Cluster, running
+from tests.operations.targets.fake_cluster import NAME, NAMESPACE, Cluster, running
 from tests.ports import free_port
 from tests.serving.sample_project import tiny_bundle
 from tests.trimtab import sample_rows
@@ -35,7 +35,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 class Begun:
-    """A place with a release whose rollout has begun."""
+    """A project with a release whose rollout has begun."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.digest = tiny_bundle(folder / "releases").digest
@@ -44,25 +44,25 @@ class Begun:
         ledger.record_release(self.digest, model_name="m", model_version=1, run_id="r", manifest={})
         ledger.start_rollout(ROLLOUT, release=self.digest, champion_before=None, strategy="switch", cause="c")
         ledger.step_rollout(ROLLOUT, 1, "started")
-        self.place = ProjectContext(Settings(project=folder, home=folder, **settings), sample_rows.params(), ledger)
+        self.ctx = ProjectContext(Settings(project=folder, home=folder, **settings), sample_rows.params(), ledger)
 
     def admit(self) -> None:
-        deploy.admit(self.place, self.digest, ROLLOUT)
+        rollout_start.start_and_probe(self.ctx, self.digest, ROLLOUT)
 
     @property
     def state(self) -> str:
-        return str(self.place.ledger.rollout_steps(ROLLOUT)[-1].state)
+        return str(self.ctx.ledger.rollout_steps(ROLLOUT)[-1].state)
 
     @property
     def alerts(self) -> list[str]:
-        return [str(alert.kind) for alert in self.place.ledger.alerts()]
+        return [str(alert.kind) for alert in self.ctx.ledger.alerts()]
 
 
 @pytest.fixture(params=["server", "docker", "kubernetes"])
 def away(request: pytest.FixtureRequest, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Begun:
     """Where the target cannot be reached."""
     if request.param == "server":
-        monkeypatch.setattr(contract, "load_release", model_server.load)  # without the pauses of a task
+        monkeypatch.setattr(running_servers, "load_release", model_server.load)  # without the pauses of a task
         return Begun(tmp_path, server_port=free_port())
     if request.param == "docker":
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
@@ -90,10 +90,10 @@ def test_what_is_refused_ends_the_rollout_and_is_told(
     monkeypatch.setattr(orchestrator, "emit", lambda event, **_: told.append(event))
     begun = Begun(tmp_path, **in_cluster(cluster, tmp_path))
     cluster.troubles += [403]
-    with pytest.raises(deploy.RolloutStopped, match="get, list, watch and patch"):
+    with pytest.raises(rollout_start.RolloutStopped, match="get, list, watch and patch"):
         begun.admit()
     assert begun.state == "rolled back"
-    assert (begun.alerts, told) == (["release refused"], ["trimtab.rollout.rolled-back"])
+    assert (begun.alerts, told) == (["release rejected"], ["trimtab.rollout.rolled-back"])
 
 
 def test_an_engine_that_leaves_before_a_refused_release_is_dismissed_hides_no_refusal(
@@ -101,7 +101,7 @@ def test_an_engine_that_leaves_before_a_refused_release_is_dismissed_hides_no_re
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
     begun = Begun(tmp_path, target="docker")
-    DockerTarget(begun.place).dismiss(begun.digest)
+    DockerTarget(begun.ctx).remove(begun.digest)
     assert "reconcile tries again" in capsys.readouterr().out
 
 

@@ -1,0 +1,125 @@
+"""Evaluate a candidate: compare it with the champion on the same rows, and record and show the gate's result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from prefect import task
+
+from operations.context import ProjectContext
+from stores.ledger import GateRecord, LiveRelease
+from stores.releases import bundle
+from stores.releases.backend import load_scorer
+from stores.releases.bundle import Bundle
+from tasks import dataset, orchestrator, reports, tracking
+from tasks.retries import RETRIED
+from tasks.tracking import CandidateArtifacts
+from trimtab.evaluation import gate
+from trimtab.evaluation.gate import GateResult
+from trimtab.evaluation.metrics import Interval
+from trimtab.model import training
+from trimtab.model.candidate import PROFILE_FILE, Profile
+from trimtab.model.release import MODEL
+from trimtab.model.scoring import Scorer, Scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+report_performance = task(name="report-performance", **RETRIED)(reports.performance_report)
+
+
+def compare(
+    ctx: ProjectContext, candidate: CandidateArtifacts, champion: Bundle | None, live: LiveRelease | None
+) -> tuple[GateResult, str | None]:
+    """The gate's result for the candidate, and Evidently's page; no page for a model that is live already."""
+    if (role := live_role(ctx, candidate, live)) is not None:
+        return _unchanged(ctx, candidate, role), None
+    rows = fresh_rows(ctx, candidate, champion)
+    truth, allow = training.labels_of(rows, ctx.params), ctx.settings.trusted_types
+    new = scorer_for(candidate, allow).score(rows)
+    old = load_scorer(champion, allow=allow).score(rows) if champion else None
+    page = report_performance(
+        truth, _answers(new), task=ctx.params.project.task, period=candidate.paper.as_of,
+        reference=(truth, _answers(old)) if old else None,
+    )  # fmt: skip
+    return gate.evaluate_gate(ctx.params.gate, truth, new, old, slices=rows), page
+
+
+def live_role(ctx: ProjectContext, candidate: CandidateArtifacts, live: LiveRelease | None) -> str | None:
+    """`champion` or `challenger` when the candidate is the same model as that; None for another model."""
+    if live is None:
+        return None
+    for role, digest in (("champion", live.champion), ("challenger", live.challenger)):
+        if digest is not None:
+            known = ctx.releases.get(digest).manifest.model_digest
+            if known == candidate.paper.model_digest:
+                return role
+    return None
+
+
+def _unchanged(ctx: ProjectContext, candidate: CandidateArtifacts, role: str) -> GateResult:
+    """The gate's result for a candidate that is live already: it does not pass."""
+    known = candidate.paper.metrics[ctx.params.gate.metric]
+    same = Interval(known, known, known)
+    reason = f"the candidate is the same model as the {role}: there is nothing to release"
+    return GateResult(False, reason, ctx.params.gate.metric, candidate.paper.rows_holdout, same, same, None)
+
+
+def fresh_rows(ctx: ProjectContext, candidate: CandidateArtifacts, champion: Bundle | None) -> pd.DataFrame:
+    """Labelled rows of the candidate's dataset that neither model learned from. Raises NotEnoughData."""
+    import pandas as pd
+
+    paper, columns = candidate.paper, ctx.params.columns
+    cuts = [paper.cut]
+    if champion:
+        cuts.append(Profile.model_validate_json(champion.read(PROFILE_FILE)).cut)
+    rows = dataset.read(ctx.workspace, paper.dataset, last=paper.as_of, remote=ctx.remote)
+    fresh = rows[(rows[columns.time] >= pd.Timestamp(max(cuts))) & rows[columns.target].notna()]
+    if fresh.empty:
+        raise training.NotEnoughData(
+            f"no labelled rows from {max(cuts)} on in the data of {paper.as_of}: the champion has learned from newer "
+            "data than this candidate was made for; train with a newer as_of"
+        )
+    return fresh.sort_values([columns.time, columns.id], ignore_index=True)
+
+
+def scorer_for(candidate: CandidateArtifacts, allow: Collection[str] = ()) -> Scorer:
+    """The candidate's scorer. Loads no types but the trusted ones and those in *allow*."""
+    paper = candidate.paper
+    content = (candidate.folder / MODEL).read_bytes()
+    model = bundle.load_model(content, digest=paper.model_digest, trusted=paper.trusted_types, allow=allow)
+    return Scorer(model, task=paper.task, features=paper.features, classes=paper.classes)
+
+
+def _answers(scores: Scores) -> object:
+    """What a report compares with the truth: labels for multiclass, numbers otherwise."""
+    return list(scores.labels) if scores.labels is not None else scores.prediction
+
+
+def record(ctx: ProjectContext, candidate: CandidateArtifacts, champion: Bundle | None, result: GateResult) -> None:
+    """Record the gate's result; its id is a digest of what was compared."""
+    against = champion.digest if champion else None
+    compared = f"{candidate.run_id}|{against}|{ctx.params.gate.model_dump_json()}|{result.rows}"
+    ctx.ledger.record_gate(
+        GateRecord(
+            id=hashlib.sha256(compared.encode()).hexdigest(), run_id=candidate.run_id, champion=against,
+            passed=result.passed, reason=result.reason, evidence=result.evidence(),
+        )
+    )  # fmt: skip
+
+
+def show(ctx: ProjectContext, run_id: str, result: GateResult) -> None:
+    """Show the gate's result on the flow run's page."""
+    lines = [f"## {'Passed' if result.passed else 'Failed'}", "", result.reason]
+    if result.slices:
+        lines += ["", "| slice | rows | champion | candidate | difference (interval) | |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"| {s.column} = {s.value} | {s.rows:,} | {s.champion:.4f} | {s.candidate:.4f} "
+            f"| {s.gain.value:+.4f} ({s.gain.low:+.4f} to {s.gain.high:+.4f}) | {'harmed' if s.harmed else ''} |"
+            for s in result.slices
+        ]
+    lines += ["", f"[The candidate's run in MLflow]({tracking.run_url(ctx.tracking, run_id)})"]
+    orchestrator.show_markdown("gate", "\n".join(lines), about="The gate's result for a candidate")
+    print(result.reason)

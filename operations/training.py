@@ -1,0 +1,66 @@
+"""Make a candidate: read the rows of a dataset version, split, fit, and log everything to MLflow."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from operations.context import ProjectContext
+from tasks import dataset, lineage, orchestrator, plots, tracking
+from tasks.retries import RETRIED_CACHED
+from trimtab.config.params import Params
+from trimtab.data.schema import Schema
+from trimtab.model import training
+from trimtab.model.candidate import build_artifacts
+
+SECTIONS = frozenset({"project", "source", "columns", "period", "train", "gate"})
+"""The sections of params.yaml that a candidate depends on."""
+
+
+def newest_period(ctx: ProjectContext, version: str) -> str:
+    """The newest period with rows in a dataset version. Raises NoRows."""
+    names = dataset.names(ctx.workspace, version, folder="accepted", remote=ctx.remote)
+    if not names:
+        raise dataset.NoRows(f"dataset version {version} has no accepted rows: run ingest and validate first")
+    return names[-1]
+
+
+@task(persist_result=True, **RETRIED_CACHED)
+def make_candidate(
+    project: Path,
+    tracking_uri: str,
+    version: str,
+    as_of: str,
+    settings: dict[str, Any],
+    schema: str,
+    code: str,
+    pointer: str,
+    workspace: Path,
+    remote: dataset.Remote | None,
+) -> str:
+    """Read, split, fit, log; the MLflow run's id.
+
+    Prefect caches the result by every argument and this function's source: the same inputs give the same candidate.
+    """
+    started = time.monotonic()
+    params = Params.model_validate(settings)
+    period = params.parse_period(as_of)
+    rows = dataset.read(workspace, version, last=as_of, remote=remote)
+    parts = training.split(rows, params, period)
+    read_s = time.monotonic() - started
+    fitted = training.fit_candidate(params, Schema.loads(schema), parts, project)
+    fit_s = time.monotonic() - started - read_s
+    facts = lineage.lineage(project, pointer=pointer, seed=params.train.seed)
+    paper, files = build_artifacts(fitted, parts, params, period, dataset=version, lineage=facts)
+    truth = training.labels_of(parts.holdout, params)
+    figures = plots.candidate_figures(truth, fitted.scorer.score(parts.holdout), fitted.importances)
+    run_id = tracking.log_candidate(
+        tracking_uri, paper=paper, candidate=fitted, parts=parts, files=files, figures=figures,
+        flow_run=orchestrator.current_run_id(),
+    )  # fmt: skip
+    log_s = time.monotonic() - started - read_s - fit_s
+    print(f"{paper.rows_train:,} rows: read {read_s:.1f} s, fit and weigh {fit_s:.1f} s, write and log {log_s:.1f} s")
+    return run_id
