@@ -1,5 +1,5 @@
-"""Saying that something is wrong, to everybody who is listed, once per fact. The ledger is the record: an alert that
-has not reached everybody is delivered later. How receivers are reached is `tasks.notifiers`' business."""
+"""Raises alerts, once per fact, and delivers them to the configured channels. The ledger is the record: an alert that
+has not reached every channel is delivered again later. `tasks.notifiers` sends them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The user's own buckets as a source: which objects hold the rows of a period, and reading them. boto3 is known here
-for that alone; our own state on S3 is the business of `stores.object_store.store`."""
+"""Reads the rows of a period from objects in the user's own buckets."""
 
 from __future__ import annotations
 

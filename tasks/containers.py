@@ -1,5 +1,5 @@
-"""Docker, through its SDK: images with a release baked in, containers started, looked at and taken away. What is to run
-is `operations.targets.contract`' business; a container's labels are the only record of what it is for."""
+"""Docker, through its SDK: build images with a release inside, start, inspect and remove containers. A container's
+labels are the only record of what it is for."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _SCRATCH = {"/tmp": "mode=1777"}  # nosec B108 # of a container that nobody else
 
 
 class EngineRejected(RuntimeError):
-    """Docker would not do what was asked; the message says what, and what it said."""
+    """Docker denied the request; the text says what was asked and what it answered."""
 
 
 class EngineUnavailable(EngineRejected):
-    """The engine, or the registry that it asked, does not answer: later it may."""
+    """The engine, or the registry that it asked, does not answer. A retry may succeed."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Container:
-    """A container as it was when somebody looked. *address* is where its port 8000 is, on its first network."""
+    """The state of a container. *address* is that of its port 8000 on its first network."""
 
     name: str
     state: str
@@ -65,14 +65,14 @@ def engine_version() -> str:
 
 
 def find(labels: Mapping[str, str]) -> list[Container]:
-    """Containers that have all these labels, ended ones too, by name."""
+    """Return the containers with all these labels, stopped ones too, sorted by name."""
     with _engine("list containers") as engine:
         found = engine.containers.list(all=True, filters={"label": _texts(labels)}, ignore_removed=True)
         return sorted((_to_container(container) for container in found), key=lambda container: container.name)
 
 
 def find_image(reference: str) -> Image | None:
-    """The image, which the engine has or can get from its registry; None when there is none."""
+    """Return the image, pulled from its registry if needed; None when it does not exist."""
     from docker.errors import APIError, ImageNotFound, NotFound
 
     with _engine(f"look for the image {reference}") as engine:
@@ -91,7 +91,8 @@ def find_image(reference: str) -> Image | None:
 def bake(
     folder: Path, target: str, *, base: str, reference: str, labels: Mapping[str, str], environment: Mapping[str, str]
 ) -> None:
-    """Make the image *reference*: *base* with the files of *folder* at *target*, and variables. Safe to repeat."""
+    """Build the image *reference*: *base* plus the files of *folder* at *target* and these variables. Safe to
+    repeat."""
     from docker.errors import BuildError
 
     lines = [f"FROM {base}", *(f"ENV {name}={value}" for name, value in environment.items()), f"COPY bundle {target}"]
@@ -106,7 +107,7 @@ def bake(
 
 
 def push(reference: str) -> None:
-    """Put the image into its registry, with the credentials that the engine's user has logged in with."""
+    """Push the image to its registry with the credentials of the engine's user."""
     with _engine(f"push {reference}") as engine:
         for line in engine.images.push(reference, stream=True, decode=True):
             if "error" in line:
@@ -114,7 +115,8 @@ def push(reference: str) -> None:
 
 
 def remove_image(reference: str) -> None:
-    """Forget the image; none is fine. Its layers stay as long as another image or a container has them."""
+    """Remove the image's name; a missing image is no error. Layers stay while another image or a container uses
+    them."""
     from docker.errors import APIError, ImageNotFound
 
     with _engine(f"remove {reference}") as engine:
@@ -137,8 +139,8 @@ def start(
     volumes: Sequence[str],
     replace: bool,
 ) -> Container:
-    """The container called *name*, running. The one that is there already is taken, if it is of that image as it is
-    now; with *replace* one of another image makes way, without it that one stays."""
+    """Return the running container *name*, created if needed. An existing one of the same image is started and kept;
+    one of another image is replaced with *replace*, and kept otherwise."""
     from docker.errors import APIError
 
     def created(engine: Any) -> Any:
@@ -165,7 +167,7 @@ def start(
 
 
 def inspect(name: str) -> Container | None:
-    """The container as it is now; None when there is none."""
+    """Return the container's state, or None when it does not exist."""
     from docker.errors import NotFound
 
     with _engine(f"look at {name}") as engine:
@@ -176,7 +178,7 @@ def inspect(name: str) -> Container | None:
 
 
 def tail_logs(name: str, lines: int = 15) -> str:
-    """The end of what a container wrote."""
+    """Return the last lines of a container's logs."""
     from docker.errors import NotFound
 
     with _engine(f"read what {name} wrote") as engine:
@@ -187,8 +189,8 @@ def tail_logs(name: str, lines: int = 15) -> str:
 
 
 def remove(name: str, *, stop_s: int = 0) -> int | None:
-    """Have no such container: stopped, with *stop_s* seconds to finish, and removed. What it ended with; None when
-    there was none."""
+    """Stop a container, with *stop_s* seconds to finish, and remove it. Return its exit code; None when it did not
+    exist."""
     from docker.errors import APIError, NotFound
 
     with _engine(f"take {name} away") as engine:
@@ -209,7 +211,7 @@ def remove(name: str, *, stop_s: int = 0) -> int | None:
 
 
 def remove_exited(labels: Mapping[str, str], older_s: float) -> int:
-    """Remove containers that ended longer ago than that; how many."""
+    """Remove containers that exited more than *older_s* seconds ago. Return how many."""
     with _engine("remove ended containers") as engine:
         filters = {"label": _texts(labels), "status": ["exited", "dead"]}
         ended = engine.containers.list(all=True, filters=filters, ignore_removed=True)
@@ -218,7 +220,7 @@ def remove_exited(labels: Mapping[str, str], older_s: float) -> int:
 
 
 def write_file(name: str, path: str, content: bytes, *, then_signal: str) -> None:
-    """Replace a file in a running container, and send its first process a signal."""
+    """Replace a file in a running container and send its first process a signal."""
     from docker.errors import NotFound
 
     folder, _, file = path.rpartition("/")
@@ -259,7 +261,8 @@ def _engine(what: str) -> Iterator[Any]:
 
 
 def error_type(said: str) -> type[EngineRejected]:
-    """Whether the engine was refused something, or a registry did not answer it; it tells of both in words only."""
+    """The type of an error: unavailable when a registry did not answer, rejected otherwise. Docker reports both only as
+    text."""
     return EngineUnavailable if _NO_REGISTRY.search(said) else EngineRejected
 
 

@@ -1,9 +1,7 @@
-"""Kubernetes, through its client: which release a Deployment's pods are started for, and whether they have come up.
-What should be there is `operations.targets.kubernetes`'s business; the chart that makes the Deployment is
-infra/helm/trimtab.
+"""Kubernetes, through its client: which release a Deployment's pods are started for, and whether they are rolled out.
+The chart in infra/helm/trimtab creates the Deployment.
 
-Only the fields below are ours, by server-side apply: replicas are the autoscaler's, the image is the chart's.
-"""
+Server-side apply sets only the fields below: the autoscaler owns the replicas, the chart the image."""
 
 from __future__ import annotations
 
@@ -27,15 +25,15 @@ _ASK_S = 10.0
 
 
 class ClusterRejected(RuntimeError):
-    """The cluster would not do what was asked; the message says what, and what it said."""
+    """The cluster denied the request; the text says what was asked and what it answered."""
 
 
 class ClusterUnavailable(ClusterRejected):
-    """The API server does not answer, or others keep changing the Deployment: later it may be done."""
+    """The API server does not answer, or other writers keep changing the Deployment. A retry may succeed."""
 
 
 class NotRolledOut(RuntimeError):
-    """The pods did not become ready in time; those from before still answer."""
+    """The pods did not become ready in time; the old ones still answer."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class WorkloadStatus:
-    """A Deployment as it was when somebody looked. *progress* is None once all its pods are new and ready. It is
-    *stuck* when its controller has given this generation up; what it said of an earlier one does not count."""
+    """The state of a Deployment. *progress* is None once all pods are new and ready. *stuck* is set when the controller
+    gave up on this generation; what it reported of an earlier one is ignored."""
 
     release: str | None
     rollout: str
@@ -77,13 +75,14 @@ class _Refusal(Exception):
 
 
 def read_status(workload: Workload) -> WorkloadStatus:
-    """The Deployment now. Raises ClusterRejected; ClusterUnavailable while the API server does not answer."""
+    """Return the Deployment's status. Raises ClusterRejected; ClusterUnavailable while the API server does not
+    answer."""
     return _run(workload, _read_status)
 
 
 def set_release(workload: Workload, digest: str, *, rollout: str) -> WorkloadStatus:
-    """Have the Deployment start its pods for that release; the Deployment afterwards. Safe to repeat, and when others
-    change it at the same time. Raises ClusterRejected, also when somebody else holds these fields."""
+    """Set the release that the Deployment's pods are started for, and return its status. Safe to repeat and to run
+    beside other writers. Raises ClusterRejected, also when another field manager owns these fields."""
 
     async def apply(api: Any, workload: Workload) -> WorkloadStatus:
         for attempt in range(_TRIES):

@@ -1,4 +1,4 @@
-"""git and the lock: from which code, at which versions, something was made."""
+"""The code and package versions that something was made with, from git and the lock."""
 
 from __future__ import annotations
 

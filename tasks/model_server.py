@@ -1,5 +1,5 @@
-"""The model server, over HTTP: load a release beside the live one, probe it, see who answers. Where it has several
-replicas, what flows ask is asked of each of them: a load balancer in between would pick one."""
+"""Client of the model server: load a release, probe it, read what is live. A request of a flow goes to every replica,
+as a load balancer in between would pick one."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ UNREACHABLE_WAIT_S = (
 
 
 class ServerRejected(RuntimeError):
-    """The model server would not take a release; *problem* says why."""
+    """The model server does not accept the release; the text says why."""
 
 
 class ServerUnavailable(ServerRejected):
-    """The model server can say neither yes nor no at present, which is held against no release."""
+    """The model server cannot answer at present. This is no evidence against the release."""
 
 
 class ReplicaUnreachable(ServerUnavailable):
-    """Nobody listens there: the replica is starting, ending, or dead."""
+    """No process listens at the address: the replica is starting, stopping or dead."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class ModelServerClient:
 def _ask_each_replica(
     server: ModelServerClient, ask: Callable[[ModelServerClient], Answer], *, away_s: float = 0.0
 ) -> list[Answer]:
-    """What every replica answers, asked at the same time; the first error is raised when all have answered. Raises
-    ReplicaUnreachable when there is none, or nobody hears from one for *away_s*."""
+    """Ask all replicas in parallel and return their answers; the first error is raised once all have answered. Raises
+    ReplicaUnreachable when there is none, or one cannot be reached for *away_s* seconds."""
     if not server.is_many:
         return [ask(server)]
     deadline = time.monotonic() + away_s
@@ -83,7 +83,8 @@ def _ask_each_replica(
 def _ask_replica(
     server: ModelServerClient, ask: Callable[[ModelServerClient], Answer], deadline: float, one: ModelServerClient
 ) -> list[Answer]:
-    """The replica's answer; nothing when the name has ceased to stand for it, as it does when replicas are rolled."""
+    """Return the replica's answer in a list, or nothing when the name no longer resolves to it (replicas are being
+    replaced)."""
 
     def asked() -> list[Answer]:
         try:
@@ -107,13 +108,13 @@ def _retry_until(ask: Callable[[], Answer], deadline: float) -> Answer:
 
 
 def load(server: ModelServerClient, digest: str, *, timeout_s: float = 30.0) -> None:
-    """Have the release loaded beside the live one, in every replica. Raises ServerRejected; ServerUnavailable while a
-    server is away or cannot reach its store."""
+    """Load the release beside the live one, in every replica. Raises ServerRejected; ServerUnavailable while a server
+    or its store is away."""
     _ask_each_replica(server, lambda one: _post(one, f"/releases/{digest}/load", timeout_s), away_s=UNREACHABLE_WAIT_S)
 
 
 def wait_until_ready(server: ModelServerClient, *, within_s: float, path: str = "/ready") -> bool:
-    """Whether the server can answer users within that time; with the path ``/health``, whether it is there at all."""
+    """Whether the server becomes ready within *within_s* seconds; with the path ``/health``, whether it is up."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:
@@ -126,7 +127,7 @@ def wait_until_ready(server: ModelServerClient, *, within_s: float, path: str = 
 
 
 def unready_reasons(server: ModelServerClient) -> str:
-    """Why it cannot answer users, as it says itself."""
+    """Return the reasons why the server is not ready, as it reports them."""
     try:
         answer = httpx.get(f"{server.url}/ready", timeout=5.0)
         return ", ".join(map(str, answer.json()["reasons"])) or "it is ready by now"
@@ -135,7 +136,7 @@ def unready_reasons(server: ModelServerClient) -> str:
 
 
 def in_flight(server: ModelServerClient) -> float:
-    """How many requests it is answering now; none when it does not say."""
+    """Return the number of requests in flight; 0 when the server does not answer."""
     try:
         told = httpx.get(f"{server.url}/metrics", timeout=2.0).text
     except httpx.HTTPError:
@@ -145,10 +146,10 @@ def in_flight(server: ModelServerClient) -> float:
 
 
 def probe(server: ModelServerClient, digest: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
-    """Health, and the release's own samples through the whole path against the recorded predictions, in every replica;
-    what was found, with the number of replicas.
+    """Let every replica score the release's samples and compare with the recorded predictions. Return what was found,
+    with the number of replicas.
 
-    Raises ServerRejected when the answers differ, and ServerUnavailable as `load` does.
+    Raises ServerRejected when predictions differ, and ServerUnavailable as `load` does.
     """
     found = _ask_each_replica(
         server, lambda one: _post(one, f"/releases/{digest}/probe", timeout_s), away_s=UNREACHABLE_WAIT_S
@@ -160,7 +161,7 @@ def probe(server: ModelServerClient, digest: str, *, timeout_s: float = 30.0) ->
 
 
 def live(server: ModelServerClient) -> dict[str, Any]:
-    """Who answers there now."""
+    """Return the server's live state."""
     try:
         return dict(httpx.get(f"{server.url}/live", headers=server.headers, timeout=5.0).raise_for_status().json())
     except httpx.HTTPStatusError as error:
@@ -170,8 +171,7 @@ def live(server: ModelServerClient) -> dict[str, Any]:
 
 
 def wait_for_version(server: ModelServerClient, version: int, *, within_s: float = 10.0) -> bool:
-    """Whether every replica stands at the ledger's *version*, or a newer one, within that time. They follow by
-    themselves; one that does not answer will find out when it is back."""
+    """Whether every replica reaches the ledger's *version*, or a newer one, within *within_s* seconds."""
     try:
         return all(_ask_each_replica(server, lambda one: _reaches_version(one, version, within_s)))
     except ServerRejected:
@@ -191,7 +191,7 @@ def _reaches_version(server: ModelServerClient, version: int, within_s: float) -
 
 
 def refusal_reason(server: ModelServerClient, digest: str) -> str | None:
-    """Why a replica will not have a release, as after one that killed it; None when all do, or do not answer."""
+    """Return why a replica refuses a release, for example after a crash; None when no replica does or none answers."""
     try:
         reasons = _ask_each_replica(server, lambda one: _refusal_reason(one, digest))
     except ServerRejected:

@@ -1,8 +1,7 @@
-"""Carrying an alert to whoever listens: a webhook of one's own, which gets it as JSON, or Slack, e-mail and the other
-services that apprise knows. Who has heard what is in the ledger, see `tasks.alerts`.
+"""Sends an alert to its channels: a webhook (JSON), or Slack, e-mail and the other services of apprise. The ledger
+records who received what; see `tasks.alerts`.
 
-Nothing here waits for long: receivers are told side by side, and who does not take an alert within `TIMEOUT_S` is left
-alone for `BACKOFF_S`. The thread that waits for it ends with the process at the latest."""
+Channels are notified in parallel. One that does not accept an alert within `TIMEOUT_S` is skipped for `BACKOFF_S`."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ _backoff_until: dict[
 
 
 class DeliveryFailed(RuntimeError):
-    """A receiver did not take an alert. The text says why, and holds no address."""
+    """A channel did not accept an alert. The text says why and contains no address."""
 
 
 def channel_name(listener: AlertConfig) -> str:
@@ -45,7 +44,8 @@ def channel_name(listener: AlertConfig) -> str:
 
 
 def notify_all(listeners: Sequence[AlertConfig], body: Mapping[str, Any]) -> list[bool]:
-    """Tell everybody side by side; who has taken it. Never raises, and takes little longer than PATIENCE_S."""
+    """Notify all channels in parallel and return which accepted. Never raises; takes at most a little over
+    `TIMEOUT_S`."""
     if any(listener.kind not in ("log", "webhook") for listener in listeners):
         import apprise  # noqa: F401 - its import may take a while, which is not the receiver's fault
     carriers = [_Delivery(listener, body) for listener in listeners]
@@ -54,7 +54,7 @@ def notify_all(listeners: Sequence[AlertConfig], body: Mapping[str, Any]) -> lis
 
 
 class _Delivery:
-    """One alert on its way to one listener."""
+    """The delivery of one alert to one channel."""
 
     def __init__(self, listener: AlertConfig, body: Mapping[str, Any]) -> None:
         self.listener, self.body, self.name = listener, body, channel_name(listener)

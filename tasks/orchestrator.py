@@ -1,6 +1,6 @@
-"""Prefect from the inside: events, deployments that are started from here, artifacts that people read.
+"""Prefect from inside a flow: events, runs of other deployments, artifacts.
 
-Events are the fast path and may get lost; what has to happen is in the ledger, and `flows.reconcile` sees to it."""
+An event is fast but may be lost; what must happen is in the ledger, and `flows.reconcile` starts it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TAG = "trimtab"
 
 
 def emit(event: str, *, project: str, id: str, payload: Mapping[str, Any]) -> None:
-    """Emit *event* about *project*; *id* names the fact, so that telling twice is one event to Prefect."""
+    """Emit *event* about *project*. *id* names the fact, so that repeated events can be recognised."""
     emit_event(
         event=event,
         resource={
@@ -50,7 +50,7 @@ def emit(event: str, *, project: str, id: str, payload: Mapping[str, Any]) -> No
 
 
 def start_run(deployment: str, *, key: str, parameters: Mapping[str, Any], tags: Sequence[str] = ()) -> str:
-    """Ask for a run of *deployment* without waiting for it; the same run for the same *key*. Its id."""
+    """Request a run of *deployment* without waiting for it and return its id. The same *key* gives the same run."""
     run = run_deployment(
         deployment, parameters=dict(parameters), idempotency_key=key, timeout=0, as_subflow=False, tags=[*tags]
     )
@@ -58,7 +58,7 @@ def start_run(deployment: str, *, key: str, parameters: Mapping[str, Any], tags:
 
 
 def run_state(id: str) -> str | None:
-    """The state type of a flow run, like COMPLETED or CRASHED; None when Prefect does not know it."""
+    """Return the state type of a flow run, such as COMPLETED; None when Prefect does not know the run."""
     with get_client(sync_client=True) as client:
         try:
             run = client.read_flow_run(UUID(id))
@@ -71,7 +71,7 @@ ACTIVE_STATES = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, Stat
 
 
 def has_active_run(deployment: str, parameters: Mapping[str, Any]) -> bool:
-    """Whether a run of *deployment* with these *parameters* goes on or waits for a worker, whoever asked for it."""
+    """Whether a run of *deployment* with these *parameters* is running or waiting for a worker."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
@@ -85,7 +85,7 @@ def has_active_run(deployment: str, parameters: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class FailedRun:
-    """A flow run that did not end well."""
+    """A flow run that failed or crashed."""
 
     id: str
     name: str
@@ -116,7 +116,7 @@ def list_failed_runs(*, limit: int = 100) -> list[FailedRun]:
 
 
 def crash_orphaned_subflows(parents: Sequence[str]) -> list[str]:
-    """Mark the runs as crashed that went on within *parents*, which are lost: nobody else will. Their names."""
+    """Set the unfinished subflow runs of the lost runs *parents* to Crashed and return their names."""
     if not parents:
         return []
     with get_client(sync_client=True) as client:
@@ -132,14 +132,14 @@ def crash_orphaned_subflows(parents: Sequence[str]) -> list[str]:
 
 
 def run_times(id: str) -> tuple[datetime | None, datetime | None]:
-    """When a flow run began to run and when it ended."""
+    """Return when a flow run started and ended."""
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(UUID(id))
     return run.start_time, run.end_time
 
 
 def current_run_id() -> str:
-    """The id of the flow run that this is part of; `local` outside of one."""
+    """Return the id of the current flow run; `local` outside of one."""
     return str(flow_run.id or "local")
 
 
@@ -154,7 +154,7 @@ def show_link(key: str, url: str, *, text: str, about: str) -> None:
 
 
 class ProgressArtifact:
-    """A progress artifact on this run's page that moves on; written only when it does."""
+    """A progress artifact on this run's page, updated only when its value changes."""
 
     def __init__(self, key: str) -> None:
         self._key = key
@@ -162,7 +162,7 @@ class ProgressArtifact:
         self._shown: tuple[float, str] | None = None
 
     def show(self, share: float, *, about: str) -> None:
-        """Stand at *share*, 0 to 1."""
+        """Set the progress to *share*, 0 to 1."""
         if self._shown == (share, about):
             return
         self._shown = (share, about)

@@ -1,4 +1,4 @@
-"""The pictures that people want to see of a model, with matplotlib, drawn without a screen."""
+"""Figures of a candidate, drawn with matplotlib without a display."""
 
 from __future__ import annotations
 

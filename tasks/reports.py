@@ -1,7 +1,5 @@
-"""Evidently: distances between data, and the reports that people read.
-
-The only module that knows Evidently. It measures; `trimtab.evaluation.monitoring` and `trimtab.evaluation.gate`
-decide."""
+"""Evidently: distances between datasets, and HTML reports. The only module that imports Evidently; it measures, and
+`trimtab.evaluation` decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How tasks behave: which troubles are worth another try, and what is never cached."""
+"""Options of tasks: which errors are retried, and what is cached."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TaskOptions(TypedDict):
 
 
 def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether the trouble may be gone at the next try: what is wrong with the input stays wrong."""
+    """Whether a retry may succeed. A wrong input stays wrong."""
     try:
         state.result()
     except SourceError:

@@ -30,7 +30,7 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages for tr
 
 @dataclass(frozen=True)
 class CandidateArtifacts:
-    """A candidate read back from its run: its paper, and the folder that holds its files."""
+    """A candidate read back from its run: its description and the folder with its files."""
 
     run_id: str
     paper: CandidateRecord
@@ -70,9 +70,9 @@ def log_candidate(
     figures: Mapping[str, Figure],
     flow_run: str | None,
 ) -> str:
-    """A run with everything about a candidate; its run id.
+    """Log everything about a candidate to a run and return the run's id.
 
-    A run that was finished before for the same model, data and params is given back instead of made again.
+    A finished run for the same model, data and params is returned instead of a new one.
     """
     import mlflow
     import mlflow.sklearn
@@ -139,7 +139,8 @@ def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def fetch_candidate(tracking_uri: str, run_id: str, *, cache: Path) -> CandidateArtifacts:
-    """The candidate of a run, its files fetched into *cache* once. Raises LookupError for a run that is none."""
+    """Return the candidate of a run; its files are fetched into *cache* once. Raises LookupError when the run is
+    unknown or not a finished candidate."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -163,7 +164,7 @@ def fetch_candidate(tracking_uri: str, run_id: str, *, cache: Path) -> Candidate
 def log_gate_result(
     tracking_uri: str, run_id: str, *, passed: bool, reason: str, evidence: Mapping[str, Any], report: str | None
 ) -> None:
-    """The gate's verdict onto the candidate's run."""
+    """Log the gate's result to the candidate's run."""
     client = _client(tracking_uri)
     client.set_tag(run_id, "trimtab.gate", "passed" if passed else "failed")
     client.set_tag(run_id, "trimtab.gate_reason", reason)
@@ -176,7 +177,7 @@ def log_gate_result(
 
 
 def register_version(tracking_uri: str, *, name: str, drafted: CandidateArtifacts, tags: Mapping[str, str]) -> int:
-    """The model version of a candidate, made once; its number."""
+    """Register the candidate as a model version, once, and return its number."""
     import mlflow
 
     client = _client(tracking_uri)
@@ -190,7 +191,7 @@ def register_version(tracking_uri: str, *, name: str, drafted: CandidateArtifact
 
 
 def describe_version(tracking_uri: str, *, name: str, version: int, text: str, tags: Mapping[str, str]) -> None:
-    """The model card and tags onto a model version."""
+    """Set the description (the model card) and tags of a model version."""
     client = _client(tracking_uri)
     client.update_model_version(name, str(version), description=text)
     for key, value in tags.items():
@@ -198,12 +199,12 @@ def describe_version(tracking_uri: str, *, name: str, version: int, text: str, t
 
 
 def set_alias(tracking_uri: str, *, name: str, alias: str, version: int) -> None:
-    """Point *alias* at a version; follows the ledger, which decides."""
+    """Point *alias* at a version. The ledger decides which."""
     _client(tracking_uri).set_registered_model_alias(name, alias, str(version))
 
 
 def set_champion(tracking_uri: str, *, name: str, version: int, out: int | None = None) -> None:
-    """Let the alias `champion` point at a version. It is no challenger any more, nor is the one that is *out*."""
+    """Point the alias `champion` at a version, and remove the alias `challenger` from it and from the version *out*."""
     client = _client(tracking_uri)
     client.set_registered_model_alias(name, "champion", str(version))
     if alias_version(tracking_uri, name=name, alias="challenger") in (version, out or version):
@@ -211,7 +212,7 @@ def set_champion(tracking_uri: str, *, name: str, version: int, out: int | None 
 
 
 def alias_version(tracking_uri: str, *, name: str, alias: str) -> int | None:
-    """The version that *alias* points at; None when it points nowhere."""
+    """Return the version that *alias* points at, or None."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -232,7 +233,8 @@ def log_monitoring(
     facts: Mapping[str, Any],
     report: str | None,
 ) -> str:
-    """A run in the experiment `<project>-monitoring` for a decision, with its report; its run id. Made once."""
+    """Log a decision and its report to a run in the experiment `<project>-monitoring`, once, and return the run's
+    id."""
     import mlflow
 
     client = _client(tracking_uri)
@@ -287,7 +289,7 @@ def log_experiment(
 
 
 def _run_of(client: MlflowClient, experiment: str, tag: str, value: str) -> str:
-    """The run that *tag* names, made if there is none. Of two that were made at once, the older one stays."""
+    """Return the run with this tag, created if needed. Of two that were created at once, the older one is kept."""
 
     def oldest() -> str | None:
         found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", order_by=["attributes.start_time ASC"])

@@ -71,7 +71,7 @@ def fit_at(project: Path, settings: Params, rules: Schema, known: list[pd.DataFr
 
 
 def blend(settings: Params, rows: pd.DataFrame, old: Scorer, new: Scorer, period: Period) -> Scores:
-    """Answers to *rows* when *new* took over from *old* after the label delay."""
+    """Return the scores of *rows* when *new* replaces *old* after the label delay."""
     moment = pd.Timestamp(period.start + settings.period.label_delay).tz_localize(None)
     is_old = (rows[settings.columns.time] < moment).to_numpy()
     before, after = old.score(rows), new.score(rows)

@@ -1,8 +1,8 @@
-"""Walk through data time: a year of operation in minutes, through the real server and the real orchestrator.
+"""Replays data time: a year of operation in minutes, through the real server and the real orchestrator.
 
-For each period its rows are sent to the live server, the labels follow late, ingest is asked for as a schedule
-would; everything after that is the loop's own doing, and is waited for. Nothing here starts a retrain. While a release
-is on trial the rows come day by day, so that the rollout sees them as it would in the real time of a month."""
+For each period its rows are sent to the live server, labels follow late, and ingest is requested as a schedule would.
+Everything else is done by the loop and waited for; nothing here starts a retrain. During a rollout the rows come day by
+day, so that the rollout sees them as it would in a real month."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""The servers that Trimtab runs on: PostgreSQL, Prefect, MLflow, the model server, a worker, and an S3 server where it
-is asked for. This page is the way in; what each part is lives in `components`, keeping them alive in `supervisor`,
-order in `lifecycle`.
+"""The servers that Trimtab runs on: PostgreSQL, Prefect, MLflow, the model server, a worker and, on request, an S3
+server. `components` defines the parts, `supervisor` keeps them running, `lifecycle` starts and stops them.
 
-Names are loaded on first use: the supervisor is a process of this package too and has to stay small.
-"""
+Names are imported on first use, because the supervisor is a process of this package too and has to stay small."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -42,7 +40,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module that holds *name* the first time somebody asks for it."""
+    """Import the module that holds *name* on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

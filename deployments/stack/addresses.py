@@ -11,9 +11,9 @@ from trimtab.config.settings import Settings
 
 
 def with_addresses(settings: Settings) -> Settings:
-    """*settings* with the address of the embedded S3 server, where it is asked for or the state is on it already.
+    """Return *settings* with the address of the embedded S3 server, when it is requested or holds the state already.
 
-    Raises StackError when another store is named as well.
+    Raises StackError when another store is configured too.
     """
     if not (settings.s3 or (settings.store is None and seaweedfs.keyfile(settings).exists())):
         return settings

@@ -44,13 +44,13 @@ def plan(settings: Settings, *, only: Collection[str] | None = None) -> Plan:
 
 
 def is_elsewhere(settings: Settings) -> bool:
-    """Whether nothing here is ours to run: every server has an address, and flows run in somebody's containers."""
+    """Whether no part runs here: every server has an address, and flows run in containers."""
     given = (settings.ledger_url, settings.prefect_url, settings.mlflow_url, settings.server_url)
     return None not in given and settings.pool_type != "process"
 
 
 def external(settings: Settings) -> dict[str, str]:
-    """Name and address of every part that somebody else runs."""
+    """Name and address of every part that runs elsewhere."""
     given = {
         "postgres": addresses.external_postgres(settings),
         "prefect": settings.prefect_url,
@@ -164,7 +164,7 @@ def model_server(settings: Settings) -> Component:
 
 
 def registration(settings: Settings) -> Component:
-    """A job that tells Prefect which deployments there are."""
+    """The job that registers the deployments with Prefect."""
     return Component(
         name="deployments",
         command=(*_PYTHON, "deployments.stack.registration"),
@@ -183,10 +183,10 @@ def _own_scratch() -> str:
 
 
 def worker(settings: Settings) -> Component:
-    """What runs the flows: the warm worker or Prefect's own, or the one that starts containers.
+    """The process that runs flows: the warm worker, Prefect's own, or the Docker worker.
 
-    It is started when Prefect answers: a worker that finds nobody tries again only after half a minute, and
-    never gets back the event stream by which runs are cancelled.
+    It starts once Prefect answers: a worker that cannot reach Prefect retries only after half a minute and never
+    restores the event stream that cancels runs.
     """
     is_warm = settings.worker == "warm" and settings.pool_type == "process"
     pool = ("--pool", settings.work_pool)
@@ -207,7 +207,7 @@ def worker(settings: Settings) -> Component:
 
 
 def exporter(settings: Settings) -> Component:
-    """What tells Prometheus of the loop. It needs nobody: what it cannot read it says to be away."""
+    """The exporter of the loop's metrics. It has no dependencies: it reports a source that it cannot read as down."""
     url = f"http://{settings.host}:{settings.exporter_port}"
     return Component(
         name="exporter",

@@ -65,7 +65,7 @@ def start(plan: Plan) -> None:
 
 
 def _wait_for_record(state: Path) -> bool:
-    """Wait for a supervisor that has the lock to write its record, without which nobody could stop it."""
+    """Wait until the supervisor that holds the lock has written its record, without which it could not be stopped."""
     while _is_locked(state):
         if state_module.supervisor_pid(state_module.recorded(state)) is not None:
             return True

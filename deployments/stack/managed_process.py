@@ -1,5 +1,5 @@
-"""One component as its supervisor sees it: start it, take note of how it does and how it ends, describe it.
-When each of these is due is the supervisor's business."""
+"""One component as a process: start it, apply probe results, handle its exit, describe it. The supervisor decides
+when."""
 
 import ctypes
 import os
@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass
 class ManagedProcess:
-    """A component and its life so far. Moments in `next_*` are on the monotonic clock."""
+    """A component and its process. Times in `next_*` are on the monotonic clock."""
 
     part: Component
     state: str = "waiting"
@@ -44,36 +44,36 @@ class ManagedProcess:
 
     @property
     def ready(self) -> bool:
-        """It works, or was a job and has worked."""
+        """Whether it is running, or was a job and has finished."""
         return self.state in ("running", "unhealthy", "done")
 
     @property
     def exit_code(self) -> int | None:
-        """How its process ended, None while it runs or before there was one."""
+        """The exit code of its process; None while it runs or before the first start."""
         return None if self.popen is None else self.popen.poll()
 
     @property
     def alive(self) -> bool:
-        """There is a process, and it runs."""
+        """Whether its process runs."""
         return self.popen is not None and self.popen.poll() is None
 
     def may_start(self, now: float) -> bool:
-        """It is down, and its pause after the last end is over."""
+        """Whether it is down and its restart delay is over."""
         return self.state in ("waiting", "restarting") and now >= self.next_start
 
     @property
     def has_ended(self) -> bool:
-        """Its process is gone, and nobody has taken note of that yet."""
+        """Whether its process has exited and `end` was not called yet."""
         return self.state in ("starting", "running", "unhealthy") and self.exit_code is not None
 
     def probe_due(self, now: float) -> bool:
-        """A probe is due. A job is never asked, a worker only until it has reported once."""
+        """Whether a probe is due. A job is never probed, a worker only until its first heartbeat."""
         once = {"exit": (), "worker": ("starting",)}
         states = once.get(self.part.probe.kind, ("starting", "running", "unhealthy"))
         return self.answer is None and self.state in states and now >= self.next_check
 
     def start(self, environment: dict[str, str], logs: Path) -> str | None:
-        """Start the process in a session of its own; what went wrong, or None."""
+        """Start the process in a session of its own. Return the problem, or None."""
         env = {"MALLOC_ARENA_MAX": "2", **environment}  # glibc keeps an arena a thread otherwise, and gives none back
         env = {name: value for name, value in env.items() if name not in self.part.unset}
         self.popen, self.answer, self.ready_s, self.failures = None, None, None, 0
@@ -101,7 +101,7 @@ class ManagedProcess:
         return None
 
     def end(self) -> str:
-        """Its process has ended: a job may be done with that, anything else is started again. Says which."""
+        """Handle the exit of its process: a job may be done, anything else is restarted. Return what happened."""
         code, self.answer = self.exit_code, None  # what it was asked before is of no interest any more
         if self.part.probe.kind == "exit" and code == 0:
             self.state, self.ready_s = "done", self._age_s()
@@ -112,7 +112,7 @@ class ManagedProcess:
         return self.fail(_describe_exit(code or 0))
 
     def fail(self, reason: str) -> str:
-        """Remember *reason*, and try again after a pause that doubles; a job gives up in the end."""
+        """Record *reason* and schedule a restart with exponential backoff; a job gives up after three attempts."""
         if self._age_s() > _STABLE_S:
             self.backoff_s = _BACKOFF_S
         self.last_error = reason
@@ -124,7 +124,7 @@ class ManagedProcess:
         return f"{reason}; {'given up' if given_up else f'restart {self.restarts}'}"
 
     def on_probe(self, trouble: str | None) -> str | None:
-        """Take a probe's answer; what is new, or None."""
+        """Apply a probe's result. Return what changed, or None."""
         before, self.answer = self.state, None
         if before == "starting":
             self.next_check = time.monotonic() + _CHECK_WHILE_STARTING_S
@@ -141,7 +141,7 @@ class ManagedProcess:
         return None if self.state == before else f"{self.state}: {trouble or 'answers again'}"
 
     def record(self) -> dict[str, Any]:
-        """What others may know: no command, no environment."""
+        """The public state: no command, no environment."""
         return {
             "state": self.state,
             "pid": self.popen.pid if self.popen and self.alive else None,
@@ -157,10 +157,10 @@ class ManagedProcess:
 
 
 def _die_with_parent(stop_signal: int) -> Callable[[], None]:
-    """Linux only: a child is asked to stop when its supervisor is gone, even by kill -9.
+    """On Linux, ask the kernel to send *stop_signal* to the child when its supervisor dies, even by kill -9.
 
-    The returned function runs between fork and exec, where other threads' locks may be held for ever; it
-    makes one system call and takes no lock.
+    The returned function runs between fork and exec, where other threads' locks may be held forever; it makes one
+    system call and takes no lock.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 

@@ -1,5 +1,4 @@
-"""What the supervisor is told to run: plain data, the standard library only, so that it fits through a pipe
-and into a small process. Which components there are is the business of `components`."""
+"""The supervisor's plan: plain data, standard library only, so that it fits through a pipe and into a small process."""
 
 import json
 from dataclasses import asdict, dataclass, field

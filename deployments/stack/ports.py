@@ -44,7 +44,7 @@ def require_free(ports: Iterable[Port]) -> None:
 
 
 def bind_problem(host: str, number: int) -> str | None:
-    """Why nobody can listen on *number* now, or None when somebody can."""
+    """Return why a server cannot listen on *number* now, or None."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

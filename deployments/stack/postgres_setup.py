@@ -111,7 +111,7 @@ def _initialize(settings: Settings, programs: Path, folder: Path) -> None:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Write *text* to a file that nobody else can read at any moment."""
+    """Write *text* to a file that only its owner can read at any moment."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""Processes as the operating system sees them: is this still the one we started, what does it weigh, end it.
+"""Operating-system processes: find one that was started earlier, measure its memory, terminate it.
 
 A pid is reused, so a process is identified by its pid and its start time."""
 
@@ -16,7 +16,7 @@ _KILL_TAKES_S = 5.0
 
 
 def start_time(pid: int) -> float | None:
-    """When *pid* was born (epoch seconds), or None when there is no such process."""
+    """Return when *pid* started (epoch seconds), or None when there is no such process."""
     try:
         return psutil.Process(pid).create_time()
     except psutil.Error:
@@ -36,7 +36,7 @@ def find(pid: int | None, started: float | None) -> psutil.Process | None:
 
 
 def descendants(process: psutil.Process) -> list[psutil.Process]:
-    """*process* and everything that descends from it."""
+    """Return *process* and all its descendants."""
     try:
         return [process, *process.children(recursive=True)]
     except psutil.Error:
@@ -44,7 +44,7 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
 
 
 def with_marker(mark: str) -> list[psutil.Process]:
-    """Every process that carries *mark* in its environment, whoever its parent is by now."""
+    """Return every process with *mark* in its environment, whatever its parent."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -54,7 +54,7 @@ def with_marker(mark: str) -> list[psutil.Process]:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """It still runs. A zombie does not, though it may be on the list for long where nobody collects it."""
+    """Whether it runs. A zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -62,7 +62,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def terminate(processes: Iterable[psutil.Process], *, grace_s: float) -> None:
-    """Ask the *processes* to go, and insist with SIGKILL after *grace_s*."""
+    """Terminate the *processes*, with SIGKILL after *grace_s* seconds."""
     left = [process for process in processes if is_alive(process)]
     for ask, patience_s in ((psutil.Process.terminate, grace_s), (psutil.Process.kill, _KILL_TAKES_S)):
         for process in left:
@@ -75,8 +75,8 @@ def terminate(processes: Iterable[psutil.Process], *, grace_s: float) -> None:
 
 
 def memory_mb(process: psutil.Process, *, alone: bool = False) -> float:
-    """Memory of *process* and its descendants (unless *alone*) in MB. Pages that several share are counted
-    once (PSS) where the system tells and we may look; otherwise it is the resident size."""
+    """Memory of *process* and its descendants (unless *alone*) in MB: PSS, which counts shared pages once, where the
+    system reports it, and the resident size otherwise."""
     return sum(_memory(member) for member in ([process] if alone else descendants(process))) / 2**20
 
 

@@ -1,8 +1,4 @@
-"""The job that migrates the ledger and registers every deployment with the stack's Prefect server, then ends.
-
-It is started together with the server: its imports take as long as the server's start. It registers only what has
-changed since the last time, because registering costs seconds at every `up` and makes Prefect delete and recreate the
-automations, which then forget what they have counted."""
+"""Registers the deployments and automations with Prefect when the code or the settings have changed."""
 
 import json
 import sys

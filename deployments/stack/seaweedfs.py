@@ -1,5 +1,4 @@
-"""The embedded S3 server, SeaweedFS from its wheel: where it lives, how it is run, and who may use it. What is kept on
-it is `stores.object_store.store`', DVC's and MLflow's business."""
+"""The embedded S3 server, SeaweedFS from its wheel: where its files are, how it is run, and its credentials."""
 
 import json
 import os

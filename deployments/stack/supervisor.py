@@ -1,8 +1,8 @@
-"""One small process that owns all others: starts them in order, restarts what dies, stops them in order.
+"""A small process that owns all others: starts them in order, restarts what dies, stops them in order.
 
-It reads its plan from standard input, tells what it sees in `<state>/stack.json`, and holds a lock for as
-long as it lives, so that a second one cannot be. It knows nothing of Prefect or MLflow; the plan says it all.
-Run it with `python -m deployments.stack.supervisor`."""
+It reads its plan from standard input, publishes the state in `<state>/stack.json`, and holds a lock for as long as it
+lives, so that there is only one. It is independent of Prefect and MLflow. Run it with `python -m
+deployments.stack.supervisor`."""
 
 import fcntl
 import json
@@ -31,7 +31,7 @@ _HOUSEKEEPING_EVERY_S = 2.0
 
 
 class Supervisor:
-    """Runs a plan until it is told to stop."""
+    """Runs a plan until it is asked to stop."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -44,7 +44,7 @@ class Supervisor:
         self.logs.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT: keep everything up; then take everything down."""
+        """Keep everything running until SIGTERM or SIGINT, then stop everything."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only to wake us
@@ -71,7 +71,7 @@ class Supervisor:
         self.stopping = True
 
     def _step(self, child: ManagedProcess) -> None:
-        """Do the one thing that is due for *child* now, if any."""
+        """Do what is due for *child*, if anything."""
         now, news = time.monotonic(), None
         if child.may_start(now):
             if all(self.children[name].ready for name in child.part.needs):
@@ -87,8 +87,8 @@ class Supervisor:
             self._note(f"{child.part.name}: {news}")
 
     def _stop_all(self) -> None:
-        """Wave by wave: who uses a server goes before it. Who is not ready yet serves nobody and need not
-        wait for its wave. What has come loose is found by its mark."""
+        """Stop group by group, so that a server outlives its users. A process that is not ready yet is stopped at once.
+        Processes that left their group are found by their marker."""
         alive = [child for child in self.children.values() if child.alive]
         asked = {child.part.name for child in alive if not child.ready}
         for child in alive:
@@ -111,7 +111,7 @@ class Supervisor:
         self._publish()
 
     def _publish(self) -> None:
-        """Write what is known to the record, whole or not at all, if it has changed."""
+        """Write the state to the record atomically when it has changed."""
         known = {"supervisor": self.me, "components": {name: child.record() for name, child in self.children.items()}}
         text = json.dumps(known, indent=1)
         if text == self.written:
@@ -124,7 +124,7 @@ class Supervisor:
             self.written = text
 
     def _housekeeping(self) -> None:
-        """Keep the logs small; stop when somebody has deleted the state folder, for nobody could reach us then."""
+        """Rotate the logs; stop when the state folder was deleted, as the supervisor could not be reached any more."""
         with suppress(OSError):
             rotate(self.logs)
         if not (self.plan.state / LOCK).exists():
@@ -136,8 +136,8 @@ class Supervisor:
 
 
 def rotate(logs: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
-    """Keep every log below about *limit_bytes*, and one older part beside it. The writers append, so
-    emptying the file under them is safe; what they write during the copy may be lost."""
+    """Keep every log below about *limit_bytes* with one older part beside it. Writers append, so truncating the file is
+    safe; lines written during the copy may be lost."""
     for log in logs.glob("*.log"):
         if log.stat().st_size > limit_bytes:
             shutil.copyfile(log, log.with_suffix(".log.1"))
@@ -145,9 +145,9 @@ def rotate(logs: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
 
 
 def main() -> int:
-    """Read the plan, take the lock, and go on in a child, so that whoever has started us need not wait.
+    """Read the plan, take the lock, and continue in a child process, so that the caller need not wait.
 
-    The exit code is `LOCK_TAKEN` when another supervisor lives.
+    Return `LOCK_TAKEN` when another supervisor is running.
     """
     plan = Plan.loads(sys.stdin.read())
     with (plan.state / LOCK).open("w") as lock:

@@ -14,7 +14,7 @@ from generate_secrets import FLOWS_KEY, HERE, LISTS, keys_of, new_key
 
 
 class Refused(Exception):
-    """The change would lock somebody out, or there is nothing to change; the text says what to do."""
+    """The change would lock out a client, or there is nothing to change; the text says what to do."""
 
 
 def main(arguments: list[str]) -> int:

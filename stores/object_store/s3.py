@@ -1,5 +1,5 @@
-"""One request to S3: with which credentials, how often botocore repeats it, what its failures mean here. boto3 is
-known here alone in this room; what the objects are for is the business of others."""
+"""Requests to S3 through boto3: credentials, retries, and what each failure means. The only module of this room that
+imports boto3."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ObjectStoreError(OSError):
 
 
 class StoreUnavailable(ObjectStoreError, ConnectionError):
-    """The server does not answer, or not as it should; later it may."""
+    """The server does not answer, or answers with a temporary error; a retry may succeed."""
 
 
 class NoSuchObject(ObjectStoreError, LookupError):
@@ -52,11 +52,11 @@ class NoSuchObject(ObjectStoreError, LookupError):
 
 
 class ChecksumMismatch(ObjectStoreError):
-    """What is stored is not what was written."""
+    """The stored content differs from what was written."""
 
 
 class AccessDenied(ObjectStoreError, PermissionError):
-    """The server answers, and does not let us: credentials, rights, a bucket that is not there."""
+    """The server denies the request: wrong credentials, missing rights, or a bucket that does not exist."""
 
 
 def parse_url(url: str) -> tuple[str, str]:
@@ -118,8 +118,8 @@ class S3Client:
         return AccessDenied(place, _REASONS[code])
 
     def abort_upload(self, **upload: str) -> None:
-        """Take back the parts of an unfinished object, so that nobody pays for them. What cannot be taken back now is
-        invisible, and for the bucket's life-cycle rules to remove."""
+        """Abort an unfinished multipart upload, so that its parts are not billed. If that fails, the bucket's
+        life-cycle rules remove them."""
         try:
             self.call_conditional("abort_multipart_upload", **upload)
         except ObjectStoreError as error:

@@ -1,6 +1,4 @@
-"""Objects on S3, or on a server that speaks it, below one prefix: written whole or not at all, fetched whole or not at
-all. What the objects mean is the business of `stores.releases.bundle` and `stores.telemetry`; how one request is made,
-repeated and explained is `stores.object_store.s3`'."""
+"""Objects below one prefix of an S3 bucket. An object is written and fetched as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -59,10 +57,10 @@ class ObjectStore:
         self._requests = S3Client(self._bucket, endpoint, attempts=attempts)
 
     def put(self, key: str, content: bytes | Path, *, if_absent: bool = False) -> bool:
-        """Write an object, in parts when it is large; it appears when all of it has arrived.
+        """Write an object, in parts when it is large; it appears once it is complete.
 
-        With *if_absent* an object that is there stays as it is, and the answer is False. Of several writers at once
-        exactly one is told True, also when its request had to be repeated; above 64 MB on Amazon's S3 only.
+        With *if_absent*, an existing object is kept and the result is False. Of several concurrent writers exactly one
+        gets True, also when its request was repeated; above 64 MB only on Amazon's S3.
         """
         mark = {_SHA256: _sha256(content), _WRITE: uuid.uuid4().hex}
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
@@ -81,14 +79,15 @@ class ObjectStore:
         return written or (self._mark(key) or {}).get(_WRITE) == mark[_WRITE]
 
     def read(self, key: str) -> bytes:
-        """An object's content. Raises NoSuchObject, and ChecksumMismatch when it is not what was written."""
+        """Return an object's content. Raises NoSuchObject, and ChecksumMismatch when it differs from what was
+        written."""
         content = BytesIO()
         self._download(key, content)
         return content.getvalue()
 
     def fetch(self, key: str, target: Path) -> str:
-        """Write an object to the file *target*, which appears whole and as it was sent, or not at all; returns the
-        etag. Raises NoSuchObject, ChecksumMismatch, and OSError when there is no room."""
+        """Write an object to the file *target*, which appears complete or not at all, and return its etag. Raises
+        NoSuchObject, ChecksumMismatch, and OSError when the disk is full."""
         with write_atomically(target, is_durable=False) as scratch, scratch.open("xb") as file:
             return self._download(key, file)
 
@@ -107,7 +106,7 @@ class ObjectStore:
             request["ContinuationToken"] = page["NextContinuationToken"]
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove objects; those that are gone already are no error. Some may be left when this raises."""
+        """Delete objects; a missing one is no error. When this raises, some may still exist."""
         gone = [{"Key": self._prefix + key} for key in keys]
         for start in range(0, len(gone), _DELETED_AT_ONCE):
             some = gone[start : start + _DELETED_AT_ONCE]
@@ -118,7 +117,7 @@ class ObjectStore:
     def _put_parts(
         self, file: IO[bytes], target: dict[str, str], condition: dict[str, str], described: dict[str, Any]
     ) -> bool:
-        """A large object. What was sent of one that fails is taken back, as far as the server can be reached."""
+        """Upload a large object in parts. The parts of a failed upload are deleted if the server can be reached."""
         upload = self._requests.call("create_multipart_upload", **target, **described)["UploadId"]
         try:
             parts: list[dict[str, Any]] = []
@@ -139,7 +138,7 @@ class ObjectStore:
             raise
 
     def _mark(self, key: str) -> dict[str, str] | None:
-        """What was noted with an object when it was written; None when there is none."""
+        """Return the object's metadata, or None when there is no such object."""
         try:
             found = self._requests.call("head_object", Bucket=self._bucket, Key=self._prefix + key)
         except NoSuchObject:

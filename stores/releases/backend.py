@@ -1,8 +1,8 @@
-"""Which way a release's model is asked: proved when it is registered, written into its bundle as route.json, followed
-when it is loaded. What the ways are is `trimtab.predictors.compile`'s business.
+"""The backend that executes a release's model. It is verified when the release is registered, recorded in its bundle,
+and verified again when the bundle is loaded. `trimtab.predictors.compile` lists the backends.
 
-A fast way is taken at load only when the record allows it and it agrees with scikit-learn once more, on the bundle's
-samples and on rows made to be hard."""
+A compiled backend is used only when the record allows it and its predictions agree with scikit-learn's, on the bundle's
+samples and on generated edge cases."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ _FINEST = 1e-12
 
 
 class BackendRecord(BaseModel):
-    """What was found when the release was registered. *worst_difference* is rounded up to a power of ten, at least
-    1e-12, so that the same candidate gives the same record, and so the same release, on any machine."""
+    """The result of verifying the backend at registration. *worst_difference* is the largest difference between
+    predictions, rounded up to a power of ten of at least 1e-12, so that the same candidate gives the same record, and
+    therefore the same release, on every machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,8 +43,9 @@ class BackendRecord(BaseModel):
 
 
 def verify_backend(scorer: Scorer, table: pd.DataFrame) -> tuple[Predictor | None, BackendRecord]:
-    """The fast way to ask the model of *scorer*, if there is one that agrees with scikit-learn on the rows of *table*
-    and on rows made to be hard; and the record of that."""
+    """Compile the model of *scorer* and compare its predictions with scikit-learn's, on the rows of *table* and on
+    generated edge cases. Return the compiled predictor, or None when there is none or it differs by more than
+    `TOLERANCE`, and the record."""
     try:
         fast = compile_pipeline(scorer.model, scorer.features)
     except NotCompilable as error:
@@ -79,7 +81,8 @@ def backend_file(
 
 
 def load_scorer(bundle: Bundle, *, allow: Collection[str] = ()) -> Scorer:
-    """The bundle's model, ready to answer by the way that its record says, if that still holds here."""
+    """Load the bundle's model with the backend that its record names, or with scikit-learn if that backend cannot be
+    verified here."""
     m = bundle.manifest
     model = bundle.model(allow=allow)
     plain = Scorer(model, task=m.task, features=m.features, classes=m.classes)

@@ -1,5 +1,5 @@
-"""Release bundles on disk: one folder per digest, written whole or not at all, read only after every byte was
-checked. What a manifest means is `trimtab.model.release`'s business."""
+"""Release bundles on disk: one folder per digest, written as a whole or not at all, and read only after every file's
+digest was checked."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ class CorruptRelease(ReleaseError):
 
 
 class UnreachableRelease(ReleaseError):
-    """The bundle may be in the store, which does not answer. Later it may: this says nothing against the release."""
+    """The bundle may exist in the object store, which is unavailable. This is no evidence against the release."""
 
 
 class UntrustedRelease(ReleaseError):
-    """The model holds types that may run code when loaded, and nobody here vouches for them."""
+    """The model contains types that may run code when loaded, and they are not on the list of trusted types."""
 
     def __init__(self, digest: str, types: Collection[str]) -> None:
         super().__init__(digest, f"the model needs types that are not trusted: {', '.join(sorted(types))}")
@@ -86,12 +86,12 @@ class Bundle:
     manifest: Manifest
 
     def read(self, name: str) -> bytes:
-        """A file's bytes, checked again: what is used is what was verified, whatever happened in between."""
+        """Return a file's content, its digest checked again, so that what is used is what was verified."""
         return _checked(self.path, self.digest, name, self.manifest.files[name])
 
     def model(self, *, allow: Collection[str] = ()) -> Any:
-        """The model. Only types that the manifest names *and* this code (or *allow*, for a project's own) vouches
-        for are let through skops; anything else raises UntrustedRelease before any of it is loaded."""
+        """Load the model. Raises UntrustedRelease, before anything is loaded, for a type that is not in the manifest or
+        is neither in `ALLOWED_TYPES` nor in *allow* (a project's own types)."""
         return load_model(self.read(MODEL), digest=self.digest, trusted=self.manifest.trusted_types, allow=allow)
 
     @cached_property
@@ -108,8 +108,8 @@ class Bundle:
 
 
 def load_model(content: bytes, *, digest: str, trusted: Collection[str], allow: Collection[str] = ()) -> Any:
-    """The model in a skops file. Only types in *trusted* that this code (or *allow*) vouches for are let through;
-    anything else raises UntrustedRelease before any of it is loaded."""
+    """Load the model from a skops file. Raises UntrustedRelease, before anything is loaded, for a type that is not in
+    *trusted* or is neither in `ALLOWED_TYPES` nor in *allow*."""
     import skops.io
 
     vouched = set(trusted) & (ALLOWED_TYPES | set(allow))
@@ -120,10 +120,10 @@ def load_model(content: bytes, *, digest: str, trusted: Collection[str], allow: 
 
 
 def write_bundle(releases: Path, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> Bundle:
-    """Make the bundle of *files*; *manifest_fields* is all of the manifest but ``files``.
+    """Write the bundle of *files*; *manifest_fields* is the manifest without ``files``.
 
-    Safe to repeat: equal content has the same digest, and a folder that is there already is checked and kept. A
-    folder that is there but damaged is set aside and replaced. A crash leaves at most a hidden temporary folder.
+    Safe to repeat: equal content has the same digest, and an existing folder is checked and kept. A damaged one is
+    quarantined and replaced. A crash leaves at most a hidden scratch folder.
     """
     contents = {name: f if isinstance(f, bytes) else f.read_bytes() for name, f in files.items()}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -155,9 +155,9 @@ def write_bundle(releases: Path, *, manifest_fields: Mapping[str, Any], files: M
 
 
 def open_bundle(releases: Path, digest: str) -> Bundle:
-    """The bundle *digest*, after the digest of every one of its files was found right.
+    """Open the bundle *digest* after checking the digest of every file.
 
-    Raises UnknownRelease when there is none, CorruptRelease (which names the file) when a byte differs.
+    Raises UnknownRelease when there is none, and CorruptRelease, which names the file, when a digest differs.
     """
     path = releases / digest
     if not is_digest(digest) or not path.is_dir():
@@ -186,6 +186,6 @@ def _checked(path: Path, digest: str, name: str, expected: str) -> bytes:
 
 
 def quarantine_bundle(releases: Path, digest: str) -> None:
-    """Take a damaged folder out of the way, to be looked at; another process may have done so."""
+    """Rename a damaged folder so that it can be inspected. Another process may have done so already."""
     with suppress(FileNotFoundError):
         (releases / digest).rename(releases / f".damaged-{digest[:12]}-{uuid.uuid4().hex[:8]}")

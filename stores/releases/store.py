@@ -1,5 +1,4 @@
-"""Releases where they are kept: a folder, and behind it, where there is one, a store that all machines share. What a
-bundle is, and when it may be loaded, is `stores.releases.bundle`' business."""
+"""Releases in a local folder and, where one is configured, in an object store that all machines share."""
 
 from __future__ import annotations
 
@@ -35,14 +34,14 @@ class ReleaseStore:
 
     @classmethod
     def at(cls, folder: Path, store: str | None, endpoint: str | None, *, attempts: int = 6) -> ReleaseStore:
-        """The release_store that these settings mean."""
+        """Return the store for these settings."""
         return cls(folder, ObjectStore(store, endpoint=endpoint, attempts=attempts) if store else None)
 
     def get(self, digest: str) -> Bundle:
-        """The bundle *digest*, every byte of it checked. What is not in the folder, or damaged there, is fetched.
+        """Return the bundle *digest*, every byte checked. One that is missing or damaged in the folder is fetched.
 
-        Raises UnknownRelease when it is nowhere, CorruptRelease when it is damaged where it was made to last, and
-        UnreachableRelease when the store would have to be asked and does not answer.
+        Raises UnknownRelease when it exists nowhere, CorruptRelease when it is damaged and there is no other copy, and
+        UnreachableRelease when the object store is unavailable.
         """
         try:
             return bundle_module.open_bundle(self.folder, digest)
@@ -57,10 +56,10 @@ class ReleaseStore:
         return bundle_module.open_bundle(self.folder, digest)
 
     def put(self, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> Bundle:
-        """Make the bundle of *files*, as `stores.releases.bundle.write_bundle` does, and keep it in the store.
+        """Write the bundle of *files* with `stores.releases.bundle.write_bundle` and upload it to the object store.
 
-        Safe to repeat: what is there already is compared, and mended where it differs. Raises UnreachableRelease when
-        the store does not answer; nobody sees anything of the release then.
+        Safe to repeat: existing objects are compared and repaired. Raises UnreachableRelease when the object store is
+        unavailable; the release is then invisible there.
         """
         bundle = bundle_module.write_bundle(self.folder, manifest_fields=manifest_fields, files=files)
         if self.objects is not None:

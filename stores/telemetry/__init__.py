@@ -1,8 +1,9 @@
-"""Predictions, the labels that arrive later, joined by prediction id, and, while a rollout runs, pairs: what champion
-and challenger said of the same rows. Every answered prediction is here exactly once, also after the server was killed.
-Written by `recorder` (through `journal`), kept small by `compaction`, read by `reading`; how it lies on disk is
-`layout`'s business, what several machines share `mirror`'s. Why it is built like this:
-docs/design/telemetry.md."""
+"""Telemetry: predictions, labels that arrive later and are joined by prediction id, and, during a rollout, pairs of the
+champion's and the challenger's predictions for the same rows. Every served prediction is recorded exactly once, also
+when the server is killed.
+
+`wal` records, `parquet` compacts, `remote` shares through an object store, `reader` reads. docs/design/telemetry.md
+explains the design."""
 
 from stores.telemetry.parquet.compaction_process import CompactionProcess, compact
 from stores.telemetry.reader import PAIR_COLUMNS, LabelShare, count_labels, joined, labels, pairs, predictions

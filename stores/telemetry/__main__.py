@@ -1,6 +1,6 @@
-"""``python -m stores.telemetry ROOT`` compacts what is finished below ROOT, beside whoever writes there. With
-``--store s3://bucket/prefix`` it brings it there as well, until its standard input ends and nothing is left, or the
-store was away for a minute after that."""
+"""``python -m stores.telemetry ROOT`` compacts the finished segments below ROOT. With ``--store s3://bucket/prefix`` it
+also uploads them, until its standard input ends and nothing is left, or until the store has been unavailable for a
+minute after that."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Which segments and parts can hold what is asked, and their rows as one table. What readers are offered is
-`stores.telemetry.reader`'s business."""
+"""Selects the segments and parts that can hold the requested rows and returns these rows as one table."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Reading telemetry, from any process, without asking a server: everything recorded so far below *root* is there, and
-what was brought to the store behind it. Times select by data time, *since* by the time of arrival, and what lies
-outside is not opened: so a period, or a running rollout, costs the same however much else is kept. How it is found is
-`stores.telemetry.query`'s business."""
+"""Reads telemetry from any process, without a server: everything recorded below *root* and everything shared in the
+object store. Times select by data time, *since* by the time of arrival. Files outside the selection are not opened, so
+a period or an open rollout costs the same however much is stored."""
 
 from __future__ import annotations
 

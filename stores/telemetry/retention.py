@@ -1,4 +1,4 @@
-"""Forgetting what got old. Nothing does so by itself: how long telemetry has to be kept is not for us to say."""
+"""Deletes old telemetry. Nothing calls it by default: how long telemetry is kept is the operator's decision."""
 
 from __future__ import annotations
 

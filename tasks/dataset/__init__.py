@@ -1,8 +1,8 @@
-"""DVC: versions of `data/`, reading any of them by its hash, and making the next. Which version is the newest is the
-ledger's to say (`operations.datasets`).
+"""DVC: versions of `data/`, reading any version by its hash, and making the next one. The ledger decides which is the
+newest (`operations.datasets`).
 
-The only package that knows DVC. Readers take files straight out of DVC's cache, where content never changes, so a flow
-that trains is not disturbed by another that ingests."""
+The only package that imports DVC. Files are read from DVC's cache, where content never changes, so that training is not
+disturbed by an ingest."""
 
 from tasks.dataset.next_version import (
     differences,

@@ -1,5 +1,5 @@
-"""The next dataset version from the one before and the files that changed, without the other files; and `data.dvc`
-beside it. Whether it becomes the newest is the ledger's to say (`operations.datasets`)."""
+"""Makes the next dataset version from the previous one and the changed files, without touching other files, and writes
+`data.dvc`. The ledger decides whether it becomes the newest (`operations.datasets`)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _EMPTY = "outs:\n- md5: ''\n  size: 0\n  nfiles: 0\n  hash: md5\n  path: data\n"
 def extend(
     project: Path, base: DatasetVersion | None, files: Mapping[str, Path | None], *, remote: Remote | None = None
 ) -> DatasetVersion:
-    """The version that has the files of *base* (None: none), but *files* (name below `data/` → file, None to leave it
-    out) as they are now. Its objects are in the cache and the remote afterwards, its list last; *base* itself when
-    nothing changed.
+    """Return the version with the files of *base* (None: empty) changed by *files* (name below `data/` → file, or None
+    to remove it). Its objects are in the cache and the remote, its list is written last; *base* itself when nothing
+    changed.
 
-    Nothing else is written, so that who is killed here has done no harm, and doing it again does the rest.
-    Raises DatasetError when *base* is not to be had, Unavailable when the remote does not take it.
+    Nothing else is written, so an interrupted call does no harm and a repeated one completes it. Raises DatasetError
+    when *base* is not available, and Unavailable when the remote does not accept the files.
     """
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
@@ -61,8 +61,8 @@ def extend(
 
 
 def publish(project: Path, version: DatasetVersion, *, remote: Remote | None = None) -> bool:
-    """Have all of *version* in the remote, as somebody who did `dvc add` may not have pushed it; False when it is not
-    whole in cache and remote."""
+    """Push all of *version* to the remote, as a manual `dvc add` may not have done. False when the version is
+    incomplete in cache and remote."""
     from dvc_data.hashfile.hash_info import HashInfo
 
     with open_repository(project, remote) as repo:
@@ -75,7 +75,7 @@ def publish(project: Path, version: DatasetVersion, *, remote: Remote | None = N
 
 
 def differences(project: Path, old: str, new: str, *, remote: Remote | None = None) -> dict[str, Path | None]:
-    """What has to change in the version *old* to have *new*, as `extend` takes it. Raises DatasetError."""
+    """Return the changes from the version *old* to *new*, as `extend` takes them. Raises DatasetError."""
     from dvc_data.hashfile.hash_info import HashInfo
 
     from tasks.dataset.repository import fetch
@@ -94,7 +94,7 @@ def differences(project: Path, old: str, new: str, *, remote: Remote | None = No
 
 
 def manual_change(project: Path) -> DatasetVersion | None:
-    """What `data.dvc` names, if somebody else than `sync_pointer` has changed it since; None when nobody did."""
+    """Return the version that `data.dvc` names if it was not written by `sync_pointer`; None otherwise."""
     if not (project / "data.dvc").exists() or not (project / _OURS).exists():
         return None
     found = current(project)
@@ -102,14 +102,14 @@ def manual_change(project: Path) -> DatasetVersion | None:
 
 
 def last_written(project: Path) -> str | None:
-    """The hash that `sync_pointer` wrote to `data.dvc` last."""
+    """Return the hash that `sync_pointer` wrote to `data.dvc` last."""
     path = project / _OURS
     return path.read_text().split()[-1] if path.exists() else None
 
 
 def sync_pointer(project: Path, newest: Callable[[], DatasetVersion]) -> DatasetVersion:
-    """Let `data.dvc` name the *newest* version, asked for when it is our turn: of several at once the last to write
-    has seen the newest. Somebody's own change of `data.dvc` that has not been taken in is left alone."""
+    """Write the *newest* version to `data.dvc`. It is read under the lock, so that of several processes the last to
+    write has read the newest. A manual change of `data.dvc` that is not merged yet is kept."""
     with _exclusive(project):
         version = newest()
         if manual_change(project) is not None:

@@ -12,7 +12,7 @@ from tasks.dataset.repository import DatasetError, DatasetVersion, NoRows, Remot
 
 
 def current(project: Path) -> DatasetVersion:
-    """The version that `data.dvc` names now. Raises DatasetError when there is none."""
+    """Return the version that `data.dvc` names. Raises DatasetError when there is none."""
     try:
         pointer = (project / "data.dvc").read_text()
     except FileNotFoundError:
@@ -57,7 +57,8 @@ def paths(
 
 
 def fetch_file(project: Path, hash: str, *, name: str, remote: Remote | None = None) -> Path:
-    """The file called *name* (below `data/`) of the dataset version *hash*, in DVC's cache; no other is fetched.
+    """Return the path in DVC's cache of the file *name* (below `data/`) of the dataset version *hash*; only this file
+    is fetched.
 
     Raises NoRows when the version does not have it, DatasetError when it is in no cache or remote.
     """
@@ -73,7 +74,7 @@ def fetch_file(project: Path, hash: str, *, name: str, remote: Remote | None = N
 
 
 def names(project: Path, hash: str, *, folder: str, remote: Remote | None = None) -> list[str]:
-    """What `paths` would give files for, in order; nothing is fetched but the list."""
+    """Return the names that `paths` would give files for, sorted; only the list is fetched."""
     found = listing(project, hash, remote=remote)
     if found is None:
         raise DatasetError(f"dataset version {hash} is neither in DVC's cache nor its remote: `dvc push` it")

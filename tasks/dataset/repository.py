@@ -1,5 +1,4 @@
-"""A project's DVC repository as we open it: with which remote, from where objects are fetched and how they are checked.
-What versions mean is the business of the modules beside this one."""
+"""Opens a project's DVC repository, and fetches, checks and pushes its objects."""
 
 from __future__ import annotations
 
@@ -24,11 +23,11 @@ class DatasetError(RuntimeError):
 
 
 class NoRows(DatasetError, LookupError):
-    """The dataset version has no rows of the kind that was asked for, and never will."""
+    """The dataset version has no such rows; a retry cannot help."""
 
 
 class Unavailable(DatasetError, ConnectionError):
-    """The remote does not answer as it should; later it may."""
+    """The DVC remote is unavailable; a retry may succeed."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Remote:
 
 
 def init(project: Path) -> None:
-    """Make *project* a DVC project with a local folder as its remote, unless it is one."""
+    """Make *project* a DVC project with a local folder as its remote, unless it is one already."""
     if (project / ".dvc" / "config").exists():
         return
     from dvc.repo import Repo
@@ -108,7 +107,7 @@ def load_tree(repo: Any, hash: str) -> Any:
 
 
 def fetch(repo: Any, infos: Iterable[Any]) -> None:
-    """Bring the objects *infos*, and no others, from the remote into the cache, each held against its hash.
+    """Fetch the objects *infos*, and no others, from the remote into the cache and check their hashes.
 
     Raises FileNotFoundError when the remote does not have one, Unavailable when it does not answer.
     """
@@ -125,7 +124,7 @@ def fetch(repo: Any, infos: Iterable[Any]) -> None:
 
 
 def push(repo: Any, infos: Iterable[Any]) -> None:
-    """Bring the objects *infos* from the cache to the remote, where they are not there already.
+    """Push the objects *infos* from the cache to the remote unless they are there.
 
     Raises FileNotFoundError when one is in neither, Unavailable when not all arrived.
     """
@@ -174,7 +173,8 @@ def md5(content: bytes) -> str:
 
 
 def retry_locked(act: Callable[[], T], *, wait_s: float = 60.0) -> T:
-    """Do *act*, waiting while another process holds DVC's lock; it gives up after three seconds itself."""
+    """Call *act*, waiting up to *wait_s* seconds while another process holds DVC's lock (DVC itself gives up after
+    three). Raises DatasetError after that."""
     from dvc.lock import LockError
 
     deadline = time.monotonic() + wait_s

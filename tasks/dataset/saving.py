@@ -1,4 +1,4 @@
-"""Versioning all of `data/` as it lies there, as `dvc add` does, and committing `data.dvc` in the project's git."""
+"""Versions all of `data/` as `dvc add` does, and commits `data.dvc` to the project's git."""
 
 from __future__ import annotations
 

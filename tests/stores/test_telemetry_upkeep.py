@@ -188,7 +188,7 @@ def test_nothing_forgotten_comes_back_when_what_made_parts_of_it_had_died(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", keep)
         compact(recorder.root)
-    assert len([*recorder.root.glob(f"predictions/journal/*{left}"), *single_parts(recorder.root, "predictions")]) >= 3
+    assert len([*recorder.root.glob(f"predictions/wal/*{left}"), *single_parts(recorder.root, "predictions")]) >= 3
     delete_before(recorder.root, datetime.now(UTC) - timedelta(hours=1))
     compact(recorder.root)
     assert telemetry.predictions(recorder.root).empty

@@ -1,9 +1,8 @@
-"""Become the object store: SeaweedFS, which speaks S3. Its accounts come from files in the form of AWS's own
-credentials:
+"""Runs the object store, SeaweedFS with its S3 interface. Accounts come from files in the form of AWS credentials:
 
     OBJECTS_ACCOUNTS  NAME=FILE=RIGHTS;… with RIGHTS as SeaweedFS names them, e.g. Read:bucket,Write:bucket/folder
 
-Only S3 can be reached from outside the container: what is behind it knows no accounts."""
+Only S3 can be reached from outside the container, as SeaweedFS's other interfaces have no accounts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Finished segments become Parquet. Safe to interrupt at any line and to run in several processes at once: a part
-appears whole, under a name that makes its segment void, before the segment is removed. Making few parts of many is
-`stores.telemetry.parquet.merge`'s business, doing all this beside a server is
-`stores.telemetry.parquet.compaction_process`'s."""
+"""Converts finished segments to Parquet. It can be interrupted at any line and run in several processes at once: a part
+appears complete, under a name that supersedes its segment, before the segment is removed."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ def compact_stream(root: Path, stream: str) -> int:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether nobody writes to this segment any more, and nobody is compacting it."""
+    """Whether no process writes to this segment or compacts it."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -78,8 +76,8 @@ def _compact(root: Path, stream: str, segment: str, path: Path, *, exists: bool)
 
 
 def _write_part(root: Path, stream: str, segment: str, path: Path, *, mtime: float) -> bool:
-    """Write the part of a segment; True when there was damage before its last whole record, which is worth keeping
-    for a look. A torn tail is no damage: nothing in it was ever answered."""
+    """Write the part of a segment. Return True when a record before the last complete one is damaged, so that the
+    segment is kept for inspection. A torn last record is no damage: its request was never answered."""
     import pyarrow.parquet as pq
 
     records = list(scan(path.read_bytes()))
@@ -95,7 +93,7 @@ def _write_part(root: Path, stream: str, segment: str, path: Path, *, mtime: flo
 
 
 def release_memory() -> None:
-    """Arrow keeps what it once needed; a server that compacts now and then has no use for it in between."""
+    """Return Arrow's unused memory to the operating system."""
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()

@@ -1,4 +1,5 @@
-"""Compaction beside a server, in a process of its own: it would take the interpreter's lock from whoever answers."""
+"""Compaction in a process of its own beside a server, because it would hold the interpreter's lock while requests
+wait."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ _CODE = Path(__file__).parents[3]
 
 
 class CompactionProcess:
-    """Starts a compaction of *root* when there is something to compact, one at a time, and knows how the last one
-    ended. It ends by itself, also when the server that started it has died."""
+    """Starts a compaction of *root* when there are finished segments, one at a time, and records how the last one
+    ended. The process ends when nothing is left, also when the server that started it has died."""
 
     def __init__(self, root: Path, *, every_s: float = 60) -> None:
         self._root, self._every_s = root, every_s
@@ -38,8 +39,8 @@ class CompactionProcess:
         return None if self._process is None else self._process.pid
 
     def run_once(self) -> None:
-        """To be called every second or so, by one thread. Looks after the process that runs; when none does, and the
-        last one ended *every_s* ago, one is started if there is a finished segment."""
+        """Call it every second or so from one thread. It collects a process that has ended and, *every_s* after the
+        last end, starts one if there is a finished segment."""
         if self._process is not None:
             self._reap(self._process)
         if self._process is None and time.monotonic() >= self._not_before and has_finished_segments(self._root):
@@ -63,10 +64,10 @@ class CompactionProcess:
 
 
 def compact(root: Path) -> int:
-    """Turn every finished segment below *root* into a part, and many small parts into few; returns how many segments
-    there were. Segments in use are left alone.
+    """Convert every finished segment below *root* to a part and merge small parts. Return the number of segments
+    converted.
 
-    Raises OSError when there is no room; everything stays readable then, and a later call goes on.
+    Raises OSError when the disk is full; everything stays readable and a later call continues.
     """
     done = 0
     for stream in files.STREAMS:
@@ -78,12 +79,12 @@ def compact(root: Path) -> int:
 
 
 def has_finished_segments(root: Path) -> bool:
-    """Whether there is a segment below *root* that nobody writes to."""
+    """Whether a segment below *root* is finished."""
     return any(is_finished(path) for stream in files.STREAMS for path in files.segments(root, stream).values())
 
 
 def start(root: Path) -> subprocess.Popen[bytes]:
-    """Start a compaction of *root*. Exit code 0: there is nothing more to do, or another one is at it."""
+    """Start a compaction of *root*. Exit code 0: nothing is left to do, or another process is compacting."""
     command = [sys.executable, "-m", "stores.telemetry", str(root.resolve())]
     return subprocess.Popen(
         command, cwd=_CODE, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -91,7 +92,7 @@ def start(root: Path) -> subprocess.Popen[bytes]:
 
 
 def main(root: Path) -> int:
-    """What the process does: compact until nothing is left. Exit code 1: it could not, and says why."""
+    """Compact *root* until nothing is left. Return 1, and print why, when it fails."""
     if not root.is_dir():
         print(f"there is no folder {root}", file=sys.stderr)
         return 1

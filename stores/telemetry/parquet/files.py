@@ -1,6 +1,6 @@
 """Where telemetry lies below its root, and what the names say:
 
-    predictions/journal/<segment>.wal                       being written, or finished and waiting
+    predictions/wal/<segment>.wal                           being written, or finished and waiting
     predictions/parts/<segment>.<first>.<last>.parquet      the same rows, compacted; first and last data time (µs)
     predictions/merged/<segment>~<number>.<…>.parquet       the parts of one writer, up to that number, in one
     labels/..., pairs/...                                   the same for labels and pairs
@@ -102,7 +102,7 @@ def writer_and_number(segment: str) -> tuple[str, int]:
 
 def wal_folder(root: Path, stream: str) -> Path:
     """Where *stream*'s segments are."""
-    return root / stream / "journal"
+    return root / stream / "wal"
 
 
 def parts_folder(root: Path, stream: str) -> Path:
@@ -154,9 +154,8 @@ def all_parts(root: Path, stream: str) -> list[ParquetPart]:
 
 
 def visible_parts(parts: Iterable[ParquetPart]) -> list[ParquetPart]:
-    """Those of *parts* that no other stands for, in the order their writers and segments were begun. Two of one writer
-    have no segment in common, or one has all that the other has: nobody makes other ones. Of the same one in the folder
-    and in the store it is the folder's."""
+    """Return those of *parts* that no other part covers, ordered by writer and first segment. Two parts of one writer
+    are disjoint, or one covers the other. Of a part that is both local and remote, the local one is returned."""
     found: list[ParquetPart] = []
     for part in sorted(parts, key=lambda p: (p.writer, p.number, -p.last_number, p.key is not None)):
         if not found or found[-1].writer != part.writer or found[-1].last_number < part.last_number:
@@ -172,7 +171,7 @@ def superseded_parts(root: Path, stream: str) -> list[ParquetPart]:
 
 
 def parse_part(name: str, folder: Path) -> ParquetPart | None:
-    """The part that a file of this name in *folder* is; None when it is none."""
+    """Return the part with the file name *name* in *folder*, or None when the name is not a part's."""
     found = _PART.fullmatch(name)
     if found is None:
         return None

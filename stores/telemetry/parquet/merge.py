@@ -1,5 +1,5 @@
-"""Many small parts of one writer become one, so that there are few names to list and files to open. Safe to interrupt:
-the merged part appears whole, under a name that makes those it was made from void, before they are removed."""
+"""Merges many small parts of one writer, so that there are fewer files to list and open. It can be interrupted: the
+merged part appears complete, under a name that supersedes its sources, before they are removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_BYTES = 128 * 1024 * 1024
 
 
 def merge(root: Path, stream: str) -> int:
-    """Make one part of every 16 to 64 that follow each other; returns how many were made. One process at a time."""
+    """Merge runs of 16 to 64 consecutive parts into one each. Return how many were made. One process at a time."""
     if not files.parts_folder(root, stream).is_dir():
         return 0
     with exclusive(root, stream) as free:
@@ -66,8 +66,8 @@ def _merge(root: Path, stream: str, parts: list[files.ParquetPart]) -> None:
 
 
 def concatenate(paths: Sequence[Path], target: Path) -> None:
-    """Make one file of several, in their order. Some ten thousand rows at a time go through memory. A column that some
-    do not have is missing in their rows."""
+    """Concatenate Parquet files in order, about 30,000 rows at a time. A column that a file lacks is null in its
+    rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -103,8 +103,8 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 @contextmanager
 def exclusive(root: Path, stream: str, *, wait: bool = False) -> Iterator[bool]:
-    """Whether nobody else removes parts of *stream* until this ends. The kernel lets go of the lock when its holder
-    dies."""
+    """Yield whether this process alone may remove parts of *stream* until the block ends. The kernel releases the lock
+    when its holder dies."""
     fd = os.open(root / stream / "removing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         try:

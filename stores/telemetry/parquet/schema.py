@@ -1,4 +1,4 @@
-"""Journal records as Arrow tables: one meaning for rows, whether they come from a segment or from a part."""
+"""The Arrow tables of predictions, pairs and labels, the same for rows of a segment and of a part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLICE = "slice:"  # before a slice column's name in a part, so that it is none o
 
 
 def prediction_table(records: Iterable[Frame]) -> pa.Table | None:
-    """The predictions in *records*, or None when there are none."""
+    """Return the predictions in *records*, or None."""
     return _table(records, _prediction_columns)
 
 

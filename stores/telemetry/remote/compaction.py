@@ -1,8 +1,8 @@
-"""Many small parts of one writer in the store become one. Safe to interrupt at any line and for several processes to do
-at the same time: what is merged begins at a multiple of a power of 16 and goes on without a gap, so that of any two
-either one holds the other, or they have nothing in common; readers take the one that holds more.
+"""Merges many small parts of one writer in the object store. It can be interrupted at any line and run in several
+processes at once: a merged part starts at a multiple of a power of 16 and has no gap, so any two parts are disjoint or
+one covers the other, and readers use the covering one.
 
-A gap (a segment in which nothing was ever written whole) leaves those around it as they are: up to 15 of a level."""
+A gap (a segment without a complete record) leaves up to 15 parts of a level unmerged."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""Telemetry that several machines share: a folder, and the parts that all of them brought to a store. How parts get
-there is `stores.telemetry.remote.upload`'s business, what they become there is `stores.telemetry.remote.compaction`'s.
+"""Telemetry that several machines share: a local folder and the parts that all of them uploaded.
 
-In the store a part lies at ``telemetry/<stream>/parts/<name>``, a merged one at ``telemetry/<stream>/merged/<level>/
-<name>``; what is merged has a higher level than what it was made from, or the same and a name that comes later. So in a
-listing it comes later too, and whoever lists while others merge and remove sees each row once at least: the part, or
-what it became."""
+A part is at ``telemetry/<stream>/parts/<name>``, a merged one at ``telemetry/<stream>/merged/<level>/<name>``. A merged
+part has a higher level than its sources, or the same level and a later name. So it is later in a listing, and a reader
+that lists during a merge sees each row at least once."""
 
 from __future__ import annotations
 
@@ -114,7 +112,7 @@ def folder_of(place: TelemetryLocation) -> Path:
 
 
 def parts(place: TelemetryLocation, stream: str) -> list[ParquetPart]:
-    """All parts of *stream* that count. Whoever needs segments as well has to list those before."""
+    """Return all visible parts of *stream*. A caller that also needs segments must list those first."""
     if isinstance(place, Path):
         return files.parts(place, stream)
     local = files.all_parts(place.root, stream)

@@ -33,8 +33,8 @@ class Uploader:
         self._tidy_all_at = time.monotonic() + tidy_all_s
 
     def upload_pending(self) -> int:
-        """Bring everything that is finished; returns how many parts there were. Raises ObjectsError, OSError when there
-        is no room, and whatever a segment may cause; everything stays readable here then, and the next call goes on."""
+        """Upload every finished part and return how many there were. Raises ObjectStoreError, and OSError when the disk
+        is full; everything stays readable here and the next call continues."""
         trouble: Exception | None = None
         for stream in files.STREAMS:
             try:
@@ -51,8 +51,8 @@ class Uploader:
         return len(waiting)
 
     def compact_if_due(self) -> None:
-        """Now and then: make few objects of many, of servers that are gone as well, and remove what nobody used
-        lately, which needs no store. Raises as `ship` does."""
+        """From time to time merge small objects, also those of stopped servers, and remove local copies that were not
+        used recently (which needs no store). Raises as `upload_pending` does."""
         now = time.monotonic()
         is_all = now >= self._tidy_all_at
         if not is_all and (now < self._tidy_own_at or not self._own):

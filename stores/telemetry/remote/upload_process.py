@@ -1,6 +1,6 @@
-"""Shipping beside a server, in a process of its own that lives as long as the server: it would take the interpreter's
-lock from whoever answers. When the server ends, however it does, the process brings what is left to the store, and ends
-too; after a minute also when the store is away, and the next one in that folder brings the rest."""
+"""Uploads telemetry in a process of its own beside a server, because it would hold the interpreter's lock while
+requests wait. When the server ends, however it ends, the process uploads what is left and ends too. If the store is
+unavailable it ends after a minute, and the next process in that folder continues."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class UploadProcess:
         return None if self._process is None else self._process.pid
 
     def run_once(self) -> None:
-        """To be called every second or so, by one thread: listens to the process, and starts one when there is none."""
+        """Call it every second or so from one thread. It reads the process's messages and starts one when none runs."""
         if self._process is None and time.monotonic() >= self._not_before:
             self._mirror.root.mkdir(parents=True, exist_ok=True)
             self._process = start(self._mirror)
@@ -85,8 +85,8 @@ class UploadProcess:
 
 
 def start(mirror: SharedTelemetry) -> subprocess.Popen[bytes]:
-    """Start shipping what is below *mirror*'s root. The process goes on until its standard input ends. Exit code 0: all
-    is in the store, or another process is at it."""
+    """Start uploading below the root of *mirror*. The process runs until its standard input ends. Exit code 0:
+    everything is uploaded, or another process is uploading."""
     command = [sys.executable, "-m", "stores.telemetry", str(mirror.root.resolve()), "--store", mirror.objects.url]
     if mirror.objects.endpoint:
         command += ["--endpoint", mirror.objects.endpoint]
@@ -95,8 +95,8 @@ def start(mirror: SharedTelemetry) -> subprocess.Popen[bytes]:
 
 
 def main(mirror: SharedTelemetry, *, left_behind_s: float = ORPHAN_LIMIT_S) -> int:
-    """What the process does until its standard input ends or it is asked to end (SIGTERM), and then until nothing is
-    left or *left_behind_s* are over. Exit code 1: something is left."""
+    """Upload until standard input ends or SIGTERM arrives, then until nothing is left or the time limit is over. Return
+    1 when something is left."""
     os.nice(_NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells everybody; the server says when it is time
     signal.signal(signal.SIGTERM, lambda *_: _asked_to_end.set())

@@ -1,10 +1,8 @@
-"""What a record of predictions or pairs says, as bytes and back. Framing is `stores.telemetry.wal.framing`' business,
-the table that rows become is `stores.telemetry.parquet.schema`'.
+"""Encodes the rows of predictions or pairs as a payload, and decodes it.
 
-A payload is a byte for its kind, the length of its head, the head (JSON: what all rows share, and texts by column),
-then the rows' ids (32 bytes each), data times (int64), numbers (float64, column by column) and flags (a byte each).
-A scan that lost its place looks for the next `MAGIC`, so none may be in a payload: one whose numbers happen to contain
-it is written in base64."""
+A payload is one byte for its kind, the length of its head, the head (JSON: what all rows share, and texts by column),
+then the rows' ids (32 bytes each), data times (int64), numbers (float64, by column) and flags (a byte each). A reader
+that lost its position searches for the next `MAGIC`, so a payload that contains it is written in base64."""
 
 from __future__ import annotations
 

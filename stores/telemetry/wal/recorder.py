@@ -53,7 +53,7 @@ class Recorder:
         self.root = root
         self._ids = PredictionIds()
         writer = f"{time.time_ns() // 1_000_000:012x}{self._ids.new([0])[0][10:18]}"
-        self._predictions, self._labels, self._pairs = self._journals = tuple(
+        self._predictions, self._labels, self._pairs = self._logs = tuple(
             WriteAheadLog(wal_folder(root, stream), writer, roll_bytes=roll_bytes, roll_after_s=roll_after_s)
             for stream in (PREDICTIONS, LABELS, PAIRS)
         )
@@ -219,26 +219,26 @@ class Recorder:
     @property
     def written_bytes(self) -> int:
         """Bytes of records written in this life."""
-        return sum(journal.written_bytes for journal in self._journals)
+        return sum(log.written_bytes for log in self._logs)
 
     def maintain(self) -> None:
         """To be called every second or so: look for room after a failure, finish segments that are due, sync."""
-        for journal in self._journals:
-            if journal.write_error is not None:
-                journal.probe()
-            journal.roll(only_if_due=True)
-            journal.sync()
+        for log in self._logs:
+            if log.write_error is not None:
+                log.probe()
+            log.roll(only_if_due=True)
+            log.sync()
 
     def roll(self) -> None:
         """Finish the open segments, so that `compaction.compact` can take them."""
-        for journal in self._journals:
-            journal.roll()
-            journal.sync()
+        for log in self._logs:
+            log.roll()
+            log.sync()
 
     def close(self) -> None:
         """Finish; everything recorded stays readable."""
-        for journal in self._journals:
-            journal.close()
+        for log in self._logs:
+            log.close()
 
 
 def _bounds(times_us: Any) -> tuple[int, int]:
