@@ -122,7 +122,7 @@ def _observe(ctx: ProjectContext, current: CurrentRollout) -> Observation:
         seen = Observation(exposed=state.exposed_before)  # a refused release goes back without the store, too
     if refusal is None:
         return seen
-    return seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {refusal}")})
+    return seen.model_copy(update={"broken": (*seen.broken, f"the model server does not load it: {refusal}")})
 
 
 def _damage(ctx: ProjectContext, digest: str) -> str | None:

@@ -1,2 +1,2 @@
-"""The model server: answers with the champion, records every answer, follows the ledger. Never imports Prefect, MLflow
-or Evidently. `python -m serving` starts it."""
+"""The model server: it answers with the champion, records every answer, and follows the ledger. It never imports
+Prefect, MLflow or Evidently. `python -m serving` starts it."""

@@ -1,4 +1,4 @@
-"""Start the model server: `python -m serving`. Settings are read here and nowhere else."""
+"""Starts the model server: `python -m serving`. This is the only module of serving that reads settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trimtab.config.settings import Settings
 
 
 def main() -> int:
-    """Serve until told to stop; 2 when the settings do not allow it."""
+    """Run the server until it is stopped; 2 when the settings are invalid or insecure."""
     try:
         settings, server_settings = Settings(), ServerSettings()
         check_exposure(settings, server_settings)
@@ -28,12 +28,12 @@ def main() -> int:
         print(f"The model server does not start: {error}", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it found the credentials
-    # Threads serve requests beside one another; threads inside the model only fight with these for the cores (240 ms
-    # instead of 28 for 10,000 rows on two busy cores). And rows are many small objects that die young.
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it logs where it found the credentials
+    # Requests are served by several threads, so threads inside the model only compete with them for the cores (240 ms
+    # instead of 28 for 10,000 rows on two busy cores). Rows are many small objects that live shortly.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     gc.set_threshold(50_000, 20, 50)
-    sys.setswitchinterval(0.001)  # seconds; what runs in a thread (large requests, loading) hands back that soon
+    sys.setswitchinterval(0.001)  # seconds after which another thread (large requests, loading) yields
     import uvicorn
 
     from serving.app import ModelServer
@@ -42,13 +42,13 @@ def main() -> int:
     from stores.releases.store import ReleaseStore
     from stores.telemetry import open_telemetry
 
-    sys.path.append(str(settings.root))  # a project's own model.py
+    sys.path.append(str(settings.root))  # for a project's own model.py
     if server_settings.baked is not None:
         unpack(server_settings.baked, settings.releases)
-    # Few attempts: while a release is fetched nothing else that the ledger says is followed, and it is tried again.
-    release_store = ReleaseStore.at(settings.releases, settings.store, settings.store_endpoint, attempts=3)
-    telemetry, files = open_telemetry(settings.telemetry, release_store.objects), key_files(os.environ)
-    server = ModelServer(server_settings, release_store=release_store, telemetry=telemetry, files=files)
+    # Few attempts: while a release is downloaded the ledger is not followed, and the download is tried again anyway.
+    store = ReleaseStore.at(settings.releases, settings.store, settings.store_endpoint, attempts=3)
+    telemetry, files = open_telemetry(settings.telemetry, store.objects), key_files(os.environ)
+    server = ModelServer(server_settings, release_store=store, telemetry=telemetry, files=files)
     uvicorn.run(
         server.app,
         host=settings.host,
@@ -59,7 +59,7 @@ def main() -> int:
         proxy_headers=False,
         access_log=False,
         log_level="warning",
-        timeout_keep_alive=75,  # longer than clients' pools keep a connection, so that none is closed under a request
+        timeout_keep_alive=75,  # clients' pools close idle connections earlier, so none is closed during a request
         timeout_graceful_shutdown=10,
     )
     return 0

@@ -1,5 +1,5 @@
-"""Releases that a server is started for: one baked into its image is put where releases are kept, and one that it is to
-have in memory keeps it from being ready until it answers as recorded. Who answers users is the ledger's to say."""
+"""Releases that a server has from its start: one that is baked into its image is copied to the release folder, and one
+that it must have loaded delays readiness until it gives the recorded predictions. The ledger decides what is live."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ log = logging.getLogger("trimtab.serving")
 
 
 def unpack(baked: Path, releases: Path) -> list[str]:
-    """Copy what is in *baked* and not yet in *releases*, each whole or not at all; the digests. Several may."""
+    """Copy the releases of *baked* that *releases* does not have, each completely or not at all; returns their digests.
+    Several servers may do this at the same time."""
     copied = []
     for bundle in sorted(path for path in baked.iterdir() if path.is_dir()):
         target = releases / bundle.name
@@ -28,35 +29,35 @@ def unpack(baked: Path, releases: Path) -> list[str]:
         try:
             scratch.rename(target)
             copied.append(bundle.name)
-        except OSError:  # another was first
+        except OSError:  # another server was first
             shutil.rmtree(scratch, ignore_errors=True)
     return copied
 
 
 class Preload:
-    """Has *digest* loaded and probed. *trouble* is why it is not, None once it was, or when none is asked for."""
+    """Loads and probes the release *digest*, if one is given. *trouble* says why it is not ready, or None."""
 
-    def __init__(self, digest: str | None, roster: LoadedModels, guard: CrashGuard) -> None:
-        self._digest, self._roster, self._guard = digest, roster, guard
+    def __init__(self, digest: str | None, models: LoadedModels, guard: CrashGuard) -> None:
+        self._digest, self._models, self._guard = digest, models, guard
         self.trouble = None if digest is None else f"release {digest[:12]} is not loaded yet"
 
     @property
     def done(self) -> bool:
-        """Whether a release was asked for and is there."""
+        """Whether a release is given and has passed its probe."""
         return self._digest is not None and self.trouble is None
 
     def run_once(self) -> None:
-        """Try once, as long as it is not done."""
+        """Try to load and probe it, unless it is done."""
         if self._digest is None or self.trouble is None:
             return
-        if (refusal := self._guard.refusal_reason(self._digest, self._roster.state.version)) is not None:
+        if (refusal := self._guard.refusal_reason(self._digest, self._models.state.version)) is not None:
             self.trouble = f"release {self._digest[:12]} is not loaded: {refusal}"
             return
         try:
-            probe = self._roster.probe(self._digest)
+            probe = self._models.probe(self._digest)
         except ReleaseError as error:
             self.trouble = str(error)
             return
         self.trouble = None if probe.ok else f"release {self._digest[:12]}: {probe.reason}"
         if probe.ok:
-            log.info("release %s is loaded and answers as recorded", self._digest[:12])
+            log.info("release %s is loaded and gives the recorded predictions", self._digest[:12])

@@ -1,6 +1,6 @@
-"""The verdict as a service: what telemetry says of a rollout at this moment, for tools that shift traffic themselves
-(docs/how-to/verdict-service.md). This changes nothing: evidence is weighed in `trimtab.rollout.observation`, rollouts
-are stepped by the flows, and the routes are `serving.http.verdict_routes`'."""
+"""The verdict service: what telemetry says about a rollout now, for tools that shift traffic themselves
+(docs/how-to/verdict-service.md). It changes nothing: `trimtab.rollout.observation` computes the evidence, the flows
+move rollouts on, and the routes are in `serving.http.verdict_routes`."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ log = logging.getLogger("trimtab.serving")
 Word = Literal["promote", "roll back", "keep collecting"]
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
-_WAITING = 16
-_KEPT = 32
-_RESTING = 10  # times as long as the look took
+_MAX_PENDING = 16
+_MAX_CACHED = 32
+_CACHE_FACTOR = 10  # an answer is kept this many times as long as its computation took
 
 
 class UnknownRollout(LookupError):
-    """There is no such rollout; the text says what to do."""
+    """No such rollout exists; the text says what to do."""
 
 
 class Slice(BaseModel):
-    """What the labels say where a column has one value."""
+    """The comparison on the rows where *column* has one *value*."""
 
     column: str
     value: str
@@ -55,7 +55,8 @@ class Slice(BaseModel):
 
 
 class VerdictResponse(BaseModel):
-    """The verdict on a release, and what it rests on. Losses lie in 0 to 1, so differences in -1 to 1."""
+    """The verdict on a rollout's release, and the numbers that it is based on. Losses are in 0 to 1, so their
+    differences are in -1 to 1."""
 
     rollout: str
     release: str = Field(description="digest of the release on trial")
@@ -85,16 +86,19 @@ class VerdictResponse(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Known:
-    """An answer with the time until which it need not be looked for again."""
+class _CachedVerdict:
+    """An answer, and until when it counts as fresh (seconds of the monotonic clock)."""
 
     answer: VerdictResponse
     until: float
 
 
 class Verdicts:
-    """Answers about rollouts. Looks are made in one thread of their own, one at a time; those who ask for the same one
-    meanwhile get the same answer."""
+    """Computes verdicts in one thread, one at a time. Requests for the same rollout share one computation.
+
+    *refused* gives the challengers that the server does not load, with the reason; *fresh_s* is the least time in
+    seconds for which an answer is reused.
+    """
 
     def __init__(
         self,
@@ -106,144 +110,145 @@ class Verdicts:
     ) -> None:
         self._ledger, self._telemetry, self._refused, self._fresh_s = ledger, telemetry, refused, fresh_s
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="verdict")
-        self._known: dict[str, _Known] = {}
+        self._cache: dict[str, _CachedVerdict] = {}
         self._pending: dict[str, asyncio.Future[VerdictResponse]] = {}
-        self._last_look: tuple[Any, Observation] | None = None
+        self._last_observation: tuple[Any, Observation] | None = None
 
     async def current(self, name: str | None = None) -> VerdictResponse:
         """The verdict on the rollout *name*, or on the newest one of the release whose digest begins with *name*.
         Without a name it is the live rollout, or else the newest. Raises UnknownRollout and Overloaded, and
         LedgerUnavailable or OSError when there is no earlier answer to give instead."""
         key = name or ""
-        known = self._known.get(key)
-        if known is not None and time.monotonic() < known.until:
-            return known.answer
+        cached = self._cache.get(key)
+        if cached is not None and time.monotonic() < cached.until:
+            return cached.answer
         pending = self._pending.get(key)
         if pending is None:
-            if len(self._pending) >= _WAITING:
+            if len(self._pending) >= _MAX_PENDING:
                 raise Overloaded
-            pending = asyncio.get_running_loop().run_in_executor(self._pool, self._look, name)
+            pending = asyncio.get_running_loop().run_in_executor(self._pool, self._compute, name)
             self._pending[key] = pending
-            pending.add_done_callback(lambda done: self._arrived(key, done))
+            pending.add_done_callback(lambda done: self._computed(key, done))
         return await asyncio.shield(pending)
 
     def close(self) -> None:
-        """Make no more looks."""
+        """Compute no further verdict."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _arrived(self, key: str, done: asyncio.Future[VerdictResponse]) -> None:
+    def _computed(self, key: str, done: asyncio.Future[VerdictResponse]) -> None:
         del self._pending[key]
         if not done.cancelled():
-            done.exception()  # whoever asked may be gone, and nobody else looks
+            done.exception()  # when all callers are gone no one reads it, and asyncio would log that
 
     # -- in the thread
 
-    def _look(self, name: str | None) -> VerdictResponse:
-        key, began = name or "", time.monotonic()
+    def _compute(self, name: str | None) -> VerdictResponse:
+        key, started = name or "", time.monotonic()
         try:
-            row = self._find(name)
-            steps = self._ledger.rollout_steps(row.id)
-            answer = self._answer(row, steps)
+            rollout = self._find(name)
+            steps = self._ledger.rollout_steps(rollout.id)
+            answer = self._answer(rollout, steps)
         except (LedgerUnavailable, OSError) as trouble:
-            known = self._known.get(key)
-            if known is None:
+            cached = self._cache.get(key)
+            if cached is None:
                 raise
             log.warning("verdict: %s", trouble)
-            answer = known.answer.model_copy(update={"stale": True})
-        took = time.monotonic() - began
-        self._known.pop(key, None)
-        self._known[key] = _Known(answer, time.monotonic() + max(self._fresh_s, _RESTING * took))
-        while len(self._known) > _KEPT:
-            del self._known[next(iter(self._known))]
+            answer = cached.answer.model_copy(update={"stale": True})
+        took = time.monotonic() - started
+        self._cache.pop(key, None)
+        self._cache[key] = _CachedVerdict(answer, time.monotonic() + max(self._fresh_s, _CACHE_FACTOR * took))
+        while len(self._cache) > _MAX_CACHED:
+            del self._cache[next(iter(self._cache))]
         return answer
 
     def _find(self, name: str | None) -> Rollout:
         if name is None:
             live = self._ledger.live()
-            row = self._ledger.rollout(live.rollout) if live is not None and live.rollout else None
-            rows = [row] if row is not None else self._ledger.rollouts()
-            if not rows:
-                raise UnknownRollout("there has been no rollout yet: the flow deploy begins one")
-            return rows[-1]
+            rollout = self._ledger.rollout(live.rollout) if live is not None and live.rollout else None
+            found = [rollout] if rollout is not None else self._ledger.rollouts()
+            if not found:
+                raise UnknownRollout("there has been no rollout yet: the flow deploy starts one")
+            return found[-1]
         if not _NAME.fullmatch(name):
-            raise UnknownRollout("no rollout has such a name: GET /verdict tells the one that is live")
-        if (row := self._ledger.rollout(name)) is not None:
-            return row
-        rows = [r for r in self._ledger.rollouts() if _DIGEST.fullmatch(name) and r.release.startswith(name)]
-        if not rows:
+            raise UnknownRollout("no rollout has such a name: GET /verdict shows the one that is live")
+        if (rollout := self._ledger.rollout(name)) is not None:
+            return rollout
+        found = [r for r in self._ledger.rollouts() if _DIGEST.fullmatch(name) and r.release.startswith(name)]
+        if not found:
             raise UnknownRollout(
                 f"{name} is no rollout and no release that had one: deploy it first, `trimtab history` lists all"
             )
-        if len({r.release for r in rows}) > 1:
+        if len({r.release for r in found}) > 1:
             raise UnknownRollout(f"more than one release begins with {name}: give more of its digest")
-        return rows[-1]
+        return found[-1]
 
-    def _answer(self, row: Rollout, steps: Sequence[RolloutStep]) -> VerdictResponse:
-        at = current_state(steps)
-        terms = RolloutPolicy.model_validate(row.policy) if row.policy else None
-        told: Mapping[str, Any] = steps[-1].evidence if steps else {}
-        seen = Observation.model_validate(told.get("seen") or {"exposed": at.exposed_before})
-        if terms is not None and (at.is_challenging or at.in_probation or at.phase == "experiment"):
-            seen = self._seen(row, steps)
-        refused = self._refused().get(row.release)
-        if at.is_challenging and refused:
-            seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server will not have it: {refused}")})
-        word, reason = concluded(at, seen, terms, told)
+    def _answer(self, rollout: Rollout, steps: Sequence[RolloutStep]) -> VerdictResponse:
+        state = current_state(steps)
+        policy = RolloutPolicy.model_validate(rollout.policy) if rollout.policy else None
+        recorded: Mapping[str, Any] = steps[-1].evidence if steps else {}
+        seen = Observation.model_validate(recorded.get("seen") or {"exposed": state.exposed_before})
+        if policy is not None and (state.is_challenging or state.in_probation or state.phase == "experiment"):
+            seen = self._observe(rollout, steps)
+        refused = self._refused().get(rollout.release)
+        if state.is_challenging and refused:
+            seen = seen.model_copy(update={"broken": (*seen.broken, f"the model server does not load it: {refused}")})
+        verdict, reason = decide(state, seen, policy, recorded)
         overall = seen.evidence.get("overall") or {}
         return VerdictResponse(
-            rollout=row.id, release=row.release, champion=row.champion_before, state=at.phase, share=at.share,
-            verdict=word, successful=None if word == "keep collecting" else word == "promote",
-            ready=word == "promote" or (word == "keep collecting" and shown_enough(at, seen, terms)), reason=reason,
-            pairs=seen.pairs, labels=seen.labels, exposed=seen.exposed,
+            rollout=rollout.id, release=rollout.release, champion=rollout.champion_before, state=state.phase,
+            share=state.share, verdict=verdict,
+            successful=None if verdict == "keep collecting" else verdict == "promote",
+            ready=verdict == "promote" or (verdict == "keep collecting" and is_ready(state, seen, policy)),
+            reason=reason, pairs=seen.pairs, labels=seen.labels, exposed=seen.exposed,
             elapsed_days=round(seen.elapsed.total_seconds() / 86_400, 3), difference=overall.get("difference"),
-            interval=(overall["low"], overall["high"]) if overall else None, margin=terms.margin if terms else None,
-            alpha=terms.alpha if terms else None, slices=[_slice(found) for found in seen.evidence.get("slices") or ()],
-            guardrails=list(seen.broken), stale=False, seen_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            interval=(overall["low"], overall["high"]) if overall else None, margin=policy.margin if policy else None,
+            alpha=policy.alpha if policy else None,
+            slices=[_slice(found) for found in seen.evidence.get("slices") or ()], guardrails=list(seen.broken),
+            stale=False, seen_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )  # fmt: skip
 
-    def _seen(self, row: Rollout, steps: Sequence[RolloutStep]) -> Observation:
-        """What telemetry says; not asked again while nothing has come in."""
-        now = (row.id, len(steps), rollout_observation.telemetry_fingerprint(self._telemetry))
-        if self._last_look is None or self._last_look[0] != now:
-            self._last_look = (now, rollout_observation.observe_rollout(self._telemetry, row, steps))
-        return self._last_look[1]
+    def _observe(self, rollout: Rollout, steps: Sequence[RolloutStep]) -> Observation:
+        """The observation from telemetry; the last one while telemetry and the steps have not changed."""
+        now = (rollout.id, len(steps), rollout_observation.telemetry_fingerprint(self._telemetry))
+        if self._last_observation is None or self._last_observation[0] != now:
+            self._last_observation = (now, rollout_observation.observe_rollout(self._telemetry, rollout, steps))
+        return self._last_observation[1]
 
 
-def concluded(
-    at: RolloutState, seen: Observation, terms: RolloutPolicy | None, told: Mapping[str, Any]
+def decide(
+    state: RolloutState, seen: Observation, policy: RolloutPolicy | None, recorded: Mapping[str, Any]
 ) -> tuple[Word, str]:
-    """The verdict and its reason for a rollout that stands *at*, whose last step *told* so. What is over is what it was
-    decided to be; a promotion stands until its probation says otherwise."""
-    if at.phase in FINISHED or at.in_probation:
-        return _decided(at, seen, str(told.get("reason", "")))
-    if at.phase == "experiment":
+    """The verdict on a rollout and its reason; *recorded* is the evidence of the rollout's last step. Finished rollouts
+    return the recorded outcome, and a promotion stands until its probation reverts it."""
+    if state.phase in FINISHED or state.in_probation:
+        return _recorded_outcome(state, seen, str(recorded.get("reason", "")))
+    if state.phase == "experiment":
         return "keep collecting", f"an experiment decides nothing; so far: {seen.reason}"
-    if terms is None or not at.is_challenging:
+    if policy is None or not state.is_challenging:
         return "keep collecting", "it is being loaded and probed"
-    move = next_transition(at, seen, terms)
-    if move is not None and move.phase == "rolled back":
-        return "roll back", move.reason
-    if move is not None and move.phase == "champion":
-        return "promote", move.reason
+    transition = next_transition(state, seen, policy)
+    if transition is not None and transition.phase == "rolled back":
+        return "roll back", transition.reason
+    if transition is not None and transition.phase == "champion":
+        return "promote", transition.reason
     return seen.verdict, seen.reason
 
 
-def _decided(at: RolloutState, seen: Observation, reason: str) -> tuple[Word, str]:
-    if at.in_probation and seen.verdict == "roll back":
+def _recorded_outcome(state: RolloutState, seen: Observation, reason: str) -> tuple[Word, str]:
+    if state.in_probation and seen.verdict == "roll back":
         return "roll back", f"labels that came after the promotion: {seen.reason}"
-    if at.phase in {"champion", "closed"} or (at.phase == "ended" and at.share >= 1):
+    if state.phase in {"champion", "closed"} or (state.phase == "ended" and state.share >= 1):
         return "promote", reason
-    return "roll back", f"it ended without a promotion: {reason}" if at.phase == "ended" else reason
+    return "roll back", f"it ended without a promotion: {reason}" if state.phase == "ended" else reason
 
 
-def shown_enough(at: RolloutState, seen: Observation, terms: RolloutPolicy | None) -> bool:
-    """Whether a release that nothing speaks against has scored, and been labelled, as much as its rules ask for before
-    the first user sees it."""
-    if at.phase == "canary":
+def is_ready(state: RolloutState, seen: Observation, policy: RolloutPolicy | None) -> bool:
+    """Whether the shadow has as many pairs and labels as the policy requires before users get the release's answers."""
+    if state.phase == "canary":
         return True
-    return (
-        terms is not None and at.is_challenging and seen.pairs >= terms.min_answers and seen.labels >= terms.min_labels
-    )
+    if policy is None or not state.is_challenging:
+        return False
+    return seen.pairs >= policy.min_answers and seen.labels >= policy.min_labels
 
 
 def _slice(found: Mapping[str, Any]) -> Slice:

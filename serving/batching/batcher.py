@@ -1,5 +1,5 @@
-"""Who waits for what: requests that arrive together become one round, on the event loop while the models are quick, in
-a thread when they are not. What a round is and how it is answered is `serving.batching.microbatch`' business."""
+"""Collects requests that arrive together into one microbatch. Fast models score it on the event loop, slow ones in a
+thread. `serving.batching.batch_scorer` does the scoring itself."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from concurrent.futures import Future as Pending
 from contextlib import suppress
 from functools import partial
 
-from serving.batching.microbatch import BatchScorer, MicroBatch, PredictRequest
+from serving.batching.batch_scorer import BatchScorer
+from serving.batching.microbatch import MicroBatch, PredictRequest
 from serving.exceptions import NoLiveRelease, Overloaded, PredictTimeout
 from serving.metrics.server import ServerMetrics
-from serving.models.inference import ChallengerResult, absent
+from serving.models.inference import ChallengerResult
 from serving.models.loaded import LoadedModels, ServingState
 from serving.models.shadow import ShadowWorker
 
-MOST_ROWS = 256
-_MOST_PASSES = 8  # of the event loop, that the first of a round may wait for others
-_SWEEP_S = 0.1
+MAX_ROWS = 256
+_MAX_DELAYS = 8  # passes of the event loop for which the first request may wait for others
+_EXPIRE_EVERY_S = 0.1
 _STUCK_S = 5.0
-_PATIENCE_ROWS = 1000
-_PATIENCE_S, _PATIENCE_ASIDE_S = 0.01, 0.5  # for finding out which rows a challenger cannot take
+_ROWS_PER_TIMEOUT = 1000  # a large request waits for the challenger once longer for each of these
+_BISECT_INLINE_S, _BISECT_THREAD_S = 0.01, 0.5  # for finding the rows that make a challenger fail
 
 
 class MicroBatcher:
-    """Takes questions and gives answers. Everything here runs on the event loop, but for what says otherwise."""
+    """Takes requests and returns their encoded answers. Methods run on the event loop unless they say otherwise."""
 
     def __init__(
         self,
-        rounds: BatchScorer,
-        roster: LoadedModels,
+        scorer: BatchScorer,
+        models: LoadedModels,
         metrics: ServerMetrics,
         pool: Executor,
         *,
@@ -42,37 +43,38 @@ class MicroBatcher:
         answer_s: float,
         challenger_s: float,
     ) -> None:
-        self._rounds, self._roster, self._metrics, self._pool = rounds, roster, metrics, pool
+        self._scorer, self._models, self._metrics, self._pool = scorer, models, metrics, pool
         self._max_waiting, self._answer_s, self._challenger_s = max_waiting, answer_s, challenger_s
-        self._lately, self._counted, self._passes = 0, 0, 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="round")  # so that few rows never wait for many
+        self._last_size, self._counted, self._delays = 0, 0, 0
+        # A thread of its own, so that small requests never wait for large ones.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="microbatch")
         self._waiting: deque[PredictRequest] = deque()
-        self._asked: list[PredictRequest] = []
+        self._in_thread: list[PredictRequest] = []
         self._large = 0
-        self._flushing = self._busy = self._sweeping = False
-        self._aside: tuple[str, ShadowWorker] | None = None
+        self._scheduled = self._busy = self._expiring = False
+        self._shadow: tuple[str, ShadowWorker] | None = None
         self._lock = threading.Lock()
 
-    def ask(self, question: PredictRequest) -> asyncio.Future[bytes]:
-        """The answer to a question of few rows, which will be answered together with those that arrive now."""
+    def submit(self, request: PredictRequest) -> asyncio.Future[bytes]:
+        """The answer to a request of few rows; it is scored together with those that arrive now. Raises Overloaded."""
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded
         loop = asyncio.get_running_loop()
-        question.future = future = loop.create_future()
-        question.deadline = time.monotonic() + self._answer_s
-        self._waiting.append(question)
-        if not self._flushing and not self._busy:
-            self._flushing = True
-            loop.call_soon(self._flush)
+        request.future = future = loop.create_future()
+        request.deadline = time.monotonic() + self._answer_s
+        self._waiting.append(request)
+        if not self._scheduled and not self._busy:
+            self._scheduled = True
+            loop.call_soon(self._dispatch)
         return future
 
-    async def ask_aside(self, ask: Callable[[], PredictRequest]) -> bytes:
-        """The answer to a question that is so large that understanding it would keep others waiting; *ask* makes it, in
-        the thread that answers it."""
+    async def submit_large(self, decode: Callable[[], PredictRequest]) -> bytes:
+        """The answer to a request that is too large for the event loop. *decode* makes the request and is called in the
+        thread that scores it. Raises Overloaded, PredictTimeout and what the request fails with."""
         if self._large >= self._max_waiting:
             raise Overloaded
         self._large += 1
-        work = asyncio.get_running_loop().run_in_executor(self._pool, self._answer_large, ask)
+        work = asyncio.get_running_loop().run_in_executor(self._pool, self._score_large, decode)
         work.add_done_callback(self._large_done)
         done, _ = await asyncio.wait([work], timeout=self._answer_s)
         if not done:
@@ -82,217 +84,222 @@ class MicroBatcher:
     def _large_done(self, work: asyncio.Future[bytes]) -> None:
         self._large -= 1
         if not work.cancelled():
-            work.exception()  # whoever asked may have given up, and nobody else looks
+            work.exception()  # after a timeout no one else reads it, and asyncio would log that
 
-    def _flush(self) -> None:
-        """Answer what is waiting, as much of it as one round holds. Where others ask at the same time, as lately, those
-        that the loop is just reading are waited for: a round for two costs hardly more than one for one."""
+    def _dispatch(self) -> None:
+        """Score the waiting requests, as many as one microbatch holds.
+
+        When the last microbatch had several requests, this waits up to 8 passes of the event loop while more arrive:
+        scoring two requests together takes hardly longer than scoring one.
+        """
         is_filling = len(self._waiting) > self._counted
-        if self._lately > 1 and is_filling and self._passes < _MOST_PASSES:
-            self._counted, self._passes = len(self._waiting), self._passes + 1
-            asyncio.get_running_loop().call_soon(self._flush)
+        if self._last_size > 1 and is_filling and self._delays < _MAX_DELAYS:
+            self._counted, self._delays = len(self._waiting), self._delays + 1
+            asyncio.get_running_loop().call_soon(self._dispatch)
             return
-        self._flushing, self._counted, self._passes = False, 0, 0
+        self._scheduled, self._counted, self._delays = False, 0, 0
         if self._busy or not self._waiting:
             return
-        questions, rows = self._take()
-        self._lately = len(questions)
-        state = self._roster.state
+        requests, rows = self._pop_batch()
+        self._last_size = len(requests)
+        state = self._models.state
         try:
             if state.champion is None:
                 raise NoLiveRelease
             if state.champion.can_score_inline(rows):
-                self._opened(questions, self._rounds.open(state, questions))
+                self._after_champion(requests, self._scorer.score_champion(state, requests))
             else:
-                self._open_in_thread(state, questions)
-        except Exception as error:  # noqa: BLE001 - told to everybody who asked: nobody must wait for ever
-            _fail(questions, error)
-        self._more()
+                self._score_in_thread(state, requests)
+        except Exception as error:  # noqa: BLE001 - every request has to end, with this error if need be
+            _fail(requests, error)
+        self._schedule()
 
-    def _opened(self, questions: list[PredictRequest], rounds: Sequence[MicroBatch]) -> None:
-        for round in rounds:
-            self._go_on(round)
-        _settle([question for question in questions if question.error is not None])
+    def _after_champion(self, requests: list[PredictRequest], batches: Sequence[MicroBatch]) -> None:
+        for batch in batches:
+            self._after_scoring(batch)
+        _resolve([request for request in requests if request.error is not None])
 
-    def _more(self) -> None:
-        if self._waiting and not self._flushing and not self._busy:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+    def _schedule(self) -> None:
+        if self._waiting and not self._scheduled and not self._busy:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
 
-    def _take(self) -> tuple[list[PredictRequest], int]:
-        questions: list[PredictRequest] = []
+    def _pop_batch(self) -> tuple[list[PredictRequest], int]:
+        requests: list[PredictRequest] = []
         rows = 0
         waiting = self._waiting
-        while waiting and (not questions or rows + waiting[0].size <= MOST_ROWS):
-            questions.append(waiting.popleft())
-            rows += questions[-1].size
-        return questions, rows
+        while waiting and (not requests or rows + waiting[0].size <= MAX_ROWS):
+            requests.append(waiting.popleft())
+            rows += requests[-1].size
+        return requests, rows
 
-    # -- a champion that is slow
+    # -- a slow champion
 
-    def _open_in_thread(self, state: ServingState, questions: list[PredictRequest]) -> None:
+    def _score_in_thread(self, state: ServingState, requests: list[PredictRequest]) -> None:
         loop = asyncio.get_running_loop()
-        self._busy, self._asked = True, questions
+        self._busy, self._in_thread = True, requests
 
-        def opened(work: asyncio.Future[list[MicroBatch]]) -> None:
-            self._busy, self._asked = False, []
+        def scored(work: asyncio.Future[list[MicroBatch]]) -> None:
+            self._busy, self._in_thread = False, []
             try:
-                self._opened(questions, work.result())
-            except Exception as error:  # noqa: BLE001 - as above
-                _fail(questions, error)
-            self._more()
+                self._after_champion(requests, work.result())
+            except Exception as error:  # noqa: BLE001 - as in _dispatch
+                _fail(requests, error)
+            self._schedule()
 
-        loop.run_in_executor(self._thread, self._rounds.open, state, questions).add_done_callback(opened)
-        if not self._sweeping:
-            self._sweeping = True
-            loop.call_later(_SWEEP_S, self._sweep)
+        loop.run_in_executor(self._thread, self._scorer.score_champion, state, requests).add_done_callback(scored)
+        if not self._expiring:
+            self._expiring = True
+            loop.call_later(_EXPIRE_EVERY_S, self._expire)
 
-    def _sweep(self) -> None:
-        """Tell those whose time is over; their answers, if they come, go nowhere."""
-        self._sweeping = self._busy
+    def _expire(self) -> None:
+        """Fail the requests whose deadline has passed. A later answer to them is dropped."""
+        self._expiring = self._busy
         now = time.monotonic()
-        late = [question for question in (*self._asked, *self._waiting) if question.deadline < now]
-        for question in late:
-            if question.future is not None and not question.future.done():
-                question.future.set_exception(PredictTimeout(self._answer_s))
+        late = [request for request in (*self._in_thread, *self._waiting) if request.deadline < now]
+        for request in late:
+            if request.future is not None and not request.future.done():
+                request.future.set_exception(PredictTimeout(self._answer_s))
         if late:
-            self._waiting = deque(question for question in self._waiting if question.deadline >= now)
-        if self._sweeping:
-            asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+            self._waiting = deque(request for request in self._waiting if request.deadline >= now)
+        if self._expiring:
+            asyncio.get_running_loop().call_later(_EXPIRE_EVERY_S, self._expire)
 
-    # -- from the champion's scores to answers
+    # -- the challenger, and the answers
 
-    def _go_on(self, round: MicroBatch) -> None:
-        """Answer a round that the champion has scored; the challenger comes before where it has rows to answer, and
-        after otherwise."""
-        loop, state, rows = asyncio.get_running_loop(), round.state, round.rows.size
+    def _after_scoring(self, batch: MicroBatch) -> None:
+        """Answer a microbatch that the champion has scored. The challenger scores it first if rows are assigned to it,
+        else after the answers are sent."""
+        loop, state, rows = asyncio.get_running_loop(), batch.state, batch.rows.size
         challenger = state.challenger
-        self._metrics.observe_batch(round)
-        if round.by_challenger is None or challenger is None:
-            self._close(round, round.questions)
+        self._metrics.observe_batch(batch.champion.digest, rows, batch.champion_s)
+        if batch.by_challenger is None or challenger is None:
+            self._finish(batch, batch.requests)
             if state.challenger_digest is not None:
-                loop.call_soon(self._follow_up, round)
+                loop.call_soon(self._shadow_score, batch)
         elif challenger.can_score_inline(rows):
-            round.outcome = self._rounds.challenge(round, patience_s=_PATIENCE_S)
-            self._close(round, round.questions)
-            loop.call_soon(self._rounds.pair, round)
+            batch.result = self._scorer.score_challenger(batch, bisect_s=_BISECT_INLINE_S)
+            self._finish(batch, batch.requests)
+            loop.call_soon(self._scorer.record_pair, batch)
         else:
-            self._close(round, [q for q in round.questions if not round.concerns_challenger(q)])
-            self._wait_for_challenger(round, [q for q in round.questions if round.concerns_challenger(q)])
+            self._finish(batch, [r for r in batch.requests if not batch.needs_challenger(r)])
+            self._wait_for_challenger(batch, [r for r in batch.requests if batch.needs_challenger(r)])
 
-    def _close(self, round: MicroBatch, questions: Sequence[PredictRequest]) -> None:
-        self._rounds.close(round, questions)
-        _settle(questions)
+    def _finish(self, batch: MicroBatch, requests: Sequence[PredictRequest]) -> None:
+        self._scorer.finish(batch, requests)
+        _resolve(requests)
 
-    def _follow_up(self, round: MicroBatch) -> None:
-        """The answers are out: have the challenger score the round as well."""
-        challenger = round.state.challenger
-        if challenger is None or challenger.can_score_inline(round.rows.size):
-            self._challenge_and_pair(round, _PATIENCE_S)
-        elif not self._submit(round, partial(self._challenge_and_pair, round, _PATIENCE_ASIDE_S)):
-            self._missed(round)
+    def _shadow_score(self, batch: MicroBatch) -> None:
+        """Score an answered microbatch by the challenger."""
+        challenger = batch.state.challenger
+        if challenger is None or challenger.can_score_inline(batch.rows.size):
+            self._score_and_record_pair(batch, _BISECT_INLINE_S)
+        elif not self._submit_shadow(batch, partial(self._score_and_record_pair, batch, _BISECT_THREAD_S)):
+            self._record_missing_pair(batch)
 
-    def _wait_for_challenger(self, round: MicroBatch, questions: list[PredictRequest]) -> None:
-        """Close *questions* once the challenger has answered, or with the champion's answers when it takes too long."""
+    def _wait_for_challenger(self, batch: MicroBatch, requests: list[PredictRequest]) -> None:
+        """Finish *requests* once the challenger has scored, or without it after `challenger_s` seconds."""
         loop = asyncio.get_running_loop()
-        closed = False
+        finished = False
 
-        def close() -> None:
-            nonlocal closed
-            if not closed:
-                closed = True
-                self._close(round, questions)
+        def finish() -> None:
+            nonlocal finished
+            if not finished:
+                finished = True
+                self._finish(batch, requests)
 
-        def arrive(outcome: ChallengerResult) -> None:
+        def scored(result: ChallengerResult) -> None:
             timer.cancel()
-            round.outcome = outcome
-            close()
-            self._rounds.pair(round)
+            batch.result = result
+            finish()
+            self._scorer.record_pair(batch)
 
-        def challenge() -> None:
-            loop.call_soon_threadsafe(arrive, self._rounds.challenge(round, patience_s=_PATIENCE_ASIDE_S))
+        def score() -> None:
+            loop.call_soon_threadsafe(scored, self._scorer.score_challenger(batch, bisect_s=_BISECT_THREAD_S))
 
-        timer = loop.call_later(self._challenger_s, close)
-        if not self._submit(round, challenge):
+        timer = loop.call_later(self._challenger_s, finish)
+        if not self._submit_shadow(batch, score):
             timer.cancel()
-            close()
-            self._missed(round)
+            finish()
+            self._record_missing_pair(batch)
 
-    # -- in whatever thread
+    # -- in any thread
 
-    def _answer_large(self, ask: Callable[[], PredictRequest]) -> bytes:
-        question, state = ask(), self._roster.state
+    def _score_large(self, decode: Callable[[], PredictRequest]) -> bytes:
+        request, state = decode(), self._models.state
         if state.champion is None:
             raise NoLiveRelease
-        for round in self._rounds.open(state, [question]):
-            self._metrics.observe_batch(round)
-            follow_up = partial(self._challenge_and_pair, round, _PATIENCE_ASIDE_S)
-            if round.by_challenger is not None:
-                arrived: Pending[ChallengerResult] = Pending()
-                follow_up = partial(self._pair_arrived, round, arrived)
-                if self._submit(round, partial(self._challenge_into, round, arrived)):
+        for batch in self._scorer.score_champion(state, [request]):
+            self._metrics.observe_batch(batch.champion.digest, batch.rows.size, batch.champion_s)
+            follow_up = partial(self._score_and_record_pair, batch, _BISECT_THREAD_S)
+            if batch.by_challenger is not None:
+                pending: Pending[ChallengerResult] = Pending()
+                follow_up = partial(self._record_pending_pair, batch, pending)
+                if self._submit_shadow(batch, partial(self._score_into, batch, pending)):
+                    timeout_s = self._challenger_s * max(1.0, batch.rows.size / _ROWS_PER_TIMEOUT)
                     with suppress(TimeoutError):
-                        round.outcome = arrived.result(self._challenger_s * max(1.0, round.rows.size / _PATIENCE_ROWS))
-            self._rounds.close(round, [question])
-            if state.challenger_digest is not None and not self._submit(round, follow_up):
-                self._missed(round)
-        if question.error is not None:
-            raise question.error
-        if question.answer is None:
-            raise RuntimeError("a question without an answer")
-        return question.answer
+                        batch.result = pending.result(timeout_s)
+            self._scorer.finish(batch, [request])
+            if state.challenger_digest is not None and not self._submit_shadow(batch, follow_up):
+                self._record_missing_pair(batch)
+        if request.error is not None:
+            raise request.error
+        if request.answer is None:
+            raise RuntimeError("a request without an answer")
+        return request.answer
 
-    def _challenge_into(self, round: MicroBatch, arrived: Pending[ChallengerResult]) -> None:
-        arrived.set_result(self._rounds.challenge(round, patience_s=_PATIENCE_ASIDE_S))
+    def _score_into(self, batch: MicroBatch, pending: Pending[ChallengerResult]) -> None:
+        pending.set_result(self._scorer.score_challenger(batch, bisect_s=_BISECT_THREAD_S))
 
-    def _pair_arrived(self, round: MicroBatch, arrived: Pending[ChallengerResult]) -> None:
-        """The challenger's thread does one thing after another, so its outcome is there unless it was never asked."""
-        if arrived.done():
-            round.outcome = arrived.result()
-            self._rounds.pair(round)
+    def _record_pending_pair(self, batch: MicroBatch, pending: Pending[ChallengerResult]) -> None:
+        """Record the pair of a result that was set by an earlier task of the same thread; it is not set when that task
+        was rejected."""
+        if pending.done():
+            batch.result = pending.result()
+            self._scorer.record_pair(batch)
         else:
-            self._missed(round)
+            self._record_missing_pair(batch)
 
-    def _challenge_and_pair(self, round: MicroBatch, patience_s: float) -> None:
-        round.outcome = self._rounds.challenge(round, patience_s=patience_s)
-        self._rounds.pair(round)
+    def _score_and_record_pair(self, batch: MicroBatch, bisect_s: float) -> None:
+        batch.result = self._scorer.score_challenger(batch, bisect_s=bisect_s)
+        self._scorer.record_pair(batch)
 
-    def _submit(self, round: MicroBatch, work: Callable[[], None]) -> bool:
-        """Give *work* to the challenger's own thread; False when too much is waiting there."""
-        digest = round.state.challenger_digest or ""
+    def _submit_shadow(self, batch: MicroBatch, task: Callable[[], None]) -> bool:
+        """Give *task* to the challenger's own thread; False when its queue is full."""
+        digest = batch.state.challenger_digest or ""
         with self._lock:
-            if self._aside is None or self._aside[0] != digest:
-                if self._aside is not None:
-                    self._aside[1].stop()
-                self._aside = (digest, ShadowWorker(digest[:12], self._metrics.pairs_lost.inc))
-            return self._aside[1].submit(work, rows=round.rows.size)
+            if self._shadow is None or self._shadow[0] != digest:
+                if self._shadow is not None:
+                    self._shadow[1].stop()
+                self._shadow = (digest, ShadowWorker(digest[:12], self._metrics.pairs_lost.inc))
+            return self._shadow[1].submit(task, rows=batch.rows.size)
 
-    def _missed(self, round: MicroBatch) -> None:
-        """There will be no pair, as more is asked of the challenger than it can answer; it is counted. But a challenger
-        that has been at one call for seconds owes the answer, and the pair says so: the rollout's guardrails see it."""
-        aside = self._aside
-        if aside is not None and aside[0] == round.state.challenger_digest and aside[1].stuck_s > _STUCK_S:
-            round.outcome = absent(round.rows.size, f"no answer within {_STUCK_S:g} s")
-            self._rounds.pair(round)
+    def _record_missing_pair(self, batch: MicroBatch) -> None:
+        """Count a pair that is lost because the challenger's queue is full. When the challenger has been in one call
+        for more than 5 s, the pair is recorded with an error instead, so that the rollout's guardrails see it."""
+        shadow = self._shadow
+        if shadow is not None and shadow[0] == batch.state.challenger_digest and shadow[1].stuck_s > _STUCK_S:
+            batch.result = ChallengerResult.missing(batch.rows.size, f"no answer within {_STUCK_S:g} s")
+            self._scorer.record_pair(batch)
         else:
-            self._metrics.pairs_lost.inc(round.rows.size)
+            self._metrics.pairs_lost.inc(batch.rows.size)
 
 
-def _fail(questions: Sequence[PredictRequest], error: Exception) -> None:
-    """Tell *error* to those who have neither an answer nor an error of their own."""
-    for question in questions:
-        if question.answer is None and question.error is None:
-            question.error = error
-    _settle(questions)
+def _fail(requests: Sequence[PredictRequest], error: Exception) -> None:
+    """Set *error* for the requests that have neither an answer nor an error."""
+    for request in requests:
+        if request.answer is None and request.error is None:
+            request.error = error
+    _resolve(requests)
 
 
-def _settle(questions: Sequence[PredictRequest]) -> None:
-    """Wake up who asked."""
-    for question in questions:
-        future = question.future
+def _resolve(requests: Sequence[PredictRequest]) -> None:
+    """Set the futures of *requests*."""
+    for request in requests:
+        future = request.future
         if future is None or future.done():
             continue
-        if question.answer is not None:
-            future.set_result(question.answer)
+        if request.answer is not None:
+            future.set_result(request.answer)
         else:
-            future.set_exception(question.error or RuntimeError("a question without an answer"))
+            future.set_exception(request.error or RuntimeError("a request without an answer"))

@@ -1,9 +1,9 @@
-"""Rows seen from outside a model: without the columns that only one of two models knows, and as the texts that decide
-their arm and their slice."""
+"""Selects columns of raw rows, and reads columns of parsed rows as text: for the keys that assign an arm and for
+slices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,18 @@ from trimtab.data.features import texts
 from trimtab.requests.rows import ParsedRows
 
 
-def keys(loaded: LoadedModel, rows: ParsedRows, ids: Sequence[str]) -> Sequence[str]:
-    """What decides a row's arm: the project's key, else its id, else the prediction's."""
+def assignment_keys(loaded: LoadedModel, rows: ParsedRows, ids: Sequence[str]) -> Sequence[str]:
+    """The text by which each row is assigned to an arm: the value of the key column, else of the id column, else the
+    prediction's id."""
     columns = loaded.bundle.manifest.columns
-    found: list[Sequence[str | None]] = [spelled(rows, n) for n in (columns.key, columns.id) if n and _has(rows, n)]
+    found: list[Sequence[str | None]] = [as_text(rows, n) for n in (columns.key, columns.id) if n and _has(rows, n)]
     if not found:
         return ids
     return [next((name for name in names if name is not None), "") for names in zip(*found, ids, strict=True)]
 
 
-def spelled(rows: ParsedRows, name: str) -> Sequence[str | None]:
-    """A column's values as text; all missing when nobody sent it."""
+def as_text(rows: ParsedRows, name: str) -> Sequence[str | None]:
+    """The values of column *name* as text; all None when the rows do not have it."""
     if name in rows.recorded:
         return rows.recorded[name]
     column = rows.columns.get(name)
@@ -36,19 +37,18 @@ def _has(rows: ParsedRows, name: str) -> bool:
     return name in rows.recorded or name in rows.columns
 
 
-def without(raw: Any, names: frozenset[str]) -> Any:
-    """*raw* without columns that the champion does not know but its challenger does."""
-    if not names:
-        return raw
-    return only(raw, None, names)
+def drop(raw: Any, names: frozenset[str]) -> Any:
+    """*raw* without the columns *names*."""
+    return _keep(raw, lambda name: name not in names) if names else raw
 
 
-def only(raw: Any, known: frozenset[str] | None, but: frozenset[str] = frozenset()) -> Any:
-    """Rows in any form with nothing but the columns *known* (None: all), and without those in *but*."""
+def select(raw: Any, names: frozenset[str]) -> Any:
+    """*raw* with only the columns *names*. Both take a list of objects, an object of lists or an Arrow table; items
+    of a list that are not objects are kept."""
+    return _keep(raw, names.__contains__)
 
-    def wanted(name: str) -> bool:
-        return name not in but and (known is None or name in known)
 
+def _keep(raw: Any, wanted: Callable[[str], bool]) -> Any:
     if isinstance(raw, dict):
         return {name: values for name, values in raw.items() if wanted(name)}
     if not isinstance(raw, list):

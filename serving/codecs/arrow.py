@@ -1,5 +1,5 @@
-"""Requests and answers as Arrow streams, for many rows at a time. Which columns and types a row may have is
-`trimtab.requests.parser`'s business, as for JSON."""
+"""Decodes requests from Arrow streams and encodes answers as Arrow streams, for many rows at a time. Which columns and
+types a row may have is checked in `trimtab.requests`, as for JSON."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from serving.batching.microbatch import Encode, MicroBatch, PredictRequest
-from serving.codecs.json import checked_size, encode
+from serving.codecs import json
 from trimtab.requests.parser import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MEDIA = b"application/vnd.apache.arrow.stream"
-_HEADER, _LENGTH, _NODES, _COMPRESSION = 2, 0, 1, 3  # places of fields in Arrow's format/Message.fbs
+_HEADER, _LENGTH, _NODES, _COMPRESSION = 2, 0, 1, 3  # field numbers in Arrow's format/Message.fbs
 _DICTIONARY_DATA = 1
 
 
-def question(body: bytes, *, max_rows: int, answer: Encode = encode) -> PredictRequest:
-    """What a body in Arrow's streaming format asks. Raises BadInput, TooLarge."""
+def decode(body: bytes, *, max_rows: int, encoder: Encode = json.encode) -> PredictRequest:
+    """The request in *body*, an uncompressed Arrow stream. *encoder* makes its answer. Raises BadInput and TooLarge."""
     import pyarrow as pa
 
     try:
@@ -27,30 +27,30 @@ def question(body: bytes, *, max_rows: int, answer: Encode = encode) -> PredictR
             _check(message, max_rows)
         table = pa.ipc.open_stream(pa.py_buffer(body)).read_all()
     except (pa.ArrowException, OSError, EOFError, struct.error, UnicodeDecodeError) as error:
-        raise BadInput(f"the body is no Arrow stream: {error}") from error
-    return PredictRequest(table, checked_size(table.num_rows, max_rows), answer)
+        raise BadInput(f"the body is not an Arrow stream: {error}") from error
+    return PredictRequest(table, json.checked_size(table.num_rows, max_rows), encoder)
 
 
-def answer(round: MicroBatch, question: PredictRequest) -> bytes:
-    """The answer to one question of a closed round: columns id, what the task has (probability, value, or label and
-    probabilities), and the release that answered."""
+def encode(batch: MicroBatch, request: PredictRequest) -> bytes:
+    """The answer to one request of a finished microbatch, as an Arrow stream. Its columns are id, the task's output
+    (probability, value, or label and probabilities), and the release that answered."""
     import numpy as np
     import pyarrow as pa
 
-    first, last = question.first, question.first + question.size
-    arms = np.zeros(question.size, np.bool_) if round.answered is None else round.answered[first:last]
-    columns: dict[str, Any] = {"id": pa.array(round.ids[first:last], pa.string())}
-    if round.scores.labels is None:
-        name = "value" if round.scores.task == "regression" else "probability"
-        values = round.scores.prediction[first:last]
-        if round.outcome is not None:
-            values = np.where(arms, round.outcome.prediction[first:last], values)
+    first, last = request.first, request.first + request.size
+    arms = np.zeros(request.size, np.bool_) if batch.answered is None else batch.answered[first:last]
+    columns: dict[str, Any] = {"id": pa.array(batch.ids[first:last], pa.string())}
+    if batch.scores.labels is None:
+        name = "value" if batch.scores.task == "regression" else "probability"
+        values = batch.scores.prediction[first:last]
+        if batch.result is not None:
+            values = np.where(arms, batch.result.prediction[first:last], values)
         columns[name] = pa.array(values)
     else:
-        given = round.answers(first, last)
-        columns["label"] = pa.array([str(row["label"]) for row in given], pa.string())
-        columns["probabilities"] = pa.array([row["probabilities"] for row in given])
-    names = [round.champion.digest, round.state.challenger_digest or ""]
+        answers = batch.answers(first, last)
+        columns["label"] = pa.array([str(row["label"]) for row in answers], pa.string())
+        columns["probabilities"] = pa.array([row["probabilities"] for row in answers])
+    names = [batch.champion.digest, batch.state.challenger_digest or ""]
     columns["release"] = pa.DictionaryArray.from_arrays(pa.array(arms.astype(np.int8)), pa.array(names))
     table = pa.table(columns)
     sink = pa.BufferOutputStream()
@@ -72,8 +72,8 @@ def _messages(body: bytes) -> Any:
 
 
 def _check(message: pa.Message, max_rows: int) -> None:
-    """Refuse what would take much more memory than its bytes: compressed columns, and lengths that no bytes stand
-    behind. Nothing but the message's head has been looked at by then."""
+    """Reject what would take much more memory than its bytes: compressed columns, and lengths that the body does not
+    have. Only the message's metadata is read for this. Raises BadInput and TooLarge."""
     if message.type not in ("record batch", "dictionary"):
         return
     head = message.metadata.to_pybytes()
@@ -83,10 +83,10 @@ def _check(message: pa.Message, max_rows: int) -> None:
     if at is None:
         return
     if _field(head, at, _COMPRESSION) is not None:
-        raise BadInput("compressed Arrow is not taken: send the stream without compression")
+        raise BadInput("compressed Arrow is not accepted: send the stream without compression")
     length = _field(head, at, _LENGTH)
     rows = 0 if length is None else struct.unpack_from("<q", head, length)[0]
-    checked_size(max(1, rows), max_rows)
+    json.checked_size(max(1, rows), max_rows)
     nodes = _field(head, at, _NODES)
     if nodes is not None:
         nodes += struct.unpack_from("<I", head, nodes)[0]
@@ -96,7 +96,7 @@ def _check(message: pa.Message, max_rows: int) -> None:
 
 
 def _field(head: bytes, table: int, number: int) -> int | None:
-    """Where a field of a flatbuffer's table is, or None when it has its default."""
+    """The offset of a field of a flatbuffer's table, or None when the field is absent."""
     vtable = table - struct.unpack_from("<i", head, table)[0]
     slot = 4 + 2 * number
     if slot + 2 > struct.unpack_from("<H", head, vtable)[0]:
@@ -106,6 +106,6 @@ def _field(head: bytes, table: int, number: int) -> int | None:
 
 
 def _table(head: bytes, table: int, number: int) -> int | None:
-    """Where the table that a field points at begins."""
+    """The offset of the table that a field points at, or None."""
     at = _field(head, table, number)
     return None if at is None else at + int(struct.unpack_from("<I", head, at)[0])

@@ -1,5 +1,5 @@
-"""From a request's bytes to questions, and from a closed round to an answer's bytes: JSON both ways, and labels. HTTP
-itself is `serving.http.asgi`'s business, Arrow `serving.codecs.arrow`'s."""
+"""Decodes requests and labels from JSON, and encodes answers as JSON. `serving.http.asgi` does HTTP itself,
+`serving.codecs.arrow` the same for Arrow."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from trimtab.requests.parser import BadInput, micros
 _SHAPE = 'must be {"rows": [{…}, …]}, {"columns": {"…": […], …}} or one row'
 
 
-def question(body: bytes, *, max_rows: int, answer: Encode | None = None) -> PredictRequest:
-    """What the body of ``POST /predict`` asks; *answer* encodes it, as JSON unless told. Raises BadInput, TooLarge."""
-    content = parsed(body)
+def decode(body: bytes, *, max_rows: int, encoder: Encode | None = None) -> PredictRequest:
+    """The request in a body of ``POST /predict``. *encoder* makes its answer; JSON if None. Raises BadInput and
+    TooLarge."""
+    content = _parsed(body)
     raw: Any = [content]
     size = 1
     if type(content) is dict and len(content) == 1:
@@ -36,11 +37,11 @@ def question(body: bytes, *, max_rows: int, answer: Encode | None = None) -> Pre
             if type(raw) is not dict:
                 raise BadInput(_SHAPE)
             size = max((len(values) for values in raw.values() if isinstance(values, list)), default=0)
-    return PredictRequest(raw, checked_size(size, max_rows), answer or encode)
+    return PredictRequest(raw, checked_size(size, max_rows), encoder or encode)
 
 
 def checked_size(rows: int, max_rows: int) -> int:
-    """*rows*, if one request may have as many."""
+    """*rows*, if a request may have that many. Raises BadInput for 0 and TooLarge beyond *max_rows*."""
     if rows == 0:
         raise BadInput("must have at least one row")
     if rows > max_rows:
@@ -48,14 +49,15 @@ def checked_size(rows: int, max_rows: int) -> int:
     return rows
 
 
-def encode(round: MicroBatch, question: PredictRequest) -> bytes:
-    """The answer to one question of a closed round. Rows that another than the answer's own release answered say so."""
-    first, last = question.first, question.first + question.size
-    answers = [{"id": i, **answer} for i, answer in zip(round.ids[first:last], round.answers(first, last), strict=True)]
-    release: LoadedModel = round.champion
-    challenger = round.state.challenger
-    if round.answered is not None and challenger is not None:
-        by_challenger = round.answered[first:last].tolist()
+def encode(batch: MicroBatch, request: PredictRequest) -> bytes:
+    """The answer to one request of a finished microbatch. When both arms answered rows of it, the answer's release is
+    the champion and the challenger's rows name theirs."""
+    first, last = request.first, request.first + request.size
+    answers = [{"id": i, **answer} for i, answer in zip(batch.ids[first:last], batch.answers(first, last), strict=True)]
+    release: LoadedModel = batch.champion
+    challenger = batch.state.challenger
+    if batch.answered is not None and challenger is not None:
+        by_challenger = batch.answered[first:last].tolist()
         if all(by_challenger):
             release = challenger
         else:
@@ -64,8 +66,8 @@ def encode(round: MicroBatch, question: PredictRequest) -> bytes:
     return orjson.dumps({"release": release.digest, "version": release.version, "predictions": answers})
 
 
-def parsed(body: bytes) -> Any:
-    """A body's JSON. Raises BadInput."""
+def _parsed(body: bytes) -> Any:
+    """The JSON in *body*. Raises BadInput."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -74,8 +76,8 @@ def parsed(body: bytes) -> Any:
 
 
 def record_labels(body: bytes, recorder: Recorder, metrics: ServerMetrics, *, max_rows: int) -> LabelCounts:
-    """Record the labels of ``POST /labels``. Raises TooLarge, BadInput, Unwritable; then none was recorded."""
-    content = parsed(body)
+    """Record the labels in a body of ``POST /labels``: all, or none when it raises TooLarge, BadInput or Unwritable."""
+    content = _parsed(body)
     rows = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
         raise BadInput('must be {"labels": [{"id": …, "label": …}, …]}')
@@ -94,7 +96,7 @@ def record_labels(body: bytes, recorder: Recorder, metrics: ServerMetrics, *, ma
 
 
 def _checked_label(index: int, row: Any) -> int | None:
-    """Refuse what is no label; returns its time."""
+    """The time of a label in microseconds of Unix time, or None. Raises BadInput when *row* is not a label."""
     if type(row) is not dict:
         raise BadInput("a label must be an object", row=index, got=row)
     if unknown := row.keys() - {"id", "label", "time"}:

@@ -18,29 +18,33 @@ Message = Any
 Scope = Any
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-_PATIENCE = 4
+_READ_FACTOR = 4  # a body of up to this many times the limit is read to its end before it is rejected
 _JSON = b"application/json"
 _NONE: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class ClientDisconnected(Exception):
-    """Who asked is not there any more."""
+    """The client closed the connection before it had an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """A request that was let in: its body, and what it says it is and accept."""
+    """A request's body and the headers Content-Type and Accept; size and key are checked."""
 
     body: bytes
     content_type: bytes
     accept: bytes
 
 
-Handler = Callable[[RawRequest], Awaitable[tuple[bytes, bytes]]]  # gives the body and its media type
+Handler = Callable[[RawRequest], Awaitable[tuple[bytes, bytes]]]  # returns the answer and its media type
 
 
 class FastPath:
-    """*handlers* answer POST at their paths; *app* answers the rest."""
+    """The whole application: *handlers* answer POST requests at their paths, *app* answers all others.
+
+    One body may have *max_body_bytes*, all bodies in memory together *max_held_bytes*; a body has to arrive within
+    *body_s* seconds.
+    """
 
     def __init__(
         self,
@@ -58,7 +62,7 @@ class FastPath:
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the server's own start and stop."""
+        """Answer one request, or pass the server's start and stop on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -88,9 +92,9 @@ class FastPath:
         except ClientDisconnected:
             self._metrics.errors.labels("client_gone").inc()
             return
-        except Exception as error:  # noqa: BLE001 - every error is explained to who asked
-            refusal = self._refuse(error)
-            status, answer, media, headers = refusal.status, refusal.body, _JSON, refusal.headers
+        except Exception as error:  # noqa: BLE001 - every error becomes a response
+            response = self._error_response(error)
+            status, answer, media, headers = response.status, response.body, _JSON, response.headers
         finally:
             self._held -= len(body)
         length = str(len(answer)).encode()
@@ -111,8 +115,8 @@ class FastPath:
         return body
 
     async def _rest(self, body: bytearray, receive: Receive) -> bytes:
-        """A body that comes in several pieces. What is somewhat too large is read to its end, unkept: most clients
-        listen only after that. Reading a slow client's body is no reason to refuse others."""
+        """Read a body that arrives in several pieces. A body of up to four times the limit is read to its end but not
+        kept, as most clients read the response only after that."""
         held = len(body)
         self._held += held
         try:
@@ -128,7 +132,7 @@ class FastPath:
                         body += chunk
                         held += len(chunk)
                         self._held += len(chunk)
-                    elif received > self._max_body * _PATIENCE:
+                    elif received > self._max_body * _READ_FACTOR:
                         break
                     if self._held > self._max_held:
                         raise Overloaded
@@ -143,30 +147,30 @@ class FastPath:
     def _too_large(self) -> TooLarge:
         return TooLarge(f"more than {self._max_body / 2**20:g} MB in one request (TRIMTAB_MAX_BODY_MB)")
 
-    def _refuse(self, error: Exception) -> ErrorResponse:
-        refusal = to_response(error)
-        self._metrics.errors.labels(refusal.kind).inc()
-        return refusal
+    def _error_response(self, error: Exception) -> ErrorResponse:
+        response = to_response(error)
+        self._metrics.errors.labels(response.kind).inc()
+        return response
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
-        status, begun = 500, False
+        status, started_response = 500, False
 
-        async def watched(message: Message) -> None:
-            nonlocal status, begun
+        async def watched_send(message: Message) -> None:
+            nonlocal status, started_response
             if message["type"] == "http.response.start":
-                status, begun = message["status"], True
+                status, started_response = message["status"], True
             await send(message)
 
         try:
             self._keys.check(scope["path"], scope["headers"])
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, watched_send)
         except Exception as error:
-            if begun:
+            if started_response:
                 raise
-            refusal = self._refuse(error)
-            start = [(b"content-type", _JSON), (b"content-length", str(len(refusal.body)).encode()), *refusal.headers]
-            await watched({"type": "http.response.start", "status": refusal.status, "headers": start})
-            await watched({"type": "http.response.body", "body": refusal.body})
+            response = self._error_response(error)
+            start = [(b"content-type", _JSON), (b"content-length", str(len(response.body)).encode()), *response.headers]
+            await watched_send({"type": "http.response.start", "status": response.status, "headers": start})
+            await watched_send({"type": "http.response.body", "body": response.body})
         finally:
             name = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.observe(name, status, time.perf_counter() - started)

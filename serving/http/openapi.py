@@ -1,4 +1,4 @@
-"""What /docs and client generators are told about the routes that `serving.http.asgi` answers without FastAPI."""
+"""The OpenAPI description of the routes that `serving.http.asgi` answers without FastAPI."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from serving.http import schemas
 
 _REF = "#/components/schemas/{model}"
 _PROBLEMS = {
-    "401": "a key is needed and was not sent",
-    "403": "the key is for something else",
+    "401": "a key is needed",
+    "403": "the key does not open this path",
     "405": "only POST",
     "408": "the body did not arrive in time",
     "413": "too many rows or bytes",
-    "422": "a row cannot be understood; the error says which, and why",
+    "422": "a row is invalid; the error says which, and why",
     "500": "the model failed",
-    "503": "not now: no release is live, telemetry cannot be written, too many wait, or it takes too long",
+    "503": "retry later: no release is live, telemetry cannot be written, too many requests wait, or a timeout",
 }
 
 
 def patch_openapi(app: FastAPI, live: Callable[[], tuple[dict[str, Any], dict[str, Any]] | None]) -> None:
-    """Have *app* describe these routes beside its own. *live* gives the JSON Schema of a row that the live release
-    takes, and such a row, if there is one."""
+    """Add these routes to the OpenAPI description of *app*. *live* returns the JSON Schema of a row of the live release
+    and an example row, or None when no release is live."""
 
     def openapi() -> dict[str, Any]:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
@@ -50,7 +50,7 @@ def patch_openapi(app: FastAPI, live: Callable[[], tuple[dict[str, Any], dict[st
 
 
 def _as_live(known: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """The shapes of requests as the live release takes them."""
+    """The request models with the live release's row schema."""
     row = {name: value for name, value in row.items() if name != "$schema"}
     lists = {name: {"type": "array", "minItems": 1, "items": kind} for name, kind in row["properties"].items()}
     columns = {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": lists}
@@ -74,7 +74,7 @@ def _predict(row: dict[str, Any] | None) -> dict[str, Any]:
             "columns": {"value": {"columns": {name: [value] for name, value in row.items()}}},
         }
     return {
-        "summary": "Predictions for one row or many, by the champion",
+        "summary": "Predictions for one row or many",
         "description": "A single row may also be sent without a list around it, and many rows as an Arrow stream "
         "(not compressed), which is answered by columns id, probability (or value, or label and probabilities) and "
         "release if the header Accept asks for the same type. Rows that a challenger answered name "

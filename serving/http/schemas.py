@@ -1,5 +1,5 @@
-"""The shapes of requests and answers, for /docs and client generators. Requests are not parsed through these: rows are
-checked column by column (`trimtab.requests.parser`), which is what makes ten thousand of them cheap."""
+"""The shapes of requests and answers, for /docs and client generators. Requests are not parsed by these models:
+`trimtab.requests` checks rows column by column, which is fast enough for ten thousand of them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Value = float | int | bool | str | None
 
 
 class PredictBody(BaseModel):
-    """Rows to answer."""
+    """Rows to predict."""
 
     model_config = ConfigDict(extra="forbid")
 
     rows: list[dict[str, Value]] = Field(
         min_length=1,
-        description="objects with the live release's features (its schema.json has them), and, if wanted, the data "
-        "time, id and key columns, which are recorded",
+        description="objects with the live release's features (see its schema.json) and, optionally, the data's time, "
+        "id and key columns, which are recorded",
     )
 
 
 class PredictColumns(BaseModel):
-    """The same by column, which takes less time for many rows."""
+    """The same by column, which is faster for many rows."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,44 +32,44 @@ class PredictColumns(BaseModel):
 
 
 class Prediction(BaseModel):
-    """One row's answer; which fields there are depends on the task. While a release is tried on a share of the users, a
-    row that another release answered than the rest names it."""
+    """One row's answer; its fields depend on the task. During a rollout, a row that the challenger answered names its
+    release when the champion answered others."""
 
     id: str = Field(description="send it back with the label")
     probability: float | None = Field(None, description="binary: probability of the positive class")
-    label: bool | int | str | None = Field(None, description="multiclass: the likeliest label")
+    label: bool | int | str | None = Field(None, description="multiclass: the most likely label")
     probabilities: dict[str, float] | None = Field(None, description="multiclass: probability of every label")
     value: float | None = Field(None, description="regression")
-    release: str | None = Field(None, description="digest of the release that answered this row, if another")
+    release: str | None = Field(None, description="digest of the release that answered this row, if different")
     version: int | None = Field(None, description="its version in the model registry")
 
 
 class PredictResponse(BaseModel):
     """Predictions in the order of the rows."""
 
-    release: str = Field(description="digest of the release that answered, but for rows that name another")
+    release: str = Field(description="digest of the release that answered, except rows that name another")
     version: int = Field(description="its version in the model registry")
     predictions: list[Prediction]
 
 
 class LabelRow(BaseModel):
-    """What a prediction turned out to be."""
+    """The actual outcome of a prediction."""
 
     model_config = ConfigDict(extra="forbid")
 
-    id: str = Field(pattern="^[0-9a-f]{32}$", description="as /predict answered it")
+    id: str = Field(pattern="^[0-9a-f]{32}$", description="the id that /predict returned")
     label: bool | int | float | str
     time: datetime | None = Field(None, description="when it became known, ISO 8601")
 
 
 class LabelsBody(BaseModel):
-    """Labels, late or twice without harm: the last to arrive counts."""
+    """Labels. They may arrive late or twice: the last one counts."""
 
     labels: list[LabelRow] = Field(min_length=1)
 
 
 class LabelsResponse(BaseModel):
-    """What became of them, as far as the server remembers; `stores.telemetry.count_labels` knows all."""
+    """How many labels were new, repeated or changed, among those that this server remembers."""
 
     accepted: int
     duplicates: int
@@ -77,7 +77,7 @@ class LabelsResponse(BaseModel):
 
 
 class Problem(BaseModel):
-    """What is wrong, and where."""
+    """What is wrong, and in which row and field."""
 
     problem: str
     row: int | None = None
@@ -86,7 +86,7 @@ class Problem(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """Every error has this shape."""
+    """The shape of every error."""
 
     error: Problem
 
@@ -100,7 +100,7 @@ class LoadResponse(BaseModel):
 
 
 class ProbeResponse(BaseModel):
-    """Whether a release's own sample rows gave the predictions that were recorded with it."""
+    """Whether a release's own sample rows gave the recorded predictions."""
 
     ok: bool
     worst_difference: float | None

@@ -1,5 +1,5 @@
-"""The routes that tell the verdict: as JSON for whoever evaluates it (Argo Rollouts' web metric), and as yes or no to
-Flagger's webhooks, which look at nothing but the status. What the verdict is comes from `serving.verdicts`."""
+"""Routes that return a rollout's verdict: as JSON for a program that evaluates it (Argo Rollouts' web metric), and as a
+status code for Flagger's webhooks, which read nothing else. `serving.verdicts` computes the verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from serving.http.errors import as_json
 from serving.verdicts import UnknownRollout, VerdictResponse, Verdicts
 from stores.ledger import LedgerUnavailable
 
-_MOST_BYTES = 64 * 1024
+_MAX_BODY_BYTES = 64 * 1024
 _ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": schemas.ErrorBody} for code in (404, 503)}
 _BODY = {
     "requestBody": {
@@ -44,14 +44,14 @@ _BODY = {
     }
 }
 
-# Whether Flagger gets its yes. What a yes means differs: most let the canary go on, `rollback` sends it back.
+# Whether each of Flagger's hooks succeeds. Most hooks let the canary advance; `rollback` reverts it.
 FLAGGER_HOOKS: dict[str, Callable[[VerdictResponse], bool]] = {
-    "confirm-rollout": lambda found: found.ready,
-    "pre-rollout": lambda found: found.verdict != "roll back",
-    "rollout": lambda found: found.verdict != "roll back",
-    "confirm-traffic-increase": lambda found: found.verdict != "roll back",
-    "confirm-promotion": lambda found: found.verdict == "promote",
-    "rollback": lambda found: found.verdict == "roll back",
+    "confirm-rollout": lambda answer: answer.ready,
+    "pre-rollout": lambda answer: answer.verdict != "roll back",
+    "rollout": lambda answer: answer.verdict != "roll back",
+    "confirm-traffic-increase": lambda answer: answer.verdict != "roll back",
+    "confirm-promotion": lambda answer: answer.verdict == "promote",
+    "rollback": lambda answer: answer.verdict == "roll back",
 }
 
 
@@ -61,12 +61,12 @@ def routes(verdicts: Verdicts) -> APIRouter:
 
     @router.get("/verdict", response_model=VerdictResponse)
     async def newest() -> Response:
-        """The verdict on the rollout that is live, or on the newest."""
+        """The verdict on the live rollout, or else on the newest."""
         return as_json((await _ask(verdicts, None)).model_dump())
 
     @router.get("/verdict/{rollout}", response_model=VerdictResponse)
     async def named(rollout: str) -> Response:
-        """The verdict on a rollout, or on the newest one of a release: its digest, or its first eight characters."""
+        """The verdict on a rollout, or on the newest rollout of a release, by at least 8 characters of its digest."""
         return as_json((await _ask(verdicts, rollout)).model_dump())
 
     @router.post(
@@ -76,9 +76,9 @@ def routes(verdicts: Verdicts) -> APIRouter:
         openapi_extra=_BODY,
     )
     async def webhook(hook: str, request: Request) -> Response:
-        """200 is yes and 409 no. Hooks: confirm-rollout, pre-rollout, rollout, confirm-traffic-increase,
-        confirm-promotion, and rollback, whose yes sends the canary back. `metadata.release` or `metadata.rollout` of
-        the body say which rollout is meant. What could not be seen afresh is no yes."""
+        """200 means yes and 409 no. Hooks: confirm-rollout, pre-rollout, rollout, confirm-traffic-increase,
+        confirm-promotion, and rollback, where yes reverts the canary. `metadata.release` or `metadata.rollout` of the
+        body names the rollout. 503 when the ledger or telemetry cannot be read now."""
         if hook not in FLAGGER_HOOKS:
             raise HTTPException(404, f"no such hook: it has to be one of {', '.join(FLAGGER_HOOKS)}")
         found = await _ask(verdicts, await _rollout_from_body(request))
@@ -97,18 +97,18 @@ async def _ask(verdicts: Verdicts, name: str | None) -> VerdictResponse:
     except UnknownRollout as error:
         raise HTTPException(404, str(error)) from error
     except Overloaded as error:
-        raise HTTPException(503, "too many ask for verdicts", {"Retry-After": "1"}) from error
+        raise HTTPException(503, "too many requests for verdicts", {"Retry-After": "1"}) from error
     except (LedgerUnavailable, OSError) as error:
-        raise HTTPException(503, f"nothing can be said now: {error}", {"Retry-After": "1"}) from error
+        raise HTTPException(503, f"no verdict can be given now: {error}", {"Retry-After": "1"}) from error
 
 
 async def _rollout_from_body(request: Request) -> str | None:
-    """Which rollout a webhook's body speaks of; None for the one that is live."""
+    """The rollout or release that a webhook's body names; None for the live one. Raises HTTPException."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _MOST_BYTES:
-            raise HTTPException(413, f"more than {_MOST_BYTES // 1024} KB in a webhook's body")
+        if len(body) > _MAX_BODY_BYTES:
+            raise HTTPException(413, f"more than {_MAX_BODY_BYTES // 1024} KB in a webhook's body")
     try:
         content = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as error:

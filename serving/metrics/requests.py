@@ -1,5 +1,5 @@
-"""Requests and their times, counted in plain numbers: a request is worth less than a microsecond of counting. Only the
-event loop counts; reading may happen anywhere."""
+"""Counts requests and their times in plain numbers, as a Prometheus client's counters would take longer than a
+microsecond. Only the event loop counts; any thread may read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LATENCIES_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 
 
 class RequestMetrics:
-    """Requests by path and status, and how long answers took, by path. *in_flight* of them are being answered now,
-    which says when more replicas are needed and when one is drained."""
+    """Requests by path and status, and their times by path. *in_flight* is how many are being answered now: a load
+    signal for autoscaling, and 0 when a server has been drained."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._counts: dict[tuple[str, int], int] = {}
@@ -24,7 +24,7 @@ class RequestMetrics:
         registry.register(self)
 
     def observe(self, path: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         key = path, status
         if key not in self._counts:
             self._counts[key] = 0
@@ -35,7 +35,7 @@ class RequestMetrics:
         self._sums[path] += seconds
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
-        """For the registry."""
+        """The metrics; called by the registry."""
         counts = CounterMetricFamily("trimtab_requests", "Requests.", labels=["path", "status"])
         for (path, status), count in list(self._counts.items()):
             counts.add_metric([path, str(status)], count)

@@ -1,5 +1,5 @@
-"""How rollouts fare, for Prometheus: their states, read from the ledger every few seconds. What the server itself does
-is counted in `serving.metrics.server`, the verdict is computed in `serving.verdicts` for those who ask."""
+"""Rollouts as Prometheus metrics, read from the ledger every few seconds. The server's own metrics are in
+`serving.metrics.server`; verdicts are computed in `serving.verdicts` on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEWEST = 3
 
 @dataclass(frozen=True)
 class RolloutStatus:
-    """Where one rollout stands since when, and what the flows that step it have seen of it."""
+    """A rollout's state, since when it has it (Unix time), and what the flows have observed last."""
 
     rollout: str
     release: str
@@ -28,39 +28,43 @@ class RolloutStatus:
 
 
 class RolloutMetrics:
-    """The newest rollouts, in *registry*. `tend` reads; a scrape only gives out what was read last."""
+    """The newest three rollouts, in *registry*. `run_once` reads the ledger; a scrape shows what was read last."""
 
     def __init__(self, ledger: Ledger, registry: CollectorRegistry) -> None:
         self._ledger = ledger
-        self._stands: list[RolloutStatus] = []
+        self._statuses: list[RolloutStatus] = []
         registry.register(self)
 
     def run_once(self) -> None:
-        """Read the ledger. Raises LedgerUnavailable; then what is known stays."""
-        self._stands = [stand for row in self._ledger.rollouts()[-NEWEST:] if (stand := self._stand(row))]
+        """Read the ledger. Raises LedgerUnavailable; then the last values stay."""
+        self._statuses = [status for rollout in self._ledger.rollouts()[-NEWEST:] if (status := self._status(rollout))]
 
-    def _stand(self, row: Rollout) -> RolloutStatus | None:
-        steps = self._ledger.rollout_steps(row.id)
+    def _status(self, rollout: Rollout) -> RolloutStatus | None:
+        steps = self._ledger.rollout_steps(rollout.id)
         if not steps:
             return None
-        at, look = current_state(steps), self._ledger.last_observation(row.id)
-        entered_at = utc(steps[-1].recorded_at or row.recorded_at)
-        exposed = int(look.evidence.get("exposed", 0)) if look else at.exposed_before
+        state, last = current_state(steps), self._ledger.last_observation(rollout.id)
+        entered_at = utc(steps[-1].recorded_at or rollout.recorded_at)
+        exposed = int(last.evidence.get("exposed", 0)) if last else state.exposed_before
         return RolloutStatus(
-            row.id, row.release, at.phase, entered_at.timestamp(), look.labels if look else 0,
-            max(exposed, at.exposed_before),
+            rollout.id, rollout.release, state.phase, entered_at.timestamp(), last.labels if last else 0,
+            max(exposed, state.exposed_before),
         )  # fmt: skip
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """For the registry."""
+        """The metrics; called by the registry."""
         since = GaugeMetricFamily(
-            "trimtab_rollout_since_seconds", "When a rollout came to its state, as Unix time.",
+            "trimtab_rollout_since_seconds", "When a rollout entered its state, as Unix time.",
             labels=["rollout", "release", "state"],
         )  # fmt: skip
-        labels = GaugeMetricFamily("trimtab_rollout_labels", "Labels that its verdict rests on.", labels=["rollout"])
-        exposed = GaugeMetricFamily("trimtab_rollout_exposed", "Answers of it that users got.", labels=["rollout"])
-        for stand in self._stands:
-            since.add_metric([stand.rollout, stand.release, stand.state], stand.since_s)
-            labels.add_metric([stand.rollout], stand.labels)
-            exposed.add_metric([stand.rollout], stand.exposed)
+        labels = GaugeMetricFamily(
+            "trimtab_rollout_labels", "Labels that a rollout's verdict is based on.", labels=["rollout"]
+        )
+        exposed = GaugeMetricFamily(
+            "trimtab_rollout_exposed", "Answers of a rollout's release that users got.", labels=["rollout"]
+        )
+        for status in self._statuses:
+            since.add_metric([status.rollout, status.release, status.state], status.since_s)
+            labels.add_metric([status.rollout], status.labels)
+            exposed.add_metric([status.rollout], status.exposed)
         yield from (since, labels, exposed)

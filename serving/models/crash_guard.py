@@ -1,9 +1,10 @@
-"""Which challengers end the process. A small file says what this life of the server is doing; whoever starts next reads
-what the dead ones left. A challenger is refused after it ended two lives, until the ledger moves on.
+"""Refuses challengers that crash the server. Each server process keeps a small state file that says what it is doing;
+the next process reads the files of those that crashed. A challenger is refused after it crashed two processes, until
+the ledger has a new version.
 
-The file is memory that the kernel keeps when the process dies, whatever it dies of, so saying "I am asking the
-challenger now" costs less than a microsecond. Lives that ended while nobody asked the challenger (somebody killed the
-process) count only when there are many: it may still be a thread that the model started."""
+The file is mapped into memory. The kernel keeps what was written however the process ends, so marking "the challenger
+is scoring" takes less than a microsecond. A crash while the challenger was in memory but not scoring has another likely
+cause (the process was killed), so it counts only after four of them: the model may have started a thread."""
 
 from __future__ import annotations
 
@@ -20,25 +21,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 log = logging.getLogger("trimtab.serving")
-_LAYOUT = struct.Struct(
-    "<BBxxxxxxQ64s64s"
-)  # calls to the challenger, loading, ledger version, challenger, being loaded
-_SUFFIX = ".life"
-_MOST_DEATHS, _MOST_UNEXPLAINED = 2, 4
+# calls to the challenger that are running, whether a release is being loaded, ledger version, digests of the challenger
+# and of the release being loaded
+_LAYOUT = struct.Struct("<BBxxxxxxQ64s64s")
+_SUFFIX = ".state"
+_MAX_CRASHES, _MAX_UNEXPLAINED = 2, 4
 
 
 @dataclass(frozen=True)
 class CrashRecord:
-    """How a life ended. *asking* is False when the release was in memory but not asked at that moment."""
+    """The release *digest* was in memory, under the ledger's *version*, when a process crashed. *scoring* is true when
+    it was being scored or loaded at that moment."""
 
     digest: str
     version: int
-    asking: bool
+    scoring: bool
 
 
 class CrashGuard:
-    """This process' file in *folder*, and what the others there say. Where the folder cannot be written, nothing is
-    known and nobody is refused."""
+    """This process's state file in *folder*, and the files that crashed processes have left there. When the folder
+    cannot be written, no challenger is refused."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -55,30 +57,30 @@ class CrashGuard:
             os.write(self._file, bytes(_LAYOUT.size))
             self._memory = mmap.mmap(self._file, _LAYOUT.size)
         except OSError as error:
-            log.warning("no life file in %s: %s", folder, error)
+            log.warning("no crash guard file in %s: %s", folder, error)
 
     def refusal_reason(self, digest: str, version: int) -> str | None:
-        """Why *digest* must not be a challenger under the ledger's *version*, or None."""
-        deaths = [death for death in self._deaths() if death.digest == digest and death.version == version]
-        asking = sum(death.asking for death in deaths)
-        if asking >= _MOST_DEATHS:
-            return f"refused: the server died {asking} times while it asked or loaded this release"
-        if len(deaths) >= _MOST_UNEXPLAINED:
-            return f"refused: the server died {len(deaths)} times while this release was the challenger"
+        """Why *digest* must not be a challenger under the ledger's *version*, or None when it may."""
+        crashes = [crash for crash in self._crashes() if crash.digest == digest and crash.version == version]
+        scoring = sum(crash.scoring for crash in crashes)
+        if scoring >= _MAX_CRASHES:
+            return f"refused: the server crashed {scoring} times while it scored with or loaded this release"
+        if len(crashes) >= _MAX_UNEXPLAINED:
+            return f"refused: the server crashed {len(crashes)} times while this release was the challenger"
         return None
 
-    def challenger(self, digest: str | None, version: int) -> None:
-        """From now on *digest* is in memory as the challenger; deaths under earlier versions count no more."""
+    def set_challenger(self, digest: str | None, version: int) -> None:
+        """Mark *digest* as the challenger in memory, and delete the records of earlier ledger versions."""
         with self._lock:
             self._state = (version, (digest or "").encode(), b"")
             self._write()
-        for path, death in self._dead():
-            if death is None or death.version < version:
+        for path, crash in self._left_files():
+            if crash is None or crash.version < version:
                 path.unlink(missing_ok=True)
 
     @contextmanager
     def loading(self, digest: str, version: int) -> Iterator[None]:
-        """While *digest* is being loaded."""
+        """Mark that *digest* is being loaded."""
         with self._lock:
             before = self._state
             self._state = (version, before[1], digest.encode())
@@ -92,7 +94,7 @@ class CrashGuard:
 
     @contextmanager
     def scoring(self) -> Iterator[None]:
-        """While the challenger is asked, in whatever thread."""
+        """Mark that the challenger is scoring, in any thread."""
         with self._lock:
             self._calls += 1
             self._memory[0] = min(self._calls, 255)
@@ -104,7 +106,7 @@ class CrashGuard:
                 self._memory[0] = min(self._calls, 255)
 
     def close(self) -> None:
-        """This life ends well."""
+        """Delete the state file: this process ends without a crash."""
         if self._file is not None:
             self._path.unlink(missing_ok=True)
             os.close(self._file)
@@ -114,27 +116,27 @@ class CrashGuard:
         version, challenger, loading = self._state
         self._memory[:] = _LAYOUT.pack(min(self._calls, 255), bool(loading), version, challenger, loading)
 
-    def _deaths(self) -> list[CrashRecord]:
-        return [death for _, death in self._dead() if death is not None]
+    def _crashes(self) -> list[CrashRecord]:
+        return [crash for _, crash in self._left_files() if crash is not None]
 
-    def _dead(self) -> Iterator[tuple[Path, CrashRecord | None]]:
-        """What lives that are over have left."""
+    def _left_files(self) -> Iterator[tuple[Path, CrashRecord | None]]:
+        """The files of processes that have ended, which no longer hold the lock."""
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             if path == self._path:
                 continue
             try:
                 with path.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    yield path, _death(file.read())
+                    yield path, _crash_record(file.read())
             except OSError:
-                continue  # alive, or gone by now
+                continue  # its process is running, or the file has been deleted
 
 
-def _death(content: bytes) -> CrashRecord | None:
+def _crash_record(content: bytes) -> CrashRecord | None:
     if len(content) != _LAYOUT.size:
         return None
     calls, loading, version, challenger, loaded = _LAYOUT.unpack(content)
     if loading:
-        return CrashRecord(loaded.rstrip(b"\0").decode(), version, asking=True)
+        return CrashRecord(loaded.rstrip(b"\0").decode(), version, scoring=True)
     digest = challenger.rstrip(b"\0").decode()
-    return CrashRecord(digest, version, asking=calls > 0) if digest else None
+    return CrashRecord(digest, version, scoring=calls > 0) if digest else None

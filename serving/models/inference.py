@@ -1,5 +1,5 @@
-"""Asking the models: the champion, who has to answer, and the challenger, who may fail in any way without costing a
-user anything. Rows in, checked numbers out; who answers which row is decided in `serving.batching.microbatch`."""
+"""Runs the models and checks their output. A failing champion makes the request fail; a challenger may fail in any way
+without an effect on users. `serving.batching.microbatch` decides which of them answers a row."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ from trimtab.data.arrays import Floats
 from trimtab.model.scoring import Scores
 from trimtab.requests.rows import ParsedRows
 
-_CALLS = 64
-_TEXT = 200
+_MAX_CALLS = 64
+_MAX_ERROR_CHARS = 200
 _ROUNDING = 1e-9
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class ChampionFailed(Exception):
-    """The champion gave no answer, and nobody else may."""
+    """The champion raised or returned invalid output."""
 
 
 @dataclass(slots=True)
 class ChallengerResult:
-    """What a challenger said. *prediction* is nan where it said nothing usable, and *errors* says why where it was more
-    than a missing number; *usable* marks the rows that may be answered with it. *seconds* is the first call's time."""
+    """A challenger's output for *n* rows.
+
+    *prediction* (n floats) is NaN and *usable* (n booleans) false where the output is invalid or missing. *errors* has
+    a text for every row that failed by more than a missing number; None when there is none. *probabilities* (n by
+    classes) and *labels* are there for multiclass. *scores* is the first call's output, if that call succeeded, and
+    *seconds* its time.
+    """
 
     prediction: Floats
     usable: Mask
@@ -38,149 +43,150 @@ class ChallengerResult:
     labels: list[Any] | None = None
     errors: list[str | None] | None = None
 
+    @classmethod
+    def missing(cls, size: int, reason: str) -> ChallengerResult:
+        """The result for *size* rows of a challenger that could not be called: *reason* is every row's error."""
+        errors: list[str | None] = [reason[:_MAX_ERROR_CHARS]] * size
+        return cls(np.full(size, np.nan), np.zeros(size, dtype=np.bool_), 0.0, errors=errors)
+
 
 def score_champion(loaded: LoadedModel, rows: ParsedRows) -> tuple[Scores, float]:
-    """The champion's scores and how long they took. Raises ChampionFailed when it raises or a row has no number."""
+    """The champion's scores, and the seconds that they took. Raises ChampionFailed when the model raises, or any row's
+    output is invalid."""
     started = time.perf_counter()
     try:
         scores = loaded.scorer.score_rows(rows)
         problem = shape_problem(scores, loaded, rows.size)
     except (Exception, SystemExit) as error:
-        raise ChampionFailed(f"the model failed: {_text(error)}") from error
+        raise ChampionFailed(f"the model failed: {_error_text(error)}") from error
     seconds = time.perf_counter() - started
     loaded.latency.observe(rows.size, seconds)
     if problem is not None:
         raise ChampionFailed(f"the model failed: {problem}")
-    if not (fine := in_range(scores)).all():
-        row = int(np.flatnonzero(~fine)[0])
-        raise ChampionFailed(f"the model's answer is {scores.prediction[row]}, which is no answer")
+    if not (valid := in_range(scores)).all():
+        row = int(np.flatnonzero(~valid)[0])
+        raise ChampionFailed(f"the model's output is {scores.prediction[row]}, which is not valid")
     return scores, seconds
 
 
-def score_challenger(loaded: LoadedModel, rows: ParsedRows, *, patience_s: float) -> ChallengerResult:
-    """What the challenger says to each row; never raises. When it raises for all of them together it is asked for
-    halves, quarters and so on, so that only the rows that make it raise are charged with the error; that stops after
-    some calls or *patience_s*, and what is left then is charged with the last error."""
-    outcome = ChallengerResult(np.full(rows.size, np.nan), np.zeros(rows.size, dtype=np.bool_), 0.0)
-    asking = _Bisection(loaded, outcome, rows.size)
+def score_challenger(loaded: LoadedModel, rows: ParsedRows, *, bisect_s: float) -> ChallengerResult:
+    """The challenger's output for every row; never raises.
+
+    When the challenger raises for all rows together, halves are scored, then quarters and so on, so that only the rows
+    that make it raise get the error. This stops after 64 calls or *bisect_s* seconds; the rows that are left then get
+    the last error.
+    """
+    result = ChallengerResult(np.full(rows.size, np.nan), np.zeros(rows.size, dtype=np.bool_), 0.0)
+    bisection = _Bisection(loaded, result, rows.size)
     started = time.perf_counter()
     everything = np.arange(rows.size)
-    error = asking.once(rows, everything)
-    outcome.seconds = time.perf_counter() - started
-    loaded.latency.observe(rows.size, outcome.seconds)
+    error = bisection.score(rows, everything)
+    result.seconds = time.perf_counter() - started
+    loaded.latency.observe(rows.size, result.seconds)
     if error is not None:
-        asking.deadline = time.perf_counter() + patience_s
-        asking.split(rows, everything, error)
-    return outcome
+        bisection.deadline = time.perf_counter() + bisect_s
+        bisection.split(rows, everything, error)
+    return result
 
 
 @dataclass(slots=True)
 class _Bisection:
-    """One attempt at getting as much as possible out of a challenger."""
+    """Scores rows by a challenger and splits them where it raises."""
 
     loaded: LoadedModel
-    outcome: ChallengerResult
+    result: ChallengerResult
     size: int
     calls: int = 0
     deadline: float = 0.0
 
-    def once(self, rows: ParsedRows, at: Indices) -> str | None:
-        """Ask for *rows*, which stand at the places *at*; returns the error's text when there is no answer."""
+    def score(self, rows: ParsedRows, at: Indices) -> str | None:
+        """Score *rows*, whose indices in the microbatch are *at*; the error's text when it fails."""
         self.calls += 1
         try:
             scores = self.loaded.scorer.score_rows(rows)
             if (problem := shape_problem(scores, self.loaded, rows.size)) is not None:
                 return problem
             self._keep(scores, at)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code: whatever it raises is its own error
-            return _text(error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a model is foreign code and may raise anything
+            return _error_text(error)
         return None
 
     def split(self, rows: ParsedRows, at: Indices, error: str) -> None:
-        """Find the rows that *error* is about."""
-        if len(at) == 1 or self.calls + 2 > _CALLS or time.perf_counter() > self.deadline:
-            self._charge(at, error)
+        """Score both halves of *rows*, which failed together with *error*."""
+        if len(at) == 1 or self.calls + 2 > _MAX_CALLS or time.perf_counter() > self.deadline:
+            for place in at.tolist():
+                self._set_error(place, error)
             return
         middle = len(at) // 2
         for part in (np.arange(middle), np.arange(middle, len(at))):
-            some = take(rows, part)
-            if (problem := self.once(some, at[part])) is not None:
-                self.split(some, at[part], problem)
+            half = take(rows, part)
+            if (problem := self.score(half, at[part])) is not None:
+                self.split(half, at[part], problem)
 
     def _keep(self, scores: Scores, at: Indices) -> None:
-        outcome, fine = self.outcome, in_range(scores)
+        result, valid = self.result, in_range(scores)
         if len(at) == self.size:
-            outcome.scores = scores
+            result.scores = scores
         numbers = np.isfinite(scores.prediction)
-        outcome.prediction[at[numbers]] = scores.prediction[numbers]
-        outcome.usable[at] = fine
+        result.prediction[at[numbers]] = scores.prediction[numbers]
+        result.usable[at] = valid
         if scores.probabilities is not None and scores.labels is not None:
-            if outcome.probabilities is None or outcome.labels is None:
-                outcome.probabilities = np.full((self.size, scores.probabilities.shape[1]), np.nan)
-                outcome.labels = [None] * self.size
-            outcome.probabilities[at] = scores.probabilities
+            if result.probabilities is None or result.labels is None:
+                result.probabilities = np.full((self.size, scores.probabilities.shape[1]), np.nan)
+                result.labels = [None] * self.size
+            result.probabilities[at] = scores.probabilities
             for place, label in zip(at.tolist(), scores.labels, strict=True):
-                outcome.labels[place] = label
-        if not fine.all():
-            for place in at[numbers & ~fine].tolist():
-                self._error(place, f"out of range: {outcome.prediction[place]}")
-                outcome.prediction[place] = np.nan
+                result.labels[place] = label
+        if not valid.all():
+            for place in at[numbers & ~valid].tolist():
+                self._set_error(place, f"out of range: {result.prediction[place]}")
+                result.prediction[place] = np.nan
 
-    def _charge(self, at: Indices, error: str) -> None:
-        for place in at.tolist():
-            self._error(place, error)
-
-    def _error(self, place: int, text: str) -> None:
-        if self.outcome.errors is None:
-            self.outcome.errors = [None] * self.size
-        self.outcome.errors[place] = text
+    def _set_error(self, place: int, text: str) -> None:
+        if self.result.errors is None:
+            self.result.errors = [None] * self.size
+        self.result.errors[place] = text
 
 
 def take(rows: ParsedRows, at: Indices) -> ParsedRows:
-    """The rows at the places *at*."""
-    places = at.tolist()
+    """The rows at the indices *at*."""
+    indices = at.tolist()
 
-    def some(column: Any) -> Any:
-        return column[at] if isinstance(column, np.ndarray) else [column[i] for i in places]
+    def selected(column: Any) -> Any:
+        return column[at] if isinstance(column, np.ndarray) else [column[i] for i in indices]
 
     return replace(
         rows,
-        size=len(places),
-        columns={name: some(column) for name, column in rows.columns.items()},
-        recorded={name: some(column) for name, column in rows.recorded.items()},
+        size=len(indices),
+        columns={name: selected(column) for name, column in rows.columns.items()},
+        recorded={name: selected(column) for name, column in rows.recorded.items()},
         time_us=rows.time_us[at],
     )
 
 
-def absent(size: int, reason: str) -> ChallengerResult:
-    """What a challenger that could not be asked at all said."""
-    errors: list[str | None] = [reason[:_TEXT]] * size
-    return ChallengerResult(np.full(size, np.nan), np.zeros(size, dtype=np.bool_), 0.0, errors=errors)
-
-
 def shape_problem(scores: Scores, loaded: LoadedModel, size: int) -> str | None:
-    """What is wrong with the shape of an answer to *size* rows, or None."""
+    """What is wrong with the shape of the scores of *size* rows, or None."""
     if scores.prediction.shape != (size,):
-        return f"{size} rows were answered with a prediction of shape {scores.prediction.shape}"
+        return f"{size} rows gave a prediction of shape {scores.prediction.shape}"
     if loaded.scorer.task == "multiclass":
         expected = (size, len(loaded.scorer.classes))
         if scores.probabilities is None or scores.probabilities.shape != expected:
             got = None if scores.probabilities is None else scores.probabilities.shape
-            return f"{size} rows were answered with probabilities of shape {got}, expected {expected}"
+            return f"{size} rows gave probabilities of shape {got}, expected {expected}"
     return None
 
 
 def in_range(scores: Scores) -> Mask:
-    """Which rows have an answer that means something: finite, and a probability between 0 and 1."""
+    """Which rows have valid output: a finite number and, except for regression, probabilities between 0 and 1."""
     prediction = scores.prediction
     if scores.task == "regression":
         return np.isfinite(prediction)
-    fine = (prediction >= -_ROUNDING) & (prediction <= 1 + _ROUNDING)  # false for nan
+    valid = (prediction >= -_ROUNDING) & (prediction <= 1 + _ROUNDING)  # false for NaN
     if scores.probabilities is not None:
         shares = scores.probabilities
-        fine &= ((shares >= -_ROUNDING) & (shares <= 1 + _ROUNDING)).all(axis=1)
-    return np.asarray(fine)
+        valid &= ((shares >= -_ROUNDING) & (shares <= 1 + _ROUNDING)).all(axis=1)
+    return np.asarray(valid)
 
 
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:_TEXT]
+def _error_text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]

@@ -1,5 +1,5 @@
-"""The releases in memory and which of them answers. Changing that is one assignment, so a request sees either the
-old pair or the new one. Who ought to be live is the ledger's to say; `serving.background` asks it."""
+"""The releases in memory, and which of them are live. A change is one assignment, so a request sees either the old
+champion and challenger or the new ones. `serving.background` reads from the ledger what should be live."""
 
 from __future__ import annotations
 
@@ -21,81 +21,84 @@ from trimtab.requests.parser import RowParser
 from trimtab.requests.rows import ParsedRows
 
 _TOLERANCE = 1e-6
-_LOADED_BESIDE = 2
-Watch = Callable[[str, int], AbstractContextManager[None]]  # around what may end the process: digest, ledger version
+_MAX_SPARE = 2  # releases in memory that are neither live nor the previous champion
+Watch = Callable[[str, int], AbstractContextManager[None]]  # digest, ledger version; entered where a model may crash
 _WARM_ROWS = (1, 1, 1, 8, 8, 32, 32, 64, 64)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A release in memory, checked and warm. *pace* is what its calls took."""
+    """A release in memory. Its digests are checked, and it has scored some rows."""
 
     bundle: Bundle
     scorer: Scorer
-    intake: RowParser
+    parser: RowParser
     latency: LatencyEstimator = field(default_factory=LatencyEstimator)
 
     @property
     def digest(self) -> str:
-        """The release's digest."""
+        """The release's SHA-256 digest."""
         return self.bundle.digest
 
     @property
     def version(self) -> int:
-        """Its number in the model registry."""
+        """The release's number in the model registry."""
         return self.bundle.manifest.model_version
 
     @property
-    def route(self) -> str:
-        """How the model is asked."""
+    def backend(self) -> str:
+        """How the model is executed."""
         return self.scorer.route
 
     def can_score_inline(self, rows: int) -> bool:
-        """Whether the model may be asked for that many rows where everybody waits. Only the compiled way is known to
-        take as long as ever; other models are foreign code, which may take its time once in a while."""
-        return self.route != SCIKIT_LEARN and self.latency.is_fast(rows)
+        """Whether *rows* rows may be scored on the event loop. Only compiled models may: their time is predictable,
+        other models are foreign code that may be slow at any call."""
+        return self.backend != SCIKIT_LEARN and self.latency.is_fast(rows)
 
     @cached_property
     def numbers(self) -> tuple[str, ...]:
-        """Features that are numbers."""
-        return tuple(f.name for f in self.intake.features if f.kind == "number")
+        """Names of the numeric features."""
+        return tuple(f.name for f in self.parser.features if f.kind == "number")
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
-        """Features that are categories."""
-        return tuple(f.name for f in self.intake.features if f.kind == "category")
+        """Names of the categorical features."""
+        return tuple(f.name for f in self.parser.features if f.kind == "category")
 
     @cached_property
     def known(self) -> frozenset[str]:
-        """Every column that a row may have."""
+        """Names of all columns that a row may have."""
         columns = self.bundle.manifest.columns
         names = (*self.numbers, *self.categories, columns.time, columns.id, columns.key)
         return frozenset(name for name in names if name is not None)
 
     def has_same_input(self, other: LoadedModel) -> bool:
-        """Whether rows that were understood for *other* are understood for this one as well."""
+        """Whether rows that were parsed for *other* are valid input of this model too."""
         mine, theirs = self.bundle.manifest, other.bundle.manifest
         return mine.features == theirs.features and mine.columns == theirs.columns
 
     def read(self, raw: Any, *, now_us: int) -> ParsedRows:
-        """Understand a list of objects, an object of lists or an Arrow table. Raises BadInput."""
+        """Parse a list of objects, an object of lists or an Arrow table. Raises BadInput."""
         if isinstance(raw, list):
-            return self.intake.read(raw, now_us=now_us)
+            return self.parser.read(raw, now_us=now_us)
         if isinstance(raw, dict):
-            return self.intake.read_columns(raw, now_us=now_us)
-        return self.intake.read_arrow(raw, now_us=now_us)
+            return self.parser.read_columns(raw, now_us=now_us)
+        return self.parser.read_arrow(raw, now_us=now_us)
 
     def score(self, rows: Any, *, now_us: int) -> tuple[ParsedRows, Scores]:
-        """Understand *rows* and answer them. Raises BadInput."""
-        understood = self.read(rows, now_us=now_us)
-        return understood, self.scorer.score_rows(understood)
+        """Parse *rows* and score them. Raises BadInput."""
+        parsed = self.read(rows, now_us=now_us)
+        return parsed, self.scorer.score_rows(parsed)
 
 
 @dataclass(frozen=True)
 class ServingState:
-    """Who answers at present. *version* is the ledger's; 0 before the first release. While there is a rollout, the
-    challenger scores every row as well and answers *share* of the keys; *absent* says why one that ought to be here is
-    not. *slices* are the columns that the rollout's verdict is also given for."""
+    """What is live. *version* is the ledger's; 0 before the first release.
+
+    During a rollout the challenger scores every row too, and answers *share* of the keys. *unavailable_reason* says why
+    the challenger *challenger_digest* is not in memory. *slices* are the columns that the rollout's verdict is also
+    given for. *in_probation* is true while labels may still take back the champion's promotion.
+    """
 
     version: int = 0
     champion: LoadedModel | None = None
@@ -109,8 +112,8 @@ class ServingState:
 
     @cached_property
     def fallback(self) -> ServingState | None:
-        """Who answers where the champion fails: in probation the one before it, who is asked about every row anyhow.
-        What the champion failed at is then the pairs' to tell."""
+        """The state to use for a request that the champion fails, or None. During probation it is the previous
+        champion, which scores every row anyway. The pairs then record the failure as the challenger's."""
         if not self.in_probation or self.champion is None or self.challenger is None:
             return None
         return replace(
@@ -120,12 +123,12 @@ class ServingState:
 
     @cached_property
     def same_input(self) -> bool:
-        """Whether champion and challenger understand rows alike, so that it has to be done only once."""
+        """Whether champion and challenger have the same input, so that rows are parsed only once."""
         return self.champion is None or self.challenger is None or self.challenger.has_same_input(self.champion)
 
     @cached_property
     def challenger_only_columns(self) -> frozenset[str]:
-        """Columns that only the challenger knows: clients may send them before it is champion."""
+        """Columns that only the challenger has. Clients may send them before it becomes the champion."""
         if self.champion is None or self.challenger is None:
             return frozenset()
         return self.challenger.known - self.champion.known
@@ -133,7 +136,8 @@ class ServingState:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What became of a release's own samples."""
+    """The result of scoring a release's own samples. *worst_difference* is the largest absolute difference from the
+    recorded predictions; None when the call raised or a value is missing."""
 
     ok: bool
     worst_difference: float | None
@@ -142,71 +146,68 @@ class ProbeResult:
 
 
 class LoadedModels:
-    """Loads releases from *shelf* and remembers the ones worth keeping: champion, challenger, the previous champion
-    and the last ones that were loaded beside them."""
+    """Loads releases from *store* and keeps in memory: champion, challenger, the previous champion, and the last two
+    others that were loaded. Thread-safe."""
 
-    def __init__(self, release_store: ReleaseStore, *, allow: Collection[str] = (), watch: Watch | None = None) -> None:
-        self._release_store, self._allow, self._watch = (
-            release_store,
-            frozenset(allow),
-            watch or (lambda *_: nullcontext()),
-        )
-        self._lock, self._opening = threading.Lock(), threading.Lock()
+    def __init__(self, store: ReleaseStore, *, allow: Collection[str] = (), watch: Watch | None = None) -> None:
+        self._store, self._allow, self._watch = store, frozenset(allow), watch or (lambda *_: nullcontext())
+        self._lock, self._load_lock = threading.Lock(), threading.Lock()
         self._loaded: dict[str, LoadedModel] = {}
         self._previous: str | None = None
         self.state = ServingState()
 
     @property
     def digests(self) -> list[str]:
-        """Releases in memory."""
+        """Digests of the releases in memory, sorted."""
         return sorted(self._loaded)
 
     @property
     def previous(self) -> str | None:
-        """The champion before this one."""
+        """Digest of the champion before the present one."""
         return self._previous
 
     def load(self, digest: str, *, version: int | None = None) -> LoadedModel:
-        """The release, loaded beside the live ones if it is not in memory yet, for the ledger's *version* or for the
-        present one. Raises stores.releases.bundle.ReleaseError."""
-        if (found := self._found(digest)) is not None:
+        """The release *digest*, loaded if it is not in memory. *version* is the ledger version that it is loaded for;
+        the present one if None. Raises stores.releases.bundle.ReleaseError."""
+        if (found := self._cached(digest)) is not None:
             return found
-        with self._opening:  # which may take its time, while others change who is live
-            if (found := self._found(digest)) is not None:
+        with self._load_lock:  # held for long; `switch` needs only the other lock
+            if (found := self._cached(digest)) is not None:
                 return found
             with self._watch(digest, self.state.version if version is None else version):
-                loaded = self._open(digest)
+                loaded = self._load(digest)
             with self._lock:
                 self._loaded[digest] = loaded
-                self._forget(keep=digest)
+                self._evict(keep=digest)
             return loaded
 
-    def _found(self, digest: str) -> LoadedModel | None:
+    def _cached(self, digest: str) -> LoadedModel | None:
         with self._lock:
             found = self._loaded.pop(digest, None)
             if found is not None:
-                self._loaded[digest] = found  # the newest is last
+                self._loaded[digest] = found  # the most recently used is last
             return found
 
     def switch(self, state: ServingState) -> None:
-        """Let this state, whose releases `load` gave, answer from now on."""
+        """Make *state* live. Its releases have to come from `load`."""
         with self._lock:
             before, self.state = self.state.champion, state
             pair = [r for r in (state.champion, state.challenger) if r is not None]
             self._loaded.update({r.digest: r for r in pair})
             if before is not None and before.digest != pair[0].digest:
                 self._previous = before.digest
-            self._forget(keep=pair[0].digest)
+            self._evict(keep=pair[0].digest)
 
     def probe(self, digest: str) -> ProbeResult:
-        """Send the release's own samples the way every request goes, and compare with what was recorded."""
+        """Score the release's own samples as a request is scored, and compare with the recorded predictions. Raises
+        ReleaseError when it cannot be loaded."""
         loaded = self.load(digest)
         rows, recorded = loaded.bundle.samples
         started = time.perf_counter()
         try:
             with self._watch(digest, self.state.version):
                 _, scores = loaded.score(rows, now_us=0)
-        except Exception as error:  # noqa: BLE001 - a model is foreign code: whatever it raises is the probe's finding
+        except Exception as error:  # noqa: BLE001 - a model is foreign code and may raise anything
             return ProbeResult(False, None, _since_ms(started), f"{type(error).__name__}: {error}")
         latency_ms = _since_ms(started)
         worst = worst_difference(scores.answers(), recorded)
@@ -215,8 +216,8 @@ class LoadedModels:
         finite = worst if worst != float("inf") else None
         return ProbeResult(False, finite, latency_ms, f"sample rows differ from the recorded predictions by {worst:g}")
 
-    def _open(self, digest: str) -> LoadedModel:
-        bundle = self._release_store.get(digest)
+    def _load(self, digest: str) -> LoadedModel:
+        bundle = self._store.get(digest)
         try:
             scorer = load_scorer(bundle, allow=self._allow)
         except (ImportError, AttributeError, TypeError, ValueError) as error:
@@ -224,27 +225,27 @@ class LoadedModels:
         loaded = LoadedModel(bundle, scorer, RowParser(bundle.manifest.features, bundle.manifest.columns))
         rows, _ = bundle.samples
         try:
-            loaded.score(rows[:1], now_us=0)  # the first call is the slow one, and a model that cannot answer is out
+            loaded.score(rows[:1], now_us=0)  # the first call is slow; a model that fails it is rejected
             _warm(loaded, rows)
         except Exception as error:
-            raise CorruptRelease(digest, "model.skops", f"cannot answer: {type(error).__name__}: {error}") from error
+            raise CorruptRelease(digest, "model.skops", f"cannot score: {type(error).__name__}: {error}") from error
         return loaded
 
-    def _forget(self, *, keep: str) -> None:
+    def _evict(self, *, keep: str) -> None:
         live = {r.digest for r in (self.state.champion, self.state.challenger) if r}
-        precious = live | {keep, *([self._previous] if self._previous else [])}
-        spare = [digest for digest in self._loaded if digest not in precious]
-        for digest in spare[: max(0, len(spare) - _LOADED_BESIDE)]:
+        kept = live | {keep, *([self._previous] if self._previous else [])}
+        spare = [digest for digest in self._loaded if digest not in kept]
+        for digest in spare[: max(0, len(spare) - _MAX_SPARE)]:
             del self._loaded[digest]
 
 
 def _warm(loaded: LoadedModel, rows: list[dict[str, Any]]) -> None:
-    """Find out how long the model takes for few rows and for some; a slow one is not asked for long."""
+    """Measure the model's latency for 1 to 64 rows; stops after 0.2 s."""
     began = time.perf_counter()
     for size in _WARM_ROWS:
-        understood = loaded.read((rows * size)[:size], now_us=0)
+        parsed = loaded.read((rows * size)[:size], now_us=0)
         started = time.perf_counter()
-        loaded.scorer.score_rows(understood)
+        loaded.scorer.score_rows(parsed)
         loaded.latency.observe(size, time.perf_counter() - started)
         if time.perf_counter() - began > 0.2:
             return

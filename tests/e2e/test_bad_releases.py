@@ -225,7 +225,7 @@ def test_a_challenger_that_kills_the_server_is_refused_after_two_deaths(
     account = trial.account()
     figures.append(account.figures("kills the process"))
     assert account.state == "rolled back"
-    assert "the model server will not have it: refused: the server died 2 times" in account.reason
+    assert "the model server does not load it: refused: the server crashed 2 times" in account.reason
     assert account.exposed == 0
     assert trial.unanswered <= 200, "a request for each death"
     assert_the_champion_goes_on(stack, maker, account)

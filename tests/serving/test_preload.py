@@ -45,7 +45,7 @@ def test_a_server_that_cannot_have_the_champion_is_not_ready_whatever_it_has_pre
     away = place.home / "away"
     shutil.move(champion.path, away)
     place.start(wait_for="/health", TRIMTAB_PRELOAD=other.digest)
-    place.wait(lambda: "answers as recorded" in place.log_end(), "the release is preloaded")
+    place.wait(lambda: "gives the recorded predictions" in place.log_end(), "the release is preloaded")
     place.wait(lambda: champion.digest[:12] in place.get("/ready")[1]["release"], "the champion was looked for")
     status, told = place.get("/ready")
     assert (status, len(told["reasons"])) == (503, 1)
@@ -59,7 +59,7 @@ def test_a_server_is_not_ready_while_the_champion_is_on_its_way(place: Place, mo
     champion, other = place.release(), place.release(version=2)
     server = server_of(place, preload=other.digest)
     server.preload.run_once()
-    assert server.unready() == []
+    assert server.unready_reasons() == []
     really, arrives = ReleaseStore.get, threading.Event()
 
     def slowly(release_store: ReleaseStore, digest: str) -> Bundle:
@@ -71,10 +71,10 @@ def test_a_server_is_not_ready_while_the_champion_is_on_its_way(place: Place, mo
     following = threading.Thread(target=server.follower.run_once)
     following.start()
     reason = f"release {champion.digest[:12]} is live and not loaded yet"
-    eventually(lambda: server.unready() == [reason], "the look at the ledger", within_s=10)
+    eventually(lambda: server.unready_reasons() == [reason], "the look at the ledger", within_s=10)
     arrives.set()
     following.join()
-    assert server.unready() == []
+    assert server.unready_reasons() == []
 
 
 def test_a_server_is_not_ready_before_it_knows_from_the_ledger_that_nobody_is_live(place: Place) -> None:
@@ -82,24 +82,24 @@ def test_a_server_is_not_ready_before_it_knows_from_the_ledger_that_nobody_is_li
     server = server_of(place, preload=tiny_bundle(place.home / "releases").digest)  # no ledger is there yet
     server.preload.run_once()
     assert server.preload.done
-    assert server.unready() == [server.follower.ledger_trouble]
+    assert server.unready_reasons() == [server.follower.ledger_trouble]
     migrate(place.ledger)
     server.follower.run_once()
-    assert server.unready() == []
+    assert server.unready_reasons() == []
     (place.home / "ledger.db").rename(place.home / "away.db")
     server.follower.run_once()
-    assert server.unready() == [server.follower.ledger_trouble], "what it knew is old"
+    assert server.unready_reasons() == [server.follower.ledger_trouble], "what it knew is old"
 
 
 def test_a_server_of_the_first_release_answers_with_it_once_it_is_live(place: Place) -> None:
     first = place.release()
     server = server_of(place, preload=first.digest)
     server.preload.run_once()
-    assert server.unready() == []
+    assert server.unready_reasons() == []
     place.go_live(first.digest)
     server.follower.run_once()
-    assert server.unready() == []
-    assert server.described()["champion"] == first.digest
+    assert server.unready_reasons() == []
+    assert server.live()["champion"] == first.digest
 
 
 def test_a_release_that_came_with_the_image_is_put_where_releases_are(place: Place, tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_a_challenger_that_kills_the_server_is_refused_after_two_deaths(place: P
         assert place.process is not None
         place.process.wait(timeout=10)
     place.start(**trusting(place.home))
-    assert "died 2 times" in place.get("/live")[1]["refused"][other]
+    assert "crashed 2 times" in place.get("/live")[1]["refused"][other]
     assert place.get("/ready")[0] == 200
     assert f'trimtab_challenger_refused{{release="{other}"}} 1.0' in place.get("/metrics")[1]
     status, answer = place.post("/predict", {**ROW, "distance": TRIGGER})

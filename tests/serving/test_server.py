@@ -147,7 +147,7 @@ def test_the_metrics_tell_requests_rows_and_who_is_live(shared: Place) -> None:
     shared.post("/predict", {"rows": [ROW] * 7})
     digest = shared.get("/live")[1]["champion"]
     text = shared.get("/metrics")[1]
-    assert f'trimtab_live_release{{arm="champion",release="{digest}",route="tables",version="1"}} 1.0' in text
+    assert f'trimtab_live_release{{arm="champion",release="{digest}",backend="tables",version="1"}} 1.0' in text
     assert f'trimtab_predictions_total{{arm="champion",release="{digest}"}}' in text
     assert 'trimtab_requests_total{path="/predict",status="200"}' in text
     assert "process_resident_memory_bytes" in text

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from serving.http.verdict_routes import FLAGGER_HOOKS
-from serving.verdicts import concluded
+from serving.verdicts import decide
 from tests.ports import free_port
 from tests.serving.conftest import ROOT, Place
 from tests.serving.sample_rollout import SampleRollout, again, begin
@@ -95,7 +95,7 @@ def test_a_bad_release_is_sent_back_once_labels_show_that_it_is_worse(running: P
 
 def test_a_broken_guardrail_speaks_without_any_label(running: Place) -> None:
     found = begin(running, "refused", seed=3, headers=KEY, spoil=True).verdict("roll back")
-    assert "the model server will not have it" in found["guardrails"][0]
+    assert "the model server does not load it" in found["guardrails"][0]
     assert "card.md" in found["reason"]
 
 
@@ -205,12 +205,12 @@ LATE = timedelta(days=400)
 def test_what_is_over_stays_decided_and_what_is_open_follows_its_labels(
     state: Phase, share: float, seen: Observation, verdict: str
 ) -> None:
-    assert concluded(RolloutState(state, share, 3), seen, TERMS, {"reason": "so it was"})[0] == verdict
+    assert decide(RolloutState(state, share, 3), seen, TERMS, {"reason": "so it was"})[0] == verdict
 
 
 def test_an_undecided_trial_ends_at_its_horizon_as_its_rules_say() -> None:
     promoting = TERMS.model_copy(update={"on_inconclusive": "promote"})
-    assert concluded(RolloutState("shadow", 0.0, 3), Observation(elapsed=LATE), promoting, {})[0] == "promote"
+    assert decide(RolloutState("shadow", 0.0, 3), Observation(elapsed=LATE), promoting, {})[0] == "promote"
 
 
 # -- the manifests

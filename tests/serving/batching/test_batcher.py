@@ -44,11 +44,11 @@ def rows_of(place: Place, answers: list[Any]) -> list[dict[str, Any]]:
 
 
 def test_requests_that_arrive_together_are_scored_by_one_call(there: Place, server: ModelServer) -> None:
-    before = metric(server, "trimtab_batch_rows_count"), metric(server, "trimtab_batch_rows_sum")
+    before = metric(server, "trimtab_microbatch_rows_count"), metric(server, "trimtab_microbatch_rows_sum")
     asked = [{**ROW, "distance": 100 + i} for i in range(30)]
     answers = together(server, "/predict", [{"rows": [row]} for row in asked])
     assert [status for status, _ in answers] == [200] * 30
-    after = metric(server, "trimtab_batch_rows_count"), metric(server, "trimtab_batch_rows_sum")
+    after = metric(server, "trimtab_microbatch_rows_count"), metric(server, "trimtab_microbatch_rows_sum")
     assert (after[0] - before[0], after[1] - before[1]) == (1, 30)
     assert [row["distance"] for row in rows_of(there, answers)] == [row["distance"] for row in asked]
 

@@ -96,7 +96,7 @@ def test_every_task_has_its_columns(tmp_path_factory: pytest.TempPathFactory, ta
     found = read(together(server, "/predict", [body], headers=BOTH)[0][1])
     names = ["value"] if task == "regression" else ["label", "probabilities"]
     assert list(found.columns) == ["id", *names, "release"]
-    assert set(found["release"]) == set(server.roster.digests)
+    assert set(found["release"]) == set(server.models.digests)
     kept = predictions(place.telemetry).set_index("prediction_id").loc[found["id"]]
     if task == "regression":
         assert kept["prediction"].tolist() == found["value"].tolist()
@@ -124,9 +124,9 @@ def _table(**columns: Any) -> bytes:
 @pytest.mark.parametrize(
     ("body", "status", "problem"),
     [
-        (b"", 422, "no Arrow stream"),
-        (b"\xff\xff\xff\xff\xff\xff\xff\x7f", 422, "no Arrow stream"),
-        (_table()[:-40], 422, "no Arrow stream"),
+        (b"", 422, "not an Arrow stream"),
+        (b"\xff\xff\xff\xff\xff\xff\xff\x7f", 422, "not an Arrow stream"),
+        (_table()[:-40], 422, "not an Arrow stream"),
         (_table(speed=pa.array([1, 2])), 422, "unknown field"),
         (_table(hour=pa.array(["a", "b"])), 422, "must be a number"),
         (_table(carrier=pa.array([["UA"], ["DL"]])), 422, "plain values|must be text"),

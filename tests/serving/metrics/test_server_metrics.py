@@ -46,14 +46,14 @@ def test_answers_are_counted_by_release_and_arm_and_errors_by_kind(place: Place,
         assert metric(server, "trimtab_predictions_total", release=release, arm=arm) == by.count(release) > 0
         assert metric(server, "trimtab_model_seconds_count", release=release) >= 1
         version = "1" if arm == "champion" else "2"
-        assert metric(server, "trimtab_live_release", release=release, version=version, arm=arm, route="tables") == 1
+        assert metric(server, "trimtab_live_release", release=release, version=version, arm=arm, backend="tables") == 1
     assert metric(server, "trimtab_challenger_rows_total", release=str(live.challenger), outcome="ok") == 50
     assert metric(server, "trimtab_requests_total", path="/predict", status="200") == 50
     assert metric(server, "trimtab_requests_total", path="/predict", status="422") == 2
     assert metric(server, "trimtab_errors_total", kind="input") == 2
     assert metric(server, "trimtab_request_seconds_count", path="/predict") == 52
     assert metric(server, "trimtab_request_seconds_bucket", path="/predict", le="+Inf") == 52
-    assert metric(server, "trimtab_batch_rows_sum") == 50
+    assert metric(server, "trimtab_microbatch_rows_sum") == 50
     assert metric(server, "trimtab_rollout_share") == 0.5
     assert metric(server, "trimtab_telemetry_rows_total", stream="predictions") == 50
     assert metric(server, "trimtab_telemetry_rows_total", stream="pairs") == 50

@@ -24,7 +24,7 @@ import os, signal
 from pathlib import Path
 from serving.models.crash_guard import CrashGuard
 guard = CrashGuard(Path({str(folder)!r}))
-guard.challenger({DEADLY!r} if {act!r} != "load" else None, 7)
+guard.set_challenger({DEADLY!r} if {act!r} != "load" else None, 7)
 if {act!r} == "ask":
     entered = guard.scoring()
     entered.__enter__()
@@ -47,12 +47,12 @@ def test_a_challenger_is_refused_after_deaths_that_look_like_its_own(tmp_path: P
         guard.close()
         die(tmp_path, act)
     guard = CrashGuard(tmp_path)
-    assert "died" in (guard.refusal_reason(DEADLY, 7) or "")
+    assert "crashed" in (guard.refusal_reason(DEADLY, 7) or "")
     assert guard.refusal_reason(OTHER, 7) is None
     assert guard.refusal_reason(DEADLY, 8) is None
-    guard.challenger(None, 7)
-    assert "died" in (guard.refusal_reason(DEADLY, 7) or "")
-    guard.challenger(None, 8)
+    guard.set_challenger(None, 7)
+    assert "crashed" in (guard.refusal_reason(DEADLY, 7) or "")
+    guard.set_challenger(None, 8)
     assert guard.refusal_reason(DEADLY, 7) is None
     guard.close()
     assert not list(tmp_path.iterdir())
@@ -62,7 +62,7 @@ def test_lives_that_end_well_and_lives_that_go_on_are_no_deaths(tmp_path: Path) 
     with ExitStack() as going_on:
         for _ in range(3):
             guard = CrashGuard(tmp_path)
-            guard.challenger(DEADLY, 7)
+            guard.set_challenger(DEADLY, 7)
             going_on.enter_context(guard.scoring())
         for _ in range(2):
             die(tmp_path, "end")
@@ -72,7 +72,7 @@ def test_lives_that_end_well_and_lives_that_go_on_are_no_deaths(tmp_path: Path) 
 def test_a_folder_that_cannot_be_written_refuses_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     guard = CrashGuard(tmp_path / "file" / "lives")
-    guard.challenger(DEADLY, 7)
+    guard.set_challenger(DEADLY, 7)
     with guard.scoring(), guard.loading(DEADLY, 7):
         assert guard.refusal_reason(DEADLY, 7) is None
     guard.close()
