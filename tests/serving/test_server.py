@@ -147,7 +147,7 @@ def test_the_metrics_tell_requests_rows_and_who_is_live(shared: Place) -> None:
     shared.post("/predict", {"rows": [ROW] * 7})
     digest = shared.get("/live")[1]["champion"]
     text = shared.get("/metrics")[1]
-    assert f'trimtab_live_release{{arm="champion",release="{digest}",backend="tables",version="1"}} 1.0' in text
+    assert f'trimtab_live_release{{arm="champion",backend="tables",release="{digest}",version="1"}} 1.0' in text
     assert f'trimtab_predictions_total{{arm="champion",release="{digest}"}}' in text
     assert 'trimtab_requests_total{path="/predict",status="200"}' in text
     assert "process_resident_memory_bytes" in text
@@ -159,7 +159,7 @@ def test_the_docs_describe_the_bodies(shared: Place) -> None:
     body = schema["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     assert shared.post("/predict", body["examples"]["rows"]["value"])[0] == 200
     assert shared.post("/predict", body["examples"]["columns"]["value"])[0] == 200
-    assert {"PredictRequest", "PredictAnswer"} <= schema["components"]["schemas"].keys()
+    assert {"PredictBody", "PredictResponse"} <= schema["components"]["schemas"].keys()
     assert shared.get("/docs")[0] == 200
 
 
