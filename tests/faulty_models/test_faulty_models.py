@@ -171,8 +171,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from serving.models.loaded import LoadedModels
-from stores.releases.store import Shelf
-loaded = LoadedModels(Shelf(Path(sys.argv[2])), allow=("faulty_models.Deadly",)).load(sys.argv[3])
+from stores.releases.store import ReleaseStore
+loaded = LoadedModels(ReleaseStore(Path(sys.argv[2])), allow=("faulty_models.Deadly",)).load(sys.argv[3])
 loaded.score([{"distance": 100, "hour": 6, "carrier": "AA"}], now_us=0)
 print("it answered")
 loaded.score([{"distance": 100, "hour": 6, "carrier": "DL"}], now_us=0)
