@@ -18,7 +18,7 @@ from trimtab.model.candidate import PROFILE_FILE, manifest_fields
 from trimtab.model.release import BACKEND, CARD, MODEL, REFERENCE, SAMPLES, SCHEMA
 
 fetch_candidate = task(name="fetch-candidate", **RETRIED)(tracking.fetch_candidate)
-prove_route = task(name="prove-route", **RETRIED)(backend.backend_file)
+verify_backend = task(name="verify-backend", **RETRIED)(backend.backend_file)
 
 
 class GateNotPassed(RuntimeError):
@@ -47,8 +47,10 @@ def build(ctx: ProjectContext, candidate: CandidateArtifacts, version: int, card
     name, paper = candidate.paper.project, candidate.paper
     files = {f: (candidate.folder / f).read_bytes() for f in (MODEL, SCHEMA, REFERENCE, SAMPLES, PROFILE_FILE)}
     fields = manifest_fields(paper, model_name=name, model_version=version, run_id=candidate.run_id)
-    route = prove_route(model=files[MODEL], reference=files[REFERENCE], fields=fields, allow=ctx.settings.trusted_types)
-    bundle = write_bundle(ctx.releases, manifest_fields=fields, files={**files, CARD: card.encode(), BACKEND: route})
+    record = verify_backend(
+        model=files[MODEL], reference=files[REFERENCE], fields=fields, allow=ctx.settings.trusted_types
+    )
+    bundle = write_bundle(ctx.releases, manifest_fields=fields, files={**files, CARD: card.encode(), BACKEND: record})
     ctx.ledger.record_release(
         bundle.digest, model_name=name, model_version=version, run_id=candidate.run_id,
         manifest=bundle.manifest.model_dump(mode="json"),

@@ -16,8 +16,8 @@ from serving.models.crash_guard import CrashGuard
 from serving.models.inference import ChallengerResult, ChampionFailed, score_challenger, score_champion, take
 from serving.models.loaded import LoadedModel, ServingState
 from stores.telemetry import Recorder
-from trimtab.requests.parser import BadInput
 from trimtab.requests.rows import ParsedRows
+from trimtab.requests.values import BadInput
 from trimtab.rollout.assignment import bucket
 
 _NO_ROWS = ParsedRows(0, {}, {}, np.empty(0, dtype=np.int64), ())
@@ -176,7 +176,7 @@ def _parsed(
         rows = drop(request.raw, extra)
         try:
             for row in rows:
-                champion.parser.admit(row)
+                champion.parser.check_fast(row)
         except BadInput as error:
             request.error = error if request.size == 1 else _error_of(champion, rows) or error
         else:
@@ -185,7 +185,7 @@ def _parsed(
             raw += rows
     if not valid:
         return valid, sent, _NO_ROWS
-    return valid, sent, champion.parser.read_admitted(raw, now_us=now_us)
+    return valid, sent, champion.parser.read_checked(raw, now_us=now_us)
 
 
 def _error_of(champion: LoadedModel, rows: Any) -> BadInput | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.batching.microbatch import Encode, MicroBatch, PredictRequest
 from serving.codecs import json
-from trimtab.requests.parser import BadInput
+from trimtab.requests.values import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,7 +15,7 @@ from serving.metrics.server import ServerMetrics
 from serving.models.loaded import LoadedModel
 from stores.telemetry import LabelCounts, Recorder
 from stores.telemetry.wal.ids import is_prediction_id
-from trimtab.requests.parser import BadInput, micros
+from trimtab.requests.values import BadInput, to_micros
 
 _SHAPE = 'must be {"rows": [{…}, …]}, {"columns": {"…": […], …}} or one row'
 
@@ -110,6 +110,6 @@ def _checked_label(index: int, row: Any) -> int | None:
     if at is None:
         return None
     try:
-        return micros(datetime.fromisoformat(at))
+        return to_micros(datetime.fromisoformat(at))
     except (TypeError, ValueError) as error:
         raise BadInput("must be a time like 2013-03-01T05:00:00Z", row=index, field="time", got=at) from error

@@ -17,7 +17,7 @@ from serving.metrics.server import ServerMetrics
 from serving.models.inference import ChampionFailed
 from stores.releases.bundle import ReleaseError, UnknownRelease, UnreachableRelease
 from stores.telemetry import Unwritable
-from trimtab.requests.parser import BadInput
+from trimtab.requests.values import BadInput
 
 log = logging.getLogger("trimtab.serving")
 

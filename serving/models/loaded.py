@@ -48,7 +48,7 @@ class LoadedModel:
     @property
     def backend(self) -> str:
         """How the model is executed."""
-        return self.scorer.route
+        return self.scorer.backend
 
     def can_score_inline(self, rows: int) -> bool:
         """Whether *rows* rows may be scored on the event loop. Only compiled models may: their time is predictable,

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stores.releases.bundle import load_model
 from trimtab.data.features import Feature, columns_of, frame
+from trimtab.model.equivalence import TOLERANCE, max_deviation
 from trimtab.model.release import BACKEND
 from trimtab.model.scoring import Scorer
-from trimtab.predictors.compile import SCIKIT_LEARN, TOLERANCE, Predictor, compile_pipeline, max_deviation
+from trimtab.predictors.compile import SCIKIT_LEARN, Predictor, compile_pipeline
 from trimtab.predictors.preprocessing import NotCompilable
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class BackendRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    route: str
+    backend: str
     worst_difference: float | None = None
     tolerance: float = TOLERANCE
     rows: int = 0
@@ -49,35 +50,38 @@ def verify_backend(scorer: Scorer, table: pd.DataFrame) -> tuple[Predictor | Non
     try:
         fast = compile_pipeline(scorer.model, scorer.features)
     except NotCompilable as error:
-        return None, BackendRecord(route=SCIKIT_LEARN, reason=str(error))
+        return None, BackendRecord(backend=SCIKIT_LEARN, reason=str(error))
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, user_api="openmp"):  # a busy server has no thread to spare for a release that loads
         worst = max_deviation(fast, scorer, columns_of(table, scorer.features), len(table))
     if worst <= TOLERANCE:
         return fast, BackendRecord(
-            route=fast.route,
+            backend=fast.backend,
             worst_difference=_round_up(worst),
             rows=len(table),
             reason="gives the answers of scikit-learn",
         )
     shown = _round_up(worst) if math.isfinite(worst) else None
     return None, BackendRecord(
-        route=SCIKIT_LEARN, worst_difference=shown, rows=len(table), reason=f"{fast.route} differs from scikit-learn"
+        backend=SCIKIT_LEARN,
+        worst_difference=shown,
+        rows=len(table),
+        reason=f"{fast.backend} differs from scikit-learn",
     )
 
 
 def backend_file(
     *, model: bytes, reference: bytes, fields: Mapping[str, Any], allow: Collection[str] = (), digest: str = "new"
 ) -> bytes:
-    """route.json of a release in the making; *fields* are its manifest's. Safe to repeat: it gives the same bytes."""
+    """backend.json of a release in the making; *fields* are its manifest's. Safe to repeat: it gives the same bytes."""
     import pandas as pd
 
     loaded = load_model(model, digest=digest, trusted=fields["trusted_types"], allow=allow)
     features = [Feature.model_validate(feature) for feature in fields["features"]]
     scorer = Scorer(loaded, task=fields["task"], features=features, classes=fields["classes"])
-    _, route = verify_backend(scorer, pd.read_parquet(BytesIO(reference)))
-    return route.model_dump_json(indent=1).encode()
+    _, record = verify_backend(scorer, pd.read_parquet(BytesIO(reference)))
+    return record.model_dump_json(indent=1).encode()
 
 
 def load_scorer(bundle: Bundle, *, allow: Collection[str] = ()) -> Scorer:
@@ -87,7 +91,7 @@ def load_scorer(bundle: Bundle, *, allow: Collection[str] = ()) -> Scorer:
     model = bundle.model(allow=allow)
     plain = Scorer(model, task=m.task, features=m.features, classes=m.classes)
     fast, why = _compiled_backend(bundle, plain)
-    return Scorer(model, task=m.task, features=m.features, classes=m.classes, fast=fast, why=why)
+    return Scorer(model, task=m.task, features=m.features, classes=m.classes, fast=fast, reason=why)
 
 
 def _compiled_backend(bundle: Bundle, plain: Scorer) -> tuple[Predictor | None, str]:
@@ -95,13 +99,13 @@ def _compiled_backend(bundle: Bundle, plain: Scorer) -> tuple[Predictor | None, 
         recorded = BackendRecord.model_validate_json(bundle.read(BACKEND))
     except ValidationError:
         return None, f"{BACKEND} cannot be read"
-    if recorded.route == SCIKIT_LEARN:
+    if recorded.backend == SCIKIT_LEARN:
         return None, recorded.reason
     rows, _ = bundle.samples
     fast, found = verify_backend(plain, frame(rows, plain.features))
-    if fast is None or fast.route != recorded.route:
-        now = found.route if fast else f"{SCIKIT_LEARN}, as here it {found.reason}"
-        return None, f"{BACKEND} says {recorded.route}, found was {now}"
+    if fast is None or fast.backend != recorded.backend:
+        now = found.backend if fast else f"{SCIKIT_LEARN}, as here it {found.reason}"
+        return None, f"{BACKEND} says {recorded.backend}, found was {now}"
     return fast, recorded.reason
 
 

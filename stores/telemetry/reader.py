@@ -165,7 +165,7 @@ def _span(start: When, end: When) -> tuple[int, int]:
 
 
 def _micros(when: Any) -> int:
-    from trimtab.requests.parser import micros
+    from trimtab.requests.values import to_micros
 
     moment = datetime.fromisoformat(when) if isinstance(when, str) else when
-    return micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

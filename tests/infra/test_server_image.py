@@ -104,7 +104,7 @@ def test_no_tests_caches_or_history_are_in_it(facts: dict[str, Any]) -> None:
 @pytest.mark.parametrize("way", MODELS)
 def test_it_answers_by_each_way_to_ask_a_model(place: Place, way: str) -> None:
     place.go_live(place.digests[way])  # type: ignore[attr-defined]
-    place.wait(lambda: _metric(place, f'route="{way}"'), f"{way} is live")
+    place.wait(lambda: _metric(place, f'backend="{way}"'), f"{way} is live")
     rows = flights(20, seed=3).drop(columns="late")
     text = rows.assign(scheduled=rows["scheduled"].dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
     objects = text.astype(object).where(text.notna(), None).to_dict("records")

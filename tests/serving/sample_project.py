@@ -85,7 +85,7 @@ def tiny_bundle(
     reference = io.BytesIO()
     table.assign(prediction=scores.prediction).to_parquet(reference, index=False)
     columns = types.Columns(**COLUMNS)
-    _, route = verify_backend(scorer, table)
+    _, record = verify_backend(scorer, table)
     shown = scorer.score(table.iloc[20:40]) if wrong_samples else scorer.score(table.head(20))
     return write_bundle(
         folder,
@@ -110,6 +110,6 @@ def tiny_bundle(
             release.REFERENCE: reference.getvalue(),
             release.SAMPLES: release.sample_predictions(table.head(20), shown),
             release.CARD: b"# tiny\n",
-            release.BACKEND: route.model_dump_json().encode(),
+            release.BACKEND: record.model_dump_json().encode(),
         },
     )

@@ -17,8 +17,9 @@ from stores.releases.backend import load_scorer
 from stores.releases.bundle import Bundle, CorruptRelease, open_bundle
 from tests.serving.sample_project import flights, tiny_bundle, tiny_pipeline
 from trimtab.data.features import describe, frame
+from trimtab.model.equivalence import TOLERANCE
 from trimtab.model.release import BACKEND, MODEL, REFERENCE
-from trimtab.predictors.compile import TOLERANCE, Predictor, compile_pipeline
+from trimtab.predictors.compile import Predictor, compile_pipeline
 from trimtab.requests.parser import RowParser
 
 
@@ -28,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def recorded(bundle: Bundle) -> bytes:
-    """route.json as registering makes it."""
+    """backend.json as registering makes it."""
     return backend.backend_file(
         model=bundle.read(MODEL), reference=bundle.read(REFERENCE), fields=bundle.manifest.model_dump(exclude={"files"})
     )
@@ -54,11 +55,11 @@ def test_a_registered_release_is_asked_the_way_that_was_proved(tmp_path: Path, t
     plain = tiny_bundle(tmp_path, task=task)
     record = recorded(plain)
     found = json.loads(record)
-    assert (found["route"], found["tolerance"], found["rows"]) == ("tables", TOLERANCE, 400)
+    assert (found["backend"], found["tolerance"], found["rows"]) == ("tables", TOLERANCE, 400)
     assert found["worst_difference"] <= TOLERANCE
     bundle = with_record(plain, tmp_path, record)
     scorer = load_scorer(bundle)
-    assert (scorer.route, scorer.why) == ("tables", "gives the answers of scikit-learn")
+    assert (scorer.backend, scorer.reason) == ("tables", "gives the answers of scikit-learn")
     rows, answers = bundle.samples
     understood = RowParser(bundle.manifest.features, bundle.manifest.columns).read(rows, now_us=0)
     for one, other in zip(scorer.score_rows(understood).answers(), answers, strict=True):
@@ -77,10 +78,10 @@ def test_the_record_is_the_same_for_an_equal_model(made: Bundle, tmp_path: Path)
 @pytest.mark.parametrize(
     ("record", "why"),
     [
-        (b'{"route": "scikit-learn", "reason": "somebody said so"}', "somebody said so"),
-        (b'{"route": "linear", "reason": "a mistake"}', "says linear, found was tables"),
-        (b'{"route": "tables"}', "cannot be read"),
-        (b'{"route": "tables", "reason": "", "worst": 0}', "cannot be read"),
+        (b'{"backend": "scikit-learn", "reason": "somebody said so"}', "somebody said so"),
+        (b'{"backend": "linear", "reason": "a mistake"}', "says linear, found was tables"),
+        (b'{"backend": "tables"}', "cannot be read"),
+        (b'{"backend": "tables", "reason": "", "worst": 0}', "cannot be read"),
         (b"\xff", "cannot be read"),
         (b"", "cannot be read"),
     ],
@@ -88,13 +89,13 @@ def test_the_record_is_the_same_for_an_equal_model(made: Bundle, tmp_path: Path)
 )
 def test_only_a_record_that_holds_is_followed(made: Bundle, tmp_path: Path, record: bytes, why: str) -> None:
     scorer = load_scorer(with_record(made, tmp_path, record))
-    assert scorer.route == "scikit-learn"
-    assert why in scorer.why
+    assert scorer.backend == "scikit-learn"
+    assert why in scorer.reason
 
 
 def test_a_record_with_a_byte_changed_is_a_damaged_release(made: Bundle, tmp_path: Path) -> None:
-    bundle = with_record(made, tmp_path, b'{"route": "scikit-learn", "reason": ""}')
-    (bundle.path / BACKEND).write_bytes(b'{"route": "tables", "reason": ""}')
+    bundle = with_record(made, tmp_path, b'{"backend": "scikit-learn", "reason": ""}')
+    (bundle.path / BACKEND).write_bytes(b'{"backend": "tables", "reason": ""}')
     with pytest.raises(CorruptRelease, match=BACKEND):
         open_bundle(tmp_path, bundle.digest)
 
@@ -106,15 +107,15 @@ def test_a_way_that_no_longer_agrees_is_left_at_load(
     bundle = with_record(made, tmp_path, recorded(made))
     monkeypatch.setattr(backend, "compile_pipeline", wrong)
     scorer = load_scorer(bundle)
-    assert scorer.route == "scikit-learn"
-    assert "says tables" in scorer.why
-    assert "differs from scikit-learn" in scorer.why
+    assert scorer.backend == "scikit-learn"
+    assert "says tables" in scorer.reason
+    assert "differs from scikit-learn" in scorer.reason
 
 
 def test_a_way_that_differs_is_refused_at_registration(made: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "compile_pipeline", wrong)
     found = backend.BackendRecord.model_validate_json(recorded(made))
-    assert (found.route, found.reason) == ("scikit-learn", "tables differs from scikit-learn")
+    assert (found.backend, found.reason) == ("scikit-learn", "tables differs from scikit-learn")
     assert found.worst_difference is not None
     assert found.worst_difference > TOLERANCE
 
@@ -131,4 +132,4 @@ def test_a_model_without_a_fast_way_is_served_by_scikit_learn(made: Bundle, tmp_
         fields=made.manifest.model_dump() | {"trusted_types": skops.io.get_untrusted_types(data=model)},
     )
     assert "GaussianNB" in json.loads(record)["reason"]
-    assert load_scorer(with_record(made, tmp_path, record, **{MODEL: model})).route == "scikit-learn"
+    assert load_scorer(with_record(made, tmp_path, record, **{MODEL: model})).backend == "scikit-learn"

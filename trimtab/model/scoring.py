@@ -70,10 +70,10 @@ class Scorer:
         features: Sequence[Feature],
         classes: Sequence[Label] = (),
         fast: Predictor | None = None,
-        why: str = "",
+        reason: str = "",
     ) -> None:
         self.task, self.features, self.classes = task, tuple(features), tuple(classes)
-        self.model, self.why = model, why
+        self.model, self.reason = model, reason
         self._fast = fast
         self._order: list[int] = []
         if task != "regression":
@@ -84,9 +84,9 @@ class Scorer:
         self._in_order = self._order == list(range(len(self._order)))
 
     @property
-    def route(self) -> str:
+    def backend(self) -> str:
         """The way that `score_rows` goes."""
-        return self._fast.route if self._fast else SCIKIT_LEARN
+        return self._fast.backend if self._fast else SCIKIT_LEARN
 
     def score(self, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Scores:
         """Predictions for *rows*, which may have more columns than the model's features."""
@@ -96,13 +96,13 @@ class Scorer:
         """Predictions for rows that an Intake of this model's features understood, the fastest way there is."""
         if self._fast is None:
             return self.score_frame(rows.frame())
-        return self._scores(self.ask_compiled(self._fast, rows.columns, rows.size))
+        return self._scores(self.predict_fast(self._fast, rows.columns, rows.size))
 
     def score_frame(self, table: pd.DataFrame) -> Scores:
         """Predictions for a frame that `features.frame` or `features.assemble` made, by scikit-learn."""
-        return self._scores(self.ask(table))
+        return self._scores(self.predict_sklearn(table))
 
-    def ask(self, table: pd.DataFrame) -> Floats:
+    def predict_sklearn(self, table: pd.DataFrame) -> Floats:
         """scikit-learn's answers: values or the probability of the positive class, shape (n,); else (n, classes) in
         the order of *classes*."""
         if self.task == "regression":
@@ -110,7 +110,7 @@ class Scorer:
         shares = np.asarray(self.model.predict_proba(table), dtype=np.float64)
         return np.ascontiguousarray(shares[:, self._order[-1]]) if self.task == "binary" else shares[:, self._order]
 
-    def ask_compiled(self, fast: Predictor, columns: Mapping[str, Any], size: int) -> Floats:
+    def predict_fast(self, fast: Predictor, columns: Mapping[str, Any], size: int) -> Floats:
         """The same by *fast*."""
         found = fast.predict(columns, size)
         if self._in_order:

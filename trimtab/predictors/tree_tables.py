@@ -1,11 +1,13 @@
-"""Boosted trees as tables: scikit-learn's HistGradientBoosting without its overhead, for one row or many.
+"""Boosted trees (scikit-learn's HistGradientBoosting) as look-up tables, for one row or many.
 
-A leaf is a bit of a word. A split that sends a row to the right rules out the leaves on its left, so the leaf that a
-row reaches is the lowest bit that no split on the wrong side cleared: Lucchese et al., "QuickScorer: a fast algorithm
-to rank documents with additive ensembles of regression trees", SIGIR 2015. Where QuickScorer walks a feature's sorted
-thresholds for each row, here the words of all trees are put together beforehand for every interval between two
-thresholds (at most 255, since these trees learn from binned values), for missing, and for every category. A row then
-costs one look-up per feature, an AND over the words found, and one leaf per tree."""
+The algorithm is QuickScorer: Lucchese et al., "QuickScorer: a fast algorithm to rank documents with additive ensembles
+of regression trees", SIGIR 2015. Each leaf of a tree is a bit of a word. A split that sends a row to the right clears
+the bits of the leaves on its left, so the leaf that a row reaches is the lowest bit that no split cleared.
+
+QuickScorer walks a feature's sorted thresholds for each row. Here the words of all trees are computed beforehand for
+every state of a feature: each interval between two thresholds (at most 255, as these trees learn from binned values),
+each category, and missing. A row then costs one look-up per feature, an AND over the words found, and one leaf per
+tree."""
 
 from __future__ import annotations
 
@@ -20,34 +22,35 @@ from trimtab.predictors.preprocessing import CategoryCodes, Codes, EncodedColumn
 
 Words = Any  # an array of unsigned integers
 
-MOST_LEAVES = 64
-MOST_TABLE_BYTES = 64_000_000
-_SMALL_BYTES, _BLOCK_BYTES = 500_000, 200_000  # what stays in a core's own cache beside the tables; measured
+MAX_LEAVES = 64
+MAX_TABLE_BYTES = 64_000_000
+_SMALL_BYTES, _BLOCK_BYTES = 500_000, 200_000  # what fits a core's own cache beside the tables; measured
 
 
 class TreeTables:
-    """The raw predictions of boosted trees, and from them the answers."""
+    """Predicts with boosted trees. Raises NotCompilable for trees of more than MAX_LEAVES leaves, and when the tables
+    would exceed MAX_TABLE_BYTES."""
 
-    route = "tables"
+    backend = "tables"
 
     def __init__(self, model: Any, columns: list[EncodedColumn], link: Link) -> None:
         self._link = link
-        columns = _as_the_trees_see_them(model, columns)
+        columns = _as_encoded_for_trees(model, columns)
         trees = [tree for stage in model._predictors for tree in stage]
         self._outputs = int(model.n_trees_per_iteration_)
         self._baseline = np.asarray(model._baseline_prediction, dtype=np.float64).ravel()
         most = max(int(tree.nodes["is_leaf"].sum()) for tree in trees)
-        if most > MOST_LEAVES:
-            raise NotCompilable(f"a tree has {most} leaves; tables go up to {MOST_LEAVES}")
+        if most > MAX_LEAVES:
+            raise NotCompilable(f"a tree has {most} leaves; tables go up to {MAX_LEAVES}")
         self._word = np.dtype(np.uint32 if most <= 32 else np.uint64)
         self._build(model, trees, columns)
 
     def predict(self, columns: Mapping[str, Any], size: int) -> Floats:
-        """What `predict_proba` (or `predict`) gives for *size* rows; binary: the second class alone, shape (n,)."""
+        """Predictions for *size* rows, as `Predictor.predict` describes them."""
         return self._link(self.raw(columns, size))
 
     def raw(self, columns: Mapping[str, Any], size: int) -> Floats:
-        """The sum of the leaves, shape (n, outputs)."""
+        """The baseline and the sum of the leaves, before the link: shape (size, outputs)."""
         if not self._states:
             alone: Floats = self._leaves[self._first].reshape(-1, self._outputs).sum(axis=0) + self._baseline
             return np.tile(alone, (size, 1))
@@ -64,9 +67,9 @@ class TreeTables:
             found[start : start + block] = self._sum(self._words(states[:, start : start + block]))
         return found
 
-    def edges(self) -> dict[str, Floats]:
-        """For each number, the values at which some tree changes its mind."""
-        return self._edges
+    def split_points(self) -> dict[str, Floats]:
+        """For each numeric feature, the thresholds of all trees, ascending."""
+        return self._split_points
 
     def _words(self, states: Codes) -> Words:
         words = self._table.take(states[0], axis=0, mode="clip")
@@ -77,8 +80,10 @@ class TreeTables:
         return words
 
     def _sum(self, words: Words) -> Floats:
-        """The leaves that *words* of shape (n, trees) lead to, summed. The place of a word's lowest bit is the
-        exponent of that bit's value as a floating-point number."""
+        """Sum the leaves of *words*, shape (n, trees), to shape (n, outputs).
+
+        The index of a word's lowest bit is read from the exponent of that bit's value as a float32.
+        """
         lowest = np.bitwise_and(words, np.negative(words)).astype(np.float32).view(np.int32)
         reached = self._leaves.take((lowest >> 23) + self._first_less_bias)
         sums: Floats = reached.reshape(len(words), -1, self._outputs).sum(axis=1)
@@ -92,8 +97,8 @@ class TreeTables:
             own = splits[splits["feature_idx"] == j]
             kind = _Bitsets if own["is_categorical"].any() else _Intervals
             sides[j] = kind(own, columns[j], model, j)
-        if sum(s.states for s in sides.values()) * len(trees) * self._word.itemsize > MOST_TABLE_BYTES:
-            raise NotCompilable(f"the tables of {len(trees)} trees would be larger than {MOST_TABLE_BYTES:,} bytes")
+        if sum(s.states for s in sides.values()) * len(trees) * self._word.itemsize > MAX_TABLE_BYTES:
+            raise NotCompilable(f"the tables of {len(trees)} trees would be larger than {MAX_TABLE_BYTES:,} bytes")
         bits = 8 * self._word.itemsize
         full = (1 << bits) - 1
         tables: dict[int, Words] = {
@@ -108,7 +113,7 @@ class TreeTables:
         self._first_less_bias = self._first - 127
         self._states = [(columns[j].feature.name, side.states_of) for j, side in sides.items()]
         self._starts = np.cumsum([0, *(side.states for side in sides.values())])[:-1, np.newaxis]
-        self._edges = {
+        self._split_points = {
             columns[j].feature.name: side.thresholds[:-1]
             for j, side in sides.items()
             if isinstance(side, _Intervals) and columns[j].values is None
@@ -117,40 +122,43 @@ class TreeTables:
 
 
 class _Intervals:
-    """The states of a number: the intervals between the thresholds of all trees, and missing, which is last. A
-    category that the trees take as a number has the states of its numbers."""
+    """The states of a numeric column: the intervals between the thresholds of all trees, and missing as the last.
+    A category that the trees treat as a number has the states of its encoded numbers."""
 
     def __init__(self, splits: Any, column: EncodedColumn, model: Any, j: int) -> None:
         thresholds: Floats = np.unique(np.append(splits["num_threshold"], np.inf))
         self.thresholds, self.states = thresholds, len(thresholds) + 1
         self.states_of: Callable[[Any], Any] = thresholds.searchsorted
         if column.values is not None:
-            self.states_of = CategoryCodes({t: int(thresholds.searchsorted(v)) for t, v in column.values.items()}).codes
+            self.states_of = CategoryCodes(
+                {t: int(thresholds.searchsorted(v)) for t, v in column.values.items()}
+            ).encode
 
     def right(self, split: Any, tree: Any) -> Any:
-        """The states that *split* sends to the right."""
+        """The states that *split* sends to the right, as a mask of shape (states,)."""
         goes = np.arange(self.states) > self.thresholds.searchsorted(split["num_threshold"])
         goes[-1] = not split["missing_go_to_left"]
         return goes
 
 
 class _Bitsets:
-    """The states of a category: the 256 numbers that the trees can hold, and missing, which is last."""
+    """The states of a categorical column: the 256 codes that the trees can hold, and missing as the last."""
 
     states = 257
 
     def __init__(self, splits: Any, column: EncodedColumn, model: Any, j: int) -> None:
         if column.values is None:
-            raise NotCompilable("a number is taken as a category")
+            raise NotCompilable("a number is used as a category")
         codes = CategoryCodes({text: 256 if np.isnan(v) else int(v) for text, v in column.values.items()})
         if not all(0 <= code <= 256 for code in codes.values()):
             raise NotCompilable("a category has a number that the trees cannot hold")
-        self.states_of: Callable[[Any], Any] = codes.codes
-        known, place = model._bin_mapper.make_known_categories_bitsets()
-        self._known = _bits(known[place[j]])
+        self.states_of: Callable[[Any], Any] = codes.encode
+        known, index = model._bin_mapper.make_known_categories_bitsets()
+        self._known = _bits(known[index[j]])
 
     def right(self, split: Any, tree: Any) -> Any:
-        """The states that *split* sends to the right; a number that training never met goes where missing goes."""
+        """The states that *split* sends to the right, as a mask of shape (257,). A code that training never saw goes
+        where missing goes."""
         missing = not split["missing_go_to_left"]
         left = _bits(tree.raw_left_cat_bitsets[split["bitset_idx"]])
         return np.append(~left & (self._known | missing), missing)
@@ -160,12 +168,13 @@ _Sides = _Intervals | _Bitsets
 
 
 def _bits(words: Any) -> Any:
-    """Eight words of 32 bits as 256 truth values."""
+    """Eight 32-bit words as a mask of shape (256,)."""
     return np.unpackbits(np.ascontiguousarray(words).view(np.uint8), bitorder="little").astype(bool)
 
 
-def _as_the_trees_see_them(model: Any, columns: list[EncodedColumn]) -> list[EncodedColumn]:
-    """The estimator puts categories first and numbers their codes once more; its trees know the result only."""
+def _as_encoded_for_trees(model: Any, columns: list[EncodedColumn]) -> list[EncodedColumn]:
+    """The columns in the order and encoding that the trees use: the estimator moves categories to the front and encodes
+    them once more."""
     if len(columns) != model.n_features_in_:
         raise NotCompilable(f"the trees take {model.n_features_in_} columns, not {len(columns)}")
     if model._preprocessor is None:
@@ -173,21 +182,21 @@ def _as_the_trees_see_them(model: Any, columns: list[EncodedColumn]) -> list[Enc
     categories = [column for column, is_category in zip(columns, model.is_categorical_, strict=True) if is_category]
     numbers = [column for column, is_category in zip(columns, model.is_categorical_, strict=True) if not is_category]
     if any(column.values is None for column in categories):
-        raise NotCompilable("a number is taken as a category")
+        raise NotCompilable("a number is used as a category")
     longest = max(len(column.values or {}) for column in categories)
-    asked = np.zeros((longest, len(columns)))
+    probe = np.zeros((longest, len(columns)))
     for i, column in zip(np.flatnonzero(model.is_categorical_), categories, strict=True):
-        asked[: len(column.values or {}), i] = list((column.values or {}).values())
-    answered = model._preprocess_X(asked, reset=False)
+        probe[: len(column.values or {}), i] = list((column.values or {}).values())
+    encoded = model._preprocess_X(probe, reset=False)
     again = [
-        EncodedColumn(column.feature, dict(zip(column.values or {}, answered[:, i].tolist(), strict=False)))
+        EncodedColumn(column.feature, dict(zip(column.values or {}, encoded[:, i].tolist(), strict=False)))
         for i, column in enumerate(categories)
     ]
     return [*again, *numbers]
 
 
 def _splits(nodes: Any, leaves: Floats) -> list[tuple[Any, int]]:
-    """Every split of a tree, with the bits of the leaves on its left. Fills *leaves* from left to right."""
+    """Each split of a tree with the bits of the leaves on its left. Fills *leaves* from left to right."""
     left, right, is_leaf, values = (nodes[name].tolist() for name in ("left", "right", "is_leaf", "value"))
     found: list[tuple[Any, int]] = []
     count = 0

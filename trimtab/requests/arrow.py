@@ -1,5 +1,6 @@
-"""Rows in Arrow's form, as columns: types are checked once per column, numbers are taken as they lie in memory.
-The rules are those of `trimtab.requests.parser`, which is also the way in."""
+"""Parse Arrow tables: types are checked once per column, and numbers are used without a copy where possible.
+
+The rules are those of `trimtab.requests.parser`; callers use `RowParser.read_arrow`."""
 
 from __future__ import annotations
 
@@ -14,29 +15,33 @@ from pyarrow import types
 
 from trimtab.data.features import Feature, texts
 from trimtab.data.types import Columns
-from trimtab.requests.parser import BadInput, article, micros, times_of
 from trimtab.requests.rows import Micros, ParsedRows
+from trimtab.requests.values import BadInput, parse_times, to_micros, with_article
 
-_FIRST, _LAST = micros(datetime(1, 1, 1, tzinfo=UTC)), micros(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+_FIRST_US = to_micros(datetime(1, 1, 1, tzinfo=UTC))
+_LAST_US = to_micros(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
 
 
 def read(
     table: pa.Table | pa.RecordBatch, features: Sequence[Feature], columns: Columns, recorded: Sequence[str], *,
     now_us: int,
 ) -> ParsedRows:  # fmt: skip
-    """The rows of *table*, whose columns are all known. Raises BadInput."""
+    """Parse *table*, whose columns the parser knows. *recorded* names the id and key columns to keep as text.
+
+    A row without a data time gets *now_us*. Raises BadInput.
+    """
     sent = _columns(table)
     return ParsedRows(
         size=table.num_rows,
         columns={f.name: _feature(f, sent.get(f.name), table.num_rows) for f in features},
-        recorded={name: _labels(name, sent[name]) for name in recorded if name in sent},
+        recorded={name: _id_texts(name, sent[name]) for name in recorded if name in sent},
         time_us=_times(columns.time, sent.get(columns.time), table.num_rows, now_us),
         features=tuple(features),
     )
 
 
 def _columns(table: pa.Table | pa.RecordBatch) -> dict[str, pa.Array]:
-    """Each column in one piece. Bytes from outside may lie about themselves, so all of them are checked first."""
+    """Each column as one array. The buffers of a request may be malformed, so Arrow validates all of them first."""
     try:
         table.validate(full=True)
     except pa.ArrowInvalid as error:
@@ -58,7 +63,7 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 def _feature(feature: Feature, column: pa.Array | None, size: int) -> Any:
     if column is not None and not _accepts(feature, column.type):
         null = " or null" if feature.nullable else ""
-        raise BadInput(f"must be {article(feature.values)}{null}", field=feature.name, got=str(column.type))
+        raise BadInput(f"must be {with_article(feature.values)}{null}", field=feature.name, got=str(column.type))
     if column is None or types.is_null(column.type):
         if not feature.nullable:
             raise BadInput("missing" if column is None else "must not be null", row=0, field=feature.name)
@@ -68,7 +73,7 @@ def _feature(feature: Feature, column: pa.Array | None, size: int) -> Any:
     if feature.kind == "category":
         return _texts(column)
     numbers = column.to_numpy(zero_copy_only=False)
-    if numbers.dtype != np.float64:  # integers and booleans; with gaps they come as objects
+    if numbers.dtype != np.float64:  # integers and booleans; with nulls they come as objects
         numbers = numbers.astype(np.float64)
     if not feature.nullable and np.isnan(numbers).any():
         raise _null(feature, np.isnan(numbers))
@@ -100,7 +105,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _texts(column: pa.Array) -> list[str | None]:
-    """Categories repeat, so each is made into text once."""
+    """The texts of a category column. Each distinct value is converted once."""
     if not types.is_dictionary(column.type):
         column = (column.cast(pa.string()) if types.is_string_view(column.type) else column).dictionary_encode()
     spelled = np.array([*texts(column.dictionary.to_pylist()), None], dtype=object)
@@ -108,8 +113,8 @@ def _texts(column: pa.Array) -> list[str | None]:
     return spelled[codes.to_numpy()].tolist()  # type: ignore[no-any-return]
 
 
-def _labels(name: str, column: pa.Array) -> list[str | None]:
-    """Ids and keys, recorded as text."""
+def _id_texts(name: str, column: pa.Array) -> list[str | None]:
+    """The ids or keys of the column *name* as text. Raises BadInput for other types."""
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     if not (_is_text(kind) or types.is_integer(kind) or types.is_null(kind)):
         raise BadInput("must be text or an integer", field=name, got=str(column.type))
@@ -121,7 +126,10 @@ def _labels(name: str, column: pa.Array) -> list[str | None]:
 
 
 def _times(name: str, column: pa.Array | None, size: int, now_us: int) -> Micros:
-    """Arrow's own timestamps, or text as in JSON; without a time zone it is UTC."""
+    """The data times in UTC microseconds, shape (size,): from Arrow timestamps, or from ISO 8601 text.
+
+    A time without a time zone is UTC. A missing one becomes *now_us*. Raises BadInput.
+    """
     if column is None or types.is_null(column.type):
         return np.full(size, now_us, dtype=np.int64)
     if types.is_timestamp(column.type):
@@ -131,9 +139,9 @@ def _times(name: str, column: pa.Array | None, size: int, now_us: int) -> Micros
         except pa.ArrowInvalid as error:
             raise BadInput("must be a time of our calendar", field=name) from error
         found: Micros = numbers.to_numpy()
-        if (strange := (found < _FIRST) | (found > _LAST)).any():
+        if (strange := (found < _FIRST_US) | (found > _LAST_US)).any():
             raise BadInput("must be a time of our calendar", row=int(strange.argmax()), field=name)
         return found
     if not _is_text(column.type):
         raise BadInput("must be a time like 2013-03-01T05:00:00Z", field=name, got=str(column.type))
-    return times_of(name, column.to_numpy(zero_copy_only=False).tolist(), size, now_us)
+    return parse_times(name, column.to_numpy(zero_copy_only=False).tolist(), size, now_us)

@@ -1,22 +1,23 @@
-"""What a client may send: rows in, clean columns out, or an error that names the row and the field. Works column by
-column, so that ten thousand rows cost little more than the model. HTTP is `serving`'s business."""
+"""Parse the rows of a request into clean columns, or raise an error that names the row and the field.
+
+The work is done column by column, so 10,000 rows cost little more than the model itself. HTTP and its limits are in
+`serving.http`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trimtab.data.features import Feature, numbers, texts
 from trimtab.data.types import Columns
-from trimtab.requests.rows import Micros, ParsedRows
+from trimtab.requests.rows import ParsedRows
 from trimtab.requests.shape_cache import RowShapeCache
+from trimtab.requests.values import ABSENT, BadInput, id_texts, parse_time, parse_times, with_article
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
 
 _ACCEPTED: dict[str, frozenset[type]] = {
     "number": frozenset({int, float}),
@@ -24,22 +25,19 @@ _ACCEPTED: dict[str, frozenset[type]] = {
     "text": frozenset({str}),
     "integer": frozenset({int}),
 }
-_ABSENT = object()
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_AS_SENT = _EPOCH.replace(tzinfo=None)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-class BadInput(ValueError):
-    """A row cannot be understood. *row* and *field* are None when the problem is not in one row or field."""
-
-    def __init__(self, problem: str, *, row: int | None = None, field: str | None = None, got: Any = None) -> None:
-        super().__init__(f"row {row}, field {field}: {problem}")
-        self.problem, self.row, self.field, self.got = problem, row, field, got
 
 
 class RowParser:
-    """Understands rows for one release."""
+    """Parses rows for one release: checks names and types, and converts each column once.
+
+    >>> parser = RowParser([Feature(name="distance", kind="number")], Columns(time="at", id="row", target="late"))
+    >>> rows = parser.read([{"row": 7, "distance": 200}, {"distance": None}], now_us=0)
+    >>> rows.columns["distance"].tolist(), rows.recorded, rows.time_us.tolist()
+    ([200.0, nan], {'row': ['7', None]}, [0, 0])
+    >>> parser.read([{"distance": "far"}], now_us=0)
+    Traceback (most recent call last):
+    trimtab.requests.values.BadInput: row 0, field distance: must be a number or null
+    """
 
     def __init__(self, features: Sequence[Feature], columns: Columns) -> None:
         self.features = tuple(features)
@@ -49,22 +47,28 @@ class RowParser:
         self._recorded = tuple(dict.fromkeys(extra))
         self._known = {*names, *extra, columns.time}
         self._numbers = tuple(f.name for f in features if f.kind == "number")
-        gap = frozenset({type(None)})
-        self._accepted = {f.name: _ACCEPTED[f.values] | (gap if f.nullable else frozenset()) for f in features}
-        self._admission = RowShapeCache(
-            {columns.time: frozenset({str}) | gap, **dict.fromkeys(extra, frozenset({str, int}) | gap)}
+        null = frozenset({type(None)})
+        self._accepted = {f.name: _ACCEPTED[f.values] | (null if f.nullable else frozenset()) for f in features}
+        self._shapes = RowShapeCache(
+            {columns.time: frozenset({str}) | null, **dict.fromkeys(extra, frozenset({str, int}) | null)}
             | self._accepted,
             required=[f.name for f in features if not f.nullable],
             time=columns.time,
-            parse=_parsed,
+            parse=parse_time,
         )
 
     def read(self, rows: Any, *, now_us: int) -> ParsedRows:
-        """*rows* as JSON gave them, as columns. A row without a data time gets *now_us*. Raises BadInput."""
-        return self._understand(self._transpose(rows), len(rows), now_us)
+        """Parse *rows*, a list of objects as JSON gives them. A row without a data time gets *now_us*.
+
+        Raises BadInput.
+        """
+        return self._parse(self._transpose(rows), len(rows), now_us)
 
     def read_columns(self, columns: Any, *, now_us: int) -> ParsedRows:
-        """The same for rows that come as lists by column, all of one length: half the work for many rows."""
+        """Parse an object that has a list for each column, all of one length: half the work of `read` for many rows.
+
+        Raises BadInput.
+        """
         if not isinstance(columns, dict) or not columns:
             raise BadInput("must be an object with a list for each column", got=type(columns).__name__)
         size = None
@@ -76,16 +80,18 @@ class RowParser:
             size = len(values) if size is None else size
             if len(values) != size:
                 raise BadInput(f"has {len(values)} values where others have {size}", field=name)
-        return self._understand(columns, size or 0, now_us)
+        return self._parse(columns, size or 0, now_us)
 
-    def admit(self, row: Any) -> None:
-        """Raises BadInput exactly as ``read([row])`` would, but costs little for a row like others before it."""
-        if not self._admission.admits(row):
+    def check_fast(self, row: Any) -> None:
+        """Raise BadInput exactly when ``read([row])`` would. Costs little for a row whose shape was seen before."""
+        if not self._shapes.accepts(row):
             self.read([row], now_us=0)
 
-    def read_admitted(self, rows: Sequence[Mapping[str, Any]], *, now_us: int) -> ParsedRows:
-        """The same as ``read(rows)`` for at least one row, each of which was admitted, without looking at them again.
-        Rows with an integer that no float64 can hold raise BadInput only here."""
+    def read_checked(self, rows: Sequence[Mapping[str, Any]], *, now_us: int) -> ParsedRows:
+        """Parse at least one row, each of which passed `check_fast`, without checking it again.
+
+        The result equals that of ``read(rows)``. Raises BadInput only for an integer that no float64 can hold.
+        """
         shapes = set(map(tuple, rows))
         size = len(rows)
         if len(shapes) == 1:
@@ -107,17 +113,17 @@ class RowParser:
             else:
                 values = table.get(feature.name, gaps)
                 columns[feature.name] = list(values) if feature.values == "text" else texts(values)
-        times, of = table.get(self._columns.time, gaps), self._admission.times.of
+        times, parse = table.get(self._columns.time, gaps), self._shapes.times.parse
         return ParsedRows(
             size=size,
             columns=columns,
-            recorded={name: _labels(name, table[name]) for name in self._recorded if name in table},
-            time_us=np.array([now_us if text is None else of(text) for text in times], dtype=np.int64),
+            recorded={name: id_texts(name, table[name]) for name in self._recorded if name in table},
+            time_us=np.array([now_us if text is None else parse(text) for text in times], dtype=np.int64),
             features=self.features,
         )
 
     def read_arrow(self, table: pa.Table | pa.RecordBatch, *, now_us: int) -> ParsedRows:
-        """The same for rows in Arrow's form, which need no look at single values. Raises BadInput."""
+        """Parse an Arrow table, whose types are checked by column and not by value. Raises BadInput."""
         from trimtab.requests.arrow import read
 
         for name in table.schema.names:
@@ -125,17 +131,17 @@ class RowParser:
                 raise self._unknown(name, dict.fromkeys(table.schema.names), row=None)
         return read(table, self.features, self._columns, self._recorded, now_us=now_us)
 
-    def _understand(self, table: Mapping[str, Sequence[Any]], size: int, now_us: int) -> ParsedRows:
+    def _parse(self, table: Mapping[str, Sequence[Any]], size: int, now_us: int) -> ParsedRows:
         return ParsedRows(
             size=size,
             columns={f.name: self._feature(f, table.get(f.name), size) for f in self.features},
-            recorded={name: _labels(name, table[name]) for name in self._recorded if name in table},
-            time_us=times_of(self._columns.time, table.get(self._columns.time), size, now_us),
+            recorded={name: id_texts(name, table[name]) for name in self._recorded if name in table},
+            time_us=parse_times(self._columns.time, table.get(self._columns.time), size, now_us),
             features=self.features,
         )
 
     def _transpose(self, rows: Any) -> dict[str, Sequence[Any]]:
-        """Columns of what was sent. One pass when all rows have the same keys in the same order, as usual."""
+        """Turn rows into columns: in one pass when all rows have the same keys in the same order, as is usual."""
         if not isinstance(rows, list) or not rows:
             raise BadInput("must be a list with at least one row", got=type(rows).__name__)
         for i, row in enumerate(rows):
@@ -148,7 +154,7 @@ class RowParser:
             raise self._unknown(name, rows[row], row=row)
         if len(shapes) == 1:
             return dict(zip(next(iter(shapes)), zip(*(row.values() for row in rows), strict=True), strict=True))
-        return {name: [row.get(name, _ABSENT) for row in rows] for name in names}
+        return {name: [row.get(name, ABSENT) for row in rows] for name in names}
 
     def _unknown(self, name: str, sent: Mapping[str, Any], *, row: int | None) -> BadInput:
         if name == self._columns.target:
@@ -158,8 +164,9 @@ class RowParser:
         return BadInput(f"unknown field{hint}", row=row, field=name, got=None if row is None else sent[name])
 
     def _feature(self, feature: Feature, values: Sequence[Any] | None, size: int) -> Any:
+        """The clean column of *feature*: a float64 array or a list of str and None, of length *size*."""
         if values is None:
-            values = [_ABSENT] * size
+            values = [ABSENT] * size
         if not self._accepted[feature.name].issuperset(map(type, values)):
             values = self._without_gaps(feature, values)
         if feature.kind == "category":
@@ -173,17 +180,17 @@ class RowParser:
             ) from error
 
     def _without_gaps(self, feature: Feature, values: Sequence[Any]) -> list[Any]:
-        """Missing values as None; refuses those that may not be missing, and values of a wrong type."""
+        """*values* with None for missing ones. Raises BadInput for a missing required value or a wrong type."""
         accepted = _ACCEPTED[feature.values]
         for i, value in enumerate(values):
-            if value is None or value is _ABSENT:
+            if value is None or value is ABSENT:
                 if not feature.nullable:
-                    problem = "missing" if value is _ABSENT else "must not be null"
+                    problem = "missing" if value is ABSENT else "must not be null"
                     raise BadInput(problem, row=i, field=feature.name)
             elif type(value) not in accepted:
                 null = " or null" if feature.nullable else ""
-                raise BadInput(f"must be {article(feature.values)}{null}", row=i, field=feature.name, got=value)
-        return [None if value is _ABSENT else value for value in values]
+                raise BadInput(f"must be {with_article(feature.values)}{null}", row=i, field=feature.name, got=value)
+        return [None if value is ABSENT else value for value in values]
 
 
 def _overflows(value: Any) -> bool:
@@ -191,50 +198,3 @@ def _overflows(value: Any) -> bool:
         return value is not None and float(value) is None
     except OverflowError:
         return True
-
-
-def article(values: str) -> str:
-    """A kind of values as an error calls it."""
-    return {"number": "a number", "boolean": "true or false", "text": "text", "integer": "an integer"}[values]
-
-
-def _labels(name: str, values: Sequence[Any]) -> list[str | None]:
-    """Ids and keys, recorded as text."""
-    kinds = set(map(type, values))
-    if kinds <= {str}:
-        return list(values)
-    for i, value in enumerate(values):
-        if value is not None and value is not _ABSENT and type(value) not in (str, int):
-            raise BadInput("must be text or an integer", row=i, field=name, got=value)
-    return [None if v is None or v is _ABSENT else str(v) for v in values]
-
-
-def times_of(name: str, values: Sequence[Any] | None, size: int, now_us: int) -> Micros:
-    """ISO 8601 text as UTC microseconds; without an offset it is UTC. Rows share times, so each is parsed once."""
-    if values is None:
-        return np.full(size, now_us, dtype=np.int64)
-    try:
-        known = {v: now_us if v is None or v is _ABSENT else _parsed(v) for v in dict.fromkeys(values)}
-    except (TypeError, ValueError):
-        row, value, error = next(_faults(values))
-        raise BadInput("must be a time like 2013-03-01T05:00:00Z", row=row, field=name, got=value) from error
-    return np.array([known[value] for value in values], dtype=np.int64)
-
-
-def _faults(values: Sequence[Any]) -> Iterator[tuple[int, Any, Exception]]:
-    """What in a column of times is none."""
-    for row, value in enumerate(values):
-        try:
-            if value is not None and value is not _ABSENT:
-                _parsed(value)
-        except (TypeError, ValueError) as error:
-            yield row, value, error
-
-
-def _parsed(text: str) -> int:
-    return micros(datetime.fromisoformat(text))
-
-
-def micros(moment: datetime) -> int:
-    """UTC microseconds since 1970; a moment without an offset is UTC."""
-    return (moment - (_EPOCH if moment.tzinfo else _EPOCH_AS_SENT)) // _MICROSECOND

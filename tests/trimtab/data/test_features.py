@@ -37,10 +37,10 @@ ROWS = st.lists(
 @given(ROWS)
 def test_json_rows_and_a_frame_of_them_look_the_same_to_a_model(rows: list[dict[str, object]]) -> None:
     from_rows = frame(rows, FEATURES)
-    intake = RowParser(FEATURES, COLUMNS)
-    pd.testing.assert_frame_equal(intake.read(rows, now_us=0).frame(), from_rows)
+    parser = RowParser(FEATURES, COLUMNS)
+    pd.testing.assert_frame_equal(parser.read(rows, now_us=0).frame(), from_rows)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    pd.testing.assert_frame_equal(intake.read_columns(columns, now_us=0).frame(), from_rows)
+    pd.testing.assert_frame_equal(parser.read_columns(columns, now_us=0).frame(), from_rows)
     for table in (pd.DataFrame(rows), pd.DataFrame(rows, dtype=object)):
         pd.testing.assert_frame_equal(frame(table, FEATURES), from_rows)
     assert [str(t) for t in from_rows.dtypes] == ["float64", "float64", "str", "str"]

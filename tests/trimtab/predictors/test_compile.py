@@ -19,8 +19,9 @@ from tests.trimtab import sample_rows
 from trimtab.data.features import Feature, columns_of, frame
 from trimtab.data.types import Columns
 from trimtab.model import training
+from trimtab.model.equivalence import TOLERANCE, difference, max_deviation
 from trimtab.model.scoring import Scorer
-from trimtab.predictors.compile import TOLERANCE, Predictor, compile_pipeline, difference, max_deviation
+from trimtab.predictors.compile import Predictor, compile_pipeline
 from trimtab.predictors.preprocessing import NotCompilable
 from trimtab.requests.parser import RowParser
 
@@ -119,7 +120,7 @@ def test_the_fast_way_gives_the_answers_of_scikit_learn(name: str) -> None:
     scorer, way = fast(name)
     fresh = table(seed=1)
     worst = max_deviation(way, scorer, columns_of(fresh, FEATURES), len(fresh))
-    assert (way.route, worst <= TOLERANCE) == (MODELS[name][3], True), worst
+    assert (way.backend, worst <= TOLERANCE) == (MODELS[name][3], True), worst
     assert worst < 1e-11
 
 
@@ -145,7 +146,10 @@ def test_any_row_that_a_client_may_send_is_answered_as_by_scikit_learn(sent: lis
     rows = RowParser(FEATURES, Columns(time="at", id="row", target="late")).read(sent, now_us=0)
     for name in ("binary trees", "multiclass trees"):
         scorer, way = fast(name)
-        assert difference(scorer.ask_compiled(way, rows.columns, rows.size), scorer.ask(rows.frame())) <= TOLERANCE
+        assert (
+            difference(scorer.predict_fast(way, rows.columns, rows.size), scorer.predict_sklearn(rows.frame()))
+            <= TOLERANCE
+        )
 
 
 @pytest.mark.parametrize("size", [1, 2, 17, 100, 2999])
@@ -156,8 +160,8 @@ def test_rows_are_answered_alike_whatever_their_number(name: str, size: int) -> 
     """Few rows and many take different turns inside."""
     scorer, way = fast(name)
     rows = table(seed=2).head(size)
-    want = scorer.ask(frame(rows, FEATURES))
-    assert difference(scorer.ask_compiled(way, columns_of(rows, FEATURES), size), want) <= TOLERANCE
+    want = scorer.predict_sklearn(frame(rows, FEATURES))
+    assert difference(scorer.predict_fast(way, columns_of(rows, FEATURES), size), want) <= TOLERANCE
 
 
 def test_classes_come_in_the_order_of_the_manifest() -> None:
@@ -166,8 +170,8 @@ def test_classes_come_in_the_order_of_the_manifest() -> None:
         scorer, way = fast(name)
         turned = Scorer(scorer.model, task=scorer.task, features=FEATURES, classes=scorer.classes[::-1])
         columns = columns_of(table(seed=3), FEATURES)
-        want = turned.ask(frame(table(seed=3), FEATURES))
-        assert difference(turned.ask_compiled(way, columns, len(table())), want) <= TOLERANCE
+        want = turned.predict_sklearn(frame(table(seed=3), FEATURES))
+        assert difference(turned.predict_fast(way, columns, len(table())), want) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["binary trees", "forest", "logistic"])
@@ -186,7 +190,7 @@ def test_a_scorer_with_a_fast_way_answers_in_the_same_form() -> None:
         quick = Scorer(plain.model, task=plain.task, features=FEATURES, classes=plain.classes, fast=way)
         sent = [{"strong": 0.5, "few": "b"}, {"many": "c1", "gappy": 3}]
         rows = RowParser(FEATURES, Columns(time="at", id="row", target="late")).read(sent, now_us=0)
-        assert (plain.route, quick.route) == ("scikit-learn", "tables")
+        assert (plain.backend, quick.backend) == ("scikit-learn", "tables")
         for one, other in zip(plain.score_rows(rows).answers(), quick.score_rows(rows).answers(), strict=True):
             assert one.keys() == other.keys()
             assert one.get("label") == other.get("label")
@@ -197,15 +201,15 @@ class Off:
     """A fast way that is wrong by a little in one row."""
 
     def __init__(self, way: Predictor, by: float) -> None:
-        self.route, self._way, self._by = way.route, way, by
+        self.backend, self._way, self._by = way.backend, way, by
 
     def predict(self, columns: Any, size: int) -> Any:
         found = self._way.predict(columns, size).copy()
         found[size // 2] += self._by
         return found
 
-    def edges(self) -> Any:
-        return self._way.edges()
+    def split_points(self) -> Any:
+        return self._way.split_points()
 
 
 @pytest.mark.parametrize("by", [1e-6, -0.3, float("nan"), float("inf")])
@@ -221,8 +225,8 @@ def test_a_way_that_fails_or_errs_for_some_numbers_of_rows_is_found_out(most: in
     columns = columns_of(table(seed=1), FEATURES)
 
     class Failing:
-        route = way.route
-        edges = staticmethod(way.edges)
+        backend = way.backend
+        split_points = staticmethod(way.split_points)
 
         def predict(self, columns: Any, size: int) -> Any:
             if size == most:
@@ -244,18 +248,21 @@ def test_the_check_looks_where_trees_change_their_minds() -> None:
     scorer, way = fast("binary trees")
 
     class Strict:
-        route = way.route
+        backend = way.backend
 
         def predict(self, columns: Any, size: int) -> Any:
             """Sends what equals a threshold to the right, as a `<` in place of a `<=` would."""
             return way.predict({**columns, "strong": np.nextafter(columns["strong"], np.inf)}, size)
 
-        def edges(self) -> Any:
-            return way.edges()
+        def split_points(self) -> Any:
+            return way.split_points()
 
     rows = table(seed=1)
     columns = columns_of(rows, FEATURES)
-    assert difference(scorer.ask_compiled(Strict(), columns, len(rows)), scorer.ask(frame(rows, FEATURES))) <= TOLERANCE
+    assert (
+        difference(scorer.predict_fast(Strict(), columns, len(rows)), scorer.predict_sklearn(frame(rows, FEATURES)))
+        <= TOLERANCE
+    )
     assert max_deviation(Strict(), scorer, columns, len(rows)) > TOLERANCE
 
 

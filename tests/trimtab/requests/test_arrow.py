@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from tests.trimtab.requests.test_shape_cache import COLUMNS, FEATURES, same
-from trimtab.requests.parser import BadInput, RowParser
+from trimtab.requests.parser import RowParser
+from trimtab.requests.values import BadInput
 
-INTAKE = RowParser(FEATURES, COLUMNS)
+PARSER = RowParser(FEATURES, COLUMNS)
 ROWS: list[dict[str, Any]] = [
     {"distance": 900.5, "hour": 7, "carrier": "UA", "gate": 3, "cargo": True, "private": False, "flight": "F1",
      "tail": 7, "scheduled": "2013-03-01T05:00:00"},
@@ -58,17 +59,17 @@ def times(*moments: str | None, unit: str = "us", tz: str | None = None) -> pa.A
     ids=["table", "batch", "chunks", "dictionary", "large", "view", "float32", "seconds", "zone", "text key"],
 )  # fmt: skip
 def test_arrow_reads_as_json_does(table: Any) -> None:
-    assert same(INTAKE.read(ROWS, now_us=5), INTAKE.read_arrow(table, now_us=5))
+    assert same(PARSER.read(ROWS, now_us=5), PARSER.read_arrow(table, now_us=5))
 
 
 def test_columns_may_be_left_out() -> None:
     sent = [{"distance": 1.0}, {"distance": 2.0}]
-    assert same(INTAKE.read(sent, now_us=5), INTAKE.read_arrow(pa.Table.from_pylist(sent), now_us=5))
+    assert same(PARSER.read(sent, now_us=5), PARSER.read_arrow(pa.Table.from_pylist(sent), now_us=5))
 
 
 def test_numbers_without_gaps_are_not_copied() -> None:
     distances = np.arange(1000.0)
-    rows = INTAKE.read_arrow(pa.table({"distance": distances}), now_us=0)
+    rows = PARSER.read_arrow(pa.table({"distance": distances}), now_us=0)
     assert np.shares_memory(rows.columns["distance"], distances)
 
 
@@ -101,5 +102,5 @@ def test_numbers_without_gaps_are_not_copied() -> None:
 )  # fmt: skip
 def test_what_is_wrong_is_named(table: Any, field: str | None, row: int | None, problem: str) -> None:
     with pytest.raises(BadInput, match=problem) as caught:
-        INTAKE.read_arrow(table, now_us=0)
+        PARSER.read_arrow(table, now_us=0)
     assert (caught.value.field, caught.value.row) == (field, row)

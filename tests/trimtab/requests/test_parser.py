@@ -8,9 +8,10 @@ import pytest
 
 from trimtab.data.features import Feature
 from trimtab.data.types import Columns
-from trimtab.requests.parser import BadInput, RowParser
+from trimtab.requests.parser import RowParser
+from trimtab.requests.values import BadInput
 
-INTAKE = RowParser(
+PARSER = RowParser(
     [
         Feature(name="distance", kind="number", nullable=False),
         Feature(name="hour", kind="number"),
@@ -45,36 +46,36 @@ GOOD = {"distance": 900, "hour": 7, "carrier": "UA", "private": False}
 )
 def test_an_error_names_row_and_field(bad: Any, field: str | None, problem: str, rows_before: int) -> None:
     with pytest.raises(BadInput, match=problem) as caught:
-        INTAKE.read([*[GOOD] * rows_before, bad, GOOD], now_us=0)
+        PARSER.read([*[GOOD] * rows_before, bad, GOOD], now_us=0)
     assert (caught.value.row, caught.value.field) == (rows_before, field)
 
 
 @pytest.mark.parametrize("rows", [[], None, "rows", {}], ids=str)
 def test_there_must_be_rows(rows: Any) -> None:
     with pytest.raises(BadInput, match="at least one row"):
-        INTAKE.read(rows, now_us=0)
+        PARSER.read(rows, now_us=0)
 
 
 @pytest.mark.parametrize("copies", [1, 100], ids=["few", "many"])
 def test_times_are_utc_whatever_their_offset(copies: int) -> None:
     texts = ["2013-03-01T05:00:00Z", "2013-03-01T00:00:00-05:00", "2013-03-01T05:00:00", "2013-03-01 05:00"]
-    rows = INTAKE.read([{**GOOD, "scheduled": text} for text in texts] * copies, now_us=0)
+    rows = PARSER.read([{**GOOD, "scheduled": text} for text in texts] * copies, now_us=0)
     assert set(rows.time_us.tolist()) == {1_362_114_000_000_000}
 
 
 def test_a_row_without_a_time_has_that_of_its_arrival() -> None:
-    rows = INTAKE.read([GOOD, {**GOOD, "scheduled": None}, {**GOOD, "scheduled": "1970-01-01"}], now_us=5)
+    rows = PARSER.read([GOOD, {**GOOD, "scheduled": None}, {**GOOD, "scheduled": "1970-01-01"}], now_us=5)
     assert rows.time_us.tolist() == [5, 5, 0]
 
 
 def test_ids_are_recorded_as_text_and_are_no_features() -> None:
-    rows = INTAKE.read([{**GOOD, "flight": 12, "tail": "N1"}, GOOD], now_us=0)
+    rows = PARSER.read([{**GOOD, "flight": 12, "tail": "N1"}, GOOD], now_us=0)
     assert rows.recorded == {"flight": ["12", None], "tail": ["N1", None]}
     assert list(rows.frame()) == ["distance", "hour", "carrier", "private"]
 
 
 def test_the_order_of_keys_does_not_matter() -> None:
     turned = dict(reversed(GOOD.items()))
-    rows = INTAKE.read([GOOD, turned, {"distance": 1}], now_us=0).frame()
+    rows = PARSER.read([GOOD, turned, {"distance": 1}], now_us=0).frame()
     assert rows.iloc[0].equals(rows.iloc[1])
     assert rows.iloc[2].isna().tolist() == [False, True, True, True]

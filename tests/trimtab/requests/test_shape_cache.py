@@ -1,4 +1,4 @@
-"""Single rows that are admitted one by one and read together are understood as if they had been read at once."""
+"""Single rows that are checked one by one and parsed together give what one call for all of them gives."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from trimtab.data.features import Feature
 from trimtab.data.types import Columns
 from trimtab.requests import shape_cache
-from trimtab.requests.parser import BadInput, RowParser
+from trimtab.requests.parser import RowParser
 from trimtab.requests.rows import ParsedRows
+from trimtab.requests.values import BadInput
 
 FEATURES = [
     Feature(name="distance", kind="number", nullable=False),
@@ -78,38 +79,38 @@ def attempt(call: Any) -> tuple[Any, BadInput | None]:
 
 @given(st.lists(rows, min_size=1, max_size=6))
 def test_rows_that_were_admitted_read_as_rows_that_were_not(sent: list[Any]) -> None:
-    """Each row is admitted or refused as it would be alone, also the second time; those that are admitted give the
+    """Each row is checked or refused as it would be alone, also the second time; those that are checked give the
     same columns together. An integer beyond float64 may be found only when they are read."""
-    intake = RowParser(FEATURES, COLUMNS)
-    admitted = []
+    parser = RowParser(FEATURES, COLUMNS)
+    checked = []
     for row in [*sent, *sent]:
-        _, refused = attempt(lambda row=row: intake.admit(row))
-        _, wanted = attempt(lambda row=row: intake.read([row], now_us=0))
+        _, refused = attempt(lambda row=row: parser.check_fast(row))
+        _, wanted = attempt(lambda row=row: parser.read([row], now_us=0))
         if refused is None:
-            admitted.append(row)
+            checked.append(row)
             if wanted is not None:
                 assert wanted.problem == "number too large"
         else:
             assert fault(refused) == fault(wanted)
-    if admitted:
-        merged, problem = attempt(lambda: intake.read_admitted(admitted, now_us=5))
-        plain, wanted = attempt(lambda: intake.read(admitted, now_us=5))
+    if checked:
+        merged, problem = attempt(lambda: parser.read_checked(checked, now_us=5))
+        plain, wanted = attempt(lambda: parser.read(checked, now_us=5))
         assert fault(problem) == fault(wanted)
         assert problem is not None or same(plain, merged)
 
 
 def test_a_late_error_names_the_row_that_is_wrong() -> None:
-    intake = RowParser(FEATURES, COLUMNS)
-    intake.admit(GOOD)
-    intake.admit({**GOOD, "distance": 10**400})
+    parser = RowParser(FEATURES, COLUMNS)
+    parser.check_fast(GOOD)
+    parser.check_fast({**GOOD, "distance": 10**400})
     with pytest.raises(BadInput, match="too large") as caught:
-        intake.read_admitted([{**GOOD, "distance": 10**308}, {**GOOD, "distance": 10**400}], now_us=0)
+        parser.read_checked([{**GOOD, "distance": 10**308}, {**GOOD, "distance": 10**400}], now_us=0)
     assert (caught.value.row, caught.value.field) == (1, "distance")
 
 
 def test_a_row_like_another_costs_a_fraction_of_the_long_way() -> None:
-    intake = RowParser(FEATURES, COLUMNS)
-    intake.admit(GOOD)
+    parser = RowParser(FEATURES, COLUMNS)
+    parser.check_fast(GOOD)
 
     def cost(call: Any) -> float:
         def once() -> float:
@@ -120,18 +121,20 @@ def test_a_row_like_another_costs_a_fraction_of_the_long_way() -> None:
 
         return min(once() for _ in range(5))
 
-    assert cost(intake.admit) < 0.4 * cost(lambda row: intake.read([row], now_us=0))
+    assert cost(parser.check_fast) < 0.4 * cost(lambda row: parser.read([row], now_us=0))
 
 
 def test_what_is_remembered_is_bounded() -> None:
     """Every key order is a form of its own, and there are more of them than anybody could remember."""
-    intake = RowParser(FEATURES, COLUMNS)
+    parser = RowParser(FEATURES, COLUMNS)
     random = np.random.default_rng(0)
-    for i in range(3 * shape_cache.MOST_FORMS):
+    for i in range(3 * shape_cache.MAX_SHAPES):
         order = random.permutation(list(GOOD))
-        intake.admit({name: GOOD[name] for name in order} | {"scheduled": f"2013-03-01T05:00:00.{i:06d}"})
-    for i in range(2 * shape_cache.MOST_KINDS):
-        intake.admit({name: None if i >> k & 1 and name != "distance" else GOOD[name] for k, name in enumerate(GOOD)})
-    forms = intake._admission._forms
-    assert len(forms) <= shape_cache.MOST_FORMS
-    assert max(len(form.kinds) for form in forms.values()) <= shape_cache.MOST_KINDS
+        parser.check_fast({name: GOOD[name] for name in order} | {"scheduled": f"2013-03-01T05:00:00.{i:06d}"})
+    for i in range(2 * shape_cache.MAX_TYPES_PER_SHAPE):
+        parser.check_fast(
+            {name: None if i >> k & 1 and name != "distance" else GOOD[name] for k, name in enumerate(GOOD)}
+        )
+    shapes = parser._shapes._shapes
+    assert len(shapes) <= shape_cache.MAX_SHAPES
+    assert max(len(shape.seen) for shape in shapes.values()) <= shape_cache.MAX_TYPES_PER_SHAPE
