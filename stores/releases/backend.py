@@ -90,8 +90,8 @@ def load_scorer(bundle: Bundle, *, allow: Collection[str] = ()) -> Scorer:
     m = bundle.manifest
     model = bundle.model(allow=allow)
     plain = Scorer(model, task=m.task, features=m.features, classes=m.classes)
-    fast, why = _compiled_backend(bundle, plain)
-    return Scorer(model, task=m.task, features=m.features, classes=m.classes, fast=fast, reason=why)
+    fast, reason = _compiled_backend(bundle, plain)
+    return Scorer(model, task=m.task, features=m.features, classes=m.classes, fast=fast, reason=reason)
 
 
 def _compiled_backend(bundle: Bundle, plain: Scorer) -> tuple[Predictor | None, str]:

@@ -29,7 +29,7 @@ class NotCompilable(Exception):
 class CategoryCodes(dict[str | None, int]):
     """Maps a category's text to its code. A text that training never saw has the code of UNSEEN.
 
-    >>> CategoryCodes({"JFK": 0, None: 1, UNSEEN: 2}).encode(["JFK", "XXX", None]).tolist()
+    >>> CategoryCodes({"JFK": 0, None: 1, UNSEEN: 2}).encode(["JFK", "LGA", None]).tolist()
     [0, 2, 1]
     """
 
