@@ -43,12 +43,12 @@ def telemetry_fingerprint(root: TelemetryLocation) -> tuple[tuple[str, int], ...
 
     Raises ObjectStoreError when the store has to be listed and is unavailable.
     """
-    from stores.telemetry.parquet import files
     from stores.telemetry.remote.replica import SharedTelemetry, folder_of
+    from stores.telemetry.wal import streams
 
     found = []
-    for stream in (files.PAIRS, files.LABELS):
-        for name, path in files.segments(folder_of(root), stream).items():
+    for stream in (streams.PAIRS, streams.LABELS):
+        for name, path in streams.segments(folder_of(root), stream).items():
             with suppress(FileNotFoundError):
                 found.append((name, path.stat().st_size))
         if isinstance(root, SharedTelemetry):

@@ -63,9 +63,9 @@ def _deliver(
     named = {notifiers.channel_name(listener): listener for listener in listeners}
     missing = [name for name in named if f"{work}:{name}" not in reached]
     asked = [name for name in missing if name not in left_alone]
-    told = notifiers.notify_all([named[name] for name in asked], body)
-    knowing = [name for name, knows in zip(asked, told, strict=True) if knows]
-    unaware = {*missing} - {*knowing}
-    for name in [f"{work}:{name}" for name in knowing] if unaware else [work]:
+    accepted = notifiers.notify_all([named[name] for name in asked], body)
+    notified = [name for name, ok in zip(asked, accepted, strict=True) if ok]
+    unaware = {*missing} - {*notified}
+    for name in [f"{work}:{name}" for name in notified] if unaware else [work]:
         ledger.record_outcome(name, "delivered", owner="alerts")
     return unaware

@@ -138,10 +138,10 @@ def unready_reasons(server: ModelServerClient) -> str:
 def in_flight(server: ModelServerClient) -> float:
     """Return the number of requests in flight; 0 when the server does not answer."""
     try:
-        told = httpx.get(f"{server.url}/metrics", timeout=2.0).text
+        metrics = httpx.get(f"{server.url}/metrics", timeout=2.0).text
     except httpx.HTTPError:
         return 0.0
-    counts = [line.split()[1] for line in told.splitlines() if line.startswith("trimtab_requests_in_flight ")]
+    counts = [line.split()[1] for line in metrics.splitlines() if line.startswith("trimtab_requests_in_flight ")]
     return sum(map(float, counts))
 
 
@@ -213,8 +213,8 @@ def _post(server: ModelServerClient, path: str, timeout_s: float) -> dict[str, A
         answer = httpx.post(url, headers=server.headers, timeout=timeout_s)
     except httpx.HTTPError as error:
         is_gone = isinstance(error, httpx.NetworkError | httpx.ConnectTimeout | httpx.RemoteProtocolError)
-        told = f"{url} does not answer: {type(error).__name__}: {error}"
-        raise (ReplicaUnreachable(told) if is_gone else ServerRejected(told)) from error
+        problem = f"{url} does not answer: {type(error).__name__}: {error}"
+        raise (ReplicaUnreachable(problem) if is_gone else ServerRejected(problem)) from error
     if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
         raise ServerUnavailable(_refusal(answer))
     if answer.status_code >= 400:

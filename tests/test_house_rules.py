@@ -13,6 +13,28 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("trimtab", "stores", "tasks", "operations", "flows", "serving", "deployments", "cli", "sources")
 MAX_LINES = 320
+MIRRORS = {
+    # One name for two modules only where one is the other's counterpart in its room.
+    "arrow": {"trimtab/requests", "serving/codecs"},
+    "compaction": {"stores/telemetry/parquet", "stores/telemetry/remote"},
+    "datasets": {"stores/ledger", "operations"},
+    "errors": {"serving/http", "cli"},
+    "experiments": {"operations", "cli"},
+    "kubernetes": {"tasks", "operations/targets"},
+    "monitoring": {"trimtab/evaluation", "operations"},
+    "report": {"trimtab/experiment", "deployments/replay"},
+    "rollouts": {"stores/ledger", "operations", "serving/metrics", "deployments/replay"},
+    "schema": {"trimtab/data", "stores/telemetry/parquet"},
+    "settings": {"trimtab/config", "serving"},
+    "store": {"stores/object_store", "stores/releases"},
+    "training": {"trimtab/model", "operations"},
+}
+# Words that stood for something which the field calls otherwise.
+BANNED = {
+    "arms", "bell", "conduct", "court", "crown", "crowned", "desk", "door", "doors", "hammer", "hush", "judgement",
+    "judgements", "occasion", "occasions", "owed", "pace", "roster", "rounds", "shelf", "survival", "tally", "tend",
+    "tidy", "told", "unruly", "untold", "wild",
+}  # fmt: skip
 NOT_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "handler", "misc"}
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-server.lock", "requirements-boot.lock")
 
@@ -52,6 +74,52 @@ def test_a_module_can_be_read_in_one_sitting() -> None:
 
 def test_a_module_is_named_after_what_it_holds() -> None:
     assert not [name for path, name in zip(MODULES, _names(MODULES), strict=True) if path.stem in NOT_NAMES]
+
+
+def test_two_modules_have_one_name_only_where_they_mirror_each_other() -> None:
+    homes: dict[str, set[str]] = {}
+    for path in PRODUCT:
+        homes.setdefault(path.stem, set()).add(str(path.relative_to(ROOT).parent))
+    twice = {stem: found for stem, found in homes.items() if len(found) > 1 and not stem.startswith("__")}
+    assert twice == {stem: found for stem, found in MIRRORS.items() if stem in twice}
+
+
+def test_no_two_public_types_have_one_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path, name in zip(PRODUCT, _names(PRODUCT), strict=True):
+        for node in ast.parse(path.read_text()).body:
+            for kind in _types(node):
+                homes.setdefault(kind, []).append(name)
+    assert not {kind: found for kind, found in homes.items() if len(found) > 1}
+
+
+def _types(node: ast.stmt) -> list[str]:
+    """The public classes and type aliases that a statement of a module defines."""
+    if isinstance(node, ast.ClassDef):
+        found = [node.name]
+    elif isinstance(node, ast.Assign):
+        found = [target.id for target in node.targets if isinstance(target, ast.Name)]
+    else:
+        found = []
+    return [name for name in found if re.match(r"[A-Z]+[a-z]", name)]
+
+
+def test_names_are_the_terms_of_the_field() -> None:
+    """No function, class, argument or variable of the product has a banned word in its name."""
+    found = []
+    for path, name in zip(PRODUCT, _names(PRODUCT), strict=True):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                given = node.name
+            elif isinstance(node, ast.arg):
+                given = node.arg
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                given = node.id
+            else:
+                continue
+            if BANNED & {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", given)}:
+                found.append(f"{name}:{node.lineno}: {given}")
+    assert not found
 
 
 def test_a_module_says_what_lives_in_it() -> None:

@@ -3,11 +3,13 @@ does without, because its start has to be short."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,57 @@ def _python(code: str) -> str:
 def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Late imports inside functions count too; imports for type checkers only do not."""
+    assert _circles(_imports(ROOT)) == []
+
+
+def test_a_circle_is_found_also_through_a_late_import() -> None:
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+def _imports(root: Path) -> dict[str, set[str]]:
+    """Module → modules of the product that it imports."""
+    paths = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for room in ROOMS
+        for path in (root / room).rglob("*.py")
+    }
+    found: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        names: set[str] = set()
+        for node in _running(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= {name if name in paths else str(node.module) for name in inner}
+        found[module] = (names & paths.keys()) - {module}
+    return found
+
+
+def _running(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those that only a type checker reads."""
+    for child in ast.iter_child_nodes(tree):
+        if not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
+            yield child
+            yield from _running(child)
+
+
+def _circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Sets of modules each of which leads to each other one."""
+    reached = {module: _reached(imports, module) for module in imports}
+    mutual = {module: {m for m in reached[module] if module in reached.get(m, ())} for module in imports}
+    return sorted(map(list, {tuple(sorted(group)) for group in mutual.values() if len(group) > 1}))
+
+
+def _reached(imports: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [*imports[start]]
+    while waiting:
+        if (module := waiting.pop()) not in seen:
+            seen.add(module)
+            waiting += imports.get(module, ())
+    return seen

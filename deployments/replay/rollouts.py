@@ -58,15 +58,15 @@ def format_lines(rollouts: Sequence[Mapping[str, Any]]) -> list[str]:
     """The rollouts as a person reads them."""
     if not rollouts:
         return []
-    told = ["", "Rollouts:"]
+    text_lines = ["", "Rollouts:"]
     for found in rollouts:
         way = " → ".join(_word(s) for s in found["steps"] if s["state"] not in ("started", "probed"))
         verdict = f"{found['verdict']} after {found['labels']:,} labels" if found["verdict"] else "undecided"
-        told.append(
+        text_lines.append(
             f"  version {found['version']}: {way}; {verdict}, {found['answers']:,} answers in rollout and probation, "
             f"{found['exposure']:,} of them by a model found worse"
         )
-    return told
+    return text_lines
 
 
 def _word(step: Mapping[str, Any]) -> str:

@@ -30,9 +30,9 @@ def prepare(settings: Settings, echo: Callable[[str], None]) -> None:
                 f"{passfile(settings)} is missing, so nobody can log in to the database in {folder}; "
                 f"restore the file, or delete {folder} to start with an empty database"
             )
-        aside = folder.with_name(f"{folder.name}-set-aside-{int(time.time())}")
-        folder.rename(aside)  # the state folder it belonged to is gone, with the password
-        echo(f"an older database of this state folder was found and set aside: {aside}")
+        old = folder.with_name(f"{folder.name}-set-aside-{int(time.time())}")
+        folder.rename(old)  # the state folder it belonged to is gone, with the password
+        echo(f"an older database of this state folder was renamed: {old}")
     if not (folder / "data").exists():
         echo("making the database")
         _initialize(settings, programs, folder)

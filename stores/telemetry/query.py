@@ -12,6 +12,7 @@ from stores.telemetry.parquet import files
 from stores.telemetry.parquet.schema import label_table, pair_table, prediction_table
 from stores.telemetry.remote import replica
 from stores.telemetry.remote.replica import TelemetryLocation, folder_of
+from stores.telemetry.wal import streams
 from stores.telemetry.wal.framing import Frame, scan
 from stores.telemetry.wal.ids import first_id
 
@@ -45,7 +46,7 @@ class Selection:
         """
         gone = 0
         while True:
-            segments = files.segments(folder_of(self.root), self.stream)
+            segments = streams.segments(folder_of(self.root), self.stream)
             parts = replica.parts(self.root, self.stream)
             compacted = files.CompactedSegments(parts)
             try:
@@ -79,9 +80,9 @@ class Selection:
         return None if table is None else self._filtered(table, whole=self.span == EVER)
 
     def _converted(self, records: Iterable[Frame]) -> pa.Table | None:
-        if self.stream == files.PAIRS:
+        if self.stream == streams.PAIRS:
             return pair_table(records, rollout=self.rollout)
-        return (prediction_table if self.stream == files.PREDICTIONS else label_table)(records)
+        return (prediction_table if self.stream == streams.PREDICTIONS else label_table)(records)
 
     def _of_part(self, part: files.ParquetPart) -> pa.Table | None:
         import pyarrow.parquet as pq
@@ -99,7 +100,7 @@ class Selection:
     def _can_be_in(self, file: pq.ParquetFile, group: int) -> bool:
         """By the bounds that a part keeps for each of its groups of rows."""
         wanted: dict[str, tuple[Any, Any]] = {}
-        if self.stream == files.LABELS:
+        if self.stream == streams.LABELS:
             wanted["prediction_id"] = (first_id(self.span[0]).encode(), first_id(self.span[1]).encode())
         else:
             wanted["time"] = self.span
@@ -123,7 +124,7 @@ class Selection:
         conditions = []
         if not whole:
             start, end = self.span
-            if self.stream == files.LABELS:
+            if self.stream == streams.LABELS:
                 column = table["prediction_id"]
                 low, high = pa.scalar(first_id(start)), pa.scalar(first_id(end))
             else:

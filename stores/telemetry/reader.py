@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from stores.telemetry.parquet import files
 from stores.telemetry.parquet.schema import SLICE
 from stores.telemetry.query import EVER, Selection
 from stores.telemetry.remote.replica import TelemetryLocation
+from stores.telemetry.wal import streams
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ def predictions(
     feature. *columns* selects some of these; prediction_id and time are always there. Times without an offset are UTC.
     """
     wanted = None if columns is None else list(dict.fromkeys(["prediction_id", "time", *columns]))
-    table = Selection(root, files.PREDICTIONS, _span(start, end), columns=wanted).read()
+    table = Selection(root, streams.PREDICTIONS, _span(start, end), columns=wanted).read()
     if table is None:
         return _empty(wanted or _PREDICTION_COLUMNS)
     return _frame(_sorted(table, "time"))
@@ -67,7 +67,7 @@ def pairs(root: TelemetryLocation, *, rollout: str | None = None, since: datetim
     1 others), and the slice columns under their own names. A slice column that has the name of one of those above is
     called ``slice:<name>``.
     """
-    chosen = Selection(root, files.PAIRS, since_us=None if since is None else _micros(since), rollout=rollout)
+    chosen = Selection(root, streams.PAIRS, since_us=None if since is None else _micros(since), rollout=rollout)
     table = chosen.read()
     if table is None:
         return _empty(_PAIR_COLUMNS)
@@ -107,7 +107,7 @@ def _label_rows(root: TelemetryLocation, start: When, end: When, since: datetime
     """Every label that arrived, in the order of arrival. Ids know whole seconds, so both ends are widened to those."""
     first, last = _span(start, end)
     span = (first // _SECOND * _SECOND, -(-last // _SECOND) * _SECOND)
-    table = Selection(root, files.LABELS, span, since_us=None if since is None else _micros(since)).read()
+    table = Selection(root, streams.LABELS, span, since_us=None if since is None else _micros(since)).read()
     if table is None:
         return _empty(_LABEL_COLUMNS)
     frame = _frame(table)

@@ -8,6 +8,7 @@ from pathlib import Path
 from stores.telemetry.parquet import files
 from stores.telemetry.parquet.merge import exclusive
 from stores.telemetry.remote.replica import TelemetryLocation, folder_of
+from stores.telemetry.wal import streams
 
 
 def delete_before(place: TelemetryLocation, before: datetime) -> int:
@@ -16,7 +17,7 @@ def delete_before(place: TelemetryLocation, before: datetime) -> int:
     on with the next call."""
     moment = before if before.tzinfo else before.replace(tzinfo=UTC)
     before_s, root = moment.timestamp(), folder_of(place)
-    return sum(_delete_local(root, s, before_s) + _delete_remote(place, s, before_s) for s in files.STREAMS)
+    return sum(_delete_local(root, s, before_s) + _delete_remote(place, s, before_s) for s in streams.STREAMS)
 
 
 def _delete_local(root: Path, stream: str, before_s: float) -> int:
@@ -50,6 +51,6 @@ def _is_old(part: files.ParquetPart, before_s: float) -> bool:
 
 
 def _drop_segments(root: Path, stream: str, part: files.ParquetPart) -> None:
-    for name, path in files.segments(root, stream).items():
+    for name, path in streams.segments(root, stream).items():
         if part.covers(name):
             path.unlink(missing_ok=True)

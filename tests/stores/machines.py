@@ -12,6 +12,7 @@ from stores import telemetry
 from stores.object_store.store import ObjectStore
 from stores.telemetry import Recorder, SharedTelemetry
 from stores.telemetry.parquet import files
+from stores.telemetry.wal import streams
 from tests.stores.test_telemetry import MARCH, label, send
 from tests.stores.test_telemetry_pairs import pair
 
@@ -40,17 +41,17 @@ def expected(ids: list[str]) -> list[list[str]]:
     return [sorted(ids), sorted(ids), [str(len(ids))]]
 
 
-def keys(objects: ObjectStore, stream: str = files.PREDICTIONS) -> list[str]:
+def keys(objects: ObjectStore, stream: str = streams.PREDICTIONS) -> list[str]:
     return [found.key for found in objects.list(f"telemetry/{stream}/")]
 
 
-def fetched(place: SharedTelemetry, stream: str = files.PREDICTIONS) -> list[str]:
+def fetched(place: SharedTelemetry, stream: str = streams.PREDICTIONS) -> list[str]:
     folder = files.fetched_folder(place.root, stream)
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def writers(place: SharedTelemetry) -> set[str]:
-    return {part.writer for part in place.listed(files.PREDICTIONS)}
+    return {part.writer for part in place.listed(streams.PREDICTIONS)}
 
 
 def die_at(patch: pytest.MonkeyPatch, step: str, when: str) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from stores import telemetry
 from stores.telemetry import Recorder, Unwritable, compact
 from stores.telemetry.parquet import files
+from stores.telemetry.wal import streams
 from stores.telemetry.wal.log import WriteAheadLog
 from tests.stores.killed import announced_by
 
@@ -47,8 +48,8 @@ def label(recorder: Recorder, ids: list[str], value: object, received_us: int = 
     return recorder.labels(ids, values, received_us=received_us, times_us=[None] * len(ids))  # type: ignore[arg-type]
 
 
-def segments(root: Path, stream: str = files.PREDICTIONS) -> list[Path]:
-    return list(files.segments(root, stream).values())
+def segments(root: Path, stream: str = streams.PREDICTIONS) -> list[Path]:
+    return list(streams.segments(root, stream).values())
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_other_periods_are_not_even_opened(recorder: Recorder) -> None:
     send(recorder, MARCH)
     recorder.roll()
     compact(recorder.root)
-    files.parts(recorder.root, files.PREDICTIONS)[0].path.write_bytes(b"no parquet")
+    files.parts(recorder.root, streams.PREDICTIONS)[0].path.write_bytes(b"no parquet")
     ids = send(recorder, APRIL)
     assert telemetry.predictions(recorder.root, APRIL, MAY)["prediction_id"].tolist() == ids
 
@@ -168,8 +169,8 @@ def test_a_compaction_between_two_steps_of_a_reader_hides_nothing(
 
         return list_then_compact
 
-    for name in ("segments", "parts"):
-        monkeypatch.setattr(files, name, interrupted(getattr(files, name)))
+    for module, name in ((streams, "segments"), (files, "parts")):
+        monkeypatch.setattr(module, name, interrupted(getattr(module, name)))
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
     assert not segments(recorder.root)
 
@@ -214,7 +215,7 @@ def test_a_torn_tail_is_ignored_and_the_next_life_goes_on(recorder: Recorder) ->
     ids += send(again, MARCH)
     compact(recorder.root)
     assert set(telemetry.predictions(recorder.root)["prediction_id"]) == set(ids)
-    assert not (recorder.root / files.PREDICTIONS / "damaged").exists()
+    assert not (recorder.root / streams.PREDICTIONS / "damaged").exists()
 
 
 def test_a_segment_with_damage_inside_is_kept_for_a_look(recorder: Recorder) -> None:
@@ -227,7 +228,7 @@ def test_a_segment_with_damage_inside_is_kept_for_a_look(recorder: Recorder) -> 
     segment.write_bytes(content)
     compact(recorder.root)
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
-    assert (recorder.root / files.PREDICTIONS / "damaged" / segment.name).exists()
+    assert (recorder.root / streams.PREDICTIONS / "damaged" / segment.name).exists()
 
 
 def test_labels_join_late_and_twice(recorder: Recorder) -> None:

@@ -16,6 +16,7 @@ import pytest
 from stores import telemetry
 from stores.telemetry import Recorder, Unwritable, compact
 from stores.telemetry.parquet import files as telemetry_files
+from stores.telemetry.wal import streams
 from tests.stores.killed import announced_by
 from tests.stores.test_telemetry import label, send
 from trimtab.rollout.config import RESERVED_COLUMNS
@@ -146,13 +147,13 @@ def test_what_was_written_before_is_not_even_opened(tmp_path: Path, *, compacted
     pair(old)
     label(old, send(old, MARCH), 1)
     old.close()
-    for stream in (telemetry_files.PAIRS, telemetry_files.LABELS):
-        (segment,) = telemetry_files.segments(tmp_path, stream).values()
+    for stream in (streams.PAIRS, streams.LABELS):
+        (segment,) = streams.segments(tmp_path, stream).values()
         backdate(segment, 3600)
     compact(tmp_path) if compacted else None
-    for stream in (telemetry_files.PAIRS, telemetry_files.LABELS):
+    for stream in (streams.PAIRS, streams.LABELS):
         files = [p.path for p in telemetry_files.parts(tmp_path, stream)] or list(
-            telemetry_files.segments(tmp_path, stream).values()
+            streams.segments(tmp_path, stream).values()
         )
         files[0].chmod(0)
         files[0].write_bytes(b"no parquet")
@@ -167,10 +168,10 @@ def test_what_was_written_before_is_not_even_opened(tmp_path: Path, *, compacted
 def test_a_part_is_as_old_as_its_rows_not_as_its_compaction(recorder: Recorder) -> None:
     pair(recorder)
     recorder.close()
-    (segment,) = telemetry_files.segments(recorder.root, telemetry_files.PAIRS).values()
+    (segment,) = streams.segments(recorder.root, streams.PAIRS).values()
     backdate(segment, 7200)
     compact(recorder.root)
-    (part,) = telemetry_files.parts(recorder.root, telemetry_files.PAIRS)
+    (part,) = telemetry_files.parts(recorder.root, streams.PAIRS)
     assert time.time() - part.path.stat().st_mtime == pytest.approx(7200, abs=60)
 
 
@@ -235,11 +236,9 @@ def test_a_broken_record_hides_no_other_pair(recorder: Recorder, how: str) -> No
     ends = []
     for names in ids:
         pair(recorder, ids=names)
-        ends.append(
-            sum(p.stat().st_size for p in telemetry_files.segments(recorder.root, telemetry_files.PAIRS).values())
-        )
+        ends.append(sum(p.stat().st_size for p in streams.segments(recorder.root, streams.PAIRS).values()))
     recorder.close()
-    (segment,) = telemetry_files.segments(recorder.root, telemetry_files.PAIRS).values()
+    (segment,) = streams.segments(recorder.root, streams.PAIRS).values()
     content = segment.read_bytes()
     middle = (ends[0] + ends[1]) // 2
     broken = content[:middle] + (content[ends[1] :] if how == "torn" else b"?" + content[middle + 1 :])

@@ -21,6 +21,7 @@ from stores.telemetry.parquet import files
 from stores.telemetry.remote import compaction, replica
 from stores.telemetry.remote.compaction import compact_remote
 from stores.telemetry.remote.upload import Uploader
+from stores.telemetry.wal import streams
 from tests.stores.machines import die_at, expected, fetched, keys, record, seen, writers
 from tests.stores.test_telemetry import MARCH, send
 
@@ -41,7 +42,7 @@ def test_many_objects_become_few_and_nothing_that_a_reader_sees_changes(
     ids = record(here, 13)
     Uploader(here).upload_pending()
     before = telemetry.joined(elsewhere)
-    for stream in files.STREAMS:
+    for stream in streams.STREAMS:
         compact_remote(here, stream, own=writers(here), is_all=False)
     found = [files.parse_part(key.rsplit("/", 1)[1], Path()) for key in keys(here.objects)]
     assert [part and (part.number, part.last_number) for part in found] == [(9, 11), (0, 8), (12, 12)]
@@ -57,13 +58,13 @@ def test_of_a_writer_that_is_gone_the_rest_is_merged_and_what_comes_late_still_c
     recorder = Recorder(here.root)
     ids = record(here, 8, recorder=recorder)
     Uploader(here).upload_pending()
-    assert compact_remote(elsewhere, files.PREDICTIONS) == 0, "it has just written something"
-    compact_remote(elsewhere, files.PREDICTIONS, quiet_s=GONE)
+    assert compact_remote(elsewhere, streams.PREDICTIONS) == 0, "it has just written something"
+    compact_remote(elsewhere, streams.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 2
     ids += record(here, 3, recorder=recorder)
     Uploader(here).upload_pending()
     assert sorted(telemetry.predictions(elsewhere)["prediction_id"]) == sorted(ids)
-    compact_remote(elsewhere, files.PREDICTIONS, quiet_s=GONE)
+    compact_remote(elsewhere, streams.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 2
     assert sorted(telemetry.predictions(here)["prediction_id"]) == sorted(ids)
 
@@ -78,9 +79,9 @@ def test_tidying_that_dies_loses_and_doubles_nothing(
     Uploader(here).upload_pending()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         die_at(patch, step, when)
-        compact_remote(here, files.PREDICTIONS, quiet_s=GONE)
+        compact_remote(here, streams.PREDICTIONS, quiet_s=GONE)
     assert seen(here) == seen(elsewhere) == expected(ids)
-    compact_remote(elsewhere, files.PREDICTIONS, quiet_s=GONE)
+    compact_remote(elsewhere, streams.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 1
     assert seen(here) == seen(elsewhere) == expected(ids)
 
@@ -92,14 +93,14 @@ def test_a_part_that_is_shipped_again_after_it_was_merged_counts_once(
     """A process that died between the upload and its note of it, and was away while others tidied."""
     ids = record(here, 3)
     Uploader(here).upload_pending()
-    compact_remote(elsewhere, files.PREDICTIONS, quiet_s=GONE)
-    again = files.fetched_folder(here.root, files.PREDICTIONS)
+    compact_remote(elsewhere, streams.PREDICTIONS, quiet_s=GONE)
+    again = files.fetched_folder(here.root, streams.PREDICTIONS)
     for path in list(again.iterdir()):
-        path.replace(files.parts_folder(here.root, files.PREDICTIONS) / path.name)
+        path.replace(files.parts_folder(here.root, streams.PREDICTIONS) / path.name)
     Uploader(here).upload_pending()
     assert len(keys(here.objects)) == 4
     assert seen(here) == seen(elsewhere) == expected(ids)
-    compact_remote(elsewhere, files.PREDICTIONS, quiet_s=GONE)
+    compact_remote(elsewhere, streams.PREDICTIONS, quiet_s=GONE)
     assert len(keys(here.objects)) == 1
     assert seen(here) == seen(elsewhere) == expected(ids)
 
@@ -119,9 +120,9 @@ def test_whoever_lists_while_objects_are_merged_away_sees_each_row_once(
             yield found
             if objects is reader.objects and (upto := next(steps, None)) is not None:
                 level = 1 if upto == 3 else 2
-                parts = compaction._compact_stream(tidier, files.PREDICTIONS)
+                parts = compaction._compact_stream(tidier, streams.PREDICTIONS)
                 for block in list(compaction._blocks(parts, level, {parts[0].writer}, set())):
-                    compaction._merge(tidier, files.PREDICTIONS, block)
+                    compaction._merge(tidier, streams.PREDICTIONS, block)
 
     reader = SharedTelemetry(elsewhere.root, ObjectStore(here.objects.url, endpoint=here.objects.endpoint))
     monkeypatch.setattr(ObjectStore, "list", listing)
@@ -148,7 +149,7 @@ def test_readers_beside_several_that_ship_and_tidy_see_each_row_once(
     def tidy_up(number: int) -> None:
         place = SharedTelemetry(tmp_path / f"tidier-{number}", here.objects)
         while not over.is_set():
-            compact_remote(place, files.PREDICTIONS, own=writers(place), is_all=False)
+            compact_remote(place, streams.PREDICTIONS, own=writers(place), is_all=False)
 
     with ThreadPoolExecutor(4) as pool:
         others = [pool.submit(work, number) for number in range(2) for work in (read, tidy_up)]
@@ -181,7 +182,7 @@ def test_where_nothing_may_be_deleted_in_the_store_the_folder_is_kept_small_all_
         shipping.compact_if_due()
     assert fetched(here)
     for name in fetched(here):
-        path = files.fetched_folder(here.root, files.PREDICTIONS) / name
+        path = files.fetched_folder(here.root, streams.PREDICTIONS) / name
         os.utime(path, (time.time() - 2 * 3600, path.stat().st_mtime))
     with pytest.raises(AccessDenied):
         shipping.compact_if_due()

@@ -16,6 +16,7 @@ from stores.object_store.store import ChecksumMismatch, ObjectStore, StoreUnavai
 from stores.telemetry import Recorder, SharedTelemetry
 from stores.telemetry.parquet import compaction, files
 from stores.telemetry.remote.upload import Uploader
+from stores.telemetry.wal import streams
 from tests.stores.machines import die_at, expected, fetched, keys, record, seen
 from tests.stores.proxy import Proxy
 from tests.stores.seaweed import Seaweed
@@ -53,9 +54,9 @@ def test_only_what_is_asked_for_is_fetched(here: SharedTelemetry, elsewhere: Sha
         record(here, 1, start=start, recorder=recorder)
     Uploader(here).upload_pending()
     assert len(telemetry.joined(elsewhere, APRIL, MAY)) == 1
-    assert len(fetched(elsewhere)) == len(fetched(elsewhere, files.LABELS)) == 1
+    assert len(fetched(elsewhere)) == len(fetched(elsewhere, streams.LABELS)) == 1
     assert telemetry.pairs(elsewhere, since=datetime.now(UTC) + timedelta(minutes=1)).empty
-    assert not fetched(elsewhere, files.PAIRS)
+    assert not fetched(elsewhere, streams.PAIRS)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -119,7 +120,7 @@ def test_a_segment_that_cannot_be_read_keeps_no_other_stream_from_being_shipped(
         raise TypeError("not what it was")
 
     with monkeypatch.context() as patch, pytest.raises(TypeError):
-        patch.setitem(compaction._CONVERT, files.LABELS, broken)
+        patch.setitem(compaction._CONVERT, streams.LABELS, broken)
         Uploader(here).upload_pending()
     assert sorted(telemetry.pairs(elsewhere)["prediction_id"]) == ids
     Uploader(here).upload_pending()

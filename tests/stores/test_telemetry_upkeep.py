@@ -19,6 +19,7 @@ from stores import telemetry
 from stores.telemetry import CompactionProcess, Recorder, compact, delete_before
 from stores.telemetry.parquet import files, merge
 from stores.telemetry.parquet.compaction_process import start
+from stores.telemetry.wal import streams
 from tests.stores.test_telemetry import APRIL, MARCH, MAY, label, send
 from tests.stores.test_telemetry_pairs import backdate, pair
 from tests.waiting import eventually
@@ -64,7 +65,7 @@ def test_many_parts_become_few_and_nothing_that_a_reader_sees_changes(recorder: 
     recorder.roll()
     before = seen(recorder.root)
     assert compact(recorder.root) == 16
-    for stream, left in ((files.PREDICTIONS, 1), (files.PAIRS, 1), (files.LABELS, 2)):
+    for stream, left in ((streams.PREDICTIONS, 1), (streams.PAIRS, 1), (streams.LABELS, 2)):
         assert len(files.parts(recorder.root, stream)) == 1 + left
         assert len(single_parts(recorder.root, stream)) == left
     for old, new in zip(before, seen(recorder.root), strict=True):
@@ -95,7 +96,7 @@ def test_a_merge_that_dies_loses_and_doubles_nothing(
     compact(recorder.root)
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
     assert len(telemetry.pairs(recorder.root)) == 3
-    assert not single_parts(recorder.root, files.PREDICTIONS)
+    assert not single_parts(recorder.root, streams.PREDICTIONS)
 
 
 @pytest.mark.usefixtures("fewer")
@@ -110,7 +111,7 @@ def test_a_merge_between_two_steps_of_a_reader_hides_nothing(
             patch.setattr(merge, "FEWEST", 9)
             compact(recorder.root)
     listings = 0
-    real = files._names
+    real = streams.file_names
 
     def list_then_compact(folder: Path) -> list[str]:
         nonlocal listings
@@ -120,7 +121,8 @@ def test_a_merge_between_two_steps_of_a_reader_hides_nothing(
             compact(recorder.root)
         return found
 
-    monkeypatch.setattr(files, "_names", list_then_compact)
+    for module in (streams, files):
+        monkeypatch.setattr(module, "file_names", list_then_compact)
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
 
 
@@ -128,12 +130,12 @@ def test_a_merge_between_two_steps_of_a_reader_hides_nothing(
 def test_parts_are_not_merged_over_a_segment_that_still_waits(recorder: Recorder) -> None:
     """It would count as merged, and its rows would be gone."""
     ids = segments_of(recorder, 5)
-    waiting = list(files.segments(recorder.root, files.PREDICTIONS).values())[2]
+    waiting = list(streams.segments(recorder.root, streams.PREDICTIONS).values())[2]
     with waiting.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         compact(recorder.root)
         assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
-        assert len(files.parts(recorder.root, files.PREDICTIONS)) == 4
+        assert len(files.parts(recorder.root, streams.PREDICTIONS)) == 4
     compact(recorder.root)
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == ids
 
@@ -145,13 +147,13 @@ def test_what_is_old_by_data_time_and_by_arrival_is_forgotten(recorder: Recorder
     label(recorder, march, 1)
     recorder.roll()
     waiting = send(recorder, MARCH)
-    for stream in (files.PREDICTIONS, files.LABELS):
-        for segment in files.segments(recorder.root, stream).values():
+    for stream in (streams.PREDICTIONS, streams.LABELS):
+        for segment in streams.segments(recorder.root, stream).values():
             backdate(segment, 0 if segment.name.endswith("2.wal") else 7200)
     compact(recorder.root)
     assert delete_before(recorder.root, APRIL) == 0  # data time is over, arrival is not
     cutoff = datetime.now(UTC) - timedelta(hours=1)
-    for part in files.parts(recorder.root, files.PREDICTIONS):
+    for part in files.parts(recorder.root, streams.PREDICTIONS):
         assert part.path.stat().st_mtime < cutoff.timestamp()
     assert delete_before(recorder.root, cutoff) == 3
     assert telemetry.predictions(recorder.root)["prediction_id"].tolist() == waiting
@@ -163,7 +165,7 @@ def test_a_part_with_one_row_of_later_data_stays(recorder: Recorder) -> None:
     later = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
     send(recorder, MARCH, later)
     recorder.close()
-    (segment,) = files.segments(recorder.root, files.PREDICTIONS).values()
+    (segment,) = streams.segments(recorder.root, streams.PREDICTIONS).values()
     backdate(segment, 7200)
     compact(recorder.root)
     assert delete_before(recorder.root, datetime.now(UTC)) == 0
@@ -176,8 +178,8 @@ def test_nothing_forgotten_comes_back_when_what_made_parts_of_it_had_died(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, left: str
 ) -> None:
     segments_of(recorder, 3)
-    for stream in files.STREAMS:
-        for segment in files.segments(recorder.root, stream).values():
+    for stream in streams.STREAMS:
+        for segment in streams.segments(recorder.root, stream).values():
             backdate(segment, 7200)
     real = Path.unlink
 
@@ -209,7 +211,7 @@ def test_a_compactor_works_beside_the_writer_and_leaves_no_process_behind(record
     assert first is not None
     eventually(tended, "it has ended")
     assert compactor.failure is None
-    assert len(files.segments(recorder.root, files.PREDICTIONS)) == 1  # the one that is being written
+    assert len(streams.segments(recorder.root, streams.PREDICTIONS)) == 1  # the one that is being written
     compactor.run_once()
     assert not compactor.running  # there is nothing to do
     assert not Path(f"/proc/{first}").exists()
@@ -222,8 +224,8 @@ def test_one_compaction_at_a_time_and_its_failure_is_seen(recorder: Recorder) ->
         fcntl.flock(held, fcntl.LOCK_EX)
         with start(recorder.root) as process:
             assert process.wait(30) == 0
-    assert len(files.segments(recorder.root, files.PREDICTIONS)) == 1
-    files.parts_folder(recorder.root, files.PREDICTIONS).write_text("no folder")
+    assert len(streams.segments(recorder.root, streams.PREDICTIONS)) == 1
+    files.parts_folder(recorder.root, streams.PREDICTIONS).write_text("no folder")
     compactor = CompactionProcess(recorder.root)
     compactor.run_once()
 

@@ -29,7 +29,7 @@ def to_markdown(report: Report, versions: Mapping[str, int] | None = None) -> st
         lines += [_days(report.by_block), ""]
     if report.slices:
         lines += [f"The intervals of all slices hold together at {1 - report.alpha:.0%}.", ""]
-    lines += ["## Power", "", _power(report), "", "## What users got", "", *_arms(report), "", "## Split", ""]
+    lines += ["## Power", "", _power(report), "", "## What users got", "", *_arm_table(report), "", "## Split", ""]
     return "\n".join([*lines, _split(report), ""])
 
 
@@ -77,7 +77,7 @@ def _power(report: Report) -> str:
     )
 
 
-def _arms(report: Report) -> list[str]:
+def _arm_table(report: Report) -> list[str]:
     return [
         f"Each arm on what it answered itself. The intervals of {report.metric} hold at 95 % for a single look at a "
         "time that was fixed beforehand (bootstrap over keys): do not stop because of them.", "",

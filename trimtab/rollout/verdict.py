@@ -72,7 +72,7 @@ def explain(
         f"at most {config.alpha:.0%} of the time" if config.alpha >= 0.01 else f"in at most {config.alpha:g} of cases"
     )
     few = [e.where for e in slices if e.finding == "too few labels to tell"]
-    untold = f"; too few labels to tell {_listed(few)}" if few else ""
+    undecided = f"; too few labels to tell {_listed(few)}" if few else ""
     if outcome == "roll back":
         harmed = [e for e in slices if e.finding == "worse"]
         if overall.finding == "worse":
@@ -87,14 +87,14 @@ def explain(
         others = f", nor by more than their margins in {judged} slices" if judged else ""
         return (
             f"not worse by more than {overall.margin:g}{others}: {seen}; "
-            f"one that is worse by that would get this far {chance}{untold}"
+            f"one that is worse by that would get this far {chance}{undecided}"
         )
     if probation:
         return f"not shown worse since it was promoted: {seen}"
     if overall.labels < config.min_labels:
         return f"{overall.labels:,} of the {config.min_labels:,} labels that are asked for: {seen}"
     open_parts = [e.where for e in (overall, *slices) if e.finding == "undecided"]
-    return f"neither shown worse nor shown not worse {_listed(open_parts)}: {seen}{untold}"
+    return f"neither shown worse nor shown not worse {_listed(open_parts)}: {seen}{undecided}"
 
 
 def _in_words(evidence: SequentialTestResult) -> str:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 from stores.atomic_files import ABANDONED_AFTER_S, sweep, write_atomically
 from stores.telemetry.parquet import files
 from stores.telemetry.parquet.schema import label_table, pair_table, prediction_table
+from stores.telemetry.wal import streams
 from stores.telemetry.wal.framing import scan
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _CONVERT: dict[str, Callable[..., pa.Table | None]] = {
-    files.PREDICTIONS: prediction_table,
-    files.LABELS: label_table,
-    files.PAIRS: pair_table,
+    streams.PREDICTIONS: prediction_table,
+    streams.LABELS: label_table,
+    streams.PAIRS: pair_table,
 }
 
 
@@ -30,7 +31,7 @@ def compact_stream(root: Path, stream: str) -> int:
     compacted = files.CompactedSegments(files.parts(root, stream))
     for folder in (files.parts_folder(root, stream), files.merged_folder(root, stream)):
         sweep(folder)
-    found = files.segments(root, stream).items()
+    found = streams.segments(root, stream).items()
     return sum(_compact(root, stream, segment, path, exists=segment in compacted) for segment, path in found)
 
 
@@ -63,9 +64,9 @@ def _compact(root: Path, stream: str, segment: str, path: Path, *, exists: bool)
             return False  # its writer may be about to take the lock
         hole = False if exists else _write_part(root, stream, segment, path, mtime=status.st_mtime)
         if hole:
-            set_aside = path.parent.parent / "damaged"
-            set_aside.mkdir(exist_ok=True)
-            path.rename(set_aside / path.name)
+            damaged = path.parent.parent / "damaged"
+            damaged.mkdir(exist_ok=True)
+            path.rename(damaged / path.name)
         else:
             path.unlink(missing_ok=True)
         return True
@@ -84,7 +85,7 @@ def _write_part(root: Path, stream: str, segment: str, path: Path, *, mtime: flo
     table = _CONVERT[stream](records)
     if table is None:
         return False
-    if stream == files.PREDICTIONS:
+    if stream == streams.PREDICTIONS:
         table = table.sort_by([("time", "ascending")])
     first, last = min(r.first_us for r in records), max(r.last_us for r in records)
     with write_atomically(files.part_path(root, stream, segment, first, last), mtime=mtime) as scratch:

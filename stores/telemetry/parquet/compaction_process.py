@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from stores.telemetry.parquet import files
 from stores.telemetry.parquet.compaction import compact_stream, is_finished, release_memory
 from stores.telemetry.parquet.merge import merge
+from stores.telemetry.wal import streams
 
 _NICE = 10  # low, but at 19 it would starve beside a server that is busy all the time
 _CODE = Path(__file__).parents[3]
@@ -70,7 +70,7 @@ def compact(root: Path) -> int:
     Raises OSError when the disk is full; everything stays readable and a later call continues.
     """
     done = 0
-    for stream in files.STREAMS:
+    for stream in streams.STREAMS:
         done += compact_stream(root, stream)
         merge(root, stream)
     if done:
@@ -80,7 +80,7 @@ def compact(root: Path) -> int:
 
 def has_finished_segments(root: Path) -> bool:
     """Whether a segment below *root* is finished."""
-    return any(is_finished(path) for stream in files.STREAMS for path in files.segments(root, stream).values())
+    return any(is_finished(path) for stream in streams.STREAMS for path in streams.segments(root, stream).values())
 
 
 def start(root: Path) -> subprocess.Popen[bytes]:

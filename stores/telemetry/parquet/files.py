@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stores.telemetry.wal.log import SUFFIX
+from stores.telemetry.wal.streams import STREAMS, file_names, segments
 
-PREDICTIONS, LABELS, PAIRS = STREAMS = ("predictions", "labels", "pairs")
 PART_SUFFIX = ".parquet"
 ROW_GROUP = 32_768  # rows
 _PART = re.compile(
@@ -100,11 +100,6 @@ def writer_and_number(segment: str) -> tuple[str, int]:
     return writer, int(number)
 
 
-def wal_folder(root: Path, stream: str) -> Path:
-    """Where *stream*'s segments are."""
-    return root / stream / "wal"
-
-
 def parts_folder(root: Path, stream: str) -> Path:
     """Where *stream*'s parts are."""
     return root / stream / "parts"
@@ -134,12 +129,6 @@ def merged_name(parts: list[ParquetPart]) -> str:
     """The same without its folder."""
     first_us, last_us = min(p.first_us for p in parts), max(p.last_us for p in parts)
     return f"{parts[0].segment}~{parts[-1].last_number:06d}.{first_us}.{last_us}{PART_SUFFIX}"
-
-
-def segments(root: Path, stream: str) -> dict[str, Path]:
-    """Segments by name, in the order they were begun."""
-    names = sorted(n for n in _names(wal_folder(root, stream)) if n.endswith(SUFFIX))
-    return {n.removesuffix(SUFFIX): wal_folder(root, stream) / n for n in names}
 
 
 def parts(root: Path, stream: str) -> list[ParquetPart]:
@@ -180,7 +169,7 @@ def parse_part(name: str, folder: Path) -> ParquetPart | None:
 
 
 def _parts(folder: Path) -> list[ParquetPart]:
-    return [part for name in _names(folder) if (part := parse_part(name, folder)) is not None]
+    return [part for name in file_names(folder) if (part := parse_part(name, folder)) is not None]
 
 
 def pending_bytes(root: Path, *, with_parts: bool = False) -> int:
@@ -213,10 +202,3 @@ def _started_at_s(path: Path) -> float:
     with path.open("rb") as file:
         found = _RECEIVED.search(file.read(4096))
         return int(found[1]) / 1e6 if found else os.fstat(file.fileno()).st_mtime
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []

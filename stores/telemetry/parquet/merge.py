@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from stores.atomic_files import write_atomically
 from stores.telemetry.parquet import files
+from stores.telemetry.wal import streams
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +31,7 @@ def merge(root: Path, stream: str) -> int:
             return 0
         for part in files.superseded_parts(root, stream):
             part.path.unlink(missing_ok=True)
-        groups = list(_groups(files.parts(root, stream), set(files.segments(root, stream))))
+        groups = list(_groups(files.parts(root, stream), set(streams.segments(root, stream))))
         for parts in groups:
             _merge(root, stream, parts)
             for part in parts:

@@ -19,6 +19,7 @@ from typing import TypeAlias
 from stores.object_store.store import ObjectStore
 from stores.telemetry.parquet import files
 from stores.telemetry.parquet.files import ParquetPart
+from stores.telemetry.wal import streams
 
 FOLDER = "telemetry"
 FANOUT = 16  # how many parts of one level become one of the next
@@ -74,7 +75,7 @@ class SharedTelemetry:
 
     def prune(self, *, unused_s: float = _UNUSED_AFTER_S) -> None:
         """Remove what was fetched, or shipped, and not used for so long; the store has it."""
-        for stream in files.STREAMS:
+        for stream in streams.STREAMS:
             folder = files.fetched_folder(self.root, stream)
             with suppress(FileNotFoundError):
                 for entry in os.scandir(folder):

@@ -15,6 +15,7 @@ from stores.telemetry.parquet.compaction import compact_stream, release_memory
 from stores.telemetry.parquet.files import ParquetPart
 from stores.telemetry.remote.compaction import compact_remote
 from stores.telemetry.remote.replica import SharedTelemetry, key_of
+from stores.telemetry.wal import streams
 
 _AT_ONCE = 4
 _TIDY_OWN_S, _TIDY_ALL_S = 20.0, 900.0
@@ -36,12 +37,12 @@ class Uploader:
         """Upload every finished part and return how many there were. Raises ObjectStoreError, and OSError when the disk
         is full; everything stays readable here and the next call continues."""
         trouble: Exception | None = None
-        for stream in files.STREAMS:
+        for stream in streams.STREAMS:
             try:
                 compact_stream(self._mirror.root, stream)
             except Exception as error:  # noqa: BLE001 - raised below: first what can be shipped is, which makes room
                 trouble = error
-        waiting = [(stream, part) for stream in files.STREAMS for part in files.all_parts(self._mirror.root, stream)]
+        waiting = [(stream, part) for stream in streams.STREAMS for part in files.all_parts(self._mirror.root, stream)]
         if waiting:
             with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ship") as pool:
                 list(pool.map(lambda one: self._upload(*one), waiting))
@@ -61,7 +62,7 @@ class Uploader:
         if is_all:
             self._tidy_all_at = now + self._tidy_all_s
         try:
-            for stream in files.STREAMS:
+            for stream in streams.STREAMS:
                 compact_remote(self._mirror, stream, own=self._own, is_all=is_all)
         finally:
             self._mirror.prune()

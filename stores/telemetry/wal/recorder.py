@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stores.telemetry.parquet.files import LABELS, PAIRS, PREDICTIONS, wal_folder
 from stores.telemetry.wal.encoding import encode
 from stores.telemetry.wal.ids import PredictionIds, data_time_us
 from stores.telemetry.wal.log import Unwritable, WriteAheadLog
+from stores.telemetry.wal.streams import LABELS, PAIRS, PREDICTIONS, wal_folder
 
 LabelValue = str | int | float | bool
 _REMEMBERED_LABELS = 50_000
@@ -60,7 +60,7 @@ class Recorder:
         self._remembered: OrderedDict[str, LabelValue] = OrderedDict()
         self._lock = threading.Lock()
         self._counting = threading.Lock()
-        self._tally: dict[str, Any] = asdict(Counters())
+        self._totals: dict[str, Any] = asdict(Counters())
         self.pairs_failure: str | None = None
 
     def new_ids(self, times_us: Sequence[int] | Any) -> list[str]:
@@ -198,18 +198,18 @@ class Recorder:
     def _count(self, began: float, **rows: int) -> None:
         took = time.perf_counter() - began
         with self._counting:
-            tally = self._tally
+            totals = self._totals
             for name, size in rows.items():
-                tally[name] += size
-            tally["records"] += 1
-            tally["writing_s"] += took
-            tally["longest_s"] = max(tally["longest_s"], took)
+                totals[name] += size
+            totals["records"] += 1
+            totals["writing_s"] += took
+            totals["longest_s"] = max(totals["longest_s"], took)
 
     @property
     def counters(self) -> Counters:
         """Where it stands now."""
         with self._counting:
-            return Counters(**self._tally)
+            return Counters(**self._totals)
 
     @property
     def write_error(self) -> str | None:
