@@ -31,7 +31,7 @@ MIRRORS = {
 }
 # Words that stood for something which the field calls otherwise.
 BANNED = {
-    "arms", "bell", "conduct", "court", "crown", "crowned", "desk", "door", "doors", "hammer", "hush", "judgement",
+    "bell", "conduct", "court", "crown", "crowned", "desk", "door", "doors", "hammer", "hush", "judgement",
     "judgements", "occasion", "occasions", "owed", "pace", "roster", "rounds", "shelf", "survival", "tally", "tend",
     "tidy", "told", "unruly", "untold", "wild",
 }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from serving.models.loaded import LoadedModel
-from trimtab.data.arrays import Floats
+from trimtab.data.arrays import Floats, Mask
 from trimtab.model.scoring import Scores
 from trimtab.requests.rows import ParsedRows
 
@@ -18,7 +18,6 @@ _MAX_CALLS = 64
 _MAX_ERROR_CHARS = 200
 _ROUNDING = 1e-9
 Indices = np.ndarray[Any, np.dtype[np.intp]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class ChampionFailed(Exception):

@@ -35,7 +35,7 @@ def put(store: Store, one: ParquetPart) -> None:
     store.setdefault(one.key, one)
 
 
-def tidying_up(store: Store, *, is_gone: bool) -> Iterator[None]:
+def compacting(store: Store, *, is_gone: bool) -> Iterator[None]:
     """One who tidies: after every step something else may happen."""
     for level in range(1, 4):
         listed = list(store.values())
@@ -56,7 +56,7 @@ def tidying_up(store: Store, *, is_gone: bool) -> Iterator[None]:
 
 def life(random: Random, store: Store, steps: int) -> Iterator[tuple[list[int], set[int]]]:
     """What may happen to a writer's parts, step by step: what was shipped so far, and the gaps."""
-    gaps, shipped, tidiers = set(random.sample(range(30), random.randint(0, 3))), list[int](), list[Iterator[None]]()
+    gaps, shipped, compactors = set(random.sample(range(30), random.randint(0, 3))), list[int](), list[Iterator[None]]()
     for _ in range(steps):
         what = random.choice(["ship", "ship again", "begin", "step", "step", "step"])
         if what == "ship":
@@ -65,12 +65,12 @@ def life(random: Random, store: Store, steps: int) -> Iterator[tuple[list[int], 
             shipped.append(number)
         elif what == "ship again" and shipped:
             put(store, single(random.choice(shipped)))
-        elif what == "begin" and len(tidiers) < 3:
-            tidiers.append(tidying_up(store, is_gone=random.random() < 0.5))
-        elif what == "step" and tidiers:
-            one = random.choice(tidiers)
+        elif what == "begin" and len(compactors) < 3:
+            compactors.append(compacting(store, is_gone=random.random() < 0.5))
+        elif what == "step" and compactors:
+            one = random.choice(compactors)
             if next(one, "over") == "over":
-                tidiers.remove(one)
+                compactors.remove(one)
         yield shipped, gaps
 
 
@@ -91,9 +91,9 @@ def test_when_all_have_finished_few_are_left() -> None:
     with patch.object(replica, "FANOUT", 4), patch.object(compaction, "FANOUT", 4):
         for number in range(100):
             put(store, single(number))
-            for _ in tidying_up(store, is_gone=False):
+            for _ in compacting(store, is_gone=False):
                 pass
         assert len(store) == 1 + 2 + 1  # 0 to 63, 64 to 79 and 80 to 95, 96 to 99
-        for _ in tidying_up(store, is_gone=True):
+        for _ in compacting(store, is_gone=True):
             pass
         assert len(store) <= 3

@@ -146,13 +146,13 @@ def test_readers_beside_several_that_ship_and_tidy_see_each_row_once(
             if not before <= set(found) or len(set(found)) != len(found):
                 troubles.append(f"{len(before - set(found))} missing, {len(found) - len(set(found))} twice")
 
-    def tidy_up(number: int) -> None:
+    def compact_remotely(number: int) -> None:
         place = SharedTelemetry(tmp_path / f"tidier-{number}", here.objects)
         while not over.is_set():
             compact_remote(place, streams.PREDICTIONS, own=writers(place), is_all=False)
 
     with ThreadPoolExecutor(4) as pool:
-        others = [pool.submit(work, number) for number in range(2) for work in (read, tidy_up)]
+        others = [pool.submit(work, number) for number in range(2) for work in (read, compact_remotely)]
         shipping = Uploader(here)
         for hour in range(20):
             fresh = send(recorder, MARCH + timedelta(hours=hour))
@@ -171,7 +171,7 @@ def test_where_nothing_may_be_deleted_in_the_store_the_folder_is_kept_small_all_
     here: SharedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = record(here, 3)
-    shipping = Uploader(here, tidy_own_s=0)
+    shipping = Uploader(here, compact_own_s=0)
     shipping.upload_pending()
 
     def refuse(self: ObjectStore, _: object) -> None:

@@ -18,20 +18,20 @@ from stores.telemetry.remote.replica import SharedTelemetry, key_of
 from stores.telemetry.wal import streams
 
 _AT_ONCE = 4
-_TIDY_OWN_S, _TIDY_ALL_S = 20.0, 900.0
+_COMPACT_OWN_S, _COMPACT_ALL_S = 20.0, 900.0
 
 
 class Uploader:
     """Brings what is below *mirror*'s root to the store; for one process at a time."""
 
     def __init__(
-        self, mirror: SharedTelemetry, *, tidy_own_s: float = _TIDY_OWN_S, tidy_all_s: float = _TIDY_ALL_S
+        self, mirror: SharedTelemetry, *, compact_own_s: float = _COMPACT_OWN_S, compact_all_s: float = _COMPACT_ALL_S
     ) -> None:
         self._mirror = mirror
         self._own: set[str] = set()
-        self._tidy_own_s, self._tidy_all_s = tidy_own_s, tidy_all_s
-        self._tidy_own_at = time.monotonic() + tidy_own_s
-        self._tidy_all_at = time.monotonic() + tidy_all_s
+        self._compact_own_s, self._compact_all_s = compact_own_s, compact_all_s
+        self._compact_own_at = time.monotonic() + compact_own_s
+        self._compact_all_at = time.monotonic() + compact_all_s
 
     def upload_pending(self) -> int:
         """Upload every finished part and return how many there were. Raises ObjectStoreError, and OSError when the disk
@@ -55,12 +55,12 @@ class Uploader:
         """From time to time merge small objects, also those of stopped servers, and remove local copies that were not
         used recently (which needs no store). Raises as `upload_pending` does."""
         now = time.monotonic()
-        is_all = now >= self._tidy_all_at
-        if not is_all and (now < self._tidy_own_at or not self._own):
+        is_all = now >= self._compact_all_at
+        if not is_all and (now < self._compact_own_at or not self._own):
             return
-        self._tidy_own_at = now + self._tidy_own_s
+        self._compact_own_at = now + self._compact_own_s
         if is_all:
-            self._tidy_all_at = now + self._tidy_all_s
+            self._compact_all_at = now + self._compact_all_s
         try:
             for stream in streams.STREAMS:
                 compact_remote(self._mirror, stream, own=self._own, is_all=is_all)
