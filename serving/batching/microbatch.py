@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.models.inference import ChallengerResult, Mask
+from serving.models.inference import ChallengerResult
 from serving.models.loaded import LoadedModel, ServingState
+from trimtab.data.arrays import Mask
 from trimtab.model.scoring import Scores
 from trimtab.requests.rows import ParsedRows
 
