@@ -140,6 +140,22 @@ def test_test_names_are_sentences() -> None:
     assert not short
 
 
+@pytest.mark.parametrize("path", [p for p in PRODUCT if p.parent.name == "flows" and p.stem != "__init__"], ids=str)
+def test_a_flow_has_a_module_of_its_own_and_reads_as_the_process(path: Path) -> None:
+    """One flow, named as its module, of at most 30 lines; beside it only constants, errors and private names."""
+    public = [
+        node
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
+    ]
+    assert [node.name for node in public] == [path.stem]
+    (flow,) = public
+    assert any("flow(" in ast.unparse(decorator) for decorator in flow.decorator_list)
+    body = flow.body[1:]  # without the docstring
+    assert body[-1].end_lineno is not None
+    assert body[-1].end_lineno - body[0].lineno + 1 <= 30
+
+
 @pytest.mark.parametrize(
     ("what", "pattern"),
     [

@@ -202,8 +202,8 @@ class RolloutWatcher:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        live = ledger.live()
-        self._rollout = live.rollout if live and live.challenger else None
+        current = ledger.current_rollout()
+        self._rollout = current.rollout.id if current else None
         seen = self._look()
         self._answers, self._labels = (seen.pairs, seen.labels) if seen else (0, 0)
         self._unseen = 0

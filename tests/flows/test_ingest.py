@@ -161,7 +161,7 @@ def test_a_run_that_dies_before_its_landing_is_recorded_is_made_good_by_the_next
     assert [head.cause for head in source.ctx.ledger.heads()] == ["landed", "accepted"]
 
 
-def test_what_landed_and_was_not_validated_is_owed_until_it_is(source: Source) -> None:
+def test_a_landing_without_validation_is_validated_by_reconcile(source: Source) -> None:
     asked: list[tuple[str, str, Any]] = []
 
     def start(name: str, *, key: str, parameters: Any) -> str:
@@ -178,7 +178,7 @@ def test_what_landed_and_was_not_validated_is_owed_until_it_is(source: Source) -
         dying.setattr(source.ingest, "validate", die)
         source.changes()
     assert source.changes() == []
-    assert reconciliation.missing_validations(source.ctx) == [], "whoever landed it may be at it"
+    assert reconciliation.missing_validations(source.ctx) == [], "the run that landed it may still validate it"
     source.patch.setattr(reconciliation, "INGEST_GRACE", timedelta(seconds=-1))
     landing = source.ctx.ledger.landing("2013-01")
     assert landing is not None

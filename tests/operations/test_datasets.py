@@ -104,7 +104,7 @@ def test_the_same_period_again_makes_no_version(ctx: ProjectContext) -> None:
     assert (ctx.ledger.heads(), ctx.ledger.landings()) == (heads, landing)
 
 
-def test_what_somebody_adds_by_hand_joins_the_next_version(ctx: ProjectContext) -> None:
+def test_a_file_added_by_hand_joins_the_next_version(ctx: ProjectContext) -> None:
     ingest("2013-01")
     mended = sample_project.rows("2013-01", seed=7)
     mended.to_parquet(ctx.root / "data" / "accepted" / "2013-01.parquet")
@@ -118,7 +118,7 @@ def test_what_somebody_adds_by_hand_joins_the_next_version(ctx: ProjectContext) 
     assert "up to date" in dvc(ctx.root, "status")
 
 
-def test_what_somebody_adds_before_anything_was_written_here_joins_too(ctx: ProjectContext) -> None:
+def test_a_file_added_before_the_first_version_joins_too(ctx: ProjectContext) -> None:
     """A ledger that begins with a dataset from elsewhere."""
     ingest("2013-01")
     fresh = ProjectContext(ctx.settings, ctx.params, Ledger(f"sqlite:///{ctx.root}/fresh.db"))
@@ -131,7 +131,7 @@ def test_what_somebody_adds_before_anything_was_written_here_joins_too(ctx: Proj
     assert [head.cause for head in fresh.ledger.heads()] == ["found", "by hand"]
 
 
-def test_a_change_by_hand_that_loses_a_race_is_taken_in_after_the_winner(
+def test_a_manual_change_that_loses_a_race_is_merged_after_the_winner(
     ctx: ProjectContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest("2013-01")
@@ -141,7 +141,7 @@ def test_a_change_by_hand_that_loses_a_race_is_taken_in_after_the_winner(
     really, base = Ledger.move_head, ctx.ledger.heads()[0]
 
     def move(ledger: Ledger, hash: str, **facts: Any) -> Any:
-        """Somebody else is faster, once."""
+        """Another run is faster, once."""
         monkeypatch.setattr(Ledger, "move_head", really)
         really(ledger, base.hash, pointer=base.pointer, expected=facts["expected"], period="", cause="elsewhere")
         return really(ledger, hash, **facts)
@@ -152,7 +152,7 @@ def test_a_change_by_hand_that_loses_a_race_is_taken_in_after_the_winner(
     pd.testing.assert_frame_equal(dataset.read(ctx.root, newest.hash, last="2013-01"), mended)
 
 
-def test_what_somebody_takes_away_by_hand_is_gone_from_the_next_version(ctx: ProjectContext) -> None:
+def test_a_file_removed_by_hand_is_gone_from_the_next_version(ctx: ProjectContext) -> None:
     ingest("2013-01", "2013-02")
     (ctx.root / "data" / "accepted" / "2013-01.parquet").unlink()
     dvc(ctx.root, "add", "data")
@@ -180,7 +180,7 @@ def test_going_back_to_an_older_data_dvc_is_followed_on_a_laptop(ctx: ProjectCon
     assert dataset.names(ctx.root, datasets.current(ctx).hash, folder="accepted") == ["2013-01", "2013-03"]
 
 
-def test_a_change_by_hand_that_is_nowhere_to_be_had_is_told_and_kept(ctx: ProjectContext) -> None:
+def test_a_manual_change_whose_rows_cannot_be_fetched_is_an_error_and_stays(ctx: ProjectContext) -> None:
     ingest("2013-01")
     unknown = yaml.safe_dump({"outs": [{"md5": f"{'0' * 32}.dir", "path": "data"}]})
     (ctx.root / "data.dvc").write_text(unknown)
@@ -313,7 +313,7 @@ def test_two_runs_of_the_same_period_make_it_once(team: Team) -> None:
     assert landing.number == 1
 
 
-def test_a_run_that_is_killed_after_it_pushed_is_made_good_by_the_next(team: Team) -> None:
+def test_a_run_that_is_killed_after_its_push_is_repaired_by_the_next(team: Team) -> None:
     assert team.go(team.start("a", "2013-01", DIE="1"))[0][0] == 9
     assert team.ledger.head() is None
     code, said = team.go(team.start("b", "2013-01"))[0]
@@ -324,7 +324,7 @@ def test_a_run_that_is_killed_after_it_pushed_is_made_good_by_the_next(team: Tea
     }
 
 
-def test_a_run_brings_only_the_files_that_it_asks_for(team: Team) -> None:
+def test_a_run_fetches_only_the_files_that_it_asks_for(team: Team) -> None:
     assert team.go(team.start("a", "2013-01", "2013-02", "2013-03"))[0][0] == 0
     ctx = team.seen_from("c")
     hash = datasets.current(ctx).hash
@@ -352,7 +352,7 @@ def test_an_image_with_an_older_data_dvc_does_not_turn_the_dataset_back(team: Te
     assert datasets.current(ctx).hash == team.ledger.heads()[-1].hash
 
 
-def test_two_people_who_change_different_files_by_hand_both_get_their_way(team: Team) -> None:
+def test_two_manual_changes_of_different_files_are_both_merged(team: Team) -> None:
     assert team.go(team.start("a", "2013-01", "2013-02"))[0][0] == 0
     changed: dict[str, ProjectContext] = {}
     for name, period in (("ann", "2013-01"), ("bob", "2013-02")):
@@ -372,7 +372,7 @@ def test_two_people_who_change_different_files_by_hand_both_get_their_way(team: 
         pd.testing.assert_frame_equal(pd.read_parquet(path), sample_project.rows(period, seed=9))
 
 
-def test_a_store_that_is_away_stops_a_run_and_nothing_is_named_that_is_not_there(team: Team, seaweed: Seaweed) -> None:
+def test_an_unavailable_store_stops_a_run_before_the_ledger_names_a_version(team: Team, seaweed: Seaweed) -> None:
     with proxied(seaweed.port) as line:
         team.env["TRIMTAB_STORE_ENDPOINT"] = line.endpoint
         ctx = team.seen_from("c")
@@ -396,7 +396,7 @@ def test_a_damaged_object_is_not_read(team: Team, seaweed: Seaweed) -> None:
             datasets.fetch_file(ctx, "accepted/2013-01.parquet")
 
 
-def test_a_pointer_keeps_what_else_somebody_wrote_into_it(ctx: ProjectContext) -> None:
+def test_a_pointer_keeps_other_keys_that_were_written_into_it(ctx: ProjectContext) -> None:
     ingest("2013-01")
     kept: dict[str, Any] = yaml.safe_load((ctx.root / "data.dvc").read_text())
     kept["outs"][0]["desc"] = "flights"

@@ -159,7 +159,7 @@ def test_the_report_is_made_of_what_telemetry_holds_also_when_labels_come_after_
 
 
 @pytest.mark.parametrize("errors", [2, 3])
-def test_a_b_that_fails_is_out_at_once(users: Users, errors: int) -> None:
+def test_a_b_that_fails_ends_it_at_once(users: Users, errors: int) -> None:
     plan = users.begin()
     users.ask(plan, errors=errors)
     done = experiments.end_finished(users.ctx)
@@ -208,7 +208,7 @@ def test_one_that_was_interrupted_before_the_switch_begins_when_asked_again(user
     assert users.state(plan) == "experiment"
 
 
-def test_while_one_goes_on_another_has_to_say_instead(users: Users) -> None:
+def test_while_one_is_open_another_needs_instead(users: Users) -> None:
     first = users.begin(name="first")
     with pytest.raises(experiments.NotStarted, match="experiment first goes on: wait, or end it with --instead"):
         users.begin(name="second")
@@ -238,7 +238,7 @@ def test_a_release_tried_or_in_probation_comes_first(
     assert users.live() == (users.a, users.b, 0.4, "experiment")
 
 
-def test_somebody_elses_switch_ends_it_and_stands(users: Users) -> None:
+def test_another_switch_ends_it_and_stands(users: Users) -> None:
     plan = users.begin()
     users.ledger.switch(users.b, expected=2, move="promote", reason="by hand", actor="a")
     reason = f"superseded: promote of {users.b[:12]}"
@@ -247,7 +247,7 @@ def test_somebody_elses_switch_ends_it_and_stands(users: Users) -> None:
     assert experiments.end_running(users.ctx, "again") is None
 
 
-def test_who_makes_way_for_another_move_gives_the_champion_back(users: Users) -> None:
+def test_ending_it_for_a_deploy_gives_the_champion_back(users: Users) -> None:
     plan = users.begin()
     before = users.ledger.live()
     assert before is not None
@@ -295,7 +295,7 @@ def test_a_release_that_cannot_be_loaded_leaves_nothing_behind(users: Users) -> 
     assert users.ledger.rollouts() == []
 
 
-def test_a_b_that_the_server_will_not_have_is_out(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_b_that_the_server_refuses_ends_it(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = users.begin()
     monkeypatch.setattr(
         model_server, "refusal_reason", lambda _server, digest: "it killed me" if digest == users.b else None

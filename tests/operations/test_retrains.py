@@ -1,4 +1,4 @@
-"""Who may make the next attempt at a retrain, on a real ledger; only Prefect's word on a run is spoken for."""
+"""Which run may make the next attempt at a retrain, on a real ledger; only the states of flow runs are stubbed."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def states(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return known
 
 
-def test_nobody_at_it_is_the_first_attempt(ctx: ProjectContext, states: dict[str, str]) -> None:
+def test_without_a_claim_it_is_the_first_attempt(ctx: ProjectContext, states: dict[str, str]) -> None:
     assert retrains.next_attempt(ctx, WORK) == 1
 
 
 @pytest.mark.parametrize("state", ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"])
-def test_while_a_run_is_at_it_nobody_else_may(ctx: ProjectContext, states: dict[str, str], state: str) -> None:
+def test_while_a_run_works_on_it_no_other_may(ctx: ProjectContext, states: dict[str, str], state: str) -> None:
     ctx.ledger.claim(WORK, "run1")
     states["run1"] = state
     assert retrains.next_attempt(ctx, WORK) is None

@@ -1,4 +1,4 @@
-"""A rejected release ends its rollout, while an unavailable target leaves it pending
+"""A rejected release ends its rollout, while an unavailable target leaves it pending.
 On a real ledger, with each target."""
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def in_cluster(cluster: Cluster, folder: Path) -> dict[str, Any]:
             "kube_config": cluster.kubeconfig(folder)}  # fmt: skip
 
 
-def test_a_target_that_is_away_is_not_held_against_a_release(away: Begun) -> None:
+def test_an_unavailable_target_does_not_end_the_rollout(away: Begun) -> None:
     with pytest.raises(TargetUnavailable, match="answer"):
         away.admit()
     assert away.state == "started", "and reconcile has it tried again"
     assert away.alerts == []
 
 
-def test_what_is_refused_ends_the_rollout_and_is_told(
+def test_a_rejected_release_ends_the_rollout_with_an_alert_and_an_event(
     tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
@@ -96,7 +96,7 @@ def test_what_is_refused_ends_the_rollout_and_is_told(
     assert (begun.alerts, told) == (["release rejected"], ["trimtab.rollout.rolled-back"])
 
 
-def test_an_engine_that_leaves_before_a_refused_release_is_dismissed_hides_no_refusal(
+def test_an_engine_that_stops_before_a_rejected_release_is_removed_hides_no_rejection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
@@ -115,7 +115,7 @@ def test_an_engine_that_leaves_before_a_refused_release_is_dismissed_hides_no_re
         'Head "https://registry/v2/a/manifests/b": EOF',
     ],
 )
-def test_a_registry_that_is_away_is_told_from_what_the_engine_says(said: str) -> None:
+def test_an_unavailable_registry_is_recognized_by_the_engines_message(said: str) -> None:
     assert error_type(said) is EngineUnavailable
 
 
@@ -128,5 +128,5 @@ def test_a_registry_that_is_away_is_told_from_what_the_engine_says(said: str) ->
         "COPY failed: file not found in build context",
     ],
 )
-def test_what_a_registry_or_the_engine_refuses_stays_refused(said: str) -> None:
+def test_what_a_registry_or_the_engine_rejects_stays_rejected(said: str) -> None:
     assert error_type(said) is EngineRejected

@@ -1,4 +1,4 @@
-"""A rollout's steps on a real ledger and real telemetry: taken once, by whoever comes, from where the last one stopped.
+"""A rollout's steps on a real ledger and real telemetry: taken once, whichever run takes them.
 What is told of them (events, aliases, pages) is for the end-to-end tests."""
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
     made.recorder.close()
 
 
-def test_a_night_leaves_the_one_on_trial_alone_and_no_other(trial: Trial) -> None:
+def test_the_current_trial_is_the_rollout_of_the_challenger(trial: Trial) -> None:
     found = current_trial(trial.ctx)
     assert found is not None
     assert found.rollout.id == ID
@@ -123,7 +123,7 @@ def test_a_night_leaves_the_one_on_trial_alone_and_no_other(trial: Trial) -> Non
     assert current_trial(trial.ctx) is None
 
 
-def test_a_better_release_goes_all_the_way_one_step_at_a_look(trial: Trial, told: list[str]) -> None:
+def test_a_better_release_becomes_champion_one_step_at_a_time(trial: Trial, told: list[str]) -> None:
     ways = []
     for _ in range(12):
         trial.users(skill=0.85)
@@ -143,7 +143,7 @@ def test_a_better_release_goes_all_the_way_one_step_at_a_look(trial: Trial, told
     assert last["exposed"] > 0
 
 
-def test_a_worse_release_is_out_before_a_user_meets_it(trial: Trial) -> None:
+def test_a_worse_release_is_rolled_back_before_it_answers_users(trial: Trial) -> None:
     while trial.state == "shadow":
         trial.users(50, skill=0.3)
         trial.advance()
@@ -155,13 +155,13 @@ def test_a_worse_release_is_out_before_a_user_meets_it(trial: Trial) -> None:
     assert trial.ctx.ledger.rollout_steps(ID)[-1].evidence["exposed"] == 0
 
 
-def test_a_release_that_raises_is_out_without_a_label(trial: Trial) -> None:
+def test_a_release_that_raises_is_rolled_back_without_labels(trial: Trial) -> None:
     trial.users(100, skill=0.9, errors=3, labelled=False)
     assert trial.advance() == "rolled back"
     assert "KeyError" in trial.ctx.ledger.history()[-1].reason
 
 
-def test_nothing_new_leads_to_nothing_however_often_one_looks(trial: Trial) -> None:
+def test_repeated_observations_of_the_same_telemetry_change_nothing(trial: Trial) -> None:
     trial.users(60, skill=0.8)
     for _ in range(3):
         assert trial.advance() == "shadow"
@@ -169,7 +169,7 @@ def test_nothing_new_leads_to_nothing_however_often_one_looks(trial: Trial) -> N
     assert len(trial.ctx.ledger.history()) == 2
 
 
-def test_of_many_that_look_at_once_one_takes_the_step(trial: Trial, told: list[str]) -> None:
+def test_of_many_concurrent_runs_one_takes_the_step(trial: Trial, told: list[str]) -> None:
     trial.users(200, skill=0.8)
     barrier = threading.Barrier(6)
 
@@ -185,7 +185,7 @@ def test_of_many_that_look_at_once_one_takes_the_step(trial: Trial, told: list[s
     assert told == ["canary 20%"]
 
 
-def test_another_that_was_promoted_meanwhile_ends_the_trial(trial: Trial) -> None:
+def test_another_promotion_ends_the_rollout(trial: Trial) -> None:
     third = "2" * 64
     trial.ctx.ledger.record_release(third, model_name="m", model_version=2, run_id="r", manifest={})
     trial.ctx.ledger.switch(third, expected=2, move="promote", reason="by hand", actor="a")
@@ -216,7 +216,7 @@ def test_labels_that_come_after_the_promotion_can_revert_it_and_the_regret_is_ke
     assert f"users had got {regret:,} of its answers" in live.reason
 
 
-def test_the_court_closes_when_its_time_is_over(trial: Trial) -> None:
+def test_the_probation_closes_when_its_time_is_over(trial: Trial) -> None:
     while trial.state != "champion":
         trial.users(skill=0.85)
         trial.advance()

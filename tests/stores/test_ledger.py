@@ -1,4 +1,4 @@
-"""The ledger on both databases: a fact counts once, whoever says it and however often."""
+"""The ledger on both databases: a fact counts once, however often it is recorded."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ FACTS: dict[str, Callable[[Ledger, int], bool]] = {
 
 
 @pytest.mark.parametrize("fact", FACTS)
-def test_of_many_who_say_it_at_once_exactly_one_is_first(ledger: Ledger, fact: str) -> None:
+def test_of_many_concurrent_writers_exactly_one_is_first(ledger: Ledger, fact: str) -> None:
     release(ledger, "r1")
     ledger.start_rollout("begun", release="r1", champion_before=None, strategy="direct", cause="c")
     assert sorted(together(lambda n: FACTS[fact](ledger, n))) == [False] * (THREADS - 1) + [True]
@@ -120,8 +120,8 @@ def test_what_was_recorded_comes_back_as_it_was(ledger: Ledger) -> None:
         assert got.recorded_at is not None
         assert abs((got.recorded_at.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()) < 60
     assert ledger.decision("2013-03-x") == decision
-    assert ledger.decision("nobody") is None
-    assert ledger.gate("nobody") is None
+    assert ledger.decision("unknown") is None
+    assert ledger.gate("unknown") is None
     assert ledger.validations("2013-04") == []
 
 
@@ -226,7 +226,7 @@ def test_a_step_and_what_it_does_to_the_live_row_happen_together_or_not_at_all(l
     assert ledger.rollout("another") is None
 
 
-def test_only_one_of_two_looks_with_the_same_number_counts(ledger: Ledger) -> None:
+def test_only_one_of_two_observations_with_the_same_number_counts(ledger: Ledger) -> None:
     release(ledger, "r1")
     ledger.start_rollout("ro", release="r1", champion_before=None, strategy="rollout", cause="c")
     assert ledger.last_observation("ro") is None

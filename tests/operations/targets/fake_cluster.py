@@ -57,7 +57,7 @@ class Cluster:
         }  # fmt: skip
 
     def touch(self, **status: Any) -> None:
-        """A controller, or somebody, changes it."""
+        """A controller or a person changes it."""
         with self.changed:
             self.version += 1
             self.status |= status

@@ -1,4 +1,4 @@
-"""Which rollout counts as under way, so that its processes are left alone and reconcile has it tried again."""
+"""Which rollout is pending, so that its processes are left alone and reconcile starts deploy again."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def start(ledger: Ledger, rollout: str, release: str, strategy: str = "rollout")
 
 
 @pytest.mark.parametrize("state", ["started", "probed"])
-def test_one_whose_release_was_not_let_in_yet_is_pending_release(ledger: Ledger, state: str) -> None:
+def test_a_rollout_whose_release_was_not_probed_yet_is_pending(ledger: Ledger, state: str) -> None:
     ledger.step_rollout("new", 2, state)
     assert pending_release(ledger) == NEW
 
 
-def test_the_first_of_all_is_pending_release(tmp_path: Path) -> None:
+def test_the_first_rollout_of_all_is_pending(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'other.db'}")
     migrate(ledger)
     ledger.record_release(NEW, model_name="m", model_version=1, run_id="r", manifest={})
@@ -46,17 +46,17 @@ def test_the_first_of_all_is_pending_release(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["shadow", "rolled back", "ended"])
-def test_one_that_has_come_further_is_not(ledger: Ledger, state: str) -> None:
+def test_a_rollout_that_has_come_further_is_not(ledger: Ledger, state: str) -> None:
     ledger.step_rollout("new", 2, state)
     assert pending_rollout(ledger) is None
 
 
-def test_one_whose_champion_was_replaced_meanwhile_is_not(ledger: Ledger) -> None:
+def test_a_rollout_whose_champion_was_replaced_is_not(ledger: Ledger) -> None:
     ledger.switch(OTHER, expected=1, move="promote", reason="by hand", actor="a")
     assert pending_release(ledger) is None
 
 
-def test_a_later_one_overtakes_it_but_an_experiment_does_not(ledger: Ledger) -> None:
+def test_a_later_rollout_supersedes_it_but_an_experiment_does_not(ledger: Ledger) -> None:
     start(ledger, "experiment", OTHER, STRATEGY)
     assert pending_release(ledger) == NEW
     start(ledger, "other", OTHER)

@@ -126,7 +126,7 @@ def test_a_rollback_starts_from_the_image_that_is_there(engine: Engine, target: 
     assert [container.attrs["Image"] for container in engine.there.values()] == [before]
 
 
-def test_a_container_that_users_are_sent_to_is_not_replaced(
+def test_a_container_that_gets_requests_is_not_replaced(
     engine: Engine, target: DockerTarget, digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (name,) = target.start_and_probe(digest, "r1")["containers"]
@@ -151,9 +151,7 @@ def test_an_image_that_was_baked_and_not_pushed_is_pushed_by_the_next_one(
     assert engine.pushed == [target.image(digest)]
 
 
-def test_a_container_that_another_run_took_away_is_not_held_against_its_release(
-    engine: Engine, target: DockerTarget
-) -> None:
+def test_a_container_that_another_run_removed_does_not_reject_its_release(engine: Engine, target: DockerTarget) -> None:
     assert engine.there == {}
     with pytest.raises(ReplicaUnreachable, match="another run"):
         WAIT(target, "gone")

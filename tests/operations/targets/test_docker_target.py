@@ -1,5 +1,5 @@
-"""Releases as containers, on a real engine behind a real HAProxy: users are never without an answer, and whoever is
-interrupted leaves nothing that the next one does not put right."""
+"""Releases as containers, on a real engine behind a real HAProxy: users always get an answer, and the next run
+repairs what an interrupted one left."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def images() -> None:
 
 
 class Users:
-    """Somebody who asks all the time."""
+    """A client that sends requests all the time."""
 
     def __init__(self, url: str) -> None:
         self._url, self._stop = url, threading.Event()
@@ -199,7 +199,7 @@ def test_a_release_that_does_not_answer_as_recorded_never_gets_a_user_and_leaves
     assert containers.find_image(world.target.image(bad.digest)) is None
 
 
-def test_an_image_that_ends_at_its_start_is_refused_with_its_last_words(world: World) -> None:
+def test_an_image_that_exits_at_its_start_is_rejected_with_its_logs(world: World) -> None:
     bundle = world.release(1)
     environment = (*world.here.settings.docker_env, "TRIMTAB_MAX_ROWS=none")
     settings = world.here.settings.model_copy(update={"docker_env": environment})
@@ -210,7 +210,7 @@ def test_an_image_that_ends_at_its_start_is_refused_with_its_last_words(world: W
     assert world.names == []
 
 
-def test_whoever_is_interrupted_anywhere_the_next_one_finishes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_finished_by_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each of its calls to Docker in turn; and each time the ledger has moved on as well."""
     pair = [world.release(1), world.release(2)]
     world.target.start_and_probe(pair[0].digest, "r")
@@ -235,7 +235,7 @@ def test_whoever_is_interrupted_anywhere_the_next_one_finishes(world: World, mon
         assert world.target.reconcile() == [], "and then there is nothing left to do"
 
 
-def test_a_container_whose_rollout_has_just_begun_is_left_to_whoever_began_it(world: World) -> None:
+def test_the_containers_of_a_pending_rollout_are_left_alone(world: World) -> None:
     first, second = world.release(1), world.release(2)
     world.target.start_and_probe(first.digest, "r1")
     world.move(first.digest)

@@ -87,7 +87,7 @@ def test_a_release_whose_pods_do_not_get_ready_is_taken_back(cluster: Cluster, c
 def test_a_deployment_that_was_given_up_before_there_was_a_release_takes_its_first_one(
     cluster: Cluster, workload: Workload
 ) -> None:
-    """Its pods had nothing to answer with, so the condition is there before anybody deploys."""
+    """Its pods have no release yet, so the condition holds before the first deploy."""
     cluster.pod_s = 0.5
     cluster.give_up()
     seen = kubernetes.set_release(workload, NEW, rollout="r")
@@ -105,7 +105,7 @@ def test_pods_that_take_too_long_are_not_waited_for_for_ever(cluster: Cluster, w
 
 
 @pytest.mark.parametrize("trouble", [429, 500, 503, 504, "cut"])
-def test_troubles_that_pass_are_waited_for(cluster: Cluster, workload: Workload, trouble: int | str) -> None:
+def test_transient_errors_are_retried(cluster: Cluster, workload: Workload, trouble: int | str) -> None:
     cluster.troubles += [trouble, trouble]
     seen = kubernetes.set_release(workload, NEW, rollout="r")
     cluster.troubles += [trouble]
@@ -113,7 +113,9 @@ def test_troubles_that_pass_are_waited_for(cluster: Cluster, workload: Workload,
     assert preloaded(cluster) == NEW
 
 
-def test_an_api_server_that_stays_away_is_told(cluster: Cluster, workload: Workload, monkeypatch: Any) -> None:
+def test_an_api_server_that_stays_unavailable_is_an_error(
+    cluster: Cluster, workload: Workload, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(kubernetes, "_TRIES", 2)
     cluster.troubles += [503] * 10
     with pytest.raises(ClusterRejected, match="did not answer 2 times: 503"):
@@ -138,7 +140,7 @@ def test_of_two_that_set_a_release_at_once_both_come_through_and_the_later_stays
     assert cluster.annotations["trimtab.io/release"] == cluster.annotations["trimtab.io/rollout"] == preloaded(cluster)
 
 
-def test_a_field_that_somebody_else_holds_is_not_taken_from_them(cluster: Cluster, workload: Workload) -> None:
+def test_a_field_of_another_manager_is_not_overwritten(cluster: Cluster, workload: Workload) -> None:
     cluster.env["TRIMTAB_PRELOAD"] = OLD
     cluster.owners["env.TRIMTAB_PRELOAD"] = "kubectl-edit"
     with pytest.raises(ClusterRejected, match=r'somebody else holds .*conflict with "kubectl-edit".*TRIMTAB_PRELOAD'):
@@ -147,14 +149,14 @@ def test_a_field_that_somebody_else_holds_is_not_taken_from_them(cluster: Cluste
 
 
 @pytest.mark.parametrize(("status", "told"), [(403, "get, list, watch and patch"), (422, "would not change: 422")])
-def test_what_stays_wrong_is_told_at_once(cluster: Cluster, workload: Workload, status: int, told: str) -> None:
+def test_a_permanent_error_is_raised_at_once(cluster: Cluster, workload: Workload, status: int, told: str) -> None:
     cluster.troubles += [status]
     with pytest.raises(ClusterRejected, match=told):
         kubernetes.read_status(workload)
     assert len(cluster.requests) == 1
 
 
-def test_a_missing_deployment_is_told_with_the_settings_that_name_it(cluster: Cluster, workload: Workload) -> None:
+def test_a_missing_deployment_is_an_error_that_names_the_settings(cluster: Cluster, workload: Workload) -> None:
     other = Workload(NAMESPACE, "elsewhere", "server", workload.config)
     with pytest.raises(ClusterRejected, match="TRIMTAB_KUBE_DEPLOYMENT"):
         kubernetes.read_status(other)
@@ -173,22 +175,22 @@ def test_watches_that_end_early_are_begun_again(cluster: Cluster, workload: Work
     assert kubernetes.read_status(workload).progress is None
 
 
-def test_the_deployment_goes_after_the_ledger_but_not_after_a_rollout_that_has_just_begun(
+def test_the_deployment_follows_the_ledger_but_not_during_a_pending_rollout(
     cluster: Cluster, ctx: ProjectContext
 ) -> None:
     target, ledger = KubernetesTarget(ctx), ctx.ledger
     ledger.start_rollout("r2", release=NEW, champion_before=OLD, strategy="rollout", cause="test")
     ledger.step_rollout("r2", 1, "started")
     target.start_and_probe(NEW, "r2")
-    assert target.reconcile() == [], "somebody is about to need these pods"
+    assert target.reconcile() == [], "another run is about to need these pods"
     ledger.step_rollout("r2", 2, "rolled back")
     assert target.reconcile() == [f"the Deployment {NAME} starts pods for {OLD[:12]}"]
     assert preloaded(cluster) == OLD
     assert target.reconcile() == []
 
 
-def test_a_rollout_that_was_overtaken_holds_the_deployment_no_longer(cluster: Cluster, ctx: ProjectContext) -> None:
-    """It keeps its last step for ever: whoever began it lost the race for the ledger."""
+def test_a_superseded_rollout_holds_the_deployment_no_longer(cluster: Cluster, ctx: ProjectContext) -> None:
+    """It keeps its last step: the run that began it lost the race for the ledger."""
     target, ledger = KubernetesTarget(ctx), ctx.ledger
     ledger.start_rollout("r2", release=NEW, champion_before=OLD, strategy="rollout", cause="test")
     ledger.step_rollout("r2", 1, "started")
@@ -201,7 +203,7 @@ def test_a_rollout_that_was_overtaken_holds_the_deployment_no_longer(cluster: Cl
     assert preloaded(cluster) == third
 
 
-def test_a_cluster_that_is_away_keeps_nobody_from_moving_the_ledger(
+def test_an_unavailable_cluster_does_not_block_the_ledger(
     cluster: Cluster, ctx: ProjectContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kubernetes, "_TRIES", 1)

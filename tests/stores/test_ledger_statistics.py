@@ -1,4 +1,4 @@
-"""What is watched in the ledger is counted right, on SQLite and on PostgreSQL."""
+"""The statistics of the ledger, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_newest_accepted_period_and_what_was_refused_after_it(ledger: Ledger
     assert statistics.quarantined_since(ledger, "2013-02") == 1
 
 
-def test_a_retrain_is_owed_until_it_has_an_outcome_or_a_later_one_has_trained(ledger: Ledger) -> None:
+def test_a_retrain_is_pending_until_it_has_an_outcome_or_a_later_one_has_trained(ledger: Ledger) -> None:
     decide(ledger, "2013.03-watch", "watch")
     assert statistics.retrain_backlog(ledger) == statistics.Backlog(0, None)
     decide(ledger, "2013.03-a")
@@ -53,7 +53,7 @@ def test_a_retrain_is_owed_until_it_has_an_outcome_or_a_later_one_has_trained(le
     assert statistics.retrain_backlog(ledger).count == 0
 
 
-def test_accepted_batches_are_owed_a_look(ledger: Ledger) -> None:
+def test_accepted_batches_wait_for_monitoring(ledger: Ledger) -> None:
     check(ledger, "2013-01")
     check(ledger, "2013-02", accepted=False)
     assert statistics.monitoring_backlog(ledger).count == 1
@@ -61,7 +61,7 @@ def test_accepted_batches_are_owed_a_look(ledger: Ledger) -> None:
     assert statistics.monitoring_backlog(ledger).count == 0
 
 
-def test_alerts_that_did_not_reach_everybody_are_counted(ledger: Ledger) -> None:
+def test_alerts_that_did_not_reach_every_channel_are_counted(ledger: Ledger) -> None:
     for id in ("1", "2"):
         ledger.record_alert(id, kind="batch refused", message="m", evidence={})
     ledger.record_outcome("alert:1", "delivered", owner="alerts")
@@ -81,7 +81,7 @@ def test_the_last_decision_of_each_action_is_known(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("states", [[], ["probed"], ["probed", "shadow", "canary"]], ids=["none", "one", "three"])
-def test_a_rollout_stands_where_its_last_step_is(ledger: Ledger, states: list[str]) -> None:
+def test_a_rollout_has_the_state_of_its_last_step(ledger: Ledger, states: list[str]) -> None:
     released(ledger, "a", "b")
     ledger.start_rollout("r", release="b", champion_before="a", strategy="rollout", cause="c")
     for number, state in enumerate(states, 1):
