@@ -237,3 +237,27 @@ def test_only_one_of_two_observations_with_the_same_number_counts(ledger: Ledger
     newest = ledger.last_observation("ro")
     assert newest is not None
     assert newest.verdict == "promote"
+
+
+def test_the_current_rollout_is_the_one_whose_challenger_is_scored(ledger: Ledger) -> None:
+    for digest in ("r1", "r2"):
+        release(ledger, digest)
+    assert ledger.current_rollout() is None
+    switch(ledger, "r1", expected=0)
+    ledger.start_rollout("ro", release="r2", champion_before="r1", strategy="rollout", cause="c")
+    assert ledger.current_rollout() is None, "no challenger is scored yet"
+    step = RolloutStep("ro", 1, "canary", {"share": 0.2})
+    live = switch(ledger, "r1", expected=1, challenger="r2", challenger_share=0.2, rollout="ro", step=step)
+    found = ledger.current_rollout()
+    assert found is not None
+    assert (found.live, found.rollout.release, found.state.title) == (live, "r2", "canary 20%")
+    step = RolloutStep("ro", 2, "champion", {"share": 1.0})
+    switch(ledger, "r2", expected=2, challenger="r1", rollout="ro", step=step)
+    found = ledger.current_rollout()
+    assert found is not None
+    assert found.state.in_probation
+    switch(ledger, "r2", expected=3, move="close", rollout="ro", step=RolloutStep("ro", 3, "closed"))
+    assert ledger.current_rollout() is None
+    before = ledger.current_rollout(live)
+    assert before is not None
+    assert before.live == live, "of the live release that the caller read"
