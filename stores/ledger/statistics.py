@@ -14,7 +14,7 @@ from stores.ledger.database import Database, record
 from stores.ledger.records import DecisionRecord, utc
 
 RETRAIN, MONITOR, ALERT = "retrain:", "monitor:", "alert:"
-"""Prefixes of the names that flows.retrain, flows.drift_monitor and tasks.alerts give to work."""
+"""Prefixes of the names that operations.retrains, operations.monitoring and tasks.alerts give to work."""
 TRAINED = ("promoted", "rolling out", "rejected")
 """Outcomes of a retrain that trained a model."""
 

@@ -23,7 +23,7 @@ import sys
 import pandas as pd
 from deployments.replay.traffic import Traffic
 from tasks import sources
-from trimtab import params
+from trimtab.config import params
 from trimtab.config.settings import Settings
 place = Settings(); project = params.load(place.root)
 rows = sources.fetch(place.root, project.source.target, project.parse_period("2013-12"))

@@ -168,7 +168,7 @@ def _ask(stack: Stack, period: str) -> None:
         "import sys\n"
         "from deployments.replay.traffic import Traffic\n"
         "from tasks import sources\n"
-        "from trimtab import params\n"
+        "from trimtab.config import params\n"
         "from trimtab.config.settings import Settings\n"
         "place = Settings(); project = params.load(place.root); period = project.parse_period(sys.argv[1])\n"
         "traffic = Traffic(place.model_server, project.columns)\n"

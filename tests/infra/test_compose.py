@@ -119,7 +119,7 @@ def flow_of_run(run: dict[str, Any]) -> str:
 
 def test_every_answer_and_its_label_are_in_the_store(team: Team, played: Week) -> None:
     code = (
-        "from stores import telemetry; from operations.context import here; t = load_context().telemetry;"
+        "from stores import telemetry; from operations.context import load_context; t = load_context().telemetry;"
         "print(len(set(telemetry.predictions(t)['prediction_id'])))"
     )
     eventually(lambda: int(team.inside(code).split()[-1]) >= len(played.answered), "telemetry is whole", within_s=30)
