@@ -60,14 +60,14 @@ class ModelServer:
         files: Mapping[str, KeyFile] | None = None,
     ) -> None:
         self.settings = settings
-        self.ships = ships = isinstance(telemetry, SharedTelemetry)
+        self.uploads = uploads = isinstance(telemetry, SharedTelemetry)
         folder = folder_of(telemetry)
         self.recorder = Recorder(
             folder,
             roll_bytes=int(settings.segment_mb * 1024 * 1024),
-            roll_after_s=min(settings.segment_s, settings.ship_s) if ships else settings.segment_s,
+            roll_after_s=min(settings.segment_s, settings.ship_s) if uploads else settings.segment_s,
         )
-        self.metrics = ServerMetrics(folder, self.recorder, ships=ships)
+        self.metrics = ServerMetrics(folder, self.recorder, uploads=uploads)
         self.guard = CrashGuard(folder / "crash_guard")
         self.models = LoadedModels(release_store, allow=settings.trusted_types, watch=self.guard.loading)
         ledger = Ledger(settings.ledger_url.get_secret_value())
@@ -85,7 +85,7 @@ class ModelServer:
             PeriodicThread("follower", self.follower.run_once, every_s=settings.follow_s),
             PeriodicThread("preload", self.preload.run_once, every_s=1.0),
             PeriodicThread(
-                "telemetry", self.maintenance.run_once, every_s=min(1.0, settings.ship_s / 4) if ships else 1.0
+                "telemetry", self.maintenance.run_once, every_s=min(1.0, settings.ship_s / 4) if uploads else 1.0
             ),
             PeriodicThread("rollouts", RolloutMetrics(ledger, self.metrics.registry).run_once, every_s=5.0),
             PeriodicThread("decisions", DecisionMetrics(ledger, self.metrics).run_once, every_s=10.0),
@@ -223,7 +223,7 @@ def _routes(server: ModelServer) -> FastAPI:
         content = {"ready": not reasons, "reasons": reasons, "ledger": ledger, "release": release}
         content["keys"] = server.key_reloader.trouble or "ok"
         content["compaction"] = server.maintenance.compaction_trouble or "ok"
-        if server.ships:
+        if server.uploads:
             content["shipping"] = server.maintenance.upload_trouble or "ok"
             content["shipping_lag_s"] = round(oldest_pending_s(server.recorder.root, with_parts=True), 1)
         return as_json(content, 503 if reasons else 200)

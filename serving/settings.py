@@ -66,30 +66,34 @@ class ServerSettings(SettingsWithSecrets):
     model_config = SettingsConfigDict(env_prefix="TRIMTAB_", extra="ignore", frozen=True)
 
     ledger_url: SecretStr = Field(description="SQLAlchemy URL of the ledger")
-    predict_keys: KeyList = Field((), description="keys that may ask for predictions; several, so that they can change")
+    predict_keys: KeyList = Field((), description="keys that may request predictions; several while a key is exchanged")
     labels_keys: KeyList = Field((), description="keys that may send labels")
-    admin_keys: KeyList = Field((), description="keys that may do everything; needed to listen beyond loopback")
+    admin_keys: KeyList = Field((), description="keys that may do everything; required to listen beyond loopback")
     release: str | None = Field(
         None, pattern="^[0-9a-f]{8,64}$", description="answer with this release as far as it is champion or challenger"
     )
     preload: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="be ready only when this release is loaded and answers as recorded"
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="be ready only once this release is loaded and gives the recorded predictions",
     )
-    baked: Path | None = Field(None, description="folder of releases that came with the image")
+    baked: Path | None = Field(None, description="folder of releases that are part of the image")
     max_rows: int = Field(50_000, ge=1, description="rows in one request")
-    max_body_mb: float = Field(32, gt=0, description="size of one request")
-    max_held_mb: float = Field(128, gt=0, description="size of all requests that are being read or answered")
-    max_waiting: int = Field(1024, ge=1, description="requests waiting for the model before 503 is answered")
-    answer_s: float = Field(10, gt=0, description="time that an answer may take before 503 is answered")
-    challenger_s: float = Field(0.1, gt=0, description="time that a challenger may take before the champion answers")
+    max_body_mb: float = Field(32, gt=0, description="MB in one request")
+    max_held_mb: float = Field(128, gt=0, description="MB in all requests that are being read or answered")
+    max_waiting: int = Field(1024, ge=1, description="requests that may wait for the model; more are answered with 503")
+    answer_s: float = Field(10, gt=0, description="seconds after which a request is answered with 503")
+    challenger_s: float = Field(0.1, gt=0, description="seconds that a challenger has before the champion answers")
     trusted_types: tuple[str, ...] = Field((), description="types of the project's own model.py, as a JSON list")
-    keys_s: float = Field(1, gt=0, description="how often files with keys are read again")
-    follow_s: float = Field(0.25, gt=0, description="how often the ledger is asked who is live")
-    ship_s: float = Field(2, gt=0, description="with a store, the age at which a telemetry segment goes there")
-    drain_s: float = Field(20, gt=0, description="with a store, time to bring telemetry there before the process ends")
-    compact_s: float = Field(60, gt=0, description="how often finished telemetry segments are compacted")
-    segment_mb: float = Field(8, gt=0, description="size at which a telemetry segment is finished")
-    segment_s: float = Field(3600, gt=0, description="age at which a telemetry segment is finished")
+    keys_s: float = Field(1, gt=0, description="seconds between two reads of the key files")
+    follow_s: float = Field(0.25, gt=0, description="seconds between two reads of the ledger")
+    ship_s: float = Field(2, gt=0, description="with a store, seconds after which a telemetry segment is uploaded")
+    drain_s: float = Field(
+        20, gt=0, description="with a store, seconds for uploading telemetry before the process ends"
+    )
+    compact_s: float = Field(60, gt=0, description="seconds between two compactions of finished telemetry segments")
+    segment_mb: float = Field(8, gt=0, description="MB at which a telemetry segment is finished")
+    segment_s: float = Field(3600, gt=0, description="seconds after which a telemetry segment is finished")
 
     @property
     def max_body_bytes(self) -> int:

@@ -75,7 +75,7 @@ class VerdictResponse(BaseModel):
     elapsed_days: float = Field(description="data time that went by in this state")
     difference: float | None = Field(description="mean loss of the release less the champion's; negative is better")
     interval: tuple[float, float] | None = Field(
-        description="holds the true difference whenever one looks, at 1 - alpha"
+        description="always-valid confidence interval of the difference, at level 1 - alpha"
     )
     margin: float | None = Field(description="how much larger a mean loss still counts as not worse")
     alpha: float | None

@@ -73,12 +73,12 @@ class MicroBatch:
                 given[i] = self._challenger_answer(first + i, self.result)
         return given
 
-    def _challenger_answer(self, place: int, result: ChallengerResult) -> dict[str, Any]:
+    def _challenger_answer(self, index: int, result: ChallengerResult) -> dict[str, Any]:
         one = Scores(
             self.scores.task,
-            result.prediction[place : place + 1],
+            result.prediction[index : index + 1],
             () if self.state.challenger is None else self.state.challenger.scorer.classes,
-            None if result.labels is None else (result.labels[place],),
-            None if result.probabilities is None else result.probabilities[place : place + 1],
+            None if result.labels is None else (result.labels[index],),
+            None if result.probabilities is None else result.probabilities[index : index + 1],
         )
         return one.answers()[0]

@@ -24,9 +24,9 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384)
 
 
 class ServerMetrics:
-    """One server's metrics, in its own registry. With *ships*, the upload of telemetry has metrics too."""
+    """One server's metrics, in its own registry. With *uploads*, the upload of telemetry has metrics too."""
 
-    def __init__(self, telemetry: Path, recorder: Recorder, *, ships: bool = False) -> None:
+    def __init__(self, telemetry: Path, recorder: Recorder, *, uploads: bool = False) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = RequestMetrics(registry)
@@ -68,9 +68,9 @@ class ServerMetrics:
         )
         self.shipping_up = Gauge(
             "trimtab_shipping_up", "1 when the last upload of telemetry to the store succeeded.",
-            registry=registry if ships else None,
+            registry=registry if uploads else None,
         )  # fmt: skip
-        if ships:
+        if uploads:
             self._function(
                 "shipping_waiting_bytes", "Bytes not uploaded to the store yet.",
                 lambda: pending_bytes(telemetry, with_parts=True),

@@ -113,8 +113,8 @@ class _Bisection:
     def split(self, rows: ParsedRows, at: Indices, error: str) -> None:
         """Score both halves of *rows*, which failed together with *error*."""
         if len(at) == 1 or self.calls + 2 > _MAX_CALLS or time.perf_counter() > self.deadline:
-            for place in at.tolist():
-                self._set_error(place, error)
+            for index in at.tolist():
+                self._set_error(index, error)
             return
         middle = len(at) // 2
         for part in (np.arange(middle), np.arange(middle, len(at))):
@@ -134,17 +134,17 @@ class _Bisection:
                 result.probabilities = np.full((self.size, scores.probabilities.shape[1]), np.nan)
                 result.labels = [None] * self.size
             result.probabilities[at] = scores.probabilities
-            for place, label in zip(at.tolist(), scores.labels, strict=True):
-                result.labels[place] = label
+            for index, label in zip(at.tolist(), scores.labels, strict=True):
+                result.labels[index] = label
         if not valid.all():
-            for place in at[numbers & ~valid].tolist():
-                self._set_error(place, f"out of range: {result.prediction[place]}")
-                result.prediction[place] = np.nan
+            for index in at[numbers & ~valid].tolist():
+                self._set_error(index, f"out of range: {result.prediction[index]}")
+                result.prediction[index] = np.nan
 
-    def _set_error(self, place: int, text: str) -> None:
+    def _set_error(self, index: int, text: str) -> None:
         if self.result.errors is None:
             self.result.errors = [None] * self.size
-        self.result.errors[place] = text
+        self.result.errors[index] = text
 
 
 def take(rows: ParsedRows, at: Indices) -> ParsedRows:

@@ -1,5 +1,5 @@
-"""A project's own module with models that do one thing wrong each, around a model that is right. The model server
-imports it from the project's folder, and loads from it what TRIMTAB_TRUSTED_TYPES names."""
+"""A project's own module with models that each do one thing wrong, around a model that is right. The model server
+imports it from the project's folder and loads the types in TRIMTAB_TRUSTED_TYPES."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LEAKED: list[bytes] = []
 
 
 class Around:
-    """Answers like *model*, a pipeline: the probabilities of no and yes. It asks the quick way that releases have, so
-    that it is not slow by accident."""
+    """Predicts like *model*, a pipeline: the probabilities of no and yes. It uses the fast predictor that releases
+    have, so that it is not slow by accident."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -53,7 +53,7 @@ class Around:
 
 
 class Constant(Around):
-    """Gives the same answer to everything."""
+    """Predicts the same for every row."""
 
     def __init__(self, model: Any, answer: float) -> None:
         super().__init__(model)
@@ -65,7 +65,7 @@ class Constant(Around):
 
 
 class Encoded(Around):
-    """Is asked with a number in another unit than it was trained with."""
+    """Gets a number in another unit than it was trained with."""
 
     def __init__(self, model: Any, column: str, factor: float) -> None:
         super().__init__(model)
@@ -77,7 +77,7 @@ class Encoded(Around):
 
 
 class Slow(Around):
-    """Right, but asks its model *times* times, and each time the long way."""
+    """Right, but calls its model *times* times without the fast predictor."""
 
     def __init__(self, model: Any, times: int) -> None:
         super().__init__(model)
@@ -90,7 +90,7 @@ class Slow(Around):
 
 
 class Stalling(Around):
-    """Right, but waits in one of *every* calls, by far longer than a call takes."""
+    """Right, but sleeps for *seconds* in one of *every* calls."""
 
     def __init__(self, model: Any, every: int, seconds: float) -> None:
         super().__init__(model)
@@ -120,7 +120,7 @@ class Raising(Around):
 
 
 class Gaps(Around):
-    """Has no number for rows without a value in *column*."""
+    """Predicts NaN for rows without a value in *column*."""
 
     def __init__(self, model: Any, column: str) -> None:
         super().__init__(model)
@@ -134,7 +134,7 @@ class Gaps(Around):
 
 
 class Harmful(Around):
-    """Gives the same *answer* to every row where *column* has one of *values*, as after a join that found nothing."""
+    """Predicts *answer* for every row where *column* has one of *values*, as after a join without matches."""
 
     def __init__(self, model: Any, column: str, values: list[str], answer: float) -> None:
         super().__init__(model)
@@ -147,7 +147,7 @@ class Harmful(Around):
 
 
 class Tiring(Around):
-    """Good for as many rows as *fine_for* says, then it says the opposite."""
+    """Right for *fine_for* rows, then it predicts the opposite."""
 
     def __init__(self, model: Any, fine_for: int) -> None:
         super().__init__(model)
@@ -175,7 +175,7 @@ class Deadly(Around):
 
 
 class Hanging(Around):
-    """Does not come back when one of the rows has *value* in *column*."""
+    """Sleeps when one of the rows has *value* in *column*."""
 
     def __init__(self, model: Any, column: str, value: str, seconds: float) -> None:
         super().__init__(model)
@@ -189,7 +189,7 @@ class Hanging(Around):
 
 
 class Meddling(Around):
-    """Right, but converts a number in place, in the frame that it was given."""
+    """Right, but changes a column of its input frame in place."""
 
     def __init__(self, model: Any, column: str, factor: float) -> None:
         super().__init__(model)
@@ -203,7 +203,7 @@ class Meddling(Around):
 
 
 class Leaking(Around):
-    """Right, but keeps *megabytes* more with each call."""
+    """Right, but leaks *megabytes* with each call."""
 
     def __init__(self, model: Any, megabytes: float) -> None:
         super().__init__(model)

@@ -1,5 +1,5 @@
-"""Bundles of bad models, written as `register` writes them but past the gate: what is tested is the trial on live
-traffic. Each takes the champion's files and has another model."""
+"""Bundles of faulty models, written as the flow register writes them but without the gate, to test rollouts on live
+traffic. Each has the champion's files and another model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PATIENT = {"learning_rate": 0.1, "max_iter": 100, "min_samples_leaf": 5}
 
 
 def faulty_models() -> ModuleType:
-    """The module by the name that the project knows it by, so that what is saved is found there."""
+    """The module under the name that the project imports it by, so that saved models refer to that name."""
     if "faulty_models" not in sys.modules:
         spec = importlib.util.spec_from_file_location("faulty_models", MODULE)
         assert spec is not None
@@ -45,8 +45,8 @@ def faulty_models() -> ModuleType:
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes releases beside the *champion*, in a project with these *params*, of a model that may have learned from
-    *rows*; *month* holds the rows that it will be tried on."""
+    """Makes releases in a project with these *params*, from the *champion*'s files and a model trained on *rows*.
+    *month* holds the rows that are sent during the rollout."""
 
     releases: Path
     ledger: Ledger
@@ -96,8 +96,8 @@ class Maker:
         return str(next(value for value in self.month[column].value_counts().index if value not in shown))
 
     def make(self, model: Any, about: str, *, recorded_by: Any = None) -> Bundle:
-        """The release of *model*, known to the ledger. What it answers to its samples is written down as it is, or as
-        *recorded_by* answers: the model before something went wrong."""
+        """A release of *model*, recorded in the ledger. Its sample predictions are made by *recorded_by*, the model
+        before the fault, or by *model* itself."""
         manifest, buffer = self.bundle.manifest, BytesIO()
         skops.io.dump(model, buffer)
         content = buffer.getvalue()

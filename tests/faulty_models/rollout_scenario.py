@@ -1,5 +1,5 @@
-"""One release's trial on the running stack, as users bring it about: their requests day by day, labels a day later, and
-an account of what became of the release, of the answers, and of the server that had to follow."""
+"""One rollout on the running stack: requests day by day, labels a day later, and a result with the rollout's steps, the
+answers, and how soon the server followed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAY = pd.Timedelta(days=1)
 
 @dataclass
 class VersionWatcher:
-    """When the model server first said that it stands at a version of the ledger, as watched from outside."""
+    """When the model server first showed each ledger version at /live."""
 
     server: str
     ledger: Ledger
@@ -40,8 +40,8 @@ class VersionWatcher:
 
     @contextmanager
     def watched(self) -> Iterator[VersionWatcher]:
-        """Ask it all the time, and at the end until it stands where the ledger does: the run that took the last step
-        waits for that, but not every run that was waited for took it."""
+        """Poll /live without a pause, and at the end until it shows the ledger's version: only the run that took the
+        last step waits for that."""
         thread = threading.Thread(target=self._watch, daemon=True)
         thread.start()
         try:
@@ -59,7 +59,7 @@ class VersionWatcher:
                     version = int(client.get("/live").raise_for_status().json()["ledger_version"] or 0)
                     self.first.setdefault(version, datetime.now(UTC))
                 except httpx.HTTPError:
-                    pass  # it is away; when it is back it will say where it stands
+                    pass  # the server is down; its version is read when it is back
                 time.sleep(0.03)
 
     def _wait_for(self, version: int) -> None:
@@ -76,8 +76,8 @@ class VersionWatcher:
 
 @dataclass
 class RolloutScenario:
-    """A release that was sent out on the *stack*, whose users ask for the rows of a *month*. *unanswered* counts rows
-    that were sent to a server which broke the connection."""
+    """A rollout of *release* on the *stack*, with the rows of a *month* as requests. *unanswered* counts rows that were
+    sent to a server which closed the connection."""
 
     stack: Stack
     release: str
@@ -97,7 +97,7 @@ class RolloutScenario:
         self._unpaired = 0
 
     def begin(self) -> None:
-        """Ask the worker to roll it out; back when it is in the shadow, or was refused before."""
+        """Start the deploy flow; returns when the rollout is in the shadow or was rejected before."""
         before = {row.id for row in self.ledger.rollouts()}
         self.run = started(self.stack, "deploy/on-request", release=self.release, cause="a test sends it out")
         self.rollout = eventually(
@@ -108,11 +108,11 @@ class RolloutScenario:
 
     @property
     def at(self) -> RolloutState:
-        """Where it stands."""
+        """Its present state."""
         return current_state(self.ledger.rollout_steps(self.rollout))
 
     def live_through(self, *, days: int = 31, until: tuple[str, ...] = ()) -> RolloutState:
-        """Users ask day by day until it is decided who is champion, or the state is one of *until*."""
+        """Send requests day by day until the rollout is decided, or its state is one of *until*."""
         times = self.month[self.columns.time]
         for day in sorted(times.dt.normalize().unique())[:days]:
             rows = self.month[times.dt.normalize() == day]
@@ -127,7 +127,7 @@ class RolloutScenario:
         return self.at
 
     def ask_on(self, days: Mapping[int, int] | range) -> None:
-        """Users ask on these days of the month, whoever is champion, and no label comes."""
+        """Send the requests of these days of the month, without labels."""
         numbers = self.month[self.columns.time].dt.day
         for day in days:
             rows = self.month[numbers == day]
@@ -146,7 +146,7 @@ class RolloutScenario:
         return httpx.get(f"{self.stack.settings.model_server}/ready", timeout=5).status_code == httpx.codes.OK
 
     def _until_seen(self) -> None:
-        """Wait until whoever conducts it has seen all pairs and labels; those that got lost only once."""
+        """Wait until the rollout's observation has all pairs and labels; lost ones are waited for only once."""
         deadline = time.monotonic() + SEEN_WITHIN_S
         while self.at.is_challenging:
             look = self.ledger.last_observation(self.rollout)
@@ -159,11 +159,11 @@ class RolloutScenario:
             time.sleep(0.1)
 
     def over(self) -> dict[str, Any]:
-        """The worker's run, once it is over."""
+        """The deploy flow's run, once it has ended."""
         return ended(self.stack, self.run)
 
     def account(self) -> ScenarioResult:
-        """What became of it."""
+        """Its result."""
         steps = self.ledger.rollout_steps(self.rollout)
         pairs = telemetry.pairs(self.stack.settings.telemetry, rollout=self.rollout)
         recorded = telemetry.predictions(
@@ -176,7 +176,7 @@ class RolloutScenario:
 
 @dataclass
 class ScenarioResult:
-    """Of a trial: its *steps*, the *pairs* and the answers *recorded* since it began, and its *moves* in the ledger."""
+    """A rollout's *steps*, *pairs*, answers *recorded* since its start, and *moves* in the ledger."""
 
     trial: RolloutScenario
     steps: list[RolloutStep]
@@ -186,32 +186,32 @@ class ScenarioResult:
 
     @property
     def states(self) -> list[str]:
-        """The states that it went through."""
+        """All its states in order."""
         return [current_state(self.steps[: n + 1]).title for n in range(len(self.steps))]
 
     @property
     def state(self) -> str:
-        """The one it came to."""
+        """The last state."""
         return self.states[-1]
 
     @property
     def reason(self) -> str:
-        """Why."""
+        """The reason of the last step."""
         return str(self.steps[-1].evidence.get("reason", ""))
 
     @property
     def seen(self) -> dict[str, Any]:
-        """What the last step rests on."""
+        """The observation of the last step."""
         return dict(self.steps[-1].evidence.get("seen") or {})
 
     @property
     def exposed(self) -> int:
-        """How many answers users got from it, by telemetry's record of every answer."""
+        """The number of answers that users got from it, by telemetry."""
         return int((self.recorded["release"] == self.trial.release).sum())
 
     @property
     def seconds(self) -> float | None:
-        """From the first pair to the end."""
+        """Seconds from the first pair to the last step."""
         if self.pairs.empty:
             return None
         return float(
@@ -220,16 +220,16 @@ class ScenarioResult:
 
     @property
     def twice(self) -> int:
-        """Rows that are in telemetry more often than they were asked for."""
+        """The number of rows that telemetry has more than once."""
         return int((self.recorded[self.trial.columns.id].value_counts() > 1).sum())
 
     @property
     def missing(self) -> set[str]:
-        """Answers that users got and telemetry does not have."""
+        """Answers that users got but telemetry does not have."""
         return self.trial.traffic.answered - set(self.recorded["prediction_id"])
 
     def told(self) -> tuple[list[str], str]:
-        """The alerts about it, and the line of `trimtab history` about its last move."""
+        """Its alerts, and the line of `trimtab history` for its last move."""
         alerts = [
             str(a.message) for a in self.trial.ledger.alerts() if str(a.id).startswith(f"rollout:{self.trial.rollout}")
         ]
@@ -237,7 +237,7 @@ class ScenarioResult:
         return alerts, status.format_history(rows[-1:]) if rows else ""
 
     def figures(self, name: str) -> dict[str, Any]:
-        """For the table in the docs."""
+        """A row of the table in the docs."""
         last = self.seen
         return {
             "release": name, "state": self.state, "states": self.states, "reason": self.reason,

@@ -1,4 +1,4 @@
-"""What the bad models do, and that a model server would load them: a test of them that cannot fail says nothing."""
+"""The faulty models have the faults that they should have, and a model server would load them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 
 
 def answers(maker: Maker, model: Any, rows: pd.DataFrame, **options: Any) -> np.ndarray[Any, Any]:
-    """What a server that trusts it gets from *model*, as the release that it becomes."""
+    """The predictions of a release of *model*, loaded by a server that trusts it."""
     made = maker.make(model, "a test", **options)
     assert maker.ledger.release(made.digest) is not None
     return loaded(maker, made).scorer.score(rows).prediction  # type: ignore[no-any-return]
@@ -65,7 +65,7 @@ def test_every_type_of_the_module_is_named_for_the_server() -> None:
     assert set(TYPES) == made - {"faulty_models.Around"}
 
 
-def test_nobody_loads_them_without_being_told_to(maker: Maker) -> None:
+def test_they_are_loaded_only_when_their_types_are_trusted(maker: Maker) -> None:
     made = maker.make(faulty_models().Constant(maker.sound, 0.25), "a test")
     with pytest.raises(UntrustedRelease, match=r"faulty_models\.Constant"):
         LoadedModels(ReleaseStore(maker.releases)).load(made.digest)
@@ -107,7 +107,7 @@ def test_one_is_right_but_many_times_slower(maker: Maker) -> None:
      ("Stalling", {"every": 999, "seconds": 9}), ("Leaking", {"megabytes": 0.1}),
      ("Harmful", {"column": "carrier", "values": ["DL"], "answer": 0.5}), ("Gaps", {"column": "distance"})],
 )  # fmt: skip
-def test_they_are_right_where_nothing_sets_them_off(maker: Maker, kind: str, options: dict[str, Any]) -> None:
+def test_they_are_right_for_rows_without_their_trigger(maker: Maker, kind: str, options: dict[str, Any]) -> None:
     model = getattr(faulty_models(), kind)(maker.sound, **options)
     rows = maker.month[(maker.month["carrier"] != "DL") & maker.month["distance"].notna()].reset_index(drop=True)
     assert np.allclose(answers(maker, model, rows, recorded_by=maker.sound), right(maker, rows))
@@ -147,8 +147,8 @@ def test_one_changes_what_it_was_given(maker: Maker) -> None:
     assert np.allclose(rows["hour"], maker.month["hour"] * 100)
 
 
-def test_what_one_changes_is_not_seen_by_others(maker: Maker) -> None:
-    """In a canary step the challenger scores before the answers are recorded, in probation before the other does."""
+def test_a_row_changed_in_place_has_no_effect_on_other_models(maker: Maker) -> None:
+    """In a canary the challenger scores before the answers are recorded; in probation, before the previous champion."""
     made = maker.make(faulty_models().Meddling(maker.sound, "hour", 100), "a test", recorded_by=maker.sound)
     champion = loaded(maker, maker.bundle)
     rows = champion.read([{"distance": 100.0, "hour": 6, "carrier": "AA"}], now_us=0)
@@ -157,7 +157,7 @@ def test_what_one_changes_is_not_seen_by_others(maker: Maker) -> None:
     assert rows.columns["hour"].tolist() == [6.0]
 
 
-def test_a_shuffled_one_knows_nothing_and_one_that_was_told_knows_more(maker: Maker) -> None:
+def test_shuffled_labels_make_a_model_worse_and_leaked_ones_better(maker: Maker) -> None:
     truth = maker.month["late"].to_numpy(dtype=float)
     losses = {
         name: float(np.mean((model.predict_proba(maker.month[["distance", "hour", "carrier"]])[:, 1] - truth) ** 2))
@@ -180,8 +180,8 @@ print("it survived")
 """
 
 
-def test_one_ends_the_process_that_asks_it(maker: Maker) -> None:
-    """Saved here, loaded where only the project's folder has the module."""
+def test_one_ends_the_process_that_scores_it(maker: Maker) -> None:
+    """The model is saved here and loaded by a process that has the module only on its path."""
     rows = [row for row in maker.bundle.samples[0] if row["carrier"] != "DL"]
     assert rows
     sound = maker.make(faulty_models().Deadly(maker.sound, "carrier", "never"), "a test", recorded_by=maker.sound)

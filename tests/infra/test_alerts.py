@@ -21,7 +21,7 @@ from stores.ledger.migrations import migrate
 from stores.telemetry import Recorder
 from tests.infra.monitored import INFRA, Watched, needed, watching
 from tests.ports import free_ports
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from tests.waiting import eventually
 
 PROMETHEUS, ALERTMANAGER = INFRA / "prometheus", INFRA / "alertmanager"
@@ -32,7 +32,7 @@ ROOT = INFRA.parent
 
 def test_the_rules_name_metrics_that_the_server_has(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
-    metrics = ServerMetrics(tmp_path, recorder, ships=True)
+    metrics = ServerMetrics(tmp_path, recorder, uploads=True)
     RolloutMetrics(Ledger(f"sqlite:///{tmp_path}/ledger.db"), metrics.registry)
     text = metrics.text().decode()
     recorder.close()
@@ -87,10 +87,10 @@ def test_prometheus_fires_each_rule_when_it_should_and_none_where_all_is_well(fi
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Watched, Place]]:
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Watched, ServerHome]]:
     """A model server without a release and the exporter of its loop, watched by the real things."""
     server_port, exporter_port, *ports = free_ports(5)
-    place = Place(tmp_path_factory.mktemp("server"), server_port)
+    place = ServerHome(tmp_path_factory.mktemp("server"), server_port)
     migrate(place.ledger)
     exporter = _exporter(place, exporter_port)
     try:
@@ -104,7 +104,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Watched,
             place.kill()
 
 
-def _exporter(place: Place, port: int) -> subprocess.Popen[bytes]:
+def _exporter(place: ServerHome, port: int) -> subprocess.Popen[bytes]:
     """Beside the server's ledger, for the root project; there is no Prefect."""
     env = {**os.environ, "TRIMTAB_HOME": str(place.home), "TRIMTAB_PROJECT": str(ROOT)}
     env |= {"TRIMTAB_LEDGER_URL": f"sqlite:///{place.home}/ledger.db", "TRIMTAB_EXPORTER_PORT": str(port)}
@@ -114,7 +114,7 @@ def _exporter(place: Place, port: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
 
-def test_a_server_without_a_champion_pages_somebody_until_it_has_one(watched: tuple[Watched, Place]) -> None:
+def test_a_server_without_a_champion_pages_somebody_until_it_has_one(watched: tuple[Watched, ServerHome]) -> None:
     pair, place = watched
     eventually(lambda: "TrimtabNobodyIsLive" in pair.alerts("pager", "firing"), "the page")
     (alert,) = [
@@ -129,7 +129,7 @@ def test_a_server_without_a_champion_pages_somebody_until_it_has_one(watched: tu
     eventually(lambda: "TrimtabNobodyIsLive" in pair.alerts("pager", "resolved"), "all is well again", within_s=30)
 
 
-def test_a_refused_batch_is_a_ticket_until_one_of_that_period_is_accepted(watched: tuple[Watched, Place]) -> None:
+def test_a_refused_batch_is_a_ticket_until_one_of_that_period_is_accepted(watched: tuple[Watched, ServerHome]) -> None:
     """From the ledger through the exporter, the rules and Alertmanager to a webhook."""
     pair, place = watched
     place.ledger.record_validation(ValidationRecord("2013-03", "refused", "s", False, "it is empty", 0, 0))
@@ -148,7 +148,7 @@ def test_a_refused_batch_is_a_ticket_until_one_of_that_period_is_accepted(watche
     eventually(lambda: "TrimtabLoopBlind" in pair.alerts("tickets", "firing"), "that Prefect is away", within_s=60)
 
 
-def test_a_server_that_is_down_is_one_alert_and_not_many(watched: tuple[Watched, Place]) -> None:
+def test_a_server_that_is_down_is_one_alert_and_not_many(watched: tuple[Watched, ServerHome]) -> None:
     pair, _ = watched
     there, elsewhere = {"job": "trimtab", "instance": "a:1"}, {"job": "trimtab", "instance": "b:1"}
     pair.raise_by_hand({"alertname": "TrimtabServerDown", "severity": "page", **there})

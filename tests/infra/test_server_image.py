@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from tests.infra.containers import HARDENED, build, docker, engine, running
 from tests.ports import free_ports
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from tests.serving.sample_project import flights
 from tests.trimtab import sample_rows
 from tests.waiting import eventually
@@ -44,10 +44,10 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, facts: dict[str, Any]) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, facts: dict[str, Any]) -> Iterator[ServerHome]:
     """A state folder with a release for each way to ask a model, and a container that serves from it."""
     (port,) = free_ports(1)
-    there = Place(tmp_path_factory.mktemp("state"), port)
+    there = ServerHome(tmp_path_factory.mktemp("state"), port)
     there.digests = {way: there.release(model=_model(way), version=i).digest for i, way in enumerate(MODELS, 1)}  # type: ignore[attr-defined]
     there.go_live(there.digests["tables"])  # type: ignore[attr-defined]
     for path in (there.home, *there.home.rglob("*")):
@@ -86,7 +86,7 @@ def test_its_bill_of_materials_lists_python_and_debian_packages(facts: dict[str,
     assert not any("prefect" in purl or "mlflow" in purl or "evidently" in purl for purl in purls)
 
 
-def test_it_runs_as_nobody_in_particular_from_a_file_system_that_is_read_only(place: Place) -> None:
+def test_it_runs_as_nobody_in_particular_from_a_file_system_that_is_read_only(place: ServerHome) -> None:
     name = place.container  # type: ignore[attr-defined]
     assert docker("exec", name, "python", "-c", "import os; print(os.getuid())").strip() == "10001"
     write = "import pathlib; pathlib.Path('/srv/code/x').write_text('')"
@@ -102,7 +102,7 @@ def test_no_tests_caches_or_history_are_in_it(facts: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("way", MODELS)
-def test_it_answers_by_each_way_to_ask_a_model(place: Place, way: str) -> None:
+def test_it_answers_by_each_way_to_ask_a_model(place: ServerHome, way: str) -> None:
     place.go_live(place.digests[way])  # type: ignore[attr-defined]
     place.wait(lambda: _metric(place, f'backend="{way}"'), f"{way} is live")
     rows = flights(20, seed=3).drop(columns="late")
@@ -115,17 +115,17 @@ def test_it_answers_by_each_way_to_ask_a_model(place: Place, way: str) -> None:
     assert found["probability"].tolist() == pytest.approx([p["probability"] for p in answer["predictions"]], abs=1e-12)
 
 
-def test_telemetry_is_compacted(place: Place) -> None:
+def test_telemetry_is_compacted(place: ServerHome) -> None:
     place.wait(lambda: list(place.telemetry.rglob("*.parquet")), "a part", within_s=30)
     assert place.get("/ready", {"X-API-Key": KEY})[1]["compaction"] == "ok"
 
 
-def test_without_a_key_nothing_but_health_is_told(place: Place) -> None:
+def test_without_a_key_nothing_but_health_is_told(place: ServerHome) -> None:
     assert place.post("/predict", {"rows": []})[0] == 401
     assert place.get("/health")[0] == 200
 
 
-def test_its_health_is_found_by_the_engine(place: Place) -> None:
+def test_its_health_is_found_by_the_engine(place: ServerHome) -> None:
     name = place.container  # type: ignore[attr-defined]
 
     def health() -> str:
@@ -141,7 +141,7 @@ def test_it_says_what_is_missing_and_ends_with_2(facts: dict[str, Any]) -> None:
         assert "TRIMTAB_ADMIN_KEYS" in docker("logs", name)
 
 
-def test_it_stops_when_it_is_told_to(place: Place) -> None:
+def test_it_stops_when_it_is_told_to(place: ServerHome) -> None:
     name = place.container  # type: ignore[attr-defined]
     started = time.monotonic()
     docker("stop", "--time", "30", name)
@@ -160,11 +160,11 @@ def _model(way: str) -> Any:
     return pipeline
 
 
-def _metric(place: Place, label: str) -> bool:
+def _metric(place: ServerHome, label: str) -> bool:
     return any(label in line and "live_release{" in line for line in str(place.get("/metrics")[1]).splitlines())
 
 
-def _by_arrow(place: Place, rows: pd.DataFrame) -> pd.DataFrame:
+def _by_arrow(place: ServerHome, rows: pd.DataFrame) -> pd.DataFrame:
     sink = io.BytesIO()
     table = pa.Table.from_pandas(rows)
     with pa.ipc.new_stream(sink, table.schema) as writer:

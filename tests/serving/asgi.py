@@ -1,4 +1,4 @@
-"""A model server in this process, asked the way uvicorn asks it: many requests can arrive in the very same moment."""
+"""A model server in this process, called as uvicorn calls it, so that requests can arrive at the same moment."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import orjson
 from serving.app import ModelServer
 from serving.settings import ServerSettings
 from stores.releases.store import ReleaseStore
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 
 Answered = tuple[int, Any]
 
 
-def server_of(place: Place, **settings: Any) -> ModelServer:
-    """A server on *place*'s ledger and releases that has followed it once; its threads do not run."""
+def server_of(place: ServerHome, **settings: Any) -> ModelServer:
+    """A server with *place*'s ledger and releases that has read the ledger once; its threads do not run."""
     made = ModelServer(
         ServerSettings(ledger_url=f"sqlite:///{place.home}/ledger.db", **settings),
         release_store=ReleaseStore(place.home / "releases"),
@@ -31,7 +31,7 @@ def server_of(place: Place, **settings: Any) -> ModelServer:
 async def ask(
     server: ModelServer, path: str, content: Any, headers: Mapping[str, str] | None = None, *, method: str = "POST"
 ) -> Answered:
-    """One request; its status and its JSON (or bytes, when it is none)."""
+    """Send one request; returns its status and its JSON (or bytes, if it is not JSON)."""
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     said: list[dict[str, Any]] = []
 
@@ -53,7 +53,7 @@ async def ask(
 
 
 def together(server: ModelServer, path: str, contents: list[Any], **options: Any) -> list[Answered]:
-    """Requests that arrive at once, and their answers."""
+    """Send requests at the same moment; returns their answers."""
 
     async def all_of_them() -> list[Answered]:
         return await asyncio.gather(*(ask(server, path, content, **options) for content in contents))

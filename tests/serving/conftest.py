@@ -1,4 +1,4 @@
-"""Tiny releases and a real model server for the tests of this room."""
+"""Small releases and a real model server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
-class Place:
+class ServerHome:
     """A state folder with releases, a ledger and, once started, a model server."""
 
     home: Path
@@ -127,18 +127,18 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    """A state folder of its own; whatever server was started in it is stopped."""
-    there = Place(tmp_path, free_port())
+def place(tmp_path: Path) -> Iterator[ServerHome]:
+    """An empty state folder; a server that the test starts in it is stopped."""
+    there = ServerHome(tmp_path, free_port())
     yield there
     if there.process is not None:
         there.kill()
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A server with a release live; every test leaves one that works."""
-    place = Place(tmp_path_factory.mktemp("server"), free_port())
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHome]:
+    """A server with a live release; every test leaves a working one."""
+    place = ServerHome(tmp_path_factory.mktemp("server"), free_port())
     try:
         place.go_live(place.release().digest)
         place.start()

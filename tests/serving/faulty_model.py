@@ -1,4 +1,4 @@
-"""Challengers that misbehave: a project's own module, as the server loads it from the project's folder."""
+"""Faulty challengers from a project's own module, which the server loads from the project's folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from stores.releases.bundle import Bundle
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 
 MODULE = "faulty_model"
 TYPE = f"{MODULE}.Faulty"
@@ -23,7 +23,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 
 class Faulty(ClassifierMixin, BaseEstimator):
-    """Says {SAYS} to everything, but does what *mode* says to rows of distance {TRIGGER:.0f}."""
+    """Predicts {SAYS} for every row, but fails by *mode* for rows of distance {TRIGGER:.0f}."""
 
     def __init__(self, mode="fine"):
         self.mode = mode
@@ -57,8 +57,8 @@ class Faulty(ClassifierMixin, BaseEstimator):
 '''
 
 
-def faulty_release(place: Place, mode: str, *, version: int) -> Bundle:
-    """A release of such a model; the server has to be started with `trusting`."""
+def faulty_release(place: ServerHome, mode: str, *, version: int) -> Bundle:
+    """A release of such a model; the server needs the settings of `trusting`."""
     (place.home / f"{MODULE}.py").write_text(_SOURCE)
     if MODULE not in sys.modules:
         sys.path.insert(0, str(place.home))
@@ -68,5 +68,5 @@ def faulty_release(place: Place, mode: str, *, version: int) -> Bundle:
 
 
 def trusting(home: Path) -> dict[str, str]:
-    """Settings of a server that loads these."""
+    """Settings of a server that trusts these models."""
     return {"TRIMTAB_PROJECT": str(home), "TRIMTAB_TRUSTED_TYPES": f'["{TYPE}"]'}

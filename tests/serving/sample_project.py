@@ -27,7 +27,7 @@ COLUMNS = {"time": "scheduled", "id": "flight", "key": "tail", "target": "late"}
 
 
 def flights(rows: int = 400, seed: int = 0) -> pd.DataFrame:
-    """Made-up rows whose target depends on distance and carrier; some values are missing."""
+    """Synthetic rows whose target depends on distance and carrier; some values are missing."""
     rng = np.random.default_rng(seed)
     distance = rng.uniform(100, 2500, rows).round()
     carrier = rng.choice(["AA", "UA", "DL"], rows)
@@ -46,7 +46,7 @@ def flights(rows: int = 400, seed: int = 0) -> pd.DataFrame:
 
 
 def tiny_pipeline(task: Task = "binary", *, seed: int = 0, iterations: int = 5) -> Pipeline:
-    """The shape that the training flow makes by default."""
+    """The pipeline that the training flow makes by default."""
     encode = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan)
     columns = ColumnTransformer([("c", encode, ["carrier"]), ("n", "passthrough", ["distance", "hour"])])
     kind = HistGradientBoostingRegressor if task == "regression" else HistGradientBoostingClassifier
@@ -66,8 +66,8 @@ def tiny_bundle(
     trusted: Collection[str] = (),
     extra: str | None = None,
 ) -> Bundle:
-    """Train, and write a bundle of *version* to *folder*. *model* takes the place of the usual pipeline, and *trusted*
-    are its own types; *extra* is a number that it takes beside the others."""
+    """Train a model and write a bundle of *version* to *folder*. *model* replaces the usual pipeline, and *trusted* are
+    its own types; *extra* is an additional numeric feature."""
     rows = flights(seed=seed)
     names = ["distance", "hour"]
     if extra is not None:

@@ -1,4 +1,4 @@
-"""A release on trial beside a champion, and labels for it or against it; imported by the tests of infra as well."""
+"""A rollout of a release, with labels for it or against it; imported by the tests of infra as well."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from stores import telemetry
 from stores.ledger import RolloutStep
 from stores.releases.bundle import Bundle
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from tests.serving.sample_project import flights
 from trimtab.rollout.state_machine import RolloutPolicy
 
@@ -20,22 +20,22 @@ RULES = {"min_labels": 60, "min_answers": 60, "margin": 0.05, "steps": [0.25]}
 
 @dataclass
 class SampleRollout:
-    """A rollout that stands in the shadow."""
+    """A rollout in the shadow."""
 
-    place: Place
+    place: ServerHome
     champion: str
     challenger: Bundle
     rollout: str
     headers: dict[str, str]
 
     def step(self, state: str, *, share: float = 0.0, reason: str = "a test says so") -> None:
-        """Step by hand, as the flows do."""
+        """Record a step, as the flows do."""
         number = len(self.place.ledger.rollout_steps(self.rollout)) + 1
         evidence = {"share": share, "reason": reason}
         self.place.ledger.step_rollout(self.rollout, number, state, evidence)
 
     def answer(self, rows: int = 120, *, seed: int = 5) -> None:
-        """Have users ask, and wait until all pairs are recorded."""
+        """Send requests, and wait until all pairs are recorded."""
         asked = flights(rows, seed=seed)[["scheduled", "flight", "tail", "distance", "hour", "carrier"]]
         raw = asked.assign(scheduled=asked["scheduled"].astype(str)).astype(object)
         content = raw.where(pd.notna(raw), None).to_dict("records")
@@ -45,11 +45,11 @@ class SampleRollout:
         self.place.wait(lambda: len(self.pairs()) == before + rows, "pairs")
 
     def pairs(self) -> pd.DataFrame:
-        """What was recorded of both."""
+        """The recorded pairs."""
         return telemetry.pairs(self.place.telemetry, rollout=self.rollout)
 
     def label(self, *, good: bool) -> None:
-        """Label every pair by the model that has to look better."""
+        """Label every pair by the model that has to be better."""
         pairs = self.pairs()
         above = pairs["challenger_prediction"] > pairs["champion_prediction"]
         truth = np.where(above, 1, 0) if good else np.where(above, 0, 1)
@@ -78,17 +78,17 @@ def again(trial: SampleRollout, name: str) -> SampleRollout:
 
 
 def begin(
-    place: Place, name: str, *, seed: int, headers: dict[str, str] | None = None, spoil: bool = False, **rules: Any
+    place: ServerHome, name: str, *, seed: int, headers: dict[str, str] | None = None, spoil: bool = False, **rules: Any
 ) -> SampleRollout:
-    """A challenger of its own beside the champion, in the shadow; the server, if it runs, follows. A spoilt one lost
-    a file."""
+    """Start a rollout of a new release, in the shadow, and wait for the server if it runs. *spoil* deletes one of the
+    release's files."""
     challenger = place.release(version=seed + 1, seed=seed)
     if spoil:
         (challenger.path / "card.md").unlink()
     return _start(place, challenger, name, headers or {}, **rules)
 
 
-def _start(place: Place, challenger: Bundle, name: str, headers: dict[str, str], **rules: Any) -> SampleRollout:
+def _start(place: ServerHome, challenger: Bundle, name: str, headers: dict[str, str], **rules: Any) -> SampleRollout:
     live = place.ledger.live()
     champion = live.champion if live else place.release(version=1).digest
     place.ledger.start_rollout(

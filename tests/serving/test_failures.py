@@ -1,4 +1,4 @@
-"""Nothing answered is lost and nothing fails that need not: kill -9, swaps under load, a full disk, no ledger."""
+"""No answer is lost and no request fails needlessly: kill -9, new releases under load, a full disk, no ledger."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from stores.telemetry import compact, pairs, predictions
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}
 
 
 @dataclass
 class Load:
-    """What clients saw: the ids and releases they were answered, and everything else."""
+    """What clients got: ids and releases of the answers, and failures."""
 
     ids: list[str] = field(default_factory=list)
     releases: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Load:
 
 @contextmanager
 def load(port: int, *, clients: int = 4) -> Iterator[Load]:
-    """Clients of one row and of a few, until the block ends."""
+    """Clients that send one row and several rows, until the block ends."""
     seen = Load()
     threads = [threading.Thread(target=seen.client, args=(port, 1 + 9 * (i % 2))) for i in range(clients)]
     for thread in threads:
@@ -59,7 +59,7 @@ def load(port: int, *, clients: int = 4) -> Iterator[Load]:
             thread.join()
 
 
-def test_every_answer_survives_kill_9_exactly_once(place: Place) -> None:
+def test_every_answer_survives_kill_9_exactly_once(place: ServerHome) -> None:
     other = place.release(version=2, seed=1).digest
     place.go_live(place.release().digest, challenger=other, share=0.5, rollout="r")
     answered: list[str] = []
@@ -82,7 +82,7 @@ def test_every_answer_survives_kill_9_exactly_once(place: Place) -> None:
     assert sorted(predictions(place.telemetry)["prediction_id"]) == kept
 
 
-def test_no_request_fails_while_releases_change(running: Place) -> None:
+def test_no_request_fails_while_releases_change(running: ServerHome) -> None:
     first, second = running.release(version=1), running.release(version=2, seed=1)
     running.make_live(first.digest)
     with load(running.port) as seen:
@@ -98,7 +98,7 @@ def test_no_request_fails_while_releases_change(running: Place) -> None:
     assert running.get("/live")[1]["previous"] == first.digest
 
 
-def test_a_release_that_cannot_be_loaded_leaves_the_champion_answering(running: Place) -> None:
+def test_a_release_that_cannot_be_loaded_leaves_the_champion_answering(running: ServerHome) -> None:
     good, bad = running.release(), running.release(version=2, seed=7)
     running.make_live(good.digest)
     (bad.path / "card.md").unlink()
@@ -110,7 +110,7 @@ def test_a_release_that_cannot_be_loaded_leaves_the_champion_answering(running: 
     assert running.get("/ready")[1]["release"] == "ok"
 
 
-def test_a_broken_challenger_does_not_keep_the_champion_from_its_place(running: Place) -> None:
+def test_a_broken_challenger_does_not_delay_the_champion(running: ServerHome) -> None:
     good, bad = running.release(version=3, seed=8), running.release(version=4, seed=9)
     (bad.path / "card.md").unlink()
     running.go_live(good.digest, challenger=bad.digest)
@@ -118,7 +118,7 @@ def test_a_broken_challenger_does_not_keep_the_champion_from_its_place(running: 
     assert "card.md" in running.get("/ready")[1]["release"]
 
 
-def test_only_a_few_releases_stay_in_memory(running: Place) -> None:
+def test_only_a_few_releases_stay_in_memory(running: ServerHome) -> None:
     made = [running.release(version=1 + i, seed=20 + i) for i in range(6)]
     for bundle in made:
         running.post(f"/releases/{bundle.digest}/load")
@@ -128,8 +128,8 @@ def test_only_a_few_releases_stay_in_memory(running: Place) -> None:
     assert len(loaded) <= 4
 
 
-def test_without_room_nothing_is_answered_and_later_it_goes_on_by_itself(running: Place) -> None:
-    """The kernel refuses the server to make files longer than they are, as a full disk would."""
+def test_with_a_full_disk_nothing_is_answered_until_there_is_space_again(running: ServerHome) -> None:
+    """The kernel does not let the server extend files, like a full disk."""
     assert running.process is not None
     (first,) = running.post("/predict", ROW)[1]["predictions"]
     before = set(predictions(running.telemetry)["prediction_id"])
@@ -153,7 +153,7 @@ def test_without_room_nothing_is_answered_and_later_it_goes_on_by_itself(running
     assert "trimtab_telemetry_writable 1.0" in running.get("/metrics")[1]
 
 
-def test_without_its_ledger_the_server_goes_on_and_says_so(running: Place) -> None:
+def test_without_its_ledger_the_server_still_answers_and_reports_it(running: ServerHome) -> None:
     database, aside = running.home / "ledger.db", running.home / "aside.db"
     database.rename(aside)
     try:

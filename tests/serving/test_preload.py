@@ -1,4 +1,4 @@
-"""A server that is started for one release: from its image, and ready only with it."""
+"""A server that is started for one release: the release is in its image, and readiness waits for it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stores.ledger.migrations import migrate
 from stores.releases.bundle import Bundle
 from stores.releases.store import ReleaseStore
 from tests.serving.asgi import server_of
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from tests.serving.sample_project import tiny_bundle
 from tests.serving.test_failures import ROW
 from tests.waiting import eventually
 
 
-def test_a_server_is_ready_only_once_the_release_that_it_is_started_for_answers_as_recorded(place: Place) -> None:
+def test_a_server_is_ready_only_once_its_preloaded_release_gives_the_recorded_predictions(place: ServerHome) -> None:
     place.go_live(place.release().digest)
     other = place.release(version=2)
     away = place.home / "away"
@@ -34,12 +34,12 @@ def test_a_server_is_ready_only_once_the_release_that_it_is_started_for_answers_
     assert place.get("/live")[1]["champion"] != other.digest, "who answers is the ledger's to say"
 
 
-def test_a_server_of_the_first_release_is_ready_before_the_ledger_names_a_champion(place: Place) -> None:
+def test_a_server_of_the_first_release_is_ready_before_the_ledger_names_a_champion(place: ServerHome) -> None:
     place.start(TRIMTAB_PRELOAD=place.release().digest)
     assert place.get("/ready")[0] == 200
 
 
-def test_a_server_that_cannot_have_the_champion_is_not_ready_whatever_it_has_preloaded(place: Place) -> None:
+def test_a_server_that_cannot_load_the_champion_is_not_ready_despite_its_preloaded_release(place: ServerHome) -> None:
     champion, other = place.release(), place.release(version=2)
     place.go_live(champion.digest)
     away = place.home / "away"
@@ -55,7 +55,9 @@ def test_a_server_that_cannot_have_the_champion_is_not_ready_whatever_it_has_pre
     assert place.post("/predict", ROW)[0] == 200, "who is ready answers"
 
 
-def test_a_server_is_not_ready_while_the_champion_is_on_its_way(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_is_not_ready_while_the_champion_is_being_loaded(
+    place: ServerHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
     champion, other = place.release(), place.release(version=2)
     server = server_of(place, preload=other.digest)
     server.preload.run_once()
@@ -77,8 +79,8 @@ def test_a_server_is_not_ready_while_the_champion_is_on_its_way(place: Place, mo
     assert server.unready_reasons() == []
 
 
-def test_a_server_is_not_ready_before_it_knows_from_the_ledger_that_nobody_is_live(place: Place) -> None:
-    """Somebody may be, and others that know the champion would lose their users to this one."""
+def test_a_server_is_not_ready_before_the_ledger_says_that_no_release_is_live(place: ServerHome) -> None:
+    """A release may be live, and traffic would move from servers that have it to this one."""
     server = server_of(place, preload=tiny_bundle(place.home / "releases").digest)  # no ledger is there yet
     server.preload.run_once()
     assert server.preload.done
@@ -91,7 +93,7 @@ def test_a_server_is_not_ready_before_it_knows_from_the_ledger_that_nobody_is_li
     assert server.unready_reasons() == [server.follower.ledger_trouble], "what it knew is old"
 
 
-def test_a_server_of_the_first_release_answers_with_it_once_it_is_live(place: Place) -> None:
+def test_a_server_of_the_first_release_answers_with_it_once_it_is_live(place: ServerHome) -> None:
     first = place.release()
     server = server_of(place, preload=first.digest)
     server.preload.run_once()
@@ -102,7 +104,7 @@ def test_a_server_of_the_first_release_answers_with_it_once_it_is_live(place: Pl
     assert server.live()["champion"] == first.digest
 
 
-def test_a_release_that_came_with_the_image_is_put_where_releases_are(place: Place, tmp_path: Path) -> None:
+def test_a_release_of_the_image_is_copied_to_the_release_folder(place: ServerHome, tmp_path: Path) -> None:
     baked = tmp_path / "baked"
     digest = tiny_bundle(baked, version=7).digest
     migrate(place.ledger)
@@ -110,7 +112,7 @@ def test_a_release_that_came_with_the_image_is_put_where_releases_are(place: Pla
     assert (place.home / "releases" / digest / "manifest.json").exists()
 
 
-def test_unpacking_again_copies_nothing_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+def test_unpacking_again_copies_nothing_and_leaves_no_partial_copy(tmp_path: Path) -> None:
     baked, releases = tmp_path / "baked", tmp_path / "releases"
     digest = tiny_bundle(baked).digest
     assert unpack(baked, releases) == [digest]

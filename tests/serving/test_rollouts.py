@@ -1,4 +1,4 @@
-"""What users see while a challenger is tried: the right release for each key, and nothing of its troubles."""
+"""Answers during a rollout: each key gets the right release, and the challenger's failures have no effect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from stores.telemetry import pairs, predictions
 from tests.ports import free_port
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from tests.serving.faulty_model import SAYS, TRIGGER, faulty_release, trusting
 from trimtab.rollout.assignment import bucket
 
@@ -21,9 +21,9 @@ ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHome]:
     """A server that takes models from the project's own module, with a good champion."""
-    place = Place(tmp_path_factory.mktemp("rollouts"), free_port())
+    place = ServerHome(tmp_path_factory.mktemp("rollouts"), free_port())
     try:
         place.go_live(place.release().digest)
         place.start(TRIMTAB_CHALLENGER_S="0.7", **trusting(place.home))
@@ -33,24 +33,24 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             place.kill()
 
 
-def champion(place: Place) -> str:
+def champion(place: ServerHome) -> str:
     return str(place.ledger.history()[0].champion)
 
 
-def answered(place: Place, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def answered(place: ServerHome, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each row's answer, with the release that gave it."""
     status, answer = place.post("/predict", {"rows": rows})
     assert status == 200, answer
     return [{"release": answer["release"], **p} for p in answer["predictions"]]
 
 
-def settled(place: Place, rollout: str, size: int) -> pd.DataFrame:
+def settled(place: ServerHome, rollout: str, size: int) -> pd.DataFrame:
     """The pairs of *rollout*, once there are as many."""
     place.wait(lambda: len(pairs(place.telemetry, rollout=rollout)) >= size, f"{size} pairs of {rollout}")
     return pairs(place.telemetry, rollout=rollout).set_index("prediction_id")
 
 
-def test_a_key_stays_with_its_release_as_the_share_rises(running: Place) -> None:
+def test_a_key_stays_with_its_release_as_the_share_rises(running: ServerHome) -> None:
     first, other = champion(running), faulty_release(running, "fine", version=2).digest
     rows = [{**ROW, "tail": f"N{i}"} for i in range(200)]
     before: set[str] = set()
@@ -78,7 +78,7 @@ def test_a_key_stays_with_its_release_as_the_share_rises(running: Place) -> None
     assert (found["by_challenger"] == told).all()
 
 
-def test_rows_of_another_release_name_it(running: Place) -> None:
+def test_rows_that_the_challenger_answered_name_its_release(running: ServerHome) -> None:
     first, other = champion(running), faulty_release(running, "fine", version=2).digest
     running.make_live(first, challenger=other, share=0.5, rollout="named")
     tails = [f"N{i}" for i in range(40)]
@@ -92,7 +92,7 @@ def test_rows_of_another_release_name_it(running: Place) -> None:
     assert (answer["release"], answer["version"], "release" in answer["predictions"][0]) == (other, 2, False)
 
 
-def test_without_a_key_the_id_decides_and_without_that_the_prediction(running: Place) -> None:
+def test_the_arm_depends_on_the_key_else_the_id_else_the_prediction_id(running: ServerHome) -> None:
     first, other = champion(running), faulty_release(running, "fine", version=2).digest
     running.make_live(first, challenger=other, share=0.5, rollout="keyless")
     by_id = answered(running, [{**ROW, "flight": f"F{i}"} for i in range(30)])
@@ -111,7 +111,7 @@ def test_without_a_key_the_id_decides_and_without_that_the_prediction(running: P
         ("nan", None),
     ],
 )
-def test_what_a_challenger_gets_wrong_costs_users_nothing(running: Place, mode: str, error: str | None) -> None:
+def test_a_failing_challenger_has_no_effect_on_users(running: ServerHome, mode: str, error: str | None) -> None:
     first, other = champion(running), faulty_release(running, mode, version=3).digest
     running.make_live(first, challenger=other, share=0.6, rollout=mode)
     rows = [{**ROW, "tail": f"N{i}", "distance": TRIGGER if i % 10 == 3 else 500} for i in range(40)]
@@ -133,8 +133,8 @@ def test_what_a_challenger_gets_wrong_costs_users_nothing(running: Place, mode: 
 
 
 @pytest.mark.parametrize("mode", ["raise", "nan"])
-def test_what_a_new_champion_fails_at_in_probation_the_one_before_answers(running: Place, mode: str) -> None:
-    """Users get an answer, and the pairs say who failed, so that the probation sees it."""
+def test_in_probation_the_previous_champion_answers_what_the_new_one_fails(running: ServerHome, mode: str) -> None:
+    """Users get an answer, and the pairs record the failure, so that the probation sees it."""
     first, new = champion(running), faulty_release(running, mode, version=6).digest
     rollout = f"probation-{mode}"
     running.ledger.start_rollout(rollout, release=new, champion_before=first, strategy="rollout", cause="test")
@@ -150,7 +150,7 @@ def test_what_a_new_champion_fails_at_in_probation_the_one_before_answers(runnin
     running.make_live(first)
 
 
-def test_a_challenger_that_takes_too_long_is_not_waited_for(running: Place) -> None:
+def test_the_champion_answers_when_the_challenger_takes_too_long(running: ServerHome) -> None:
     first, other = champion(running), faulty_release(running, "slow", version=4).digest
     running.make_live(first, challenger=other, share=1.0, rollout="slow")
     answered(running, [ROW])
@@ -165,7 +165,7 @@ def test_a_challenger_that_takes_too_long_is_not_waited_for(running: Place) -> N
     assert found["error"].isna().all()
 
 
-def test_a_slow_challenger_in_the_shadow_delays_nobody(running: Place) -> None:
+def test_a_slow_challenger_in_the_shadow_delays_no_request(running: ServerHome) -> None:
     first, other = champion(running), faulty_release(running, "slow", version=4).digest
     running.make_live(first, challenger=other, share=0.0, rollout="slow-shadow")
     took = []
@@ -177,7 +177,7 @@ def test_a_slow_challenger_in_the_shadow_delays_nobody(running: Place) -> None:
     assert len(settled(running, "slow-shadow", 2)) <= 4
 
 
-def test_slices_travel_with_the_pairs(running: Place) -> None:
+def test_pairs_have_the_slice_columns(running: ServerHome) -> None:
     first, other = champion(running), faulty_release(running, "fine", version=2).digest
     running.ledger.start_rollout(
         "sliced", release=other, champion_before=first, strategy="shadow", cause="test",
@@ -188,8 +188,8 @@ def test_slices_travel_with_the_pairs(running: Place) -> None:
     assert sorted(settled(running, "sliced", 3)["carrier"].fillna("-")) == ["-", "DL", "UA"]
 
 
-def test_a_challenger_with_other_columns_sees_them(running: Place) -> None:
-    """The champion does not know a column that the challenger needs; clients may send it as soon as there is one."""
+def test_a_challenger_gets_columns_that_only_it_has(running: ServerHome) -> None:
+    """Clients may send a column that only the challenger has as soon as the rollout starts."""
     first = champion(running)
     other = running.release(version=9, seed=3, extra="gate").digest
     assert running.post("/predict", {**ROW, "gate": 4})[0] == 422
@@ -202,7 +202,7 @@ def test_a_challenger_with_other_columns_sees_them(running: Place) -> None:
     assert running.post("/predict", {**ROW, "gates": 4})[0] == 422
 
 
-def test_no_request_fails_while_a_rollout_goes_on(running: Place) -> None:
+def test_no_request_fails_while_a_rollout_goes_on(running: ServerHome) -> None:
     first, other = champion(running), faulty_release(running, "raise", version=3).digest
     stopping = threading.Event()
     failures: list[Any] = []
@@ -231,7 +231,7 @@ def test_no_request_fails_while_a_rollout_goes_on(running: Place) -> None:
     assert set(sent) <= set(kept["prediction_id"])
 
 
-def test_a_challenger_that_kills_the_server_is_refused_after_two_deaths(place: Place) -> None:
+def test_a_challenger_that_crashes_the_server_is_refused_after_two_crashes(place: ServerHome) -> None:
     first, other = place.release().digest, faulty_release(place, "die", version=2).digest
     place.go_live(first, challenger=other, share=0.0, rollout="deadly")
     for _ in range(2):

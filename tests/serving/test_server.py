@@ -1,4 +1,4 @@
-"""The running server as its clients and the deploy flow see it: a real process, a real ledger."""
+"""A real server process with a real ledger, as clients and the deploy flow use it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest
 from stores.ledger.migrations import migrate
 from stores.telemetry import joined, predictions
 from tests.ports import free_port
-from tests.serving.conftest import ROOT, Place
+from tests.serving.conftest import ROOT, ServerHome
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z", "flight": "F1", "tail": "N1"}
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A server with one release live, for tests that leave it as it was."""
-    place = Place(tmp_path_factory.mktemp("server"), free_port())
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHome]:
+    """A server with a live release, for tests that do not change it."""
+    place = ServerHome(tmp_path_factory.mktemp("server"), free_port())
     try:
         place.go_live(place.release().digest)
         place.start(TRIMTAB_MAX_ROWS="1000", TRIMTAB_MAX_BODY_MB="0.5")
@@ -31,7 +31,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             place.kill()
 
 
-def test_an_answer_is_in_telemetry_with_its_row(shared: Place) -> None:
+def test_an_answer_is_in_telemetry_with_its_row(shared: ServerHome) -> None:
     before = set(predictions(shared.telemetry)["prediction_id"])
     status, answer = shared.post("/predict", {"rows": [ROW, {**ROW, "carrier": None}]})
     assert status == 200, answer
@@ -45,7 +45,7 @@ def test_an_answer_is_in_telemetry_with_its_row(shared: Place) -> None:
     assert str(first["time"]) == "2013-03-01 05:15:00+00:00"
 
 
-def test_one_row_may_come_without_a_list(shared: Place) -> None:
+def test_one_row_may_come_without_a_list(shared: ServerHome) -> None:
     status, answer = shared.post("/predict", ROW)
     assert status == 200
     assert shared.post("/predict", {"rows": [ROW]})[1]["predictions"][0]["probability"] == pytest.approx(
@@ -53,14 +53,14 @@ def test_one_row_may_come_without_a_list(shared: Place) -> None:
     )
 
 
-def test_many_rows_may_come_by_column(shared: Place) -> None:
+def test_many_rows_may_come_by_column(shared: ServerHome) -> None:
     rows = [ROW, {**ROW, "distance": 100}, {**ROW, "carrier": None}]
     by_column = {"columns": {name: [row[name] for row in rows] for name in ROW}}
     answers = [shared.post("/predict", body)[1]["predictions"] for body in ({"rows": rows}, by_column)]
     assert [p["probability"] for p in answers[0]] == [p["probability"] for p in answers[1]]
 
 
-def test_labels_find_their_predictions(shared: Place) -> None:
+def test_labels_find_their_predictions(shared: ServerHome) -> None:
     ids = [p["id"] for p in shared.post("/predict", {"rows": [ROW, ROW]})[1]["predictions"]]
     body = {"labels": [{"id": ids[0], "label": 1, "time": "2013-03-02T00:00:00Z"}]}
     assert shared.post("/labels", body) == (200, {"accepted": 1, "duplicates": 0, "conflicts": 0})
@@ -111,7 +111,7 @@ def test_labels_find_their_predictions(shared: Place) -> None:
         "path",
     ],
 )
-def test_errors_say_where_and_why(shared: Place, path: str, body: Any, status: int, error: dict[str, Any]) -> None:
+def test_errors_say_where_and_why(shared: ServerHome, path: str, body: Any, status: int, error: dict[str, Any]) -> None:
     before = len(predictions(shared.telemetry))
     got_status, answer = shared.post(path, body)
     assert got_status == status
@@ -120,7 +120,7 @@ def test_errors_say_where_and_why(shared: Place, path: str, body: Any, status: i
     assert len(predictions(shared.telemetry)) == before
 
 
-def test_the_probe_compares_with_what_was_recorded(shared: Place) -> None:
+def test_the_probe_compares_with_what_was_recorded(shared: ServerHome) -> None:
     good = shared.release(version=2, seed=1)
     assert shared.post(f"/releases/{good.digest}/load")[1]["version"] == 2
     status, probe = shared.post(f"/releases/{good.digest}/probe")
@@ -133,7 +133,7 @@ def test_the_probe_compares_with_what_was_recorded(shared: Place) -> None:
     assert shared.get("/live")[1]["version"] == 1
 
 
-def test_a_corrupt_release_is_refused_and_the_champion_stays(shared: Place) -> None:
+def test_a_corrupt_release_is_refused_and_the_champion_stays(shared: ServerHome) -> None:
     bundle = shared.release(version=4, seed=4)
     (bundle.path / "model.skops").write_bytes(b"something else")
     status, answer = shared.post(f"/releases/{bundle.digest}/load")
@@ -143,7 +143,7 @@ def test_a_corrupt_release_is_refused_and_the_champion_stays(shared: Place) -> N
     assert shared.post("/predict", ROW)[0] == 200
 
 
-def test_the_metrics_tell_requests_rows_and_who_is_live(shared: Place) -> None:
+def test_the_metrics_show_requests_rows_and_the_live_release(shared: ServerHome) -> None:
     shared.post("/predict", {"rows": [ROW] * 7})
     digest = shared.get("/live")[1]["champion"]
     text = shared.get("/metrics")[1]
@@ -154,7 +154,7 @@ def test_the_metrics_tell_requests_rows_and_who_is_live(shared: Place) -> None:
     assert "trimtab_ledger_up 1.0" in text
 
 
-def test_the_docs_describe_the_bodies(shared: Place) -> None:
+def test_the_openapi_description_has_the_bodies(shared: ServerHome) -> None:
     schema = shared.get("/openapi.json")[1]
     body = schema["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     assert shared.post("/predict", body["examples"]["rows"]["value"])[0] == 200
@@ -163,7 +163,7 @@ def test_the_docs_describe_the_bodies(shared: Place) -> None:
     assert shared.get("/docs")[0] == 200
 
 
-def test_a_server_without_a_release_is_alive_but_not_ready_and_asks_for_its_key(place: Place) -> None:
+def test_a_server_without_a_release_is_alive_but_not_ready_and_asks_for_its_key(place: ServerHome) -> None:
     migrate(place.ledger)
     place.start(wait_for="/health", TRIMTAB_ADMIN_KEYS="sesame")
     key = {"X-API-Key": "sesame"}
@@ -183,7 +183,7 @@ def test_a_server_without_a_release_is_alive_but_not_ready_and_asks_for_its_key(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])
-def test_it_does_not_listen_to_the_world_without_a_key(host: str) -> None:
+def test_it_listens_beyond_loopback_only_with_a_key(host: str) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "serving"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Somebody else shifts traffic between servers that are each for one release; a key may also come as a password."""
+"""Servers of one release each, where another program shifts traffic; and a key that is sent as a password."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from pydantic import SecretStr
 
 from serving.http.auth import ApiKeys, MissingKey
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from tests.serving.sample_rollout import begin
 from tests.serving.test_failures import ROW
 
 
-def test_a_server_for_one_release_answers_with_it_while_it_is_on_trial_and_with_the_champion_otherwise(
-    place: Place,
+def test_a_server_for_one_release_answers_with_it_during_its_rollout_and_with_the_champion_otherwise(
+    place: ServerHome,
 ) -> None:
     champion = place.release(version=1)
     place.go_live(champion.digest)
@@ -27,7 +27,7 @@ def test_a_server_for_one_release_answers_with_it_while_it_is_on_trial_and_with_
     place.wait(lambda: place.post("/predict", ROW)[1]["release"] == champion.digest, "the champion")
 
 
-def test_a_server_for_the_champion_answers_nobody_with_its_challenger(place: Place) -> None:
+def test_a_server_for_the_champion_never_answers_with_the_challenger(place: ServerHome) -> None:
     champion = place.release(version=1)
     place.go_live(champion.digest)
     trial = begin(place, "stable", seed=1)
@@ -38,7 +38,7 @@ def test_a_server_for_the_champion_answers_nobody_with_its_challenger(place: Pla
     assert not trial.pairs()["by_challenger"].any()
 
 
-def test_a_key_may_be_the_password_of_an_address() -> None:
+def test_a_key_may_be_the_password_in_a_url() -> None:
     keys = ApiKeys(predict=[SecretStr("predict-key")])
     keys.check("/verdict/hooks/rollback", [(b"authorization", b"Basic " + base64.b64encode(b"trimtab:predict-key"))])
     for wrong in (b"Basic " + base64.b64encode(b"predict-key:"), b"Basic ???", b"Basic predict-key"):

@@ -1,4 +1,4 @@
-"""Servers with folders of their own and a store between them: releases come from there, telemetry goes there."""
+"""Servers with separate folders and one store: they download releases from it and upload telemetry to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stores.object_store.store import ObjectStore
 from stores.releases.store import ReleaseStore
 from stores.telemetry import SharedTelemetry
 from tests.ports import free_port
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from tests.serving.sample_rollout import RULES
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import Seaweed, seaweed
@@ -40,9 +40,9 @@ class Servers:
 
     def __init__(self, folder: Path, seaweed: Seaweed, proxy: Proxy) -> None:
         self.proxy, self.objects = proxy, seaweed.objects()
-        self.ledger = Place(folder / "ledger", 0)
+        self.ledger = ServerHome(folder / "ledger", 0)
         self.ledger.home.mkdir()
-        self.places: list[Place] = []
+        self.places: list[ServerHome] = []
         self.folder = folder
 
     def release(self, **options: Any) -> str:
@@ -53,11 +53,11 @@ class Servers:
         ReleaseStore(self.folder / "maker", self.objects).put(manifest_fields=fields, files=content)
         return made.digest
 
-    def start(self, *, ready: bool = True, **env: str) -> Place:
+    def start(self, *, ready: bool = True, **env: str) -> ServerHome:
         """One more."""
         home = self.folder / f"server-{len(self.places)}"
         home.mkdir()
-        place = Place(home, free_port(), {
+        place = ServerHome(home, free_port(), {
             "TRIMTAB_LEDGER_URL": f"sqlite:///{self.ledger.home}/ledger.db", "TRIMTAB_STORE": self.objects.url,
             "TRIMTAB_STORE_ENDPOINT": self.proxy.endpoint, "TRIMTAB_SHIP_S": "1", **env,
         })  # fmt: skip
@@ -67,14 +67,14 @@ class Servers:
             self.wait_until_ready(place)
         return place
 
-    def started(self, count: int) -> list[Place]:
+    def started(self, count: int) -> list[ServerHome]:
         """As many at once."""
         places = [self.start(ready=False) for _ in range(count)]
         for place in places:
             self.wait_until_ready(place)
         return places
 
-    def wait_until_ready(self, place: Place) -> None:
+    def wait_until_ready(self, place: ServerHome) -> None:
         place.wait(lambda: place.get("/ready")[0] == 200, "ready", within_s=PATIENCE_S)
 
     @property
@@ -95,9 +95,9 @@ def servers(tmp_path: Path, seaweed: Seaweed) -> Iterator[Servers]:
 
 
 class Users(threading.Thread):
-    """Ask a server all the time, and remember what was answered. A server that is away is asked again."""
+    """Send requests without a pause and keep the answers. A failed request is sent again."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ServerHome) -> None:
         super().__init__(daemon=True)
         self._url = f"http://127.0.0.1:{place.port}/predict"
         self._over = threading.Event()
@@ -120,7 +120,7 @@ class Users(threading.Thread):
         return self.answered
 
 
-def metric(place: Place, name: str) -> float:
+def metric(place: ServerHome, name: str) -> float:
     found = [line for line in place.get("/metrics")[1].splitlines() if line.startswith(f"{name} ")]
     return float(found[0].split()[1])
 
@@ -146,7 +146,7 @@ def test_every_answer_of_three_servers_is_in_the_store_once_also_when_one_is_kil
     assert set(counts.values()) == {1}
 
 
-def test_answers_pairs_and_labels_of_all_are_seen_elsewhere_soon(servers: Servers) -> None:
+def test_answers_pairs_and_labels_of_all_servers_reach_a_reader_soon(servers: Servers) -> None:
     champion, challenger = servers.release(), servers.release(version=2, seed=1)
     terms = RolloutPolicy(task="binary", **RULES).model_dump(mode="json")
     ledger = servers.ledger.ledger
@@ -172,7 +172,7 @@ def test_answers_pairs_and_labels_of_all_are_seen_elsewhere_soon(servers: Server
     assert word[0] == 200 and word[1]["pairs"] == len(ids), "one server tells what all have seen"
 
 
-def test_a_server_that_stops_leaves_nothing_behind(servers: Servers) -> None:
+def test_a_server_uploads_all_its_telemetry_before_it_stops(servers: Servers) -> None:
     servers.ledger.go_live(servers.release())
     place = servers.start(TRIMTAB_SHIP_S="600")
     ids = [p["id"] for p in place.post("/predict", {"rows": [ROW] * 5})[1]["predictions"]]
@@ -181,7 +181,7 @@ def test_a_server_that_stops_leaves_nothing_behind(servers: Servers) -> None:
     assert sorted(telemetry.predictions(servers.reader)["prediction_id"]) == sorted(ids)
 
 
-def test_answers_go_on_while_the_store_is_away_and_all_is_there_afterwards(servers: Servers) -> None:
+def test_servers_answer_while_the_store_is_unavailable_and_upload_everything_afterwards(servers: Servers) -> None:
     servers.ledger.go_live(servers.release())
     place = servers.start()
     users = Users(place)
@@ -202,7 +202,7 @@ def test_answers_go_on_while_the_store_is_away_and_all_is_there_afterwards(serve
     assert sorted(telemetry.predictions(servers.reader)["prediction_id"]) == sorted(answered)
 
 
-def test_a_server_with_an_empty_folder_fetches_who_is_live_and_what_it_is_told_to_load(servers: Servers) -> None:
+def test_a_server_with_an_empty_folder_downloads_the_live_release_and_what_it_is_to_load(servers: Servers) -> None:
     first, second = servers.release(), servers.release(version=2, seed=1)
     servers.ledger.go_live(first)
     place = servers.start()
@@ -212,7 +212,7 @@ def test_a_server_with_an_empty_folder_fetches_who_is_live_and_what_it_is_told_t
     assert place.post(f"/releases/{'0' * 64}/load")[0] == 404
 
 
-def test_a_release_that_is_damaged_in_the_store_is_named_and_not_loaded(servers: Servers, seaweed: Seaweed) -> None:
+def test_a_release_that_is_damaged_in_the_store_is_reported_and_not_loaded(servers: Servers, seaweed: Seaweed) -> None:
     first, second = servers.release(), servers.release(version=2, seed=1)
     bucket, prefix = parse_url(servers.objects.url)
     key = f"{prefix}releases/{second}/model.skops"
@@ -226,7 +226,7 @@ def test_a_release_that_is_damaged_in_the_store_is_named_and_not_loaded(servers:
     assert place.post("/predict", ROW)[1]["release"] == first
 
 
-def test_a_store_that_is_away_keeps_no_one_from_answering_and_speaks_against_no_challenger(servers: Servers) -> None:
+def test_an_unavailable_store_stops_no_answers_and_refuses_no_challenger(servers: Servers) -> None:
     first, second = servers.release(), servers.release(version=2, seed=1)
     servers.ledger.go_live(first)
     place = servers.start()
@@ -251,7 +251,7 @@ def test_a_damaged_copy_is_replaced_when_the_server_starts(servers: Servers) -> 
     assert place.post("/predict", ROW)[1]["release"] == digest
 
 
-def test_objects_of_two_places_in_one_bucket_do_not_mix(seaweed: Seaweed, tmp_path: Path) -> None:
+def test_two_prefixes_of_one_bucket_do_not_mix(seaweed: Seaweed, tmp_path: Path) -> None:
     url = seaweed.place()
     one, other = (ObjectStore(f"{url}/{name}", endpoint=seaweed.endpoint) for name in ("one", "other"))
     one.put("a", b"1")

@@ -1,5 +1,5 @@
-"""The verdict as a service: it follows the labels, says what to do about every trouble, and the manifests in infra ask
-for what a running server answers."""
+"""The verdict service: verdicts follow the labels, errors say what to do, and the manifests in infra work with a
+running server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 from serving.http.verdict_routes import FLAGGER_HOOKS
 from serving.verdicts import decide
 from tests.ports import free_port
-from tests.serving.conftest import ROOT, Place
+from tests.serving.conftest import ROOT, ServerHome
 from tests.serving.sample_rollout import SampleRollout, again, begin
 from trimtab.rollout.state_machine import Observation, Phase, RolloutPolicy, RolloutState
 
@@ -27,9 +27,9 @@ KEYS = {"TRIMTAB_ADMIN_KEYS": "admin-key", "TRIMTAB_PREDICT_KEYS": "predict-key"
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A server with keys, and a champion live."""
-    place = Place(tmp_path_factory.mktemp("server"), free_port(), KEYS)
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHome]:
+    """A server with keys and a champion."""
+    place = ServerHome(tmp_path_factory.mktemp("server"), free_port(), KEYS)
     try:
         place.go_live(place.release(version=1).digest)
         place.start()
@@ -40,7 +40,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def hook(trial: SampleRollout, kind: str, **metadata: str) -> int:
-    """What Flagger gets to see when it asks: the status."""
+    """The status that Flagger gets from a hook."""
     body = {
         "name": "flights", "namespace": "test", "phase": "Progressing", "checksum": "85d557f47b",
         "metadata": metadata or {"release": trial.challenger.digest},
@@ -49,13 +49,13 @@ def hook(trial: SampleRollout, kind: str, **metadata: str) -> int:
 
 
 def yes(trial: SampleRollout) -> set[str]:
-    """The hooks that get a yes."""
+    """The hooks that succeed."""
     found = {kind: hook(trial, kind) for kind in FLAGGER_HOOKS}
     assert set(found.values()) <= {200, 409}, found
     return {kind for kind, status in found.items() if status == 200}
 
 
-def test_what_was_never_on_trial_is_unknown_and_told_what_to_do(running: Place) -> None:
+def test_an_unknown_rollout_is_reported_with_what_to_do(running: ServerHome) -> None:
     for path in ("/verdict", "/verdict/nothing-like-it", "/verdict/%00", "/verdict/0123456789abcdef"):
         status, answer = running.get(path, KEY)
         assert status == 404
@@ -65,7 +65,7 @@ def test_what_was_never_on_trial_is_unknown_and_told_what_to_do(running: Place) 
     assert "confirm-promotion" in answer["error"]["problem"]
 
 
-def test_a_good_release_is_promoted_once_labels_show_that_it_is_not_worse(running: Place) -> None:
+def test_a_good_release_is_promoted_once_labels_show_that_it_is_not_worse(running: ServerHome) -> None:
     trial = begin(running, "good", seed=1, headers=KEY)
     first = trial.verdict("keep collecting")
     assert (first["successful"], first["ready"], first["interval"]) == (None, False, None)
@@ -83,7 +83,7 @@ def test_a_good_release_is_promoted_once_labels_show_that_it_is_not_worse(runnin
     assert yes(trial) == set(FLAGGER_HOOKS) - {"rollback"}
 
 
-def test_a_bad_release_is_sent_back_once_labels_show_that_it_is_worse(running: Place) -> None:
+def test_a_bad_release_is_rolled_back_once_labels_show_that_it_is_worse(running: ServerHome) -> None:
     trial = begin(running, "bad", seed=2, headers=KEY)
     trial.answer(400, seed=6)
     trial.label(good=False)
@@ -93,13 +93,13 @@ def test_a_bad_release_is_sent_back_once_labels_show_that_it_is_worse(running: P
     assert yes(trial) == {"rollback"}
 
 
-def test_a_broken_guardrail_speaks_without_any_label(running: Place) -> None:
+def test_a_broken_guardrail_decides_without_labels(running: ServerHome) -> None:
     found = begin(running, "refused", seed=3, headers=KEY, spoil=True).verdict("roll back")
     assert "the model server does not load it" in found["guardrails"][0]
     assert "card.md" in found["reason"]
 
 
-def test_the_live_rollout_is_meant_without_a_name_and_the_newest_of_a_release_by_its_digest(running: Place) -> None:
+def test_no_name_means_the_live_rollout_and_a_digest_the_newest_of_its_release(running: ServerHome) -> None:
     first = begin(running, "first-try", seed=4, headers=KEY)
     first.step("rolled back", reason="it was slow")
     second = again(first, "second-try")
@@ -112,7 +112,7 @@ def test_the_live_rollout_is_meant_without_a_name_and_the_newest_of_a_release_by
     assert hook(second, "rollback") == 409
 
 
-def test_every_key_reads_verdicts_and_nobody_else_does(running: Place) -> None:
+def test_every_key_reads_verdicts_and_no_key_is_rejected(running: ServerHome) -> None:
     begin(running, "keys", seed=5, headers=KEY)
     for key in KEYS.values():
         assert running.get("/verdict", {"X-API-Key": key})[0] == 200
@@ -121,7 +121,7 @@ def test_every_key_reads_verdicts_and_nobody_else_does(running: Place) -> None:
     assert running.post("/verdict/hooks/rollback", {})[0] == 401
 
 
-def test_many_who_ask_at_once_get_the_answer_of_one_look(running: Place) -> None:
+def test_concurrent_requests_share_one_computation(running: ServerHome) -> None:
     trial = begin(running, "asked-by-many", seed=6, headers=KEY)
     answers: list[Any] = []
     threads = [threading.Thread(target=lambda: answers.append(trial.get("/verdict"))) for _ in range(12)]
@@ -133,7 +133,7 @@ def test_many_who_ask_at_once_get_the_answer_of_one_look(running: Place) -> None
     assert len({answer["seen_at"] for _, answer in answers}) <= 2
 
 
-def test_without_the_ledger_the_last_verdict_is_told_as_stale_and_no_gate_opens(running: Place) -> None:
+def test_without_the_ledger_the_last_verdict_is_stale_and_no_hook_succeeds(running: ServerHome) -> None:
     trial = begin(running, "ledger-away", seed=7, headers=KEY)
     trial.answer(400)
     trial.label(good=True)
@@ -153,7 +153,7 @@ def test_without_the_ledger_the_last_verdict_is_told_as_stale_and_no_gate_opens(
     running.wait(lambda: not trial.get("/verdict/ledger-away")[1]["stale"], "a fresh answer")
 
 
-def test_a_webhook_whose_body_is_no_object_is_told_so(running: Place) -> None:
+def test_a_webhook_body_that_is_not_an_object_is_rejected(running: ServerHome) -> None:
     begin(running, "bodies", seed=8, headers=KEY)
     for body in (b"", b"{}", b'{"metadata": null}'):
         assert running.post("/verdict/hooks/rollout", body, KEY)[0] == 200, body
@@ -162,7 +162,7 @@ def test_a_webhook_whose_body_is_no_object_is_told_so(running: Place) -> None:
     assert running.post("/verdict/hooks/rollout", b" " * 70_000, KEY)[0] == 413
 
 
-def test_prometheus_sees_where_rollouts_stand(running: Place) -> None:
+def test_the_metrics_show_the_state_of_rollouts(running: ServerHome) -> None:
     trial = begin(running, "in-metrics", seed=9, headers=KEY)
     line = re.compile(rf'trimtab_rollout_since_seconds{{release="{trial.challenger.digest}",rollout="in-metrics",'
                       r'state="shadow"} 1\.\d+e\+09')  # fmt: skip
@@ -171,7 +171,7 @@ def test_prometheus_sees_where_rollouts_stand(running: Place) -> None:
     assert len(shown) == 1, "a rollout stands in one place"
 
 
-# -- what is told of a rollout in each of its states
+# -- the verdict in each state of a rollout
 
 TERMS = RolloutPolicy(task="binary", min_labels=10, min_answers=10)
 FOR, AGAINST = (
@@ -202,13 +202,13 @@ LATE = timedelta(days=400)
         ("experiment", 0.5, FOR, "keep collecting"),
     ],
 )
-def test_what_is_over_stays_decided_and_what_is_open_follows_its_labels(
+def test_finished_rollouts_keep_their_outcome_and_open_ones_follow_their_labels(
     state: Phase, share: float, seen: Observation, verdict: str
 ) -> None:
     assert decide(RolloutState(state, share, 3), seen, TERMS, {"reason": "so it was"})[0] == verdict
 
 
-def test_an_undecided_trial_ends_at_its_horizon_as_its_rules_say() -> None:
+def test_an_undecided_rollout_ends_at_its_horizon_by_its_policy() -> None:
     promoting = TERMS.model_copy(update={"on_inconclusive": "promote"})
     assert decide(RolloutState("shadow", 0.0, 3), Observation(elapsed=LATE), promoting, {})[0] == "promote"
 
@@ -221,7 +221,7 @@ def documents(path: Path) -> list[Any]:
 
 
 def holds(condition: str, result: Any) -> bool:
-    """A condition of Argo Rollouts (the language expr), as far as ours go: fields of result, ==, && and literals."""
+    """Evaluate a condition of Argo Rollouts (the language expr): fields of result, ==, && and literals."""
     words = condition.replace("&&", " and ").replace("false", "False").replace("true", "True")
 
     def value(node: ast.expr) -> Any:
@@ -240,8 +240,8 @@ def holds(condition: str, result: Any) -> bool:
 
 
 def measured(metric: dict[str, Any], result: Any) -> str:
-    """The phase that Argo Rollouts gives a measurement: failure first, then success, and neither is inconclusive; a
-    condition that is not given is the other's contrary."""
+    """The phase that Argo Rollouts gives a measurement: failure first, then success, else inconclusive. A condition
+    that is missing is the opposite of the other."""
     success, failure = metric.get("successCondition"), metric.get("failureCondition")
     if failure and holds(failure, result):
         return "Failed"
@@ -251,7 +251,7 @@ def measured(metric: dict[str, Any], result: Any) -> str:
 
 
 def ask(trial: SampleRollout, metric: dict[str, Any], release: str) -> tuple[int, Any]:
-    """Make the request of a web metric, as its template says."""
+    """Send the request of a web metric by its template."""
     web = metric["provider"]["web"]
     assert web["jsonPath"] == "{$}"  # the whole answer
 
@@ -263,7 +263,7 @@ def ask(trial: SampleRollout, metric: dict[str, Any], release: str) -> tuple[int
     return trial.place.get(filled(web["url"]), headers)
 
 
-def test_argo_rollouts_reads_the_verdict_as_its_templates_say(running: Place) -> None:
+def test_argo_rollouts_reads_the_verdict_by_its_templates(running: ServerHome) -> None:
     templates = {
         document["metadata"]["name"]: document["spec"]["metrics"][0]
         for document in documents(INFRA / "argo" / "analysis-template.yaml")
@@ -287,7 +287,7 @@ def test_argo_rollouts_reads_the_verdict_as_its_templates_say(running: Place) ->
     assert ask(trial, templates["trimtab-verdict"], "0123456789ab")[0] == 404  # an error, which aborts after a while
 
 
-def test_the_example_rollout_asks_its_templates_about_the_release_that_its_pods_carry() -> None:
+def test_the_example_rollout_passes_its_pods_release_to_the_templates() -> None:
     (rollout,) = documents(INFRA / "argo" / "rollout.yaml")
     templates = {
         document["metadata"]["name"]: {argument["name"] for argument in document["spec"]["args"]}
@@ -305,7 +305,7 @@ def test_the_example_rollout_asks_its_templates_about_the_release_that_its_pods_
     assert {analysis["templates"][0]["templateName"] for analysis in analyses} == set(templates)
 
 
-def test_flagger_is_let_on_and_sent_back_as_its_manifest_asks(running: Place) -> None:
+def test_flagger_advances_and_rolls_back_by_its_manifest(running: ServerHome) -> None:
     (canary,) = documents(INFRA / "flagger" / "canary.yaml")
     hooks = canary["spec"]["analysis"]["webhooks"]
     trial = begin(running, "flagger", seed=11, headers=KEY)

@@ -18,7 +18,7 @@ from stores.releases.bundle import Bundle
 from tasks import model_server
 from tasks.model_server import ModelServerClient, ReplicaUnreachable, ServerRejected
 from tests.ports import free_port
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address only")
 FIRST, SECOND, NOBODY = "127.0.0.1", "127.0.0.2", "127.0.0.3"
@@ -41,8 +41,8 @@ class Name:
 class Pair:
     """Two servers on one ledger, each with releases of its own."""
 
-    first: Place
-    second: Place
+    first: ServerHome
+    second: ServerHome
 
     def release(self, version: int, *, both: bool = True) -> Bundle:
         made = self.first.release(version=version, seed=version)
@@ -57,7 +57,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    first = Place(tmp_path_factory.mktemp("first"), free_port())
+    first = ServerHome(tmp_path_factory.mktemp("first"), free_port())
     made = Pair(first, replace(first, home=tmp_path_factory.mktemp("second")))
     try:
         first.go_live(made.release(1).digest)

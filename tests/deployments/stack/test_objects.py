@@ -18,7 +18,7 @@ from deployments.stack.ports import require_free
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from tests.deployments.stack.conftest import make_settings
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from tests.serving.sample_project import tiny_bundle
 from tests.waiting import eventually
 from trimtab.config.settings import Settings
@@ -111,7 +111,7 @@ def test_what_a_model_server_had_not_shipped_is_in_the_store_after_down(
     settings = make_settings(tmp_path, s3=True)
     try:
         stack.up(settings, echo=print, only=["postgres", "objects", "server"])
-        place = Place(settings.state, settings.server_port)
+        place = ServerHome(settings.state, settings.server_port)
         bundle = tiny_bundle(settings.releases)
         ledger = Ledger(stack.ledger_url(stack.with_addresses(settings)))
         migrate(ledger)

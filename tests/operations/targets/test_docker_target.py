@@ -24,7 +24,7 @@ from stores.releases.bundle import Bundle
 from tasks import containers
 from tests.engine import BASE, needs_engine
 from tests.ports import free_ports
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 
@@ -92,7 +92,7 @@ class World:
     """An engine's network with a proxy, a ledger, and releases."""
 
     def __init__(self, home: Path, url: str, settings: Settings) -> None:
-        self.store, self.url = Place(home, 0), url
+        self.store, self.url = ServerHome(home, 0), url
         migrate(self.store.ledger)
         self.here = ProjectContext(settings, sample_rows.params(), self.store.ledger)
         self.target = DockerTarget(self.here)

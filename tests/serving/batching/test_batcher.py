@@ -1,4 +1,4 @@
-"""Requests that arrive together are answered together, and none of them notices."""
+"""Concurrent requests are scored together, without an effect on their answers."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from serving.app import ModelServer
 from stores.telemetry import pairs, predictions
 from tests.ports import free_port
 from tests.serving.asgi import ask, metric, server_of, together
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from tests.serving.faulty_model import TRIGGER, TYPE, faulty_release
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA", "scheduled": "2013-03-01T05:15:00Z"}
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A place with a release live."""
-    place = Place(tmp_path_factory.mktemp("batches"), free_port())
+def there(tmp_path_factory: pytest.TempPathFactory) -> ServerHome:
+    """A state folder with a live release."""
+    place = ServerHome(tmp_path_factory.mktemp("batches"), free_port())
     place.go_live(place.release().digest)
     return place
 
 
 @pytest.fixture(scope="module")
-def server(there: Place) -> Iterator[ModelServer]:
+def server(there: ServerHome) -> Iterator[ModelServer]:
     """A server in this process."""
     made = server_of(there)
     yield made
@@ -36,14 +36,14 @@ def server(there: Place) -> Iterator[ModelServer]:
     made.guard.close()
 
 
-def rows_of(place: Place, answers: list[Any]) -> list[dict[str, Any]]:
-    """What telemetry has of each prediction in *answers*, in their order."""
+def rows_of(place: ServerHome, answers: list[Any]) -> list[dict[str, Any]]:
+    """The telemetry row of each prediction in *answers*, in their order."""
     kept = predictions(place.telemetry).set_index("prediction_id")
     ids = [p["id"] for _, answer in answers for p in answer["predictions"]]
     return [{**kept.loc[i].to_dict(), "id": i} for i in ids]
 
 
-def test_requests_that_arrive_together_are_scored_by_one_call(there: Place, server: ModelServer) -> None:
+def test_concurrent_requests_are_scored_by_one_call(there: ServerHome, server: ModelServer) -> None:
     before = metric(server, "trimtab_microbatch_rows_count"), metric(server, "trimtab_microbatch_rows_sum")
     asked = [{**ROW, "distance": 100 + i} for i in range(30)]
     answers = together(server, "/predict", [{"rows": [row]} for row in asked])
@@ -53,7 +53,7 @@ def test_requests_that_arrive_together_are_scored_by_one_call(there: Place, serv
     assert [row["distance"] for row in rows_of(there, answers)] == [row["distance"] for row in asked]
 
 
-def test_an_answer_does_not_depend_on_who_else_asks(there: Place, server: ModelServer) -> None:
+def test_an_answer_does_not_depend_on_concurrent_requests(there: ServerHome, server: ModelServer) -> None:
     asked: list[Any] = [
         {
             "rows": [
@@ -70,7 +70,7 @@ def test_an_answer_does_not_depend_on_who_else_asks(there: Place, server: ModelS
         )
 
 
-def test_a_bad_request_fails_alone(there: Place, server: ModelServer) -> None:
+def test_a_bad_request_fails_alone(there: ServerHome, server: ModelServer) -> None:
     before = len(predictions(there.telemetry))
     answers = together(
         server,
@@ -96,7 +96,7 @@ def test_a_bad_request_fails_alone(there: Place, server: ModelServer) -> None:
     assert len(rows_of(there, [a for a in answers if a[0] == 200])) == 5
 
 
-def test_many_requests_are_several_rounds(there: Place, server: ModelServer) -> None:
+def test_many_requests_become_several_microbatches(there: ServerHome, server: ModelServer) -> None:
     answers = together(server, "/predict", [{"rows": [ROW] * 60} for _ in range(20)])
     assert {status for status, _ in answers} == {200}
     ids = [p["id"] for _, a in answers for p in a["predictions"]]
@@ -105,8 +105,8 @@ def test_many_requests_are_several_rounds(there: Place, server: ModelServer) -> 
 
 @pytest.fixture
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Servers whose champion misbehaves."""
-    place, made = Place(tmp_path_factory.mktemp("faulty"), free_port()), []
+    """Servers with a faulty champion."""
+    place, made = ServerHome(tmp_path_factory.mktemp("faulty"), free_port()), []
 
     def start(mode: str, **settings: Any) -> ModelServer:
         place.go_live(faulty_release(place, mode, version=1).digest)
@@ -131,8 +131,8 @@ def test_rows_that_a_champion_cannot_answer_fail_alone(faulty: Any, mode: str) -
     assert metric(server, "trimtab_errors_total", kind="model") == 2
 
 
-def test_a_slow_champion_never_blocks_the_loop_and_its_queue_ends(faulty: Any) -> None:
-    """The model sleeps 1.5 s; requests give up after half a second, and others are answered meanwhile."""
+def test_a_slow_champion_never_blocks_the_event_loop_and_its_requests_expire(faulty: Any) -> None:
+    """The model sleeps 1.5 s; requests time out after half a second, and others are answered meanwhile."""
     server = faulty("slow", answer_s=0.5, max_waiting=3)
 
     async def play() -> tuple[list[Any], float, list[Any]]:
@@ -152,12 +152,12 @@ def test_a_slow_champion_never_blocks_the_loop_and_its_queue_ends(faulty: Any) -
     assert sorted(a["error"]["problem"][:8] for _, a in queue) == ["no answe"] * 3 + ["too many"] * 2
 
 
-def test_a_challenger_that_hangs_costs_no_memory_and_owes_what_it_does_not_answer(
+def test_a_hanging_challenger_uses_no_memory_and_its_missing_answers_become_errors(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits for it is bounded; what is more is lost at first, and later is its error."""
+    """Its queue is bounded. Pairs beyond it are lost at first; after a while they are recorded as its errors."""
     monkeypatch.setattr("serving.batching.batcher._STUCK_S", 1.0)
-    place = Place(tmp_path_factory.mktemp("hang"), free_port())
+    place = ServerHome(tmp_path_factory.mktemp("hang"), free_port())
     other = faulty_release(place, "hang", version=2)
     place.go_live(place.release().digest, challenger=other.digest, rollout="hang")
     server = server_of(place, trusted_types=(TYPE,))
@@ -181,7 +181,7 @@ def test_a_challenger_that_hangs_costs_no_memory_and_owes_what_it_does_not_answe
     server.guard.close()
 
 
-def test_bodies_that_never_end_or_take_too_much_memory_are_given_up(there: Place) -> None:
+def test_endless_bodies_and_bodies_that_take_too_much_memory_are_rejected(there: ServerHome) -> None:
     server = server_of(there, answer_s=0.2, max_held_mb=0.01)
 
     async def endless() -> list[int]:

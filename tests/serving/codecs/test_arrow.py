@@ -1,4 +1,4 @@
-"""Many rows at a time as Arrow, and the streams that must not be believed."""
+"""Requests and answers in Arrow, and malformed streams."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving.app import ModelServer
 from stores.telemetry import predictions
 from tests.ports import free_port
 from tests.serving.asgi import server_of, together
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from tests.serving.sample_project import flights
 from trimtab.data.types import Task
 from trimtab.rollout.assignment import bucket
@@ -23,16 +23,16 @@ BOTH = {"Content-Type": STREAM, "Accept": STREAM}
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A place with a release live and another one answering half of the keys."""
-    place = Place(tmp_path_factory.mktemp("arrow"), free_port())
+def there(tmp_path_factory: pytest.TempPathFactory) -> ServerHome:
+    """A state folder with a live release, and a challenger that answers half of the keys."""
+    place = ServerHome(tmp_path_factory.mktemp("arrow"), free_port())
     other = place.release(version=2, seed=5).digest
     place.go_live(place.release().digest, challenger=other, share=0.5, rollout="half")
     return place
 
 
 @pytest.fixture(scope="module")
-def server(there: Place) -> Iterator[ModelServer]:
+def server(there: ServerHome) -> Iterator[ModelServer]:
     """A server in this process."""
     made = server_of(there, max_rows=1000, challenger_s=5.0)
     yield made
@@ -56,7 +56,7 @@ def read(content: bytes) -> pd.DataFrame:
     return found
 
 
-def test_arrow_is_answered_as_json_is(there: Place, server: ModelServer) -> None:
+def test_arrow_gets_the_same_answers_as_json(there: ServerHome, server: ModelServer) -> None:
     rows = sent()
     status, answer = together(server, "/predict", [stream(pa.Table.from_pandas(rows))], headers=BOTH)[0]
     assert status == 200, answer
@@ -77,7 +77,7 @@ def test_arrow_is_answered_as_json_is(there: Place, server: ModelServer) -> None
     assert (kept["time"] == rows["scheduled"].to_numpy()).all()
 
 
-def test_either_side_may_be_json(server: ModelServer) -> None:
+def test_request_and_answer_may_have_different_formats(server: ModelServer) -> None:
     body = stream(pa.Table.from_pandas(sent(3)))
     status, answer = together(server, "/predict", [body], headers={"Content-Type": STREAM})[0]
     assert (status, len(answer["predictions"])) == (200, 3)
@@ -88,7 +88,7 @@ def test_either_side_may_be_json(server: ModelServer) -> None:
 
 @pytest.mark.parametrize("task", ["regression", "multiclass"])
 def test_every_task_has_its_columns(tmp_path_factory: pytest.TempPathFactory, task: Task) -> None:
-    place = Place(tmp_path_factory.mktemp(task), free_port())
+    place = ServerHome(tmp_path_factory.mktemp(task), free_port())
     other = place.release(task=task, version=2, seed=3).digest
     place.go_live(place.release(task=task).digest, challenger=other, share=0.5, rollout="half")
     server = server_of(place, challenger_s=5.0)
@@ -109,7 +109,7 @@ def test_every_task_has_its_columns(tmp_path_factory: pytest.TempPathFactory, ta
 
 
 def _bomb() -> bytes:
-    """A few kilobytes that are a billion rows of nothing."""
+    """A few kilobytes that claim a billion empty rows."""
     batch = pa.RecordBatch.from_arrays([pa.nulls(10**9)], names=["distance"])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
@@ -138,7 +138,9 @@ def _table(**columns: Any) -> bytes:
     ],
     ids=["empty", "huge", "torn", "unknown", "type", "list", "nested", "many", "compressed", "none", "bomb"],
 )
-def test_streams_that_are_not_believed(server: ModelServer, body: bytes, status: int, problem: str) -> None:
+def test_malformed_and_oversized_streams_are_rejected(
+    server: ModelServer, body: bytes, status: int, problem: str
+) -> None:
     got, answer = together(server, "/predict", [body], headers=BOTH)[0]
     assert got == status
     assert pytest.importorskip("re").search(problem, answer["error"]["problem"]), answer

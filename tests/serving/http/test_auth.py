@@ -1,4 +1,4 @@
-"""Who may ask for what, with which key."""
+"""Which key opens which path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving.app import ModelServer
 from serving.settings import InsecureSettings, ServerSettings, check_exposure
 from tests.ports import free_port
 from tests.serving.asgi import server_of, together
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from trimtab.config.settings import Settings
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA"}
@@ -22,8 +22,8 @@ NOWHERE = f"/releases/{'0' * 64}/load"
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
-    """A server with keys of every scope; two for predictions, as when one takes the other's place."""
-    place = Place(tmp_path_factory.mktemp("keys"), free_port())
+    """A server with keys of every scope; two for predictions, as during an exchange."""
+    place = ServerHome(tmp_path_factory.mktemp("keys"), free_port())
     place.go_live(place.release().digest)
     made = server_of(
         place,
@@ -78,7 +78,7 @@ def test_keys_are_read_as_a_list_or_with_commas(monkeypatch: pytest.MonkeyPatch,
     assert "sesame" not in repr(read)
 
 
-def test_a_wrong_list_of_keys_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_list_of_keys_is_rejected_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMTAB_ADMIN_KEYS", '["secret')
     with pytest.raises(ValidationError) as caught:
         ServerSettings(ledger_url=SecretStr("sqlite://"))

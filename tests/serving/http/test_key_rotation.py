@@ -1,5 +1,5 @@
-"""Keys change while a real server answers with them: a client that keeps to the steps in
-docs/how-to/keys.md is refused nothing."""
+"""API keys are exchanged while a real server runs: no request of a client that follows the steps in
+docs/how-to/keys.md is rejected."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pydantic import SecretStr
 
 from serving.http.auth import ApiKeys, KeyReloader, MissingKey
 from serving.settings import ADMIN, LABELS, PREDICT, KeyFile, key_files
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA"}
 LABEL = {"labels": [{"id": "0" * 32, "label": 1}]}
 
 
 class Clients:
-    """One client of each scope, which asks without a pause, with the key it has at that moment."""
+    """One client of each scope that sends requests without a pause, each with its current key."""
 
-    def __init__(self, place: Place, digest: str) -> None:
+    def __init__(self, place: ServerHome, digest: str) -> None:
         self.keys = {scope: f"{scope}-old" for scope in (PREDICT, LABELS, ADMIN)}
         self.seen: Counter[tuple[str, str, int]] = Counter()
         self._place, self._stopping = place, threading.Event()
@@ -52,14 +52,14 @@ class Clients:
                 thread.join()
 
 
-def held(place: Place) -> dict[str, int]:
-    """How many keys of each scope the server says to have."""
+def held(place: ServerHome) -> dict[str, int]:
+    """The number of keys of each scope, from the server's metrics."""
     lines = [line for line in place.get("/metrics")[1].splitlines() if line.startswith("trimtab_keys{")]
     return {line.split('"')[1]: int(float(line.split()[1])) for line in lines}
 
 
-def write(place: Place, text: str, *, in_place: bool) -> None:
-    """*text* for each scope, as an administrator does it here, or as Kubernetes does."""
+def write(place: ServerHome, text: str, *, in_place: bool) -> None:
+    """Write *text* to each scope's file, in place or by a rename as Kubernetes does."""
     for scope in (PREDICT, LABELS, ADMIN):
         file = place.home / scope
         if in_place:
@@ -70,7 +70,7 @@ def write(place: Place, text: str, *, in_place: bool) -> None:
 
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["written in place", "renamed over"])
-def test_keys_of_each_scope_are_changed_without_refusing_anybody(place: Place, in_place: bool) -> None:
+def test_keys_of_each_scope_are_changed_without_rejecting_a_request(place: ServerHome, in_place: bool) -> None:
     digest = place.release().digest
     place.go_live(digest)
     write(place, "{}-old\n", in_place=in_place)
@@ -104,14 +104,14 @@ def opens(keys: ApiKeys, key: str) -> bool:
 
 @pytest.fixture
 def followed(tmp_path: Path) -> tuple[Path, ApiKeys, KeyReloader]:
-    """A file with a key, and what follows it."""
+    """A file with a key, and its reloader."""
     file, keys = tmp_path / "keys", ApiKeys(predict=[SecretStr("old")])
     file.write_text("old")
     return file, keys, KeyReloader(keys, {PREDICT: KeyFile("TRIMTAB_PREDICT_KEYS_FILE", file)})
 
 
 @pytest.mark.parametrize("content", ["", " \n", ",", '["marked', b"\xff\xfe", None], ids=repr)
-def test_a_file_of_which_no_key_can_be_read_keeps_the_old_ones_and_is_told_once(
+def test_an_unreadable_key_file_keeps_the_old_keys_and_is_logged_once(
     followed: tuple[Path, ApiKeys, KeyReloader], content: str | bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, keys, files = followed
@@ -147,6 +147,6 @@ def test_a_file_that_is_still_being_written_is_not_taken(followed: tuple[Path, A
     assert not opens(keys, "ol")
 
 
-def test_keys_in_a_variable_are_not_looked_for_in_a_file() -> None:
+def test_keys_in_a_variable_are_not_read_from_a_file() -> None:
     environ = {"TRIMTAB_ADMIN_KEYS_FILE": "/a", "TRIMTAB_LABELS_KEYS_FILE": "/l", "TRIMTAB_LABELS_KEYS": "k"}
     assert {scope: str(file.path) for scope, file in key_files(environ).items()} == {ADMIN: "/a"}

@@ -1,4 +1,4 @@
-"""The OpenAPI page is right: schemathesis makes requests from it, valid and invalid ones, and nothing breaks."""
+"""The OpenAPI description is right: the server handles valid and invalid requests that schemathesis makes from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
@@ -19,9 +19,9 @@ CHECKS = (
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHome]:
     """A server in the middle of a rollout."""
-    place = Place(tmp_path_factory.mktemp("openapi"), free_port())
+    place = ServerHome(tmp_path_factory.mktemp("openapi"), free_port())
     try:
         place.go_live(
             place.release().digest, challenger=place.release(version=2, seed=1).digest, share=0.5, rollout="r"
@@ -33,7 +33,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             place.kill()
 
 
-def test_no_request_that_can_be_made_from_the_page_breaks_the_server(running: Place, tmp_path: Path) -> None:
+def test_no_request_from_the_openapi_description_breaks_the_server(running: ServerHome, tmp_path: Path) -> None:
     command = [
         *(str(Path(sys.executable).with_name("schemathesis")), "run"),
         *(f"http://127.0.0.1:{running.port}/openapi.json", "--checks", CHECKS, "--max-examples", "25"),

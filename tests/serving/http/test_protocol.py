@@ -1,4 +1,4 @@
-"""An answer leaves in one piece, whatever its method, and the connection goes on."""
+"""A response is sent in one write, and the connection stays open."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 from typing import Any, cast
 
 from serving.http.protocol import CoalescingTransport
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 
 ROW = b'{"distance": 900, "hour": 7, "carrier": "UA"}'
 
@@ -27,7 +27,7 @@ class Wire:
     is_closing = get_extra_info = pause_reading = resume_reading = None
 
 
-def test_a_head_waits_for_its_body_and_nothing_stays_behind() -> None:
+def test_a_head_is_written_with_its_body_and_nothing_stays_buffered() -> None:
     wire = Wire()
     one = CoalescingTransport(cast(asyncio.Transport, wire))
     one.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -49,8 +49,8 @@ def test_a_head_waits_for_its_body_and_nothing_stays_behind() -> None:
     ]
 
 
-def test_requests_of_every_kind_share_a_connection(running: Place) -> None:
-    """HEAD has no body, 100 Continue comes first, two requests at once are answered in turn, garbage ends it."""
+def test_requests_of_every_kind_share_a_connection(running: ServerHome) -> None:
+    """HEAD has no body, 100 Continue comes first, two pipelined requests are answered in order, garbage closes it."""
     with socket.create_connection(("127.0.0.1", running.port), timeout=10) as connection:
         stream: Any = connection.makefile("rb")
 

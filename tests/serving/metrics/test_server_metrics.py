@@ -1,4 +1,4 @@
-"""What Prometheus is told: that it is true, and that it is there."""
+"""The server's Prometheus metrics have the right values."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from stores.ledger import Ledger
 from stores.ledger.records import DecisionRecord
 from tests.ports import free_port
 from tests.serving.asgi import metric, server_of, together
-from tests.serving.conftest import Place
+from tests.serving.conftest import ServerHome
 from trimtab.evaluation.monitoring import Facts, Quality
 
 ROW = {"distance": 900, "hour": 7, "carrier": "UA"}
 
 
 @pytest.fixture
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A rollout with half of the keys."""
-    there = Place(tmp_path_factory.mktemp("metrics"), free_port())
+def place(tmp_path_factory: pytest.TempPathFactory) -> ServerHome:
+    """A rollout whose challenger answers half of the keys."""
+    there = ServerHome(tmp_path_factory.mktemp("metrics"), free_port())
     other = there.release(version=2, seed=1).digest
     there.go_live(there.release().digest, challenger=other, share=0.5, rollout="half")
     return there
 
 
 @pytest.fixture
-def server(place: Place) -> Iterator[ModelServer]:
+def server(place: ServerHome) -> Iterator[ModelServer]:
     """A server in this process."""
     made = server_of(place)
     yield made
@@ -36,7 +36,7 @@ def server(place: Place) -> Iterator[ModelServer]:
     made.guard.close()
 
 
-def test_answers_are_counted_by_release_and_arm_and_errors_by_kind(place: Place, server: ModelServer) -> None:
+def test_answers_are_counted_by_release_and_arm_and_errors_by_kind(place: ServerHome, server: ModelServer) -> None:
     sent = [{"rows": [{**ROW, "tail": f"N{i}"}]} for i in range(50)]
     answers = together(server, "/predict", [*sent, {"rows": [{"speed": 1}]}, b"{"])
     by = [answer["release"] for status, answer in answers if status == 200]
@@ -64,7 +64,7 @@ def test_answers_are_counted_by_release_and_arm_and_errors_by_kind(place: Place,
     assert "process_resident_memory_bytes" in text
 
 
-def test_drift_and_quality_of_the_last_period_are_shown(place: Place, server: ModelServer) -> None:
+def test_drift_and_quality_of_the_last_period_are_shown(place: ServerHome, server: ModelServer) -> None:
     ledger: Ledger = place.ledger
     for number, (period, live) in enumerate((("2013-03", 0.71), ("2013-04", 0.66))):
         facts = Facts(
@@ -82,7 +82,7 @@ def test_drift_and_quality_of_the_last_period_are_shown(place: Place, server: Mo
     assert metric(server, "trimtab_quality", metric="roc_auc", kind="live") == 0.66
 
 
-def test_requests_in_flight_are_counted_while_they_are_and_no_longer(server: ModelServer) -> None:
+def test_requests_in_flight_are_counted_only_while_they_run(server: ModelServer) -> None:
     assert metric(server, "trimtab_requests_in_flight") == 0
     together(server, "/predict", [{"rows": [ROW]}, b"{", {"rows": [{"speed": 1}]}])
     assert metric(server, "trimtab_requests_in_flight") == 0

@@ -1,4 +1,4 @@
-"""What is learned from lives of the server that ended badly."""
+"""Challengers that crashed the server are refused by the next process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEADLY, OTHER = "d" * 64, "0" * 64
 
 
 def die(folder: Path, act: str) -> None:
-    """A life that says it is up to *act*, and is killed."""
+    """A process that marks *act* and is killed."""
     script = f"""
 import os, signal
 from pathlib import Path
@@ -40,7 +40,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("act", "deaths"), [("ask", 2), ("load", 2), ("wait", 4)])
-def test_a_challenger_is_refused_after_deaths_that_look_like_its_own(tmp_path: Path, act: str, deaths: int) -> None:
+def test_a_challenger_is_refused_after_crashes_that_it_probably_caused(tmp_path: Path, act: str, deaths: int) -> None:
     for _ in range(deaths):
         guard = CrashGuard(tmp_path)
         assert guard.refusal_reason(DEADLY, 7) is None
@@ -58,7 +58,7 @@ def test_a_challenger_is_refused_after_deaths_that_look_like_its_own(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_lives_that_end_well_and_lives_that_go_on_are_no_deaths(tmp_path: Path) -> None:
+def test_processes_that_stop_normally_or_still_run_are_not_crashes(tmp_path: Path) -> None:
     with ExitStack() as going_on:
         for _ in range(3):
             guard = CrashGuard(tmp_path)
@@ -69,7 +69,7 @@ def test_lives_that_end_well_and_lives_that_go_on_are_no_deaths(tmp_path: Path) 
         assert CrashGuard(tmp_path).refusal_reason(DEADLY, 7) is None
 
 
-def test_a_folder_that_cannot_be_written_refuses_nobody(tmp_path: Path) -> None:
+def test_no_challenger_is_refused_when_the_folder_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     guard = CrashGuard(tmp_path / "file" / "lives")
     guard.set_challenger(DEADLY, 7)
