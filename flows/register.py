@@ -31,13 +31,13 @@ def register(run_id: str) -> str:
     ctx = load_context()
     reason = releases.require_pass(ctx, run_id)
     candidate = fetch_candidate(ctx.tracking, run_id, cache=ctx.cache)
-    name, paper = candidate.paper.project, candidate.paper
+    name, record = candidate.record.project, candidate.record
     version = register_version(ctx.tracking, name=name, drafted=candidate, tags={"gate": "passed"})
-    card = model_card(paper, name=name, version=version, verdict=reason)
+    card = model_card(record, name=name, version=version, verdict=reason)
     release = releases.build(ctx, candidate, version, card)
     describe_version(
         ctx.tracking, name=name, version=version, text=card,
-        tags={"release": release.digest, "as_of": paper.as_of, "dataset": paper.dataset},
+        tags={"release": release.digest, "as_of": record.as_of, "dataset": record.dataset},
     )  # fmt: skip
     set_alias(ctx.tracking, name=name, alias="challenger", version=version)
     ctx.emit("trimtab.release.created", id=release.digest, payload={"release": release.digest, "version": version})

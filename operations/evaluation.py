@@ -41,7 +41,7 @@ def compare(
     new = scorer_for(candidate, allow).score(rows)
     old = load_scorer(champion, allow=allow).score(rows) if champion else None
     page = report_performance(
-        truth, _answers(new), task=ctx.params.project.task, period=candidate.paper.as_of,
+        truth, _answers(new), task=ctx.params.project.task, period=candidate.record.as_of,
         reference=(truth, _answers(old)) if old else None,
     )  # fmt: skip
     return gate.evaluate_gate(ctx.params.gate, truth, new, old, slices=rows), page
@@ -54,32 +54,32 @@ def live_role(ctx: ProjectContext, candidate: CandidateArtifacts, live: LiveRele
     for role, digest in (("champion", live.champion), ("challenger", live.challenger)):
         if digest is not None:
             known = ctx.releases.get(digest).manifest.model_digest
-            if known == candidate.paper.model_digest:
+            if known == candidate.record.model_digest:
                 return role
     return None
 
 
 def _unchanged(ctx: ProjectContext, candidate: CandidateArtifacts, role: str) -> GateResult:
     """The gate's result for a candidate that is live already: it does not pass."""
-    known = candidate.paper.metrics[ctx.params.gate.metric]
+    known = candidate.record.metrics[ctx.params.gate.metric]
     same = Interval(known, known, known)
     reason = f"the candidate is the same model as the {role}: there is nothing to release"
-    return GateResult(False, reason, ctx.params.gate.metric, candidate.paper.rows_holdout, same, same, None)
+    return GateResult(False, reason, ctx.params.gate.metric, candidate.record.rows_holdout, same, same, None)
 
 
 def fresh_rows(ctx: ProjectContext, candidate: CandidateArtifacts, champion: Bundle | None) -> pd.DataFrame:
     """Labelled rows of the candidate's dataset that neither model learned from. Raises NotEnoughData."""
     import pandas as pd
 
-    paper, columns = candidate.paper, ctx.params.columns
-    cuts = [paper.cut]
+    record, columns = candidate.record, ctx.params.columns
+    cuts = [record.cut]
     if champion:
         cuts.append(Profile.model_validate_json(champion.read(PROFILE_FILE)).cut)
-    rows = dataset.read(ctx.workspace, paper.dataset, last=paper.as_of, remote=ctx.remote)
+    rows = dataset.read(ctx.workspace, record.dataset, last=record.as_of, remote=ctx.remote)
     fresh = rows[(rows[columns.time] >= pd.Timestamp(max(cuts))) & rows[columns.target].notna()]
     if fresh.empty:
         raise training.NotEnoughData(
-            f"no labelled rows from {max(cuts)} on in the data of {paper.as_of}: the champion has learned from newer "
+            f"no labelled rows from {max(cuts)} on in the data of {record.as_of}: the champion has learned from newer "
             "data than this candidate was made for; train with a newer as_of"
         )
     return fresh.sort_values([columns.time, columns.id], ignore_index=True)
@@ -87,10 +87,10 @@ def fresh_rows(ctx: ProjectContext, candidate: CandidateArtifacts, champion: Bun
 
 def scorer_for(candidate: CandidateArtifacts, allow: Collection[str] = ()) -> Scorer:
     """The candidate's scorer. Loads no types but the trusted ones and those in *allow*."""
-    paper = candidate.paper
+    record = candidate.record
     content = (candidate.folder / MODEL).read_bytes()
-    model = bundle.load_model(content, digest=paper.model_digest, trusted=paper.trusted_types, allow=allow)
-    return Scorer(model, task=paper.task, features=paper.features, classes=paper.classes)
+    model = bundle.load_model(content, digest=record.model_digest, trusted=record.trusted_types, allow=allow)
+    return Scorer(model, task=record.task, features=record.features, classes=record.classes)
 
 
 def _answers(scores: Scores) -> object:

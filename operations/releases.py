@@ -44,13 +44,15 @@ def require_pass(ctx: ProjectContext, run_id: str) -> str:
 
 def build(ctx: ProjectContext, candidate: CandidateArtifacts, version: int, card: str) -> Bundle:
     """Build the release's bundle, put it into the store, and record it in the ledger."""
-    name, paper = candidate.paper.project, candidate.paper
+    name, record = candidate.record.project, candidate.record
     files = {f: (candidate.folder / f).read_bytes() for f in (MODEL, SCHEMA, REFERENCE, SAMPLES, PROFILE_FILE)}
-    fields = manifest_fields(paper, model_name=name, model_version=version, run_id=candidate.run_id)
-    record = verify_backend(
+    fields = manifest_fields(record, model_name=name, model_version=version, run_id=candidate.run_id)
+    backend_record = verify_backend(
         model=files[MODEL], reference=files[REFERENCE], fields=fields, allow=ctx.settings.trusted_types
     )
-    bundle = write_bundle(ctx.releases, manifest_fields=fields, files={**files, CARD: card.encode(), BACKEND: record})
+    bundle = write_bundle(
+        ctx.releases, manifest_fields=fields, files={**files, CARD: card.encode(), BACKEND: backend_record}
+    )
     ctx.ledger.record_release(
         bundle.digest, model_name=name, model_version=version, run_id=candidate.run_id,
         manifest=bundle.manifest.model_dump(mode="json"),

@@ -54,13 +54,13 @@ def make_candidate(
     fitted = training.fit_candidate(params, Schema.loads(schema), parts, project)
     fit_s = time.monotonic() - started - read_s
     facts = lineage.lineage(project, pointer=pointer, seed=params.train.seed)
-    paper, files = build_artifacts(fitted, parts, params, period, dataset=version, lineage=facts)
+    record, files = build_artifacts(fitted, parts, params, period, dataset=version, lineage=facts)
     truth = training.labels_of(parts.holdout, params)
     figures = plots.candidate_figures(truth, fitted.scorer.score(parts.holdout), fitted.importances)
     run_id = tracking.log_candidate(
-        tracking_uri, paper=paper, candidate=fitted, parts=parts, files=files, figures=figures,
+        tracking_uri, record=record, candidate=fitted, parts=parts, files=files, figures=figures,
         flow_run=orchestrator.current_run_id(),
     )  # fmt: skip
     log_s = time.monotonic() - started - read_s - fit_s
-    print(f"{paper.rows_train:,} rows: read {read_s:.1f} s, fit and weigh {fit_s:.1f} s, write and log {log_s:.1f} s")
+    print(f"{record.rows_train:,} rows: read {read_s:.1f} s, fit and weigh {fit_s:.1f} s, write and log {log_s:.1f} s")
     return run_id

@@ -32,7 +32,7 @@ _FLIGHTS = [
 
 
 def load(start: datetime, end: datetime) -> pd.DataFrame:
-    """The flights scheduled in `[start, end)`, New York's wall clock; one row each, oldest first.
+    """The flights scheduled in `[start, end)`, one row each, oldest first. Times are New York's wall clock.
 
     `late` is 1.0 or 0.0, and missing for the flights that were cancelled or diverted.
     """
@@ -40,11 +40,11 @@ def load(start: datetime, end: datetime) -> pd.DataFrame:
     first, last = (pd.Timestamp(t).tz_localize(None).to_datetime64() for t in (start, end))
     wanted = np.flatnonzero((scheduled >= first) & (scheduled < last))
     rows = table.take(wanted).to_pandas().assign(scheduled=scheduled[wanted])
-    return _described(rows).sort_values(["scheduled", "flight_id"], ignore_index=True)
+    return _with_columns(rows).sort_values(["scheduled", "flight_id"], ignore_index=True)
 
 
-def _described(flights: pd.DataFrame) -> pd.DataFrame:
-    """What is kept of *flights*, with their weather and planes."""
+def _with_columns(flights: pd.DataFrame) -> pd.DataFrame:
+    """The COLUMNS of *flights*, joined to the weather and the planes."""
     day = (flights["year"] * 10_000 + flights["month"] * 100 + flights["day"]).astype("str")
     number, time = flights["flight"].astype("str"), flights["sched_dep_time"].astype("str")
     rows = flights.assign(
@@ -56,9 +56,9 @@ def _described(flights: pd.DataFrame) -> pd.DataFrame:
     )
     rows = rows.merge(_weather(), on=["origin", "time_hour"], how="left").merge(_planes(), on="tailnum", how="left")
     rows["plane_age_years"] = rows["year"] - rows["built"]
-    numbers = dict.fromkeys(["plane_age_years", "seats", *WEATHER], "float64")  # also where no value is missing
-    described: pd.DataFrame = rows[COLUMNS].astype(numbers)
-    return described
+    numbers = dict.fromkeys(["plane_age_years", "seats", *WEATHER], "float64")  # also when no value is missing
+    selected: pd.DataFrame = rows[COLUMNS].astype(numbers)
+    return selected
 
 
 def _minute(hhmm: pd.Series) -> pd.Series:
@@ -68,7 +68,7 @@ def _minute(hhmm: pd.Series) -> pd.Series:
 
 @cache
 def _flights() -> tuple[pyarrow.Table, np.ndarray[Any, Any]]:
-    """The year's flights as the package has them, and when each was scheduled to leave."""
+    """All flights of the package, and the scheduled departure of each, shape (n,)."""
     with zipfile.ZipFile(_path("flights.csv.zip")) as archive, archive.open("flights.csv") as file:
         table = _read(file, _FLIGHTS)
     year, month, day, hhmm = (table[n].to_numpy() for n in ("year", "month", "day", "sched_dep_time"))
@@ -79,14 +79,15 @@ def _flights() -> tuple[pyarrow.Table, np.ndarray[Any, Any]]:
 
 @cache
 def _weather() -> pd.DataFrame:
-    """By airport and hour, the observation of the hour before: that of the hour itself may come after a departure."""
+    """The weather by airport and hour. Each hour gets the observation of the hour before, as its own may be later than
+    a departure."""
     table: pd.DataFrame = _read(_path("weather.csv"), ["origin", "time_hour", *WEATHER]).to_pandas()
     return table.assign(time_hour=table["time_hour"] + pd.Timedelta(hours=1))
 
 
 @cache
 def _planes() -> pd.DataFrame:
-    """By tail number, when the plane was built and how many seats it has."""
+    """The year built and the seats of each plane, by tail number."""
     table: pd.DataFrame = _read(_path("planes.csv"), ["tailnum", "year", "seats"]).to_pandas()
     return table.rename(columns={"year": "built"})
 

@@ -33,7 +33,7 @@ class CandidateArtifacts:
     """A candidate read back from its run: its description and the folder with its files."""
 
     run_id: str
-    paper: CandidateRecord
+    record: CandidateRecord
     folder: Path
     model_uri: str
 
@@ -63,7 +63,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
 def log_candidate(
     tracking_uri: str,
     *,
-    paper: CandidateRecord,
+    record: CandidateRecord,
     candidate: Candidate,
     parts: Split,
     files: Mapping[str, bytes],
@@ -83,33 +83,37 @@ def log_candidate(
     from trimtab.data.features import frame
 
     client = _client(tracking_uri)
-    experiment = _experiment(client, paper.project)
-    key = f"{paper.model_digest[:24]}:{paper.dataset[:12]}:{paper.as_of}"
+    experiment = _experiment(client, record.project)
+    key = f"{record.model_digest[:24]}:{record.dataset[:12]}:{record.as_of}"
     done = client.search_runs(
         [experiment], f"tags.`trimtab.candidate` = '{key}' AND status = 'FINISHED'", max_results=1
     )
     if done:
         return str(done[0].info.run_id)
-    shown = frame(parts.holdout.head(3), paper.features)
-    tags = {"trimtab.as_of": paper.as_of, "trimtab.dataset": paper.dataset, "trimtab.model_digest": paper.model_digest}
-    with mlflow.start_run(experiment_id=experiment, run_name=f"candidate {paper.as_of}", tags=tags) as run:
-        mlflow.log_params(_flat(paper.params))
-        mlflow.log_metrics({f"holdout_{name}": value for name, value in paper.metrics.items()})
-        mlflow.log_metrics({"rows_train": paper.rows_train, "rows_holdout": paper.rows_holdout})
-        source = CodeDatasetSource({"uri": f"dvc://data@{paper.dataset}"})
-        data = MetaDataset(source, name="data", digest=paper.dataset[:36])  # type: ignore[abstract]  # theirs to make
+    shown = frame(parts.holdout.head(3), record.features)
+    tags = {
+        "trimtab.as_of": record.as_of,
+        "trimtab.dataset": record.dataset,
+        "trimtab.model_digest": record.model_digest,
+    }
+    with mlflow.start_run(experiment_id=experiment, run_name=f"candidate {record.as_of}", tags=tags) as run:
+        mlflow.log_params(_flat(record.params))
+        mlflow.log_metrics({f"holdout_{name}": value for name, value in record.metrics.items()})
+        mlflow.log_metrics({"rows_train": record.rows_train, "rows_holdout": record.rows_holdout})
+        source = CodeDatasetSource({"uri": f"dvc://data@{record.dataset}"})
+        data = MetaDataset(source, name="data", digest=record.dataset[:36])  # type: ignore[abstract]  # theirs to make
         mlflow.log_input(data, context="training")
         model = mlflow.sklearn.log_model(
             candidate.pipeline,
             name="model",
             serialization_format="skops",
-            skops_trusted_types=list(paper.trusted_types),
+            skops_trusted_types=list(record.trusted_types),
             signature=infer_signature(shown, candidate.pipeline.predict(shown)),
             input_example=shown,
-            pip_requirements=[f"{name}=={version}" for name, version in paper.requirements.items()],
+            pip_requirements=[f"{name}=={version}" for name, version in record.requirements.items()],
         )
         _log_files(files, FOLDER)
-        mlflow.log_dict(dict(paper.lineage), "lineage.json")
+        mlflow.log_dict(dict(record.lineage), "lineage.json")
         for name, figure in figures.items():
             mlflow.log_figure(figure, f"plots/{name}.png")
         mlflow.set_tags({"trimtab.model_uri": model.model_uri, "trimtab.flow_run": flow_run or ""})
@@ -157,8 +161,8 @@ def fetch_candidate(tracking_uri: str, run_id: str, *, cache: Path) -> Candidate
         mlflow.artifacts.download_artifacts(
             run_id=run_id, artifact_path=FOLDER, dst_path=str(folder), tracking_uri=tracking_uri
         )
-    paper = CandidateRecord.model_validate_json((folder / FOLDER / CANDIDATE_FILE).read_bytes())
-    return CandidateArtifacts(run_id, paper, folder / FOLDER, run.data.tags["trimtab.model_uri"])
+    record = CandidateRecord.model_validate_json((folder / FOLDER / CANDIDATE_FILE).read_bytes())
+    return CandidateArtifacts(run_id, record, folder / FOLDER, run.data.tags["trimtab.model_uri"])
 
 
 def log_gate_result(

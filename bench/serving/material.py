@@ -157,10 +157,10 @@ def _release(folder: Path, fitted: Candidate, parts: Split, settings: Params, *,
     from trimtab.model.candidate import CANDIDATE_FILE, build_artifacts, manifest_fields, model_card
     from trimtab.model.release import CARD
 
-    paper, files = build_artifacts(fitted, parts, settings, settings.first_train, dataset="bench", lineage={})
+    record, files = build_artifacts(fitted, parts, settings, settings.first_train, dataset="bench", lineage={})
     del files[CANDIDATE_FILE]
-    card = model_card(paper, name=paper.project, version=version, verdict="a benchmark's model").encode()
-    fields = manifest_fields(paper, model_name=paper.project, model_version=version, run_id=f"bench-{version}")
+    card = model_card(record, name=record.project, version=version, verdict="a benchmark's model").encode()
+    fields = manifest_fields(record, model_name=record.project, model_version=version, run_id=f"bench-{version}")
     return bundle.write_bundle(folder / "releases", manifest_fields=fields, files={**files, CARD: card}).digest
 
 

@@ -28,7 +28,7 @@ from trimtab.model.scoring import Scorer
 if TYPE_CHECKING:
     from trimtab.model.scoring import Scores
 
-# What the flow's candidate is made from as well, so that their papers agree: see flows/train.py.
+# What the flow's candidate is made from as well, so that their records agree: see flows/train.py.
 MODEL_SECTIONS = {"project", "source", "columns", "period", "train", "gate"}
 CURVE_POINTS = 101
 
@@ -67,7 +67,7 @@ def train(project: Path) -> str:
     version = dataset.current(project)
     fitted = training.fit_candidate(params, load_schema(project), parts, project)
     facts = {"data_dvc": version.pointer, "seed": params.train.seed, "lock": lock_digest()}
-    paper, files = build_artifacts(
+    record, files = build_artifacts(
         fitted, parts, params, params.parse_period(as_of), dataset=version.hash, lineage=facts
     )
     folder = project / "model"
@@ -76,9 +76,9 @@ def train(project: Path) -> str:
         (folder / name).write_bytes(canonicalize(content) if name == MODEL else content)
     _write_json(
         project / "reports" / "training.json",
-        {"rows_train": paper.rows_train, "rows_holdout": paper.rows_holdout, **_rounded(paper.metrics)},
+        {"rows_train": record.rows_train, "rows_holdout": record.rows_holdout, **_rounded(record.metrics)},
     )
-    return f"train: {paper.rows_train:,} rows up to {paper.cut}: model {paper.model_digest}"
+    return f"train: {record.rows_train:,} rows up to {record.cut}: model {record.model_digest}"
 
 
 def evaluate(project: Path) -> str:
@@ -86,19 +86,19 @@ def evaluate(project: Path) -> str:
     interval in reports/metrics.json, and tables to plot. To compare with a champion takes a ledger: the flow does."""
     params = _params(project)
     parts, _ = _parts(project, params)
-    paper = CandidateRecord.model_validate_json((project / "model" / CANDIDATE_FILE).read_bytes())
+    record = CandidateRecord.model_validate_json((project / "model" / CANDIDATE_FILE).read_bytes())
     model = bundle.load_model(
-        (project / "model" / MODEL).read_bytes(), digest=paper.model_digest, trusted=paper.trusted_types
+        (project / "model" / MODEL).read_bytes(), digest=record.model_digest, trusted=record.trusted_types
     )
-    scorer = Scorer(model, task=paper.task, features=paper.features, classes=paper.classes)
+    scorer = Scorer(model, task=record.task, features=record.features, classes=record.classes)
     truth, scores = training.labels_of(parts.holdout, params), scorer.score(parts.holdout)
     verdict = gate.evaluate_gate(params.gate, truth, scores, slices=parts.holdout)
     found = verdict.candidate
     reports = project / "reports"
     metric = _rounded({"value": found.value, "low": found.low, "high": found.high})
     _write_json(reports / "metrics.json", {"passed": int(verdict.passed), "rows": verdict.rows, verdict.metric: metric})
-    _importance(paper).to_csv(reports / "importance.csv", index=False)
-    if paper.task == "binary":
+    _importance(record).to_csv(reports / "importance.csv", index=False)
+    if record.task == "binary":
         _roc(truth, scores).to_csv(reports / "roc.csv", index=False)
         _calibration(truth, scores).to_csv(reports / "calibration.csv", index=False)
     return f"evaluate: {'passed' if verdict.passed else 'failed'}: {verdict.reason}"
@@ -125,8 +125,8 @@ def _parts(project: Path, params: Params) -> tuple[training.Split, str]:
     return training.split(rows, params, params.parse_period(newest)), newest
 
 
-def _importance(paper: CandidateRecord) -> pd.DataFrame:
-    table = pd.DataFrame({"feature": list(paper.importances), "share": list(paper.importances.values())})
+def _importance(record: CandidateRecord) -> pd.DataFrame:
+    table = pd.DataFrame({"feature": list(record.importances), "share": list(record.importances.values())})
     return table.sort_values("share", ascending=False).round(6)
 
 

@@ -137,9 +137,9 @@ def test_the_train_flow_and_the_pipeline_make_the_same_model(
     flow = tracking.fetch_candidate(address, run_id, cache=tmp_path / "cache")
     ours = CandidateRecord.model_validate_json((reproduced / "model" / CANDIDATE_FILE).read_bytes())
 
-    assert ours.model_digest == flow.paper.model_digest
-    assert ours.model_copy(update={"lineage": {}}) == flow.paper.model_copy(update={"lineage": {}})
-    assert ours.lineage.items() <= flow.paper.lineage.items()
+    assert ours.model_digest == flow.record.model_digest
+    assert ours.model_copy(update={"lineage": {}}) == flow.record.model_copy(update={"lineage": {}})
+    assert ours.lineage.items() <= flow.record.lineage.items()
     theirs = {path.name: path.read_bytes() for path in flow.folder.iterdir() if path.name != CANDIDATE_FILE}
     theirs[MODEL] = canonicalize(theirs[MODEL])
     assert theirs == {p.name: p.read_bytes() for p in (reproduced / "model").iterdir() if p.name != CANDIDATE_FILE}
@@ -148,10 +148,10 @@ def test_the_train_flow_and_the_pipeline_make_the_same_model(
 
 def predictions(model: Path, project: Path) -> np.ndarray[Any, Any]:
     """What the candidate in the folder *model* says of every accepted row."""
-    paper = CandidateRecord.model_validate_json((model / CANDIDATE_FILE).read_bytes())
-    loaded = bundle.load_model((model / MODEL).read_bytes(), digest=paper.model_digest, trusted=paper.trusted_types)
-    scorer = Scorer(loaded, task=paper.task, features=paper.features, classes=paper.classes)
-    return scorer.score(dataset.read(project, paper.dataset)).prediction
+    record = CandidateRecord.model_validate_json((model / CANDIDATE_FILE).read_bytes())
+    loaded = bundle.load_model((model / MODEL).read_bytes(), digest=record.model_digest, trusted=record.trusted_types)
+    scorer = Scorer(loaded, task=record.task, features=record.features, classes=record.classes)
+    return scorer.score(dataset.read(project, record.dataset)).prediction
 
 
 def test_the_ingest_and_validate_flows_lay_out_the_same_dataset(

@@ -1,5 +1,6 @@
-"""How values are written in `params.yaml`: 7d, 2 of 3, all, a cron line. Each type reads its notation and writes it
-again. What the values mean is `trimtab.config.params`' business."""
+"""Types of fields in `params.yaml`: durations (7d), K of N (2 of 3), windows (all) and cron lines.
+
+Each type parses its notation and serializes back to it. `trimtab.config.params` says what the fields mean."""
 
 from __future__ import annotations
 
@@ -33,7 +34,11 @@ def _window(value: object) -> object:
 
 
 def format_duration(value: object) -> object:
-    """A duration as `_duration` reads it."""
+    """A timedelta in the notation of `Duration`, in days or else in hours; any other value as it is.
+
+    >>> format_duration(timedelta(days=7)), format_duration(timedelta(hours=36))
+    ('7d', '36h')
+    """
     if not isinstance(value, timedelta):
         return value
     hours = int(value.total_seconds() // 3600)

@@ -1,7 +1,4 @@
-"""`params.yaml`: the one file that says what changes the model.
-
-What changes the place (addresses, ports, folders) is in `trimtab.config.settings`.
-"""
+"""`params.yaml`: everything that changes the model. Addresses, ports and folders are in `trimtab.config.settings`."""
 
 from __future__ import annotations
 
@@ -43,12 +40,12 @@ class SourceConfig(_Section):
 
 
 class ColumnsConfig(_Section):
-    """What each column is for. Columns named nowhere are kept in the data and not shown to the model."""
+    """The role of each column. Other columns stay in the data, and the model does not see them."""
 
     target: str = Field(description="the label")
     time: str = Field(description="the row's data time")
     id: str = Field(description="the row's unique id")
-    key: str | None = Field(None, description="whom a prediction is about; keeps an answer sticky in a rollout")
+    key: str | None = Field(None, description="whom a prediction is about; a key keeps its arm in a rollout")
     number: tuple[str, ...] = Field((), description="features that are numbers, in order")
     category: tuple[str, ...] = Field((), description="features that are categories, in order")
 
@@ -73,7 +70,7 @@ class ColumnsConfig(_Section):
 
 
 class PeriodConfig(_Section):
-    """How data time is cut."""
+    """How data time is divided into periods."""
 
     every: Every = Field(description="length of a period")
     start: str = Field(description="the first period")
@@ -94,13 +91,13 @@ class PeriodConfig(_Section):
 
 
 class ValidationConfig(_Section):
-    """When a batch is refused whole."""
+    """When a whole batch is rejected."""
 
     max_bad_share: float = Field(0.05, ge=0, lt=1, description="a larger share of bad rows refuses the batch")
 
 
 class TrainConfig(_Section):
-    """How a candidate is made."""
+    """How a candidate is trained."""
 
     window: Window = Field("all", description="periods to train on: all, or the newest so many")
     holdout: Holdout = Field(1, description="newest part of the window, kept for the gate: periods, or a duration")
@@ -126,7 +123,7 @@ class TrainConfig(_Section):
 
 
 class GateConfig(_Section):
-    """What a candidate has to show before it may be released. There is no way to turn it off."""
+    """What a candidate has to reach before it may be released. The gate cannot be turned off."""
 
     metric: Literal["roc_auc", "log_loss", "accuracy", "f1_macro", "rmse", "mae", "r2"] = Field(
         description="what candidate and champion are compared by"
@@ -139,7 +136,7 @@ class GateConfig(_Section):
 
 
 class DriftConfig(_Section):
-    """Effect sizes, so that more rows do not mean more alarms."""
+    """Thresholds of drift. They are effect sizes and not p-values, so more rows do not give more alarms."""
 
     threshold: float = Field(0.1, gt=0, description="a column's distance from which it counts as drifted")
     impact: float = Field(0.1, gt=0, description="importance-weighted mean distance that asks for a retrain")
@@ -149,14 +146,14 @@ class DriftConfig(_Section):
 
 
 class QualityConfig(_Section):
-    """When the live model's own results ask for a retrain."""
+    """When the live model's measured quality asks for a retrain."""
 
     max_drop: float = Field(0.05, gt=0, description="how far the live metric may fall below what was promised")
     min_labels: int = Field(500, ge=1, description="with fewer labels nothing is concluded")
 
 
 class MonitorConfig(_Section):
-    """When what was seen in production asks for action."""
+    """When production data asks for an action."""
 
     sample: int = Field(20_000, ge=100, description="rows of a period that are measured")
     drift: DriftConfig = DriftConfig()
@@ -175,7 +172,7 @@ class ScheduleConfig(_Section):
 
 
 class AlertConfig(_Section):
-    """Somewhere to say that something is wrong. An address that is secret comes from a variable or a file."""
+    """A channel for alerts. A secret address comes from an environment variable or a file."""
 
     kind: Literal["log", "webhook", "slack", "email", "apprise"] = Field(description="how it is sent")
     url: SecretStr | None = Field(None, description="the address, where it holds no secret")
@@ -194,8 +191,8 @@ class AlertConfig(_Section):
         return self
 
 
-def _kept_secret(alert: AlertConfig) -> AlertConfig:
-    """params.yaml is in git and on every page that shows it: raises ValueError where an address there looks secret."""
+def _without_secret(alert: AlertConfig) -> AlertConfig:
+    """Raise ValueError when an address in params.yaml looks secret: the file is in git and shown on web pages."""
     found = find_secret(alert.url.get_secret_value()) if alert.url else None
     if alert.url and alert.kind in ("slack", "apprise"):
         found = "a token, as all addresses of this kind do"
@@ -207,7 +204,7 @@ def _kept_secret(alert: AlertConfig) -> AlertConfig:
 
 
 class Params(_Section):
-    """The whole file."""
+    """The whole of `params.yaml`."""
 
     project: ProjectConfig
     source: SourceConfig
@@ -219,7 +216,7 @@ class Params(_Section):
     monitor: MonitorConfig = MonitorConfig()
     rollout: RolloutConfig = RolloutConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    alerts: tuple[Annotated[AlertConfig, AfterValidator(_kept_secret)], ...] = (AlertConfig(kind="log"),)
+    alerts: tuple[Annotated[AlertConfig, AfterValidator(_without_secret)], ...] = (AlertConfig(kind="log"),)
 
     @model_validator(mode="after")
     def _fit(self) -> Params:
@@ -238,7 +235,7 @@ class Params(_Section):
             for name in slices:
                 if name not in {*self.columns.features, self.columns.key}:
                     raise ValueError(
-                        f"{section}.slices.{name} is no column that is kept: name it under columns, or remove it"
+                        f"{section}.slices.{name} is not a feature or the key: name it under columns, or remove it"
                     )
         if self.rollout.block and (missing := sorted(self.rollout.slices.keys() - self.gate.slices.keys())):
             raise ValueError(
@@ -255,7 +252,7 @@ class Params(_Section):
         return self
 
     def parse_period(self, text: str) -> Period:
-        """The period of this project called *text*; raises PeriodError."""
+        """The period of this project with the label *text*. Raises PeriodError."""
         return Period.parse(text, self.period.every)
 
     @property
@@ -270,7 +267,7 @@ class Params(_Section):
 
 
 def load(project: Path) -> Params:
-    """Read *project*/params.yaml. Raises ParamsError naming the line to change."""
+    """Read params.yaml in the folder *project*. Raises ParamsError, which names the line to change."""
     path = project / "params.yaml"
     try:
         loader = Loader(path.read_text(encoding="utf-8"))
@@ -296,7 +293,9 @@ def _explain(path: Path, node: yaml.Node | None, problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     first, _, rest = message.partition(" ")
     named = [*where, *first.split(".")]
-    if problem["type"] == "value_error" and line_of(node, named)[1] == len(named):  # our rules begin with the key
+    if problem["type"] == "value_error" and line_of(node, named)[1] == len(
+        named
+    ):  # our own validators begin the message with the key
         where, message = named, rest
     line, known = line_of(node, where)
     name = ".".join(map(str, where[:known] if problem["type"] not in ("missing", "extra_forbidden") else where))

@@ -1,5 +1,6 @@
-"""Our own settings, their secrets also from files: `TRIMTAB_X_FILE` names a file that holds what `TRIMTAB_X` would.
-Which settings there are is in `trimtab.config.settings`; other programs get theirs from `run_with_secrets`."""
+"""Settings whose secrets may come from files: `TRIMTAB_X_FILE` names a file with the value of `TRIMTAB_X`.
+
+`trimtab.config.settings` has the settings; `run_with_secrets` does the same for other programs."""
 
 from __future__ import annotations
 
@@ -16,12 +17,17 @@ _ENDINGS = ("_KEYS", "_KEY", "TRIMTAB_LEDGER_URL", "_PASSWORD", "_SECRET", "_TOK
 
 
 def holds_secret(variable: str) -> bool:
-    """Whether a variable of that name holds a secret, as far as its name tells. A file's name is none."""
+    """Whether the name of *variable* says that it holds a secret. The name of a secret's file is not a secret.
+
+    >>> holds_secret("TRIMTAB_SERVER_KEY"), holds_secret("TRIMTAB_SERVER_KEY_FILE")
+    (True, False)
+    """
     return variable in CREDENTIALS or variable.endswith(_ENDINGS)
 
 
 class SecretFiles(EnvSettingsSource):
-    """Values of secret fields from the files that their variables name. A variable with the value itself wins."""
+    """Reads secret fields from the files that their variables name. A variable with the value itself takes
+    precedence."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         variables = [f"{self.env_prefix}{name}".upper() for name in secret_fields(self.settings_cls)]
@@ -30,7 +36,7 @@ class SecretFiles(EnvSettingsSource):
 
 
 def secret_fields(settings: type[BaseSettings]) -> list[str]:
-    """The fields that hold a secret, or several."""
+    """The names of the fields of *settings* whose type is or contains SecretStr."""
     return [name for name, field in settings.model_fields.items() if _is_secret(field.annotation)]
 
 
@@ -39,7 +45,7 @@ def _is_secret(annotation: Any) -> bool:
 
 
 class SettingsWithSecrets(BaseSettings):
-    """Settings from variables, and their secrets from files as well."""
+    """Settings from environment variables, with secrets also from files."""
 
     @classmethod
     def settings_customise_sources(
@@ -50,5 +56,5 @@ class SettingsWithSecrets(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What was given in code, then variables, then files."""
+        """The sources in their order of precedence: arguments, variables, files."""
         return init_settings, env_settings, SecretFiles(settings_cls)

@@ -1,8 +1,8 @@
-"""Where things are: addresses, ports and folders. What changes the model lives in `params.yaml`
-(`trimtab.config.params`); what changes the place lives here and comes from `TRIMTAB_*` variables.
+"""Settings of an installation from `TRIMTAB_*` variables: addresses, ports and folders.
 
-Only the doors (cli, flows, serving, deployments) call `Settings()`; everything below them takes
-plain arguments. A secret may come from a file: `TRIMTAB_LEDGER_URL_FILE` for `TRIMTAB_LEDGER_URL`."""
+`params.yaml` (`trimtab.config.params`) has what changes the model. Only entry points (cli, flows, serving,
+deployments) and `operations.context` call `Settings()`; all other code takes plain arguments. A secret may come from
+a file: `TRIMTAB_LEDGER_URL_FILE` for `TRIMTAB_LEDGER_URL`."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from trimtab.config.secret_files import SettingsWithSecrets
 
 
 class Settings(SettingsWithSecrets):
-    """One place's addresses. An address left empty is served by the embedded stack."""
+    """The settings of one installation. The embedded stack serves an address that is not set."""
 
     model_config = SettingsConfigDict(env_prefix="TRIMTAB_", env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -117,12 +117,12 @@ class Settings(SettingsWithSecrets):
 
     @property
     def releases(self) -> Path:
-        """Where release bundles are, one folder per digest."""
+        """The folder of release bundles, which has one folder for each digest."""
         return self.state / "releases"
 
     @property
     def telemetry(self) -> Path:
-        """Where predictions and labels are."""
+        """The folder of predictions and labels."""
         return self.state / "telemetry"
 
     @property

@@ -1,4 +1,4 @@
-"""YAML that knows its lines: so that an error in a file can name the one to change."""
+"""Parse YAML with line numbers, so that an error can name the line to change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 
 class Loader(yaml.SafeLoader):
-    """YAML that leaves 2013-01-05 the text that it is, and takes no key twice."""
+    """Loads YAML 1.1 as PyYAML's SafeLoader does, except that dates stay text and a repeated key is an error."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
@@ -17,7 +17,7 @@ class Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As PyYAML's, which would let the last of two equal keys win in silence."""
+        """Construct a mapping. Raises ConstructorError for a repeated key, of which PyYAML keeps the last silently."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
@@ -27,7 +27,11 @@ class Loader(yaml.SafeLoader):
 
 
 def line_of(node: yaml.Node | None, where: Sequence[Any]) -> tuple[int, int]:
-    """The line that *where* leads to, and how many of its parts the file has."""
+    """The line, from 1, of the key path *where* below *node*, and how many keys of the path exist.
+
+    >>> line_of(Loader("{a: 1, b: {c: 2}}").get_single_node(), ["b", "missing"])
+    (1, 1)
+    """
     line = node.start_mark.line + 1 if node else 1
     for depth, part in enumerate(where):
         if isinstance(node, yaml.MappingNode):

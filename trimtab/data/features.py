@@ -1,6 +1,7 @@
-"""Which columns a model sees, and the one way of making a frame of them. Training, serving and monitoring all
-build their frames here, so that a value means the same to a model everywhere. What a row may look like when a
-client sends it is `trimtab.requests.parser`'s business."""
+"""The features of a model and the frames made of them.
+
+Training, serving and monitoring all build their frames here, so a value means the same to a model everywhere.
+`trimtab.requests.parser` parses the rows of clients."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ ValueType = Literal["number", "boolean", "text", "integer"]
 
 
 class Feature(BaseModel):
-    """One input of a model. *values* says what a client may send for it: a category can be text, integers or
-    booleans, a number can be numbers or booleans; left out it is text for a category and number for a number."""
+    """One input of a model. *values* says what a client may send for it: text, integers or booleans for a category,
+    numbers or booleans for a number. The default is text for a category and number for a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,9 +44,10 @@ class Feature(BaseModel):
 
 
 def describe(table: pd.DataFrame, *, number: Iterable[str] = (), category: Iterable[str] = ()) -> tuple[Feature, ...]:
-    """The features of *table* that a project names, with what clients may send for each, read off the column's type.
+    """The features of *table* named by *number* and *category*, with `values` inferred from the columns' types.
 
-    A feature is nullable, whatever *table* holds: a model that trained without gaps meets its first one in service.
+    Every feature is nullable, as a model trained without missing values may meet one when it serves. Raises TypeError
+    when a column of *number* is not numeric.
     """
     numeric = [Feature(name=n, kind="number", values=_number_values(n, table[n])) for n in number]
     return (*numeric, *(Feature(name=n, kind="category", values=_category_values(table[n])) for n in category))
@@ -62,7 +64,7 @@ def _number_values(name: str, column: pd.Series[Any]) -> ValueType:
 
 
 def _category_values(column: pd.Series[Any]) -> ValueType:
-    """A category's integers turn into floats once one is missing, so a numeric column is an integer one."""
+    """The values of a category. pandas turns integers into floats when one is missing, so numeric means integer."""
     import pandas as pd
     from pandas.api import types
 
@@ -73,11 +75,14 @@ def _category_values(column: pd.Series[Any]) -> ValueType:
 
 
 def frame(rows: pd.DataFrame | Sequence[Mapping[str, Any]], features: Sequence[Feature]) -> pd.DataFrame:
-    """The model's view of *rows*: exactly *features*, in their order, with a fresh RangeIndex.
+    """The frame that a model sees: exactly *features*, in their order, with a new RangeIndex, shape (n, features).
 
-    Numbers are float64, categories pandas' ``str``; missing is nan in both (None, NaN, NA and NaT all become it).
-    A category that was an integer or boolean reads "3" or "true", also where missing values had made it a float.
-    Mappings may lack a feature (it is missing then); a frame may not (KeyError). Inputs are never changed.
+    Numbers are float64 and categories pandas' ``str``. None, NaN, NA and NaT become nan in both. A category that is an
+    integer or boolean becomes "3" or "true", also when missing values had made it a float. A mapping may lack a
+    feature, which is then missing; a frame may not (KeyError). The input is not changed.
+
+    >>> frame([{"seats": 3}, {}], [Feature(name="seats", kind="category", values="integer")])["seats"].tolist()
+    ['3', nan]
     """
     import pandas as pd
 
@@ -95,7 +100,7 @@ def frame(rows: pd.DataFrame | Sequence[Mapping[str, Any]], features: Sequence[F
 
 
 def assemble(columns: Mapping[str, Any], features: Sequence[Feature], *, size: int) -> pd.DataFrame:
-    """A frame of columns that are already clean: float64 arrays for numbers, str-or-None lists for categories."""
+    """A frame of clean columns: float64 arrays of shape (size,) for numbers, lists of str or None for categories."""
     import pandas as pd
 
     index = pd.RangeIndex(size)
@@ -110,7 +115,7 @@ def assemble(columns: Mapping[str, Any], features: Sequence[Feature], *, size: i
 
 
 def columns_of(rows: pd.DataFrame, features: Sequence[Feature]) -> dict[str, Any]:
-    """The clean columns of *rows*, as `assemble` takes them; may have more columns than *features*."""
+    """The clean columns of *features* in *rows*, as `assemble` takes them. Raises KeyError when one is missing."""
     table = frame(rows, features)
     return {
         f.name: table[f.name].to_numpy()
@@ -121,12 +126,19 @@ def columns_of(rows: pd.DataFrame, features: Sequence[Feature]) -> dict[str, Any
 
 
 def numbers(values: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Python numbers and booleans as float64, None as nan."""
+    """Python numbers and booleans as float64, None as nan; shape (n,).
+
+    Raises OverflowError for an integer that no float64 can hold.
+    """
     return np.array(values, dtype=np.float64)
 
 
 def texts(values: Sequence[Any]) -> list[str | None]:
-    """Category values as their one spelling; missing is None. Almost always text already, which costs nothing."""
+    """Category values as text in one canonical form; None where they are missing.
+
+    >>> texts(["JFK", 3, 3.0, True, float("nan")])
+    ['JFK', '3', '3', 'true', None]
+    """
     if set(map(type, values)) <= {str, type(None)}:
         return list(values)
     return [_text(value) for value in values]

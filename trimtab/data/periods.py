@@ -1,5 +1,6 @@
-"""Slices of data time. Everything in Trimtab is keyed by a period, so that doing a thing twice
-changes nothing. No clock is read here."""
+"""Periods of data time. Batches, models and reports are keyed by a period, so a repeated run changes nothing.
+
+No function here reads the clock."""
 
 from __future__ import annotations
 
@@ -23,14 +24,15 @@ _LABEL = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month":
 
 
 class PeriodError(ValueError):
-    """A text that names no period of this project."""
+    """A text that is not the label of a period of this project."""
 
 
 @dataclass(frozen=True, order=True)
 class Period:
-    """The data time `[start, end)` in UTC, written as its label: `2013-03` for a month.
+    """The data time `[start, end)` in UTC. Its text is its label; the label of a week is its Monday.
 
-    A week is named by its Monday.
+    >>> str(Period.parse("2013-03", "month").shift(1))
+    '2013-04'
     """
 
     start: datetime
@@ -38,7 +40,7 @@ class Period:
 
     @classmethod
     def parse(cls, text: str, every: Every) -> Period:
-        """The period called *text*. Raises PeriodError when it does not name one."""
+        """The period with the label *text*. Raises PeriodError."""
         try:
             start = datetime.strptime(text.strip(), _LABEL[every]).replace(tzinfo=UTC)
         except ValueError:
@@ -51,7 +53,11 @@ class Period:
 
     @classmethod
     def containing(cls, moment: datetime, every: Every) -> Period:
-        """The period in which *moment* (UTC when it has no zone) lies."""
+        """The period that contains *moment*, which is UTC when it has no time zone.
+
+        >>> str(Period.containing(datetime(2013, 3, 7, 23), "week"))
+        '2013-03-04'
+        """
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         start = moment.replace(minute=0, second=0, microsecond=0)
         if every != "hour":
@@ -69,15 +75,19 @@ class Period:
         return end
 
     def shift(self, periods: int) -> Period:
-        """The period that many places later; earlier when negative."""
+        """The period *periods* later; earlier when negative."""
         return Period(self.start + periods * _STEP[self.every], self.every)
 
     def __str__(self) -> str:
-        return self.start.isoformat()[: _LETTERS[self.every]]  # strftime writes the year 13 with two digits
+        return self.start.isoformat()[: _LETTERS[self.every]]  # strftime does not pad the year 13 to four digits
 
 
 def span(first: Period, last: Period) -> Iterator[Period]:
-    """Every period from *first* to *last*, both included; none when *last* is earlier."""
+    """Every period from *first* to *last*, both included; none when *last* is earlier.
+
+    >>> [str(p) for p in span(Period.parse("2013-01", "month"), Period.parse("2013-03", "month"))]
+    ['2013-01', '2013-02', '2013-03']
+    """
     period = first
     while period <= last:
         yield period

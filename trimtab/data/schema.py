@@ -1,6 +1,6 @@
-"""What a good batch looks like: inferred once into a file that people review, then enforced.
+"""Schemas of batches: inferred once into a file that people review, then enforced on every batch.
 
-Numbers and frames in, a judgement out; where batches are kept is `stores.batches`' business.
+`stores.batches` stores the batches.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SchemaError(ValueError):
 
 
 class ColumnRule(BaseModel):
-    """What one column may hold. *min* and *max* bound numbers, both included."""
+    """What one column may hold. *min* and *max* are inclusive bounds of a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,14 +45,14 @@ class ColumnRule(BaseModel):
 
 
 class Schema(BaseModel):
-    """Every column that a batch must have. Columns that are not named are left out of accepted batches."""
+    """The columns that a batch must have. Accepted batches keep only these."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     columns: dict[str, ColumnRule]
 
     def dumps(self) -> str:
-        """The reviewable file: one line a column."""
+        """The text of schema.yaml, one line for each column."""
         lines = [
             "# What a good batch looks like. Inferred once; yours to tighten. See docs/explanation/validation.md.",
             "columns:",
@@ -65,7 +65,7 @@ class Schema(BaseModel):
 
     @classmethod
     def loads(cls, text: str, *, name: str = "schema.yaml") -> Schema:
-        """The schema written in *text*; raises SchemaError saying what is wrong with the file called *name*."""
+        """Parse *text*. Raises SchemaError, which names the file *name* and what is wrong with it."""
         try:
             return cls.model_validate(yaml.safe_load(text))
         except (ValidationError, yaml.YAMLError) as error:
@@ -73,15 +73,15 @@ class Schema(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Identity of the rules, whatever the file's layout."""
+        """The sha256 of the rules in hex; the layout of the file does not change it."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """A batch divided: *good* rows with the schema's types, *bad* ones as they came with a `reason` column.
+    """A validated batch: *good* rows with the schema's types, and *bad* rows as they came with a `reason` column.
 
-    When the batch as a whole is refused, *refusal* says why and *good* is empty.
+    *reasons* counts the bad rows by reason. When the whole batch is rejected, *refusal* says why and *good* is empty.
     """
 
     good: pd.DataFrame
@@ -91,9 +91,10 @@ class ValidationResult:
 
 
 def infer_schema(frame: pd.DataFrame, params: Params) -> Schema:
-    """Rules that the rows of *frame* keep, with room: a number may leave the seen range by its full width.
+    """A schema that the rows of *frame* satisfy.
 
-    A column may be missing where it was ever missing; time and id never.
+    The bounds of a number are its range, widened by the width of the range on both sides. A column is nullable when it
+    has missing values in *frame*; time and id never are. Raises SchemaError when a column of *params* is missing.
     """
     columns = params.columns
     roles: dict[str, ColumnKind] = {columns.id: "id", columns.time: "time"}
@@ -116,7 +117,7 @@ def infer_schema(frame: pd.DataFrame, params: Params) -> Schema:
 
 
 def _bounds(values: pd.Series[Any], *, is_exact: bool) -> tuple[float | None, float | None]:
-    """What later numbers may be; no bounds where nothing is known, 0 where nothing was below it."""
+    """The bounds for later numbers: none when *values* is empty, and a lower bound of 0 when no value is negative."""
     if values.empty:
         return None, None
     low, high = float(values.min()), float(values.max())
@@ -126,10 +127,11 @@ def _bounds(values: pd.Series[Any], *, is_exact: bool) -> tuple[float | None, fl
 
 
 def validate_batch(frame: pd.DataFrame, schema: Schema, params: Params, period: Period) -> ValidationResult:
-    """Hold *frame* against *schema*: rows that break a rule go to `bad`, and too many of them refuse the batch.
+    """Validate the rows of *frame* against *schema*: rows that break a rule go to `bad`.
 
-    Refused whole: no rows, a missing column, ids that are given twice, and more bad rows than
-    `validate.max_bad_share`, be it for their values or because they lie outside *period*.
+    The whole batch is rejected when it has no rows, lacks a column, repeats an id, or has a larger share of bad rows
+    than `validate.max_bad_share`; rows outside *period* are bad. Raises SchemaError when *schema* lacks a rule for a
+    column that *params* names.
     """
     id_, time = params.columns.id, params.columns.time
     if unruled := [c for c in (id_, time, params.columns.target, *params.columns.features) if c not in schema.columns]:
@@ -193,7 +195,7 @@ def _note(reasons: pd.Series[Any], rows: pd.Series[bool], why: str) -> None:
 
 
 def _typed(values: pd.Series[Any], kind: ColumnKind) -> pd.Series[Any]:
-    """*values* as this kind is kept; missing where they cannot be read as it, as infinite numbers."""
+    """*values* with the type of *kind*; missing where a value cannot be converted, or is infinite."""
     if kind == "number":
         numbers = pd.to_numeric(values, errors="coerce").astype("float64")
         return numbers.where(np.isfinite(numbers))

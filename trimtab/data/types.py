@@ -1,4 +1,4 @@
-"""Types that every room uses: what kind of answer a model gives, its labels, and a project's special columns."""
+"""Types that the other packages share: the task of a model, its labels, and the columns that are not features."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""A candidate on paper: everything a release needs to know about a trained model, beside its bytes. It travels
-with the MLflow run (`tasks.tracking`), so that evaluate and register can run anywhere and at any time later."""
+"""The record of a candidate and its artifacts: everything that a release needs beside the model's bytes.
+
+The MLflow run holds them (`tasks.tracking`), so evaluate and register can run later and on another machine."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ REQUIREMENTS = ("scikit-learn", "pandas", "numpy", "skops")
 
 
 class Profile(BaseModel):
-    """What monitoring has to know of a release: what its inputs are worth, and what it promised."""
+    """What monitoring needs of a release: the importance of its features and its metric on the holdout (*promised*)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,7 +46,7 @@ class Profile(BaseModel):
 
 
 class CandidateRecord(BaseModel):
-    """A candidate's facts. *cut* is the first moment that the model did not learn from."""
+    """The facts about a candidate. *cut* is the start of the holdout, from which on the model did not learn."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,14 +70,14 @@ class CandidateRecord(BaseModel):
 
 
 def requirements() -> dict[str, str]:
-    """The packages that a model needs to be loaded, at the versions that made it."""
+    """The versions of the packages that are needed to load the model."""
     return {name: importlib.metadata.version(name) for name in REQUIREMENTS}
 
 
 def build_artifacts(
     candidate: Candidate, parts: Split, params: Params, as_of: Period, *, dataset: str, lineage: Mapping[str, Any]
 ) -> tuple[CandidateRecord, dict[str, bytes]]:
-    """The paper and the files that go with the model into its run and its release."""
+    """The record of *candidate* and the files of its run and its release, by name."""
     import skops.io
 
     from trimtab.model.training import reference_sample
@@ -85,7 +86,7 @@ def build_artifacts(
     columns = Columns(
         time=params.columns.time, id=params.columns.id, key=params.columns.key, target=params.columns.target
     )
-    paper = CandidateRecord(
+    record = CandidateRecord(
         project=params.project.name,
         task=params.project.task,
         as_of=str(as_of),
@@ -109,8 +110,8 @@ def build_artifacts(
         metric=params.gate.metric,
         promised=candidate.metrics[params.gate.metric],
         importances=candidate.importances,
-        as_of=paper.as_of,
-        cut=paper.cut,
+        as_of=record.as_of,
+        cut=record.cut,
     )
     files = {
         MODEL: candidate.content,
@@ -118,25 +119,25 @@ def build_artifacts(
         REFERENCE: bytes(reference_sample(candidate, parts, params).to_parquet(index=False)),
         SAMPLES: sample_predictions(shown, scorer.score_frame(shown)),
         PROFILE_FILE: profile.model_dump_json(indent=1).encode(),
-        CANDIDATE_FILE: paper.model_dump_json(indent=1).encode(),
+        CANDIDATE_FILE: record.model_dump_json(indent=1).encode(),
     }
-    return paper, files
+    return record, files
 
 
-def model_card(paper: CandidateRecord, *, name: str, version: int, verdict: str) -> str:
-    """The model card, Markdown, for people."""
-    top = sorted(paper.importances.items(), key=lambda item: -item[1])[:8]
+def model_card(record: CandidateRecord, *, name: str, version: int, verdict: str) -> str:
+    """The model card in Markdown. *verdict* is the reason of the gate's result."""
+    top = sorted(record.importances.items(), key=lambda item: -item[1])[:8]
     lines = [
         f"# {name} version {version}",
         "",
-        f"A {paper.task} model of `{paper.columns.target}`, trained on {paper.rows_train:,} rows up to {paper.cut} "
-        f"(data of {paper.as_of}); {paper.rows_holdout:,} newer rows were kept to judge it.",
+        f"A {record.task} model of `{record.columns.target}`, trained on {record.rows_train:,} rows up to {record.cut} "
+        f"(data of {record.as_of}); {record.rows_holdout:,} newer rows were kept to judge it.",
         "",
         f"**Gate:** {verdict}",
         "",
         "| metric, on the rows kept | value |",
         "|---|---|",
-        *(f"| {key} | {value:.4f} |" for key, value in paper.metrics.items()),
+        *(f"| {key} | {value:.4f} |" for key, value in record.metrics.items()),
         "",
         "| input | share of importance |",
         "|---|---|",
@@ -144,28 +145,28 @@ def model_card(paper: CandidateRecord, *, name: str, version: int, verdict: str)
         "",
         "| made from | |",
         "|---|---|",
-        f"| dataset | `{paper.dataset}` |",
-        f"| model digest | `{paper.model_digest}` |",
-        *(f"| {key} | `{value}` |" for key, value in paper.lineage.items() if len(str(value)) < 100),
+        f"| dataset | `{record.dataset}` |",
+        f"| model digest | `{record.model_digest}` |",
+        *(f"| {key} | `{value}` |" for key, value in record.lineage.items() if len(str(value)) < 100),
     ]
     return "\n".join(lines) + "\n"
 
 
-def manifest_fields(paper: CandidateRecord, *, model_name: str, model_version: int, run_id: str) -> dict[str, Any]:
-    """The paper as the manifest of a release wants it."""
+def manifest_fields(record: CandidateRecord, *, model_name: str, model_version: int, run_id: str) -> dict[str, Any]:
+    """The fields of the release's manifest, except the digests of the files."""
     return {
-        "project": paper.project,
-        "task": paper.task,
+        "project": record.project,
+        "task": record.task,
         "model_name": model_name,
         "model_version": model_version,
         "run_id": run_id,
-        "created_for": paper.as_of,
-        "features": paper.features,
-        "columns": paper.columns,
-        "classes": paper.classes,
-        "model_digest": paper.model_digest,
-        "trusted_types": paper.trusted_types,
-        "metrics": paper.metrics,
-        "lineage": {**paper.lineage, "dataset": paper.dataset, "params": paper.params, "cut": paper.cut},
-        "requirements": paper.requirements,
+        "created_for": record.as_of,
+        "features": record.features,
+        "columns": record.columns,
+        "classes": record.classes,
+        "model_digest": record.model_digest,
+        "trusted_types": record.trusted_types,
+        "metrics": record.metrics,
+        "lineage": {**record.lineage, "dataset": record.dataset, "params": record.params, "cut": record.cut},
+        "requirements": record.requirements,
     }

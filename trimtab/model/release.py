@@ -1,5 +1,6 @@
-"""What a release is: its manifest, what makes two of them the same, and the small files that travel with a model.
-Where bundles lie on disk is `stores.releases.bundle`' business; answering with them is `serving`'s."""
+"""Releases: the manifest, the digests that identify a release and a model, and the small files beside a model.
+
+`stores.releases.bundle` writes and reads bundles; `serving` predicts with them."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Manifest(BaseModel):
-    """Everything about a release but the bytes of its files, and the digests of those."""
+    """Everything about a release except the bytes of its files, whose digests it holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -62,13 +63,13 @@ class Manifest(BaseModel):
     @field_validator("classes", mode="before")
     @classmethod
     def _plain_labels(cls, value: Any) -> Any:
-        """numpy's scalars arrive from ``classes_``; the manifest keeps Python's."""
+        """Python scalars in place of numpy's, which ``classes_`` has."""
         return tuple(v.item() if hasattr(v, "item") else v for v in value)
 
     @field_validator("metrics", mode="before")
     @classmethod
     def _no_nan(cls, value: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON has no NaN; a metric that could not be computed is null."""
+        """None in place of NaN and infinity, which JSON lacks: the metric could not be computed."""
         return {k: None if v is None or not math.isfinite(v) else float(v) for k, v in value.items()}
 
     @model_validator(mode="after")
@@ -93,27 +94,31 @@ class Manifest(BaseModel):
         return self
 
     def canonical(self) -> bytes:
-        """The manifest's one spelling: sorted keys, no spaces. These bytes are manifest.json."""
+        """The canonical JSON of the manifest, with sorted keys and no spaces. These bytes are manifest.json."""
         content = self.model_dump(mode="json")
         return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     @property
     def digest(self) -> str:
-        """The release's name. It covers every file, as the manifest holds their digests."""
+        """The sha256 of `canonical` in hex, which identifies the release. It covers every file through its digest."""
         return hashlib.sha256(self.canonical()).hexdigest()
 
 
 def is_digest(text: str) -> bool:
-    """Whether *text* is a sha256 in lower-case hex, so that it can be a folder's name safely."""
+    """Whether *text* is a sha256 in lower-case hex. Such a text is safe as a folder's name.
+
+    >>> is_digest("a" * 64), is_digest("../" + "a" * 61)
+    (True, False)
+    """
     return _DIGEST.fullmatch(text) is not None
 
 
 def model_digest(skops_file: Path | BinaryIO) -> str:
-    """What a saved model *is*, whatever its file's bytes: equal for equal refits, over processes and machines.
+    """The canonical sha256 of a model in a skops file, in hex: equal for equal refits, on any machine.
 
-    skops files of equal models differ in object ids, zip times and the number of threads that training happened
-    to use. So ids are renumbered in order of appearance, members are replaced by their content's sha256, and the
-    thread count is left out. Loading and saving again changes the digest: take it once, when the model is trained.
+    skops files of equal models differ in object ids, zip times and the number of training threads. So ids are
+    renumbered in the order of appearance, members are replaced by the sha256 of their content, and the thread count
+    is left out. Loading and saving a model changes the digest, so it is computed once, when the model is trained.
     """
     with zipfile.ZipFile(skops_file) as archive:
         order: dict[int, int] = {}
@@ -138,7 +143,7 @@ def model_digest(skops_file: Path | BinaryIO) -> str:
 
 
 def input_schema(features: Sequence[Feature], columns: Columns) -> bytes:
-    """schema.json: a JSON Schema of one row as `POST /predict` takes it, for people and for other tools."""
+    """The bytes of schema.json: a JSON Schema of one row of `POST /predict`."""
     kinds = {"number": "number", "boolean": "boolean", "text": "string", "integer": "integer"}
     properties: dict[str, Any] = {
         f.name: {"type": [kinds[f.values], "null"] if f.nullable else kinds[f.values]} for f in features
@@ -158,7 +163,10 @@ def input_schema(features: Sequence[Feature], columns: Columns) -> bytes:
 
 
 def sample_predictions(rows: pd.DataFrame, scores: Scores) -> bytes:
-    """samples.json: rows (a frame made by `features.frame`) with what the model said when it was registered."""
+    """The bytes of samples.json: *rows*, a frame made by `features.frame`, with the model's predictions for them.
+
+    Raises ValueError when their numbers differ.
+    """
     table = rows.astype(object).where(rows.notna(), None)
     listed = [dict(zip(rows.columns, values, strict=True)) for values in table.itertuples(index=False, name=None)]
     if len(listed) != scores.size:

@@ -1,5 +1,4 @@
-"""From a frame of features to predictions, the same way for every task. What is a good prediction is decided by
-`trimtab.evaluation.metrics` and the gate; which model answers is decided by the ledger."""
+"""Score rows with a model, in the same way for every task. `trimtab.evaluation.metrics` measures the predictions."""
 
 from __future__ import annotations
 
@@ -24,9 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """Predictions of some rows. *prediction* is the probability of the positive class (binary), the value
-    (regression) or the chosen label's probability (multiclass, where *labels* and *probabilities* are set:
-    one row each, columns in the order of *classes*)."""
+    """Predictions of n rows.
+
+    *prediction*, shape (n,), is the probability of the positive class (binary), the value (regression), or the
+    probability of the predicted label (multiclass). Only multiclass has *labels*, the n predicted labels, and
+    *probabilities*, shape (n, classes) in the order of *classes*.
+    """
 
     task: Task
     prediction: Floats
@@ -40,13 +42,17 @@ class Scores:
         return len(self.prediction)
 
     def take(self, rows: np.ndarray[Any, np.dtype[np.bool_]]) -> Scores:
-        """The scores of the *rows* that are true in a mask of shape (n,)."""
+        """The scores of the rows where the mask *rows*, shape (n,), is true."""
         labels = None if self.labels is None else tuple(v for v, kept in zip(self.labels, rows, strict=True) if kept)
         shares = None if self.probabilities is None else self.probabilities[rows]
         return Scores(self.task, self.prediction[rows], self.classes, labels, shares)
 
     def answers(self) -> list[dict[str, Any]]:
-        """One JSON object per row, as clients get them and as samples.json keeps them."""
+        """One JSON object for each row, as clients receive them and as samples.json stores them.
+
+        >>> Scores("binary", np.array([0.25])).answers()
+        [{'probability': 0.25}]
+        """
         if self.labels is None or self.probabilities is None:
             name = "value" if self.task == "regression" else "probability"
             return [{name: p} for p in self.prediction.tolist()]
@@ -58,9 +64,11 @@ class Scores:
 
 
 class Scorer:
-    """A model with the knowledge of how to ask it. Safe to call from many threads: models don't change by asking.
+    """A fitted pipeline with its task, features and classes. Safe to call from many threads.
 
-    *fast* is the compiled way, if the release has one; *why* says why it has or has none."""
+    *fast* is the compiled predictor, or None; *reason* says why it is used or not. Raises ValueError when *classes*
+    are not the classes of *model*; their order decides the order of the predictions.
+    """
 
     def __init__(
         self,
@@ -85,33 +93,33 @@ class Scorer:
 
     @property
     def backend(self) -> str:
-        """The way that `score_rows` goes."""
+        """The backend that `score_rows` uses."""
         return self._fast.backend if self._fast else SCIKIT_LEARN
 
     def score(self, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Scores:
-        """Predictions for *rows*, which may have more columns than the model's features."""
+        """Score *rows* with scikit-learn. They may have more columns than the model's features."""
         return self.score_frame(frame(rows, self.features))
 
     def score_rows(self, rows: ParsedRows) -> Scores:
-        """Predictions for rows that an Intake of this model's features understood, the fastest way there is."""
+        """Score rows that a `RowParser` of this model parsed, with the compiled predictor when there is one."""
         if self._fast is None:
             return self.score_frame(rows.frame())
         return self._scores(self.predict_fast(self._fast, rows.columns, rows.size))
 
     def score_frame(self, table: pd.DataFrame) -> Scores:
-        """Predictions for a frame that `features.frame` or `features.assemble` made, by scikit-learn."""
+        """Score a frame made by `features.frame` or `features.assemble` with scikit-learn."""
         return self._scores(self.predict_sklearn(table))
 
     def predict_sklearn(self, table: pd.DataFrame) -> Floats:
-        """scikit-learn's answers: values or the probability of the positive class, shape (n,); else (n, classes) in
-        the order of *classes*."""
+        """scikit-learn's predictions: shape (n,) for regression (the value) and binary (the probability of the positive
+        class), else shape (n, classes) in the order of *classes*."""
         if self.task == "regression":
             return np.asarray(self.model.predict(table), dtype=np.float64)
         shares = np.asarray(self.model.predict_proba(table), dtype=np.float64)
         return np.ascontiguousarray(shares[:, self._order[-1]]) if self.task == "binary" else shares[:, self._order]
 
     def predict_fast(self, fast: Predictor, columns: Mapping[str, Any], size: int) -> Floats:
-        """The same by *fast*."""
+        """What `predict_sklearn` returns, computed by *fast* from *size* rows in clean columns."""
         found = fast.predict(columns, size)
         if self._in_order:
             return found
@@ -126,8 +134,10 @@ class Scorer:
 
 
 def worst_difference(answers: Sequence[Mapping[str, Any]], recorded: Sequence[Mapping[str, Any]]) -> float:
-    """The largest difference of two lists of answers, relative where numbers exceed 1; infinite when they differ
-    in number, in shape, or in a label."""
+    """The largest difference of two lists of `Scores.answers`, relative where a number exceeds 1.
+
+    Infinite when they differ in length, in shape, or in a label.
+    """
     if len(answers) != len(recorded):
         return math.inf
     return max((_difference(a, b) for a, b in zip(answers, recorded, strict=True)), default=0.0)

@@ -1,7 +1,7 @@
-"""Make a model from rows: the split by time, the pipeline, the fit, and what is known of the result.
+"""Train a model: split the rows by time, build and fit the pipeline, measure the result.
 
-Rows in, a model out; where rows come from and models go is `tasks`' business. The same rows and params give the
-same model, to the bit, on any number of threads (docs/explanation/reproducibility.md says for which estimators)."""
+The same rows and params give the same model, to the bit, on any number of threads; see
+docs/explanation/reproducibility.md for the estimators. `tasks` reads the rows and logs the model."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ REFERENCE_ROWS = 20_000
 
 
 class NotEnoughData(ValueError):
-    """The window has no rows to train on, or none to judge on."""
+    """The window has too few rows or labels to train on, or to evaluate on."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A window cut by time: *train* before *cut*, *holdout* from there on; labelled rows only."""
+    """A window of labelled rows split by time: *train* before *cut*, *holdout* from *cut* on."""
 
     train: pd.DataFrame
     holdout: pd.DataFrame
@@ -55,7 +55,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted pipeline, how to ask it, its file and what it weighs."""
+    """A fitted pipeline, its scorer, its skops file (*content*), and its importances and metrics on the holdout."""
 
     pipeline: Pipeline
     scorer: Scorer
@@ -65,14 +65,17 @@ class Candidate:
 
 
 def holdout_start(params: Params, as_of: Period) -> pd.Timestamp:
-    """Where the holdout begins in a window that ends with the period *as_of*."""
+    """The start of the holdout, in UTC without a time zone, in a window that ends with the period *as_of*."""
     held = params.train.holdout
     moment = as_of.end - held if isinstance(held, timedelta) else as_of.shift(1 - held).start
     return pd.Timestamp(moment).tz_localize(None)
 
 
 def split(rows: pd.DataFrame, params: Params, as_of: Period) -> Split:
-    """The window that ends with *as_of*, cut into train and holdout. Raises NotEnoughData."""
+    """Split the window that ends with *as_of* into train and holdout, both sorted by time and id.
+
+    Raises NotEnoughData when one of them has no labelled row.
+    """
     time, target, window = params.columns.time, params.columns.target, params.train.window
     first = params.first if window == "all" else as_of.shift(1 - window)
     start, end, cut = (
@@ -91,7 +94,7 @@ def split(rows: pd.DataFrame, params: Params, as_of: Period) -> Split:
 
 
 def features_of(params: Params, schema: Schema) -> tuple[Feature, ...]:
-    """The model's inputs, with what the schema allows to be missing."""
+    """The model's features, numbers first; *schema* says which are nullable."""
     kinds = dict.fromkeys(params.columns.number, "number") | dict.fromkeys(params.columns.category, "category")
     return tuple(
         Feature.model_validate({"name": name, "kind": kind, "nullable": schema.columns[name].nullable})
@@ -100,7 +103,10 @@ def features_of(params: Params, schema: Schema) -> tuple[Feature, ...]:
 
 
 def labels_of(rows: pd.DataFrame, params: Params) -> np.ndarray[Any, Any]:
-    """The labels of *rows*, shape (n,): 0 and 1 for binary, text for multiclass, numbers for regression."""
+    """The labels of *rows*, shape (n,): 0 and 1 for binary, text for multiclass, float64 for regression.
+
+    Raises ValueError when a binary target has other values.
+    """
     values = rows[params.columns.target]
     match params.project.task:
         case "binary":
@@ -114,10 +120,10 @@ def labels_of(rows: pd.DataFrame, params: Params) -> np.ndarray[Any, Any]:
 
 
 def build_estimator(params: Params, project: Path) -> Any:
-    """The unfitted estimator that ``train.model`` names: one of ours, a dotted scikit-learn path, or `model.py`.
+    """The unfitted estimator that ``train.model`` names: a key of ESTIMATORS, a scikit-learn path, or `model.py`.
 
-    `model.py` in the project's folder has a function ``model(params, seed)`` that returns one.
-    Raises ParamsError when the name or its params do not fit.
+    `model.py` in the project's folder has a function ``model(params, seed)`` that returns an estimator.
+    Raises ParamsError when the name or its params are not valid for the task.
     """
     from sklearn.base import is_classifier, is_regressor
 
@@ -163,7 +169,11 @@ def _named(params: Params, name: str, options: dict[str, Any]) -> Any:
 
 
 def build_pipeline(params: Params, features: tuple[Feature, ...], project: Path) -> Pipeline:
-    """Preprocessing that fits the estimator, then the estimator. Unknown categories count as missing ones."""
+    """The unfitted pipeline: preprocessing that suits the estimator, then the estimator.
+
+    HistGradientBoosting gets ordinal categories, in which an unseen one counts as missing. Other estimators get
+    imputed and scaled numbers and one-hot categories, in which an unseen one counts as infrequent. Raises ParamsError.
+    """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
@@ -187,7 +197,10 @@ def build_pipeline(params: Params, features: tuple[Feature, ...], project: Path)
 
 
 def fit_pipeline(params: Params, schema: Schema, rows: pd.DataFrame, project: Path) -> tuple[Pipeline, Scorer]:
-    """A pipeline fitted on all of *rows*, and how to ask it. Raises NotEnoughData when there is nothing to learn."""
+    """A pipeline fitted on all of *rows*, and its scorer.
+
+    Raises NotEnoughData when a classifier would see one class only, and ParamsError.
+    """
     from sklearn.utils._param_validation import InvalidParameterError
 
     features = features_of(params, schema)
@@ -204,7 +217,10 @@ def fit_pipeline(params: Params, schema: Schema, rows: pd.DataFrame, project: Pa
 
 
 def fit_candidate(params: Params, schema: Schema, parts: Split, project: Path) -> Candidate:
-    """Train on ``parts.train`` and measure on ``parts.holdout``."""
+    """Train on ``parts.train`` and measure on ``parts.holdout``.
+
+    Raises NotEnoughData when the gate's metric is not defined on the holdout, and ParamsError.
+    """
     import skops.io
 
     model, scorer = fit_pipeline(params, schema, parts.train, project)
@@ -230,8 +246,11 @@ def fit_candidate(params: Params, schema: Schema, parts: Split, project: Path) -
 
 
 def importances(scorer: Scorer, rows: pd.DataFrame, params: Params) -> dict[str, float]:
-    """What each feature is worth: the loss in the gate's metric when its values are shuffled among at most
-    IMPORTANCE_ROWS rows (Breiman 2001, section 10), shares that add up to 1; equal shares when nothing matters."""
+    """Permutation importances: each feature's share of the loss in the gate's metric when its values are shuffled.
+
+    At most IMPORTANCE_ROWS rows are used, with IMPORTANCE_REPEATS shuffles. The shares add up to 1 and are equal when
+    no feature matters. Breiman, "Random Forests", Machine Learning 45, 2001, section 10.
+    """
     rows = rows.sample(min(IMPORTANCE_ROWS, len(rows)), random_state=params.train.seed)
     table, truth = frame(rows, scorer.features), labels_of(rows, params)
     random, metric = np.random.default_rng(params.train.seed), params.gate.metric
@@ -240,7 +259,7 @@ def importances(scorer: Scorer, rows: pd.DataFrame, params: Params) -> dict[str,
         for feature in scorer.features
         for _ in range(IMPORTANCE_REPEATS)
     ]
-    # One question for all of them: a model's answer costs far less per row when it is asked for many.
+    # All shuffles are scored in one call, which costs far less for each row.
     scores = scorer.score_frame(pd.concat([table, *shuffled], ignore_index=True))
     part = np.repeat(np.arange(len(shuffled) + 1), len(table))
     values = [float(metrics.measure(metric, truth, scores.take(part == i))[0]) for i in range(len(shuffled) + 1)]
@@ -253,7 +272,7 @@ def importances(scorer: Scorer, rows: pd.DataFrame, params: Params) -> dict[str,
 
 
 def reference_sample(candidate: Candidate, parts: Split, params: Params) -> pd.DataFrame:
-    """What the model was made for: a sample of its training rows, with its features, `prediction` and target."""
+    """A sample of at most REFERENCE_ROWS training rows for drift: the features, the target and `prediction`."""
     rows = parts.train.sample(min(REFERENCE_ROWS, len(parts.train)), random_state=params.train.seed)
     rows = rows.sort_index().reset_index(drop=True)
     names = [f.name for f in candidate.scorer.features]

@@ -47,7 +47,7 @@ def test_a_plain_address_or_where_a_secret_one_is_may_be_in_params(tmp_path: Pat
         ({"kind": "email", "url": "mailtos://me:s3cret@smtp.example.org"}, "a user or a password"),
         ({"kind": "slack", "url": "slack://s3cret/b/c"}, "as all addresses of this kind do"),
         ({"kind": "apprise", "url": "ntfys://s3cret"}, "as all addresses of this kind do"),
-        ({"kind": "webhook", "url": "http://[s3cret"}, "no address"),
+        ({"kind": "webhook", "url": "http://[s3cret"}, "not an address"),
     ],
 )  # fmt: skip
 def test_a_secret_in_params_is_refused_and_not_shown(tmp_path: Path, alert: dict[str, str], said: str) -> None:

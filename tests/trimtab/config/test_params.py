@@ -68,7 +68,7 @@ def test_the_root_project_and_this_one_are_read(tmp_path: Path) -> None:
         ("  min: 0.6", "  min: .nan", 19, "gate.min: Input should be a finite number"),
         ("  min: 0.6", "  min: 0.6\n  max_regression: .inf", 20, "max_regression: Input should be a finite number"),
         ("  min: 0.6", "  min: 0.6\n  slices: {place: -1}", 20, "gate.slices.place: Input should be greater"),
-        ("  min: 0.6", "  min: 0.6\n  slices: {plaice: 0.1}", 20, "gate.slices.plaice: is no column that is kept"),
+        ("  min: 0.6", "  min: 0.6\n  slices: {plaice: 0.1}", 20, "gate.slices.plaice: is not a feature or the key"),
         (
             "  min: 0.6", "  min: 0.6\nrollout:\n  block: 1d\n  slices: {place: 0.1}", 22,
             "rollout.slices.place: needs a margin under gate.slices too",

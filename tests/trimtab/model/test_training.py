@@ -205,19 +205,19 @@ def test_when_nothing_matters_every_column_weighs_the_same(tmp_path: Path) -> No
 def test_the_paper_and_its_files_say_what_the_model_does(task: str, tmp_path: Path) -> None:
     params = project(task, "hist_gradient_boosting")
     made, parts = fitted(params, sample_rows.rows(500, task=task), tmp_path)
-    paper, files = candidate.build_artifacts(
+    record, files = candidate.build_artifacts(
         made, parts, params, month("2013-02"), dataset="d1.dir", lineage={"git": "abc"}
     )
-    assert candidate.CandidateRecord.model_validate_json(files[candidate.CANDIDATE_FILE]) == paper
-    assert Params.model_validate(paper.params).train == params.train
-    assert paper.model_digest == model_digest(BytesIO(files["model.skops"]))
-    assert pd.Timestamp(paper.cut) == parts.cut
+    assert candidate.CandidateRecord.model_validate_json(files[candidate.CANDIDATE_FILE]) == record
+    assert Params.model_validate(record.params).train == params.train
+    assert record.model_digest == model_digest(BytesIO(files["model.skops"]))
+    assert pd.Timestamp(record.cut) == parts.cut
     reference = pd.read_parquet(BytesIO(files["reference.parquet"]))
     assert list(reference) == ["strong", "noise", "place", "late", "prediction"]
     assert len(reference) == len(parts.train)
     profile = candidate.Profile.model_validate_json(files[candidate.PROFILE_FILE])
     assert profile.promised == made.metrics[params.gate.metric]
-    page = candidate.model_card(paper, name="small", version=3, verdict="first model")
+    page = candidate.model_card(record, name="small", version=3, verdict="first model")
     assert "# small version 3" in page
-    assert paper.model_digest in page
+    assert record.model_digest in page
     assert "first model" in page
