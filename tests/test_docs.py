@@ -20,7 +20,10 @@ from trimtab.config import params
 from trimtab.data import schema
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "infra/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 ROOMS = "trimtab|stores|tasks|operations|flows|serving|deployments|cli|sources|tools|tests|bench|infra"
 CODE = re.compile(r"`([^`\n]+)`")
 FILE = re.compile(rf"(?<![\w/.-])(?:{ROOMS}|docs)/[\w./-]+\.(?:py|yaml|toml|cfg|md|lock|in)\b|\.ci/\w+")
