@@ -20,7 +20,8 @@ from tasks import alerts, dataset, orchestrator
 from tasks.dataset import Remote
 from tasks.model_server import ModelServerClient
 from trimtab.config import params
-from trimtab.config.params import AlertConfig, Params
+from trimtab.config.params import Params
+from trimtab.config.sections import AlertConfig
 from trimtab.config.settings import Settings
 from trimtab.data.schema import Schema
 

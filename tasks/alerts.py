@@ -10,7 +10,7 @@ from typing import Any
 
 from stores.ledger import Ledger, utc
 from tasks import notifiers
-from trimtab.config.params import AlertConfig
+from trimtab.config.sections import AlertConfig
 
 DELIVERY_LIMIT_S = 20.0
 """Longest time that the delivery of waiting alerts may take; the rest is for the next round, a minute later."""

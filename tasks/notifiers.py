@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from trimtab.config.params import AlertConfig
+from trimtab.config.sections import AlertConfig
 
 log = logging.getLogger("trimtab.alerts")
 TIMEOUT_S = 8.0

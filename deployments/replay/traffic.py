@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import SecretStr
 
 from tasks.model_server import ModelServerClient
-from trimtab.config.params import ColumnsConfig
+from trimtab.config.sections import ColumnsConfig
 
 ROWS_PER_REQUEST = 1000
 LABELS_PER_REQUEST = 5000

@@ -26,8 +26,9 @@ from trimtab.config.params import Params
 from trimtab.data.features import frame
 from trimtab.model import release
 from trimtab.model.candidate import PROFILE_FILE, Profile
+from trimtab.model.pipeline import build_pipeline
 from trimtab.model.scoring import Scorer
-from trimtab.model.training import build_pipeline, labels_of
+from trimtab.model.training import labels_of
 
 PATIENT = {"learning_rate": 0.1, "max_iter": 100, "min_samples_leaf": 5}
 

@@ -21,7 +21,7 @@ from stores.ledger import Ledger, LiveRelease, RolloutStep, utc
 from tests.conftest import Stack
 from tests.e2e.conftest import ended, started
 from tests.waiting import eventually
-from trimtab.config.params import ColumnsConfig
+from trimtab.config.sections import ColumnsConfig
 from trimtab.rollout.state_machine import RolloutState, current_state
 
 ROWS = 100

@@ -16,7 +16,7 @@ from stores.ledger.migrations import migrate
 from stores.object_store.store import StoreUnavailable
 from tasks import orchestrator
 from tests.trimtab import sample_rows
-from trimtab.config.params import AlertConfig
+from trimtab.config.sections import AlertConfig
 from trimtab.config.settings import Settings
 
 

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from tests.infra.containers import DOCKER, ROOT, docker
 from tests.ports import free_ports
-from trimtab.config.params import ColumnsConfig
+from trimtab.config.sections import ColumnsConfig
 
 _PORTS = ("PROXY_PORT", "PREFECT_PORT", "MLFLOW_PORT", "OBJECTS_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT")
 _LEDGER = """

@@ -21,7 +21,7 @@ from tests.serving.sample_project import flights
 from tests.trimtab import sample_rows
 from tests.waiting import eventually
 from trimtab.data.features import describe
-from trimtab.model import training
+from trimtab.model.pipeline import build_pipeline
 
 pytestmark = pytest.mark.docker
 MAX_MB = 320
@@ -154,7 +154,7 @@ def _model(way: str) -> Any:
     rows = flights()
     features = describe(rows, number=["distance", "hour"], category=["carrier"])
     params = sample_rows.params(train={"model": name or "logistic_regression", "params": options})
-    pipeline = training.build_pipeline(params, features, Path())
+    pipeline = build_pipeline(params, features, Path())
     if name is None:
         pipeline.steps[-1] = ("knn", KNeighborsClassifier(3))
     return pipeline

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from sources import flights
-from trimtab.config.params import ColumnsConfig
+from trimtab.config.sections import ColumnsConfig
 from trimtab.data.periods import Period
 from trimtab.data.schema import Schema
 

@@ -16,7 +16,7 @@ import pytest
 from stores.ledger import Ledger, tables
 from stores.ledger.migrations import migrate
 from tasks import alerts
-from trimtab.config.params import AlertConfig
+from trimtab.config.sections import AlertConfig
 
 SECRET = "/hooks/s3cret"
 LOG = AlertConfig(kind="log")

@@ -23,7 +23,7 @@ from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
 from tasks import alerts, notifiers
 from tests.ports import free_ports
-from trimtab.config.params import AlertConfig
+from trimtab.config.sections import AlertConfig
 
 NOW = timedelta(0)  # no grace: whoever raised it has delivered what it could
 TOKENS = ("TSECRET11", "ASECRET22", "s3cretTIiajkdnlazkcOXrI")

@@ -1,194 +1,38 @@
-"""`params.yaml`: everything that changes the model. Addresses, ports and folders are in `trimtab.config.settings`."""
+"""`params.yaml`: everything that changes the model. Addresses, ports and folders are in `trimtab.config.settings`.
+
+`trimtab.config.sections` has the sections; here are the checks across sections and the errors with line numbers."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from trimtab.config.fields import Cron, Duration, Holdout, KOfN, Window, format_duration
+from trimtab.config.fields import format_duration
 from trimtab.config.secret_detection import find_secret
+from trimtab.config.sections import (
+    AlertConfig,
+    ColumnsConfig,
+    GateConfig,
+    MonitorConfig,
+    PeriodConfig,
+    ProjectConfig,
+    ScheduleConfig,
+    Section,
+    SourceConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 from trimtab.config.yaml_lines import Loader, line_of
-from trimtab.data.periods import Every, Period, PeriodError, span
+from trimtab.data.periods import Period, span
 from trimtab.rollout.config import LOSSES, RolloutConfig
 
 
 class ParamsError(ValueError):
     """`params.yaml` cannot be used; the message names the file, the line and what to change."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ProjectConfig(_Section):
-    """What is being modelled."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="also the model's name in MLflow")
-    task: Literal["binary", "multiclass", "regression"] = Field(description="what kind of label is predicted")
-
-
-class SourceConfig(_Section):
-    """Where the rows of a period come from."""
-
-    target: str = Field(
-        description="module:function called with (start, end), or a Parquet/CSV path or s3:// address with {period}"
-    )
-
-
-class ColumnsConfig(_Section):
-    """The role of each column. Other columns stay in the data, and the model does not see them."""
-
-    target: str = Field(description="the label")
-    time: str = Field(description="the row's data time")
-    id: str = Field(description="the row's unique id")
-    key: str | None = Field(None, description="whom a prediction is about; a key keeps its arm in a rollout")
-    number: tuple[str, ...] = Field((), description="features that are numbers, in order")
-    category: tuple[str, ...] = Field((), description="features that are categories, in order")
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The model's inputs, in order."""
-        return (*self.number, *self.category)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> ColumnsConfig:
-        if not self.features:
-            raise ValueError("name at least one feature under number or category")
-        if twice := sorted({c for c in self.features if self.features.count(c) > 1}):
-            raise ValueError(f"a feature is named twice: {', '.join(twice)}")
-        if leak := {self.target, self.id} & set(self.features):
-            raise ValueError(f"{', '.join(sorted(leak))} cannot be a feature: it would tell the answer")
-        if self.time in self.features:
-            raise ValueError(f"{self.time} cannot be a feature: it is the time of a row; derive what matters from it")
-        if len({self.target, self.time, self.id}) < 3:
-            raise ValueError("target, time and id have to be three columns")
-        return self
-
-
-class PeriodConfig(_Section):
-    """How data time is divided into periods."""
-
-    every: Every = Field(description="length of a period")
-    start: str = Field(description="the first period")
-    first_train: str = Field(description="the last period that the first model may learn from")
-    label_delay: Duration = Field(timedelta(0), description="how long after a row its label is known")
-
-    @model_validator(mode="after")
-    def _parse(self) -> PeriodConfig:
-        named = {}
-        for key in ("start", "first_train"):
-            try:
-                named[key] = Period.parse(getattr(self, key), self.every)
-            except PeriodError as error:
-                raise ValueError(f"{key} {error}") from None
-        if named["first_train"] < named["start"]:
-            raise ValueError(f"first_train {self.first_train} lies before start {self.start}")
-        return self
-
-
-class ValidationConfig(_Section):
-    """When a whole batch is rejected."""
-
-    max_bad_share: float = Field(0.05, ge=0, lt=1, description="a larger share of bad rows refuses the batch")
-
-
-class TrainConfig(_Section):
-    """How a candidate is trained."""
-
-    window: Window = Field("all", description="periods to train on: all, or the newest so many")
-    holdout: Holdout = Field(1, description="newest part of the window, kept for the gate: periods, or a duration")
-    seed: int = Field(0, description="seed of the estimator and of every sample")
-    model: str = Field(
-        "hist_gradient_boosting",
-        description="hist_gradient_boosting, random_forest, logistic_regression, ridge, a sklearn. path, or model.py",
-    )
-    params: dict[str, Any] = Field({}, description="the estimator's own parameters")
-
-    @model_validator(mode="after")
-    def _possible(self) -> TrainConfig:
-        if self.window != "all" and self.window < 1:
-            raise ValueError(f"window {self.window} is impossible: use at least 1 period, or all")
-        if isinstance(self.holdout, int) and self.window != "all" and self.holdout >= self.window:
-            raise ValueError(
-                f"window {self.window} leaves nothing to train on after a holdout of {self.holdout}: "
-                "make window larger than holdout"
-            )
-        if self.holdout <= timedelta(0) if isinstance(self.holdout, timedelta) else self.holdout < 1:
-            raise ValueError("holdout leaves no row for the gate: give it at least 1 period, or 1h")
-        return self
-
-
-class GateConfig(_Section):
-    """What a candidate has to reach before it may be released. The gate cannot be turned off."""
-
-    metric: Literal["roc_auc", "log_loss", "accuracy", "f1_macro", "rmse", "mae", "r2"] = Field(
-        description="what candidate and champion are compared by"
-    )
-    min: float = Field(description="an absolute floor; for errors, the largest allowed")
-    max_regression: float = Field(0.0, ge=0, description="how much worse than the champion still passes")
-    slices: dict[str, Annotated[float, Field(ge=0)]] = Field({}, description="column: margin in each of its values")
-    min_slice_rows: int = Field(300, ge=30, description="values of a slice with fewer rows are not judged")
-    resamples: int = Field(500, ge=50, le=5000, description="resamples of the bootstrap intervals")
-
-
-class DriftConfig(_Section):
-    """Thresholds of drift. They are effect sizes and not p-values, so more rows do not give more alarms."""
-
-    threshold: float = Field(0.1, gt=0, description="a column's distance from which it counts as drifted")
-    impact: float = Field(0.1, gt=0, description="importance-weighted mean distance that asks for a retrain")
-    prediction: float = Field(0.3, gt=0, description="distance of the predictions that asks for a retrain")
-    max_null_gain: float = Field(0.1, gt=0, le=1, description="more missing values than this blocks")
-    max_unseen: float = Field(0.1, gt=0, le=1, description="a larger share of unseen categories blocks")
-
-
-class QualityConfig(_Section):
-    """When the live model's measured quality asks for a retrain."""
-
-    max_drop: float = Field(0.05, gt=0, description="how far the live metric may fall below what was promised")
-    min_labels: int = Field(500, ge=1, description="with fewer labels nothing is concluded")
-
-
-class MonitorConfig(_Section):
-    """When production data asks for an action."""
-
-    sample: int = Field(20_000, ge=100, description="rows of a period that are measured")
-    drift: DriftConfig = DriftConfig()
-    quality: QualityConfig = QualityConfig()
-    persist: KOfN = Field((2, 3), description="periods that must violate, the newest among them")
-    cooldown: int = Field(1, ge=0, description="periods after a retrain in which none follows")
-    min_rows: int = Field(200, ge=1, description="a period with fewer answers is not judged")
-
-
-class ScheduleConfig(_Section):
-    """Cron lines, UTC."""
-
-    retrain: Cron = Field("0 2 * * *", description="when retrain/nightly runs")
-    ingest: Cron = Field("30 1 * * *", description="when ingest/nightly runs")
-    changes: Cron = Field("*/5 * * * *", description="when ingest/on-change looks for changed objects in a bucket")
-
-
-class AlertConfig(_Section):
-    """A channel for alerts. A secret address comes from an environment variable or a file."""
-
-    kind: Literal["log", "webhook", "slack", "email", "apprise"] = Field(description="how it is sent")
-    url: SecretStr | None = Field(None, description="the address, where it holds no secret")
-    url_env: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$", description="the variable that holds the address")
-    url_file: Path | None = Field(None, description="the file that holds the address, like /run/secrets/slack")
-
-    @model_validator(mode="after")
-    def _addressed(self) -> AlertConfig:
-        given = [value for value in (self.url, self.url_env, self.url_file) if value is not None]
-        if self.kind == "log" and given:
-            raise ValueError("kind log has no address: remove it, or choose another kind")
-        if self.kind != "log" and len(given) != 1:
-            raise ValueError(f"kind {self.kind} needs one of url, url_env and url_file")
-        if self.url_file is not None and not self.url_file.is_absolute():
-            raise ValueError("url_file has to be an absolute path: flows run in folders of their own")
-        return self
 
 
 def _without_secret(alert: AlertConfig) -> AlertConfig:
@@ -203,7 +47,7 @@ def _without_secret(alert: AlertConfig) -> AlertConfig:
     return alert
 
 
-class Params(_Section):
+class Params(Section):
     """The whole of `params.yaml`."""
 
     project: ProjectConfig

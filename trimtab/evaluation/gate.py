@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trimtab.config.params import GateConfig
+from trimtab.config.sections import GateConfig
 from trimtab.data.arrays import Floats, Labels
 from trimtab.evaluation import metrics
 from trimtab.evaluation.metrics import Interval

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from trimtab.config.params import MonitorConfig
+from trimtab.config.sections import MonitorConfig
 from trimtab.data.features import Feature
 from trimtab.evaluation.metrics import LOWER_IS_BETTER
 

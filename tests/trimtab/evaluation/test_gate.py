@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trimtab.evaluation.test_metrics import CASES, CLASSES, MAKERS
-from trimtab.config.params import GateConfig
+from trimtab.config.sections import GateConfig
 from trimtab.evaluation import gate, metrics
 from trimtab.model.scoring import Scores
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trimtab.config.params import MonitorConfig
+from trimtab.config.sections import MonitorConfig
 from trimtab.data.features import Feature
 from trimtab.evaluation import monitoring
 from trimtab.evaluation.monitoring import Facts, PeriodFinding, Quality

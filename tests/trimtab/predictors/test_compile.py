@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits
 from tests.trimtab import sample_rows
 from trimtab.data.features import Feature, columns_of, frame
 from trimtab.data.types import Columns
-from trimtab.model import training
 from trimtab.model.equivalence import TOLERANCE, difference, max_deviation
+from trimtab.model.pipeline import build_pipeline
 from trimtab.model.scoring import Scorer
 from trimtab.predictors.compile import Predictor, compile_pipeline
 from trimtab.predictors.preprocessing import NotCompilable
@@ -99,7 +99,7 @@ def fitted(name: str) -> Scorer:
     params = sample_rows.params(project={"task": task}, gate={"metric": sample_rows.METRIC[task]},
                           train={"model": model, "params": {"max_iter": 20}})  # fmt: skip
     params = params.model_copy(update={"train": params.train.model_copy(update={"params": options})})
-    pipeline = training.build_pipeline(params, FEATURES, Path())
+    pipeline = build_pipeline(params, FEATURES, Path())
     rows = table()
     if model == HGB:  # scikit-learn 1.9 cannot train these trees on a number that is missing everywhere
         rows = rows.assign(empty=rows["empty"].where(rows.index > 0, 1.0))
