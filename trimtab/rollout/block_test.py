@@ -60,13 +60,13 @@ def judge_blocks(
     share = policy.alpha * (PROBATION_SHARE if in_probation else ROLLOUT_SHARE)
     lost = _loss(policy.metric, truth, new, old)
     overall = block_statistic(lost, times_us, policy.block, share)
-    parts = {key: np.flatnonzero(mask) for key, mask in slices.items()}
-    each = share / (1 + len(parts))
-    found = {key: _in(places, lost, times_us, policy, each) for key, places in parts.items()}
+    rows_of = {key: np.flatnonzero(mask) for key, mask in slices.items()}
+    each = share / (1 + len(rows_of))
+    found = {key: _mean_over(rows, lost, times_us, policy, each) for key, rows in rows_of.items()}
     by_slice = {f"{column}={value}": _numbers(part) for (column, value), part in found.items()}
     evidence = {"metric": policy.metric, **_numbers(overall), "slices": by_slice}
     words = f"{policy.metric} differs by {overall.describe(policy.block)}, positive is worse"
-    if _in(np.arange(len(times_us)), lost, times_us, policy, each).worse():
+    if _mean_over(np.arange(len(times_us)), lost, times_us, policy, each).worse():
         return BlockResult("roll back", f"worse from day to day: {words}", evidence)
     for key, part in found.items():
         if part.worse(policy.metric_slices[key[0]]):
@@ -76,18 +76,18 @@ def judge_blocks(
             )
     if in_probation or not overall.not_worse(policy.metric_margin):
         return BlockResult("keep collecting", words, evidence)
-    weighty = {k: part for k, part in found.items() if part.blocks >= MIN_BLOCKS or slices[k].mean() >= RARE}
-    young = [k for k, part in weighty.items() if part.blocks < MIN_BLOCKS]
-    if young:
-        named = ", ".join(f"{column} {value}" for column, value in young)
+    counted = {k: part for k, part in found.items() if part.blocks >= MIN_BLOCKS or slices[k].mean() >= RARE}
+    too_few = [k for k, part in counted.items() if part.blocks < MIN_BLOCKS]
+    if too_few:
+        named = ", ".join(f"{column} {value}" for column, value in too_few)
         return BlockResult(
             "keep collecting", f"not worse overall, but {named} has not been seen on enough days; {words}", evidence
         )
-    harmed = [k for k, part in weighty.items() if k in suspects or part.mean > policy.metric_slices[k[0]]]
+    harmed = [k for k, part in counted.items() if k in suspects or part.mean > policy.metric_slices[k[0]]]
     if harmed:
         named = ", ".join(f"{column} {value}" for column, value in harmed)
-        said = f"not worse overall, but it looks worse where {named}; {words}"
-        return BlockResult("keep collecting", said, evidence, suspected=True)
+        reason = f"not worse overall, but it looks worse where {named}; {words}"
+        return BlockResult("keep collecting", reason, evidence, suspected=True)
     return BlockResult("promote", f"not worse by more than {policy.metric_margin:g} from day to day: {words}", evidence)
 
 
@@ -104,9 +104,11 @@ def _loss(metric: str, truth: Labels, new: Scores, old: Scores) -> Callable[[Int
     return lost
 
 
-def _in(places: Ints, lost: Callable[[Ints], float], times_us: Ints, policy: RolloutPolicy, alpha: float) -> BlockMean:
+def _mean_over(
+    rows: Ints, lost: Callable[[Ints], float], times_us: Ints, policy: RolloutPolicy, alpha: float
+) -> BlockMean:
     assert policy.block is not None
-    return block_statistic(lambda rows: lost(places[rows]), times_us[places], policy.block, alpha)
+    return block_statistic(lambda at: lost(rows[at]), times_us[rows], policy.block, alpha)
 
 
 def _numbers(found: BlockMean) -> dict[str, Any]:
