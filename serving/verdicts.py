@@ -59,7 +59,7 @@ class VerdictResponse(BaseModel):
     differences are in -1 to 1."""
 
     rollout: str
-    release: str = Field(description="digest of the release on trial")
+    release: str = Field(description="digest of the release that the rollout is about")
     champion: str | None = Field(description="digest of the release that it is compared with")
     state: str = Field(description="started, probed, shadow, canary, champion, closed, rolled back, reverted or ended")
     share: float = Field(description="share of the keys that Trimtab's own servers let the release answer")

@@ -198,7 +198,7 @@ class Replay:
 
 
 class RolloutWatcher:
-    """The rollout that is on trial, if any, followed by what its conductor saw of the traffic since."""
+    """The open rollout, if any, followed by what its conductor saw of the traffic since."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

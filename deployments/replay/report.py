@@ -152,7 +152,7 @@ def _line(row: Mapping[str, Any]) -> str:
     metric, decision = row["metric"], row["decision"]
     what = f"{decision['action']}: {decision['cause']}" if decision else "the batch was quarantined"
     if row["gate"]:
-        kept = "on trial" if row["rollout"] else "rejected"
+        kept = "in rollout" if row["rollout"] else "rejected"
         what += f" -> {'promoted' if row['promoted'] else kept}"
     return (
         f"{row['period']:<9}{row['rows']:>8,}  {row['version']:>7}  {metric['live']:>6.3f}  {metric['frozen']:>6.3f}  "

@@ -50,7 +50,7 @@ class Case:
     seen: bool = False
 
 
-ON_TRIAL = (
+CHALLENGERS = (
     Case("labels shuffled in training", releases.shuffled, r"^worse", seen=True),
     Case("a feature encoded differently", releases.encoded, r"^worse", seen=True),
     Case("correct but 20 times slower", releases.slow, r"takes .* ms or more, of the champion.s"),
@@ -158,7 +158,7 @@ def assert_exposure_is_told(account: ScenarioResult) -> None:
     assert told > 0 or account.exposed == 0
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in ON_TRIAL])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CHALLENGERS])
 def test_a_bad_release_is_taken_back_by_itself(
     stack: Stack, maker: Maker, figures: list[dict[str, Any]], case: Case
 ) -> None:

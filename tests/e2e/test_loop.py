@@ -137,7 +137,7 @@ def test_with_prefect_killed_between_decision_and_event_the_retrain_happens_exac
     """The decision is in the ledger, the server and the run die, the event is lost; reconcile does what the event would
     have."""
     with same_champion(stack):
-        pass  # nobody is on trial, who might become champion on what is asked now
+        pass  # no open rollout may promote a challenger on these requests
     _ask(stack, "2013-06")
     params = stack.settings.root / "params.yaml"
     kept = params.read_text()

@@ -74,7 +74,7 @@ class Trial:
         return current_state(self.ctx.ledger.rollout_steps(ID)).title
 
     def users(self, rows: int = 200, *, skill: float, errors: int = 0, labelled: bool = True) -> None:
-        """A day of pairs: the one on trial is right with *skill*, the other with 0.7."""
+        """A day of pairs: the challenger is right with *skill*, the other with 0.7."""
         live = self.ctx.ledger.live()
         assert live is not None
         assert live.challenger is not None

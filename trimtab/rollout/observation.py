@@ -159,8 +159,8 @@ def observe(
     if at.in_probation and at.labels_until is not None:
         known = known[known["arrived"] > pd.Timestamp(at.labels_until)].reset_index(drop=True)
     values = differences(known, release, other, policy)
-    weigh = sequential_test.judge_after_promotion if at.in_probation else sequential_test.judge
-    judged = weigh(values, policy, slices=_slices(known, policy))
+    judge = sequential_test.judge_after_promotion if at.in_probation else sequential_test.judge
+    judged = judge(values, policy, slices=_slices(known, policy))
     outcome, reason, suspected, numbers = judged.outcome, judged.reason, False, judged.model_dump(mode="json")
     if policy.block is not None and len(known):
         blocks = _by_block(known, values, release, other, at, policy)
