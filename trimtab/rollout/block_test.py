@@ -51,7 +51,8 @@ def judge_blocks(
     Promote: shown not worse by ``policy.metric_margin``, and no slice looks worse, neither in the mean over its blocks
     by more than its margin nor as one of the *suspects* (slices whose labels have a mean loss difference above the
     margin). Roll back: shown worse overall, or shown worse by more than its margin in a slice; alpha is divided equally
-    among these tests (Bonferroni). In probation the only outcomes are roll back and keep collecting.
+    among these tests (Bonferroni). A promotion waits until each slice with at least one label in `RARE` has enough
+    blocks. In probation the only outcomes are roll back and keep collecting.
 
     Needs ``policy.block`` and ``policy.metric``.
     """
@@ -76,7 +77,7 @@ def judge_blocks(
             )
     if in_probation or not overall.not_worse(policy.metric_margin):
         return BlockResult("keep collecting", words, evidence)
-    counted = {k: part for k, part in found.items() if part.blocks >= MIN_BLOCKS or slices[k].mean() >= RARE}
+    counted = {k: part for k, part in found.items() if part.blocks >= MIN_BLOCKS or slices[k].mean() * RARE >= 1}
     too_few = [k for k, part in counted.items() if part.blocks < MIN_BLOCKS]
     if too_few:
         named = ", ".join(f"{column} {value}" for column, value in too_few)
