@@ -78,7 +78,8 @@ def test_every_answer_survives_kill_9_exactly_once(place: ServerHome) -> None:
     assert len(kept) == len(set(kept))
     assert set(answered) <= set(kept)
     compact(place.telemetry)  # what becomes of the remains changes nothing
-    assert not list(place.telemetry.glob("predictions/wal/*"))
+    # Killed between opening a segment and its first record, a writer leaves an empty one, which is kept for an hour.
+    assert not [path for path in place.telemetry.glob("predictions/wal/*") if path.stat().st_size]
     assert sorted(predictions(place.telemetry)["prediction_id"]) == kept
 
 
