@@ -12,7 +12,9 @@ import pytest
 from serving.settings import parse_keys
 
 INFRA = Path(__file__).resolve().parents[2] / "infra" / "compose"
-MAKE = "import sys; from pathlib import Path; import generate_secrets; (generate_secrets.keep(Path(sys.argv[1]), {}))"
+MAKE = (
+    "import sys; from pathlib import Path; import generate_secrets; print(generate_secrets.keep(Path(sys.argv[1]), {}))"
+)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
