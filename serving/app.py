@@ -65,7 +65,7 @@ class ModelServer:
         self.recorder = Recorder(
             folder,
             roll_bytes=int(settings.segment_mb * 1024 * 1024),
-            roll_after_s=min(settings.segment_s, settings.ship_s) if uploads else settings.segment_s,
+            roll_after_s=min(settings.segment_s, settings.upload_s) if uploads else settings.segment_s,
         )
         self.metrics = ServerMetrics(folder, self.recorder, uploads=uploads)
         self.guard = CrashGuard(folder / "crash_guard")
@@ -85,7 +85,7 @@ class ModelServer:
             PeriodicThread("follower", self.follower.run_once, every_s=settings.follow_s),
             PeriodicThread("preload", self.preload.run_once, every_s=1.0),
             PeriodicThread(
-                "telemetry", self.maintenance.run_once, every_s=min(1.0, settings.ship_s / 4) if uploads else 1.0
+                "telemetry", self.maintenance.run_once, every_s=min(1.0, settings.upload_s / 4) if uploads else 1.0
             ),
             PeriodicThread("rollouts", RolloutMetrics(ledger, self.metrics.registry).run_once, every_s=5.0),
             PeriodicThread("decisions", DecisionMetrics(ledger, self.metrics).run_once, every_s=10.0),
@@ -224,8 +224,8 @@ def _routes(server: ModelServer) -> FastAPI:
         content["keys"] = server.key_reloader.trouble or "ok"
         content["compaction"] = server.maintenance.compaction_trouble or "ok"
         if server.uploads:
-            content["shipping"] = server.maintenance.upload_trouble or "ok"
-            content["shipping_lag_s"] = round(oldest_pending_s(server.recorder.root, with_parts=True), 1)
+            content["upload"] = server.maintenance.upload_trouble or "ok"
+            content["upload_lag_s"] = round(oldest_pending_s(server.recorder.root, with_parts=True), 1)
         return as_json(content, 503 if reasons else 200)
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -233,7 +233,7 @@ def _routes(server: ModelServer) -> FastAPI:
         """Metrics in Prometheus' text format."""
         server.metrics.telemetry_up.set(server.recorder.write_error is None)
         server.metrics.compaction_up.set(server.maintenance.compaction_trouble is None)
-        server.metrics.shipping_up.set(server.maintenance.upload_trouble is None)
+        server.metrics.upload_up.set(server.maintenance.upload_trouble is None)
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/live")

@@ -87,7 +87,7 @@ class ServerSettings(SettingsWithSecrets):
     trusted_types: tuple[str, ...] = Field((), description="types of the project's own model.py, as a JSON list")
     keys_s: float = Field(1, gt=0, description="seconds between two reads of the key files")
     follow_s: float = Field(0.25, gt=0, description="seconds between two reads of the ledger")
-    ship_s: float = Field(2, gt=0, description="with a store, seconds after which a telemetry segment is uploaded")
+    upload_s: float = Field(2, gt=0, description="with a store, seconds after which a telemetry segment is uploaded")
     drain_s: float = Field(
         20, gt=0, description="with a store, seconds for uploading telemetry before the process ends"
     )

@@ -163,9 +163,8 @@ class Verdicts:
 
     def _find(self, name: str | None) -> Rollout:
         if name is None:
-            live = self._ledger.live()
-            rollout = self._ledger.rollout(live.rollout) if live is not None and live.rollout else None
-            found = [rollout] if rollout is not None else self._ledger.rollouts()
+            current = self._ledger.current_rollout()
+            found = [current.rollout] if current is not None else self._ledger.rollouts()
             if not found:
                 raise UnknownRollout("there has been no rollout yet: the flow deploy starts one")
             return found[-1]

@@ -30,11 +30,11 @@ def raise_alert(
 
 
 def deliver_pending(ledger: Ledger, listeners: Sequence[AlertConfig], *, grace: timedelta) -> list[str]:
-    """Deliver the alerts that have not reached everybody, to those who miss them; the ids of those that did now.
+    """Deliver alerts to the listeners that they have not reached; the ids of those that have reached all now.
 
-    One that was recorded within *grace* is left to whoever raised it, who may be delivering it. The newest come first,
-    and who refused once is left alone for the rest of the round: a listener that is gone for good holds up nothing that
-    others miss.
+    One that was recorded within *grace* is left to the run that raised it, which may be delivering it. The newest come
+    first, and a listener that refuses once is skipped for the rest of the round, so that one that is gone for good
+    delays nothing.
     """
     known, raised_before = ledger.outcomes(), datetime.now(UTC) - grace
     waiting = [

@@ -20,7 +20,7 @@ _ATTEMPTS = 5
 _TARGET = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)")
 _BUSY = frozenset({"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "503", "500"})
 _MOVED = frozenset({"PreconditionFailed", "412", "NoSuchKey", "404"})
-_NO_BUCKETS = "nobody lists buckets there: correct TRIMTAB_SOURCE_ENDPOINT, or source.target in params.yaml"
+_NO_BUCKETS = "that address lists no buckets: correct TRIMTAB_SOURCE_ENDPOINT, or source.target in params.yaml"
 _REASONS = {
     "NoSuchBucket": "there is no such bucket: correct source.target in params.yaml, or make the bucket",
     "InvalidAccessKeyId": "the server does not know this key: correct the credentials of the source",

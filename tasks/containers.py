@@ -22,7 +22,7 @@ _NO_REGISTRY = re.compile(
     r"|unexpected EOF|: EOF|(HTTP|received unexpected) status:? 5\d\d|Service Unavailable|toomanyrequests",
     re.IGNORECASE,
 )
-_SCRATCH = {"/tmp": "mode=1777"}  # nosec B108 # of a container that nobody else is in
+_SCRATCH = {"/tmp": "mode=1777"}  # nosec B108 # of a container with one process owner
 
 
 class EngineRejected(RuntimeError):

@@ -243,7 +243,7 @@ def _explain(workload: Workload, refusal: _Refusal) -> str:
     what = f"Deployment {workload.name} in namespace {workload.namespace}"
     if refusal.holders:
         return (
-            f"somebody else holds the release of the {what} ({refusal.holders}): take {PRELOAD} and the annotations "
+            f"another client holds the release of the {what} ({refusal.holders}): take {PRELOAD} and the annotations "
             "trimtab.io/* out of what they apply, then deploy again"
         )
     if refusal.status == 404:

@@ -49,7 +49,7 @@ class HAProxy:
         while self.current() != (version, tuple(servers)):
             if time.monotonic() >= deadline:
                 raise ProxyRejected(
-                    f"HAProxy in {self.name} was told to route to {', '.join(servers)}, but {self.url}{BACKEND_PATH} "
+                    f"HAProxy in {self.name} was asked to route to {', '.join(servers)}, but {self.url}{BACKEND_PATH} "
                     f"does not show it after {within_s:g} s: {containers.tail_logs(self.name)}"
                 )
             time.sleep(0.1)

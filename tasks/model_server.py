@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 Answer = TypeVar("Answer")
 UNREACHABLE_WAIT_S = (
-    10.0  # how long to wait for a replica that nobody hears from, or for a first one: names in DNS lag behind
+    10.0  # how long to wait for a replica that does not answer, or for a first one: names in DNS lag behind
 )
 
 

@@ -28,9 +28,7 @@ _SCHEMES = {"email": ("mailto", "mailtos"), "slack": ("slack", "https")}
 for _name, _level in {"httpx": logging.WARNING, "urllib3": logging.INFO, "apprise": logging.CRITICAL + 1}.items():
     logging.getLogger(_name).setLevel(_level)
 
-_backoff_until: dict[
-    str, float
-] = {}  # names of listeners that kept somebody waiting, and until when they are left alone
+_backoff_until: dict[str, float] = {}  # listeners that timed out, and until when they are skipped
 
 
 class DeliveryFailed(RuntimeError):

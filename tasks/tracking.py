@@ -53,7 +53,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
         return str(found.experiment_id)
     try:
         return str(client.create_experiment(name, tags=KIND))
-    except MlflowException:  # somebody else was faster
+    except MlflowException:  # another process was faster
         found = client.get_experiment_by_name(name)
         if found is None:
             raise

@@ -60,8 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     results |= {"telemetry": bench.accounts, "versions": machine.versions()}
     results["ratios"] = {goal.name: goal.as_json() for goal in goals(results)}
     results |= {"did_not_run": failures, "took_s": round(time.monotonic() - began, 1)}
-    told = [*table(results), "", *starmap(sentence, bench.accounts.items())]
-    print("", *told, f"{results['took_s']} s; {results['machine']}", sep="\n")
+    lines = [*table(results), "", *starmap(sentence, bench.accounts.items())]
+    print("", *lines, f"{results['took_s']} s; {results['machine']}", sep="\n")
     if parts == tuple(PARTS):
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
@@ -86,7 +86,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def _interrupt(*_: object) -> None:
-    """Being told to end is like Ctrl-C: servers are stopped on the way out."""
+    """SIGTERM is like Ctrl-C: servers are stopped on the way out."""
     raise KeyboardInterrupt
 
 

@@ -53,7 +53,7 @@ def said_to_have_answered(url: str) -> int:
 
 
 def compare(home: Path, count: Count, said: int, *, has_pairs: bool = False) -> dict[str, Any]:
-    """The account of one server that was stopped. It is complete when every row that was answered, read by somebody or
+    """The account of one server that was stopped. It is complete when every row that was answered, read by a client or
     not, is in telemetry exactly once."""
     from stores import telemetry
 

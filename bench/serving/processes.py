@@ -1,5 +1,5 @@
 """Servers to measure: started one at a time in a process group of their own, waited for, and always stopped. What they
-serve is `bench.serving.servers`' business."""
+serve is in `bench.serving.servers`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DidNotRun(RuntimeError):
 
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
+    """A port that is free at the moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

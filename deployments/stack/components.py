@@ -19,7 +19,7 @@ _STOCK_WORKER = {
 }
 
 
-# A model server that is told to stop answers what it has been asked (10 s at the most), and with a store it brings
+# A model server that is stopped answers what it has been asked (10 s at the most), and with a store it brings
 # there what waits (TRIMTAB_DRAIN_S, 20 s); normally both take a moment.
 _ANSWERED_S, _DRAINED_S = 12.0, 35.0
 

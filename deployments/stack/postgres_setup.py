@@ -27,7 +27,7 @@ def prepare(settings: Settings, echo: Callable[[str], None]) -> None:
     if (folder / "data").exists() and not passfile(settings).exists():
         if folder.is_relative_to(settings.state):
             raise StackError(
-                f"{passfile(settings)} is missing, so nobody can log in to the database in {folder}; "
+                f"{passfile(settings)} is missing, so no process can log in to the database in {folder}; "
                 f"restore the file, or delete {folder} to start with an empty database"
             )
         old = folder.with_name(f"{folder.name}-set-aside-{int(time.time())}")

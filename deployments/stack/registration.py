@@ -60,7 +60,7 @@ def _content(path: Path) -> bytes:
 
 
 def _counts(settings: Settings) -> dict[str, Any] | None:
-    """How many deployments and automations Prefect has: somebody may have deleted some by hand."""
+    """How many deployments and automations Prefect has: some may have been deleted by hand."""
     try:
         return {kind: _post(f"{settings.prefect_api}/{kind}/count") for kind in ("deployments", "automations")}
     except (urllib.error.URLError, ValueError):

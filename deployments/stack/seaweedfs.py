@@ -42,7 +42,7 @@ def prepare(settings: Settings) -> None:
     folder = settings.state / "objects"
     if folder.exists() and not keyfile(settings).exists():
         raise StackError(
-            f"{keyfile(settings)} is missing, so nobody can log in to the objects in {folder}; restore the file, or "
+            f"{keyfile(settings)} is missing, so no process can read the objects in {folder}; restore the file, or "
             f"delete {folder} to start with an empty store"
         )
     if not keyfile(settings).exists():

@@ -4,7 +4,7 @@
 
 What is there stays as it is, so this can be run again at any time; delete a file to get a new secret
 (docs/how-to/compose.md says how to change each without downtime). The folder can be entered by its owner only; the
-files in it can be read by containers, which run as other users, and by nobody else."""
+files in it can be read by containers, which run as other users, and by no other user."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Make .env and the secrets that infra/compose/compose.yaml needs.")
     parser.add_argument("--env", type=Path, default=HERE / ".env", help="the file that Compose reads")
     parser.add_argument("--secrets", type=Path, default=HERE / "secrets", help="the folder of the secrets")
-    parser.add_argument("--pager", default="", help="webhook for alerts that somebody has to see now")
+    parser.add_argument("--pager", default="", help="webhook for alerts that cannot wait")
     parser.add_argument("--tickets", default="", help="webhook for alerts that can wait until morning")
     given = parser.parse_args(arguments)
     made = [

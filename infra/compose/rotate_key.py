@@ -38,12 +38,12 @@ def add(folder: Path, name: str) -> str:
     if len(keys) != 1:
         raise Refused(f"it holds {len(keys)} keys already: drop the old ones first")
     _write_in_place(folder / name, [new_key(), *keys])
-    told = (
+    next_step = (
         "run generate_secrets.py, which gives flows the new one"
         if name == LISTS[0]
         else f"give clients the first of {name}"
     )
-    return f"{name} holds a new key and the old one. When every server says so (trimtab_keys), {told}."
+    return f"{name} holds a new key and the old one. When every server says so (trimtab_keys), {next_step}."
 
 
 def drop(folder: Path, name: str) -> str:

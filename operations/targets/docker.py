@@ -111,7 +111,7 @@ class DockerTarget:
         names = self._names(digest)
         at, shown = self._proxy.current()
         if at > version and desired_release(self._ctx.ledger) != DesiredRelease(digest, version):
-            return []  # another run has read a newer version and told the proxy
+            return []  # another run has read a newer version and changed the route
         if containers.find_image(self.image(digest)) is None:
             self._ensure_image(digest)
         for container in self._ensure_containers(digest, ""):

@@ -62,21 +62,21 @@ class ServerMetrics:
         self.quality = gauge("quality", "Quality in the newest checked period, and as promised.", "metric", "kind")
         self._function("ledger_age_seconds", "Seconds since the ledger was read.", self._ledger_age_s)
         self._function("telemetry_written_bytes", "Bytes recorded by this process.", lambda: recorder.written_bytes)
-        self._function("telemetry_waiting_bytes", "Bytes not compacted yet.", lambda: pending_bytes(telemetry))
+        self._function("telemetry_pending_bytes", "Bytes not compacted yet.", lambda: pending_bytes(telemetry))
         self._function(
             "telemetry_lag_seconds", "Age of the oldest row not compacted yet.", lambda: oldest_pending_s(telemetry)
         )
-        self.shipping_up = Gauge(
-            "trimtab_shipping_up", "1 when the last upload of telemetry to the store succeeded.",
+        self.upload_up = Gauge(
+            "trimtab_upload_up", "1 when the last upload of telemetry to the store succeeded.",
             registry=registry if uploads else None,
         )  # fmt: skip
         if uploads:
             self._function(
-                "shipping_waiting_bytes", "Bytes not uploaded to the store yet.",
+                "upload_pending_bytes", "Bytes not uploaded to the store yet.",
                 lambda: pending_bytes(telemetry, with_parts=True),
             )  # fmt: skip
             self._function(
-                "shipping_lag_seconds", "Age of the oldest row not uploaded to the store yet.",
+                "upload_lag_seconds", "Age of the oldest row not uploaded to the store yet.",
                 lambda: oldest_pending_s(telemetry, with_parts=True),
             )  # fmt: skip
         self._key_counts = gauge("keys", "API keys of the server, by scope.", "scope")

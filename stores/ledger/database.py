@@ -98,5 +98,5 @@ class Database:
 
 
 def _hold_references(connection: Any, _record: object) -> None:
-    """SQLite checks foreign keys only when it is told to."""
+    """SQLite checks foreign keys only on request."""
     connection.execute("PRAGMA foreign_keys = ON")

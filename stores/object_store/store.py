@@ -25,7 +25,7 @@ from stores.object_store.s3 import (
 
 _PART_BYTES = 16 * 1024 * 1024
 # SeaweedFS (4.48) looks whether an object is there before it puts the parts together, not as it does: of four writers
-# at once it told three that they were first. One request holds what it promises.
+# at once it answered three that they were first. One request holds what it promises.
 _CONDITIONAL_BYTES = 64 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 _LISTED_AT_ONCE = _DELETED_AT_ONCE = 1000

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
-logging.getLogger("dvc.repo.scm_context").setLevel(logging.WARNING)  # tells people to run git commands
+logging.getLogger("dvc.repo.scm_context").setLevel(logging.WARNING)  # advises to run git commands
 
 T = TypeVar("T")
 

@@ -116,17 +116,17 @@ def _exporter(place: ServerHome, port: int) -> subprocess.Popen[bytes]:
 
 def test_a_server_without_a_champion_pages_somebody_until_it_has_one(watched: tuple[Watched, ServerHome]) -> None:
     pair, place = watched
-    eventually(lambda: "TrimtabNobodyIsLive" in pair.alerts("pager", "firing"), "the page")
+    eventually(lambda: "TrimtabNoChampion" in pair.alerts("pager", "firing"), "the page")
     (alert,) = [
         alert
         for message in pair.arrived["pager"][:9]
         for alert in message["alerts"]
-        if alert["labels"]["alertname"] == "TrimtabNobodyIsLive" and alert["status"] == "firing"
+        if alert["labels"]["alertname"] == "TrimtabNoChampion" and alert["status"] == "firing"
     ][:1]
     assert alert["labels"]["instance"] == f"127.0.0.1:{place.port}"
     assert "/ready says why" in alert["annotations"]["action"]
     place.go_live(place.release().digest)
-    eventually(lambda: "TrimtabNobodyIsLive" in pair.alerts("pager", "resolved"), "all is well again", within_s=30)
+    eventually(lambda: "TrimtabNoChampion" in pair.alerts("pager", "resolved"), "all is well again", within_s=30)
 
 
 def test_a_refused_batch_is_a_ticket_until_one_of_that_period_is_accepted(watched: tuple[Watched, ServerHome]) -> None:

@@ -59,7 +59,7 @@ class Servers:
         home.mkdir()
         place = ServerHome(home, free_port(), {
             "TRIMTAB_LEDGER_URL": f"sqlite:///{self.ledger.home}/ledger.db", "TRIMTAB_STORE": self.objects.url,
-            "TRIMTAB_STORE_ENDPOINT": self.proxy.endpoint, "TRIMTAB_SHIP_S": "1", **env,
+            "TRIMTAB_STORE_ENDPOINT": self.proxy.endpoint, "TRIMTAB_UPLOAD_S": "1", **env,
         })  # fmt: skip
         self.places.append(place)
         place.start(wait_for="")
@@ -174,7 +174,7 @@ def test_answers_pairs_and_labels_of_all_servers_reach_a_reader_soon(servers: Se
 
 def test_a_server_uploads_all_its_telemetry_before_it_stops(servers: Servers) -> None:
     servers.ledger.go_live(servers.release())
-    place = servers.start(TRIMTAB_SHIP_S="600")
+    place = servers.start(TRIMTAB_UPLOAD_S="600")
     ids = [p["id"] for p in place.post("/predict", {"rows": [ROW] * 5})[1]["predictions"]]
     assert telemetry.predictions(servers.reader).empty
     assert place.stop() in ENDED
@@ -185,18 +185,18 @@ def test_servers_answer_while_the_store_is_unavailable_and_upload_everything_aft
     servers.ledger.go_live(servers.release())
     place = servers.start()
     users = Users(place)
-    place.wait(lambda: metric(place, "trimtab_shipping_up") == 1, "it ships", within_s=PATIENCE_S)
+    place.wait(lambda: metric(place, "trimtab_upload_up") == 1, "it uploads", within_s=PATIENCE_S)
     servers.proxy.leave()
-    place.wait(lambda: metric(place, "trimtab_shipping_up") == 0, "the trouble is told", within_s=PATIENCE_S)
+    place.wait(lambda: metric(place, "trimtab_upload_up") == 0, "the trouble is told", within_s=PATIENCE_S)
     before = len(users.answered)
-    place.wait(lambda: metric(place, "trimtab_shipping_lag_seconds") > 3, "the lag is told", within_s=PATIENCE_S)
-    assert metric(place, "trimtab_shipping_waiting_bytes") > 0
+    place.wait(lambda: metric(place, "trimtab_upload_lag_seconds") > 3, "the lag is told", within_s=PATIENCE_S)
+    assert metric(place, "trimtab_upload_pending_bytes") > 0
     status, ready = place.get("/ready")
-    assert status == 200 and "s3://" in ready["shipping"] and ready["shipping_lag_s"] > 0
+    assert status == 200 and "s3://" in ready["upload"] and ready["upload_lag_s"] > 0
     place.wait(lambda: len(users.answered) > before + 10, "answers go on")
     servers.proxy.come_back()
-    place.wait(lambda: metric(place, "trimtab_shipping_lag_seconds") < 3, "it has caught up", within_s=PATIENCE_S)
-    place.wait(lambda: place.get("/ready")[1]["shipping"] == "ok", "all is well", within_s=PATIENCE_S)
+    place.wait(lambda: metric(place, "trimtab_upload_lag_seconds") < 3, "it has caught up", within_s=PATIENCE_S)
+    place.wait(lambda: place.get("/ready")[1]["upload"] == "ok", "all is well", within_s=PATIENCE_S)
     answered = users.stop()
     place.stop()
     assert sorted(telemetry.predictions(servers.reader)["prediction_id"]) == sorted(answered)

@@ -55,23 +55,27 @@ def compacting(store: Store, *, is_gone: bool) -> Iterator[None]:
 
 
 def life(random: Random, store: Store, steps: int) -> Iterator[tuple[list[int], set[int]]]:
-    """What may happen to a writer's parts, step by step: what was shipped so far, and the gaps."""
-    gaps, shipped, compactors = set(random.sample(range(30), random.randint(0, 3))), list[int](), list[Iterator[None]]()
+    """What may happen to a writer's parts, step by step: what was uploaded so far, and the gaps."""
+    gaps, uploaded, compactors = (
+        set(random.sample(range(30), random.randint(0, 3))),
+        list[int](),
+        list[Iterator[None]](),
+    )
     for _ in range(steps):
-        what = random.choice(["ship", "ship again", "begin", "step", "step", "step"])
-        if what == "ship":
-            number = next(n for n in range(shipped[-1] + 1 if shipped else 0, 1000) if n not in gaps)
+        what = random.choice(["upload", "upload again", "begin", "step", "step", "step"])
+        if what == "upload":
+            number = next(n for n in range(uploaded[-1] + 1 if uploaded else 0, 1000) if n not in gaps)
             put(store, single(number))
-            shipped.append(number)
-        elif what == "ship again" and shipped:
-            put(store, single(random.choice(shipped)))
+            uploaded.append(number)
+        elif what == "upload again" and uploaded:
+            put(store, single(random.choice(uploaded)))
         elif what == "begin" and len(compactors) < 3:
             compactors.append(compacting(store, is_gone=random.random() < 0.5))
         elif what == "step" and compactors:
             one = random.choice(compactors)
             if next(one, "over") == "over":
                 compactors.remove(one)
-        yield shipped, gaps
+        yield uploaded, gaps
 
 
 @pytest.mark.parametrize("fan", [2, 3])
@@ -80,10 +84,10 @@ def test_every_segment_counts_exactly_once_at_every_moment(fan: int) -> None:
     with patch.object(replica, "FANOUT", fan), patch.object(compaction, "FANOUT", fan):
         for seed in range(1000):
             store: Store = {}
-            for shipped, gaps in life(Random(seed), store, steps=60):
+            for uploaded, gaps in life(Random(seed), store, steps=60):
                 counted = [n for p in files.visible_parts(store.values()) for n in range(p.number, p.last_number + 1)]
                 assert len(counted) == len(set(counted)), f"life {seed}: twice"
-                assert sorted(set(counted) - gaps) == shipped, f"life {seed}: lost"
+                assert sorted(set(counted) - gaps) == uploaded, f"life {seed}: lost"
 
 
 def test_when_all_have_finished_few_are_left() -> None:

@@ -87,7 +87,7 @@ def test_tidying_that_dies_loses_and_doubles_nothing(
 
 
 @pytest.mark.usefixtures("fewer")
-def test_a_part_that_is_shipped_again_after_it_was_merged_counts_once(
+def test_a_part_that_is_uploaded_again_after_it_was_merged_counts_once(
     here: SharedTelemetry, elsewhere: SharedTelemetry
 ) -> None:
     """A process that died between the upload and its note of it, and was away while others tidied."""
@@ -153,11 +153,11 @@ def test_readers_beside_several_that_ship_and_tidy_see_each_row_once(
 
     with ThreadPoolExecutor(4) as pool:
         others = [pool.submit(work, number) for number in range(2) for work in (read, compact_remotely)]
-        shipping = Uploader(here)
+        uploader = Uploader(here)
         for hour in range(20):
             fresh = send(recorder, MARCH + timedelta(hours=hour))
             recorder.roll()
-            shipping.upload_pending()
+            uploader.upload_pending()
             known += fresh
         over.set()
         for other in others:
@@ -171,20 +171,20 @@ def test_where_nothing_may_be_deleted_in_the_store_the_folder_is_kept_small_all_
     here: SharedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = record(here, 3)
-    shipping = Uploader(here, compact_own_s=0)
-    shipping.upload_pending()
+    uploader = Uploader(here, compact_own_s=0)
+    uploader.upload_pending()
 
     def refuse(self: ObjectStore, _: object) -> None:
         raise AccessDenied(self.url, "these credentials may not do this")
 
     monkeypatch.setattr(ObjectStore, "remove", refuse)
     with pytest.raises(AccessDenied):
-        shipping.compact_if_due()
+        uploader.compact_if_due()
     assert fetched(here)
     for name in fetched(here):
         path = files.fetched_folder(here.root, streams.PREDICTIONS) / name
         os.utime(path, (time.time() - 2 * 3600, path.stat().st_mtime))
     with pytest.raises(AccessDenied):
-        shipping.compact_if_due()
+        uploader.compact_if_due()
     assert not fetched(here)
     assert seen(here) == expected(ids)

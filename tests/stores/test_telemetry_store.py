@@ -61,7 +61,7 @@ def test_only_what_is_asked_for_is_fetched(here: SharedTelemetry, elsewhere: Sha
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("step", ["put", "replace", "unlink"])
-def test_shipping_that_dies_loses_and_doubles_nothing(
+def test_an_upload_that_dies_loses_and_doubles_nothing(
     here: SharedTelemetry, elsewhere: SharedTelemetry, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
     ids = record(here, 2)
@@ -94,7 +94,7 @@ def test_what_nobody_uses_is_not_kept_in_the_folder(here: SharedTelemetry) -> No
     ids = record(here, 2)
     Uploader(here).upload_pending()
     here.prune()
-    assert len(fetched(here)) == 2, "it has just been shipped"
+    assert len(fetched(here)) == 2, "it has just been uploaded"
     here.prune(unused_s=-1)
     assert not fetched(here)
     assert seen(here) == expected(ids)
@@ -111,7 +111,7 @@ def test_a_damaged_object_is_named(seaweed: Seaweed, here: SharedTelemetry, else
         telemetry.predictions(elsewhere)
 
 
-def test_a_segment_that_cannot_be_read_keeps_no_other_stream_from_being_shipped(
+def test_a_segment_that_cannot_be_read_keeps_no_other_stream_from_being_uploaded(
     here: SharedTelemetry, elsewhere: SharedTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = record(here, 1)

@@ -1,4 +1,4 @@
-"""The process beside the servers that ships their telemetry: one of several, cut off, stopped, left alone."""
+"""The process beside the servers that uploads their telemetry: one of several, cut off, stopped, left alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_of_two_processes_one_ships_while_servers_live_and_the_rest_when_they_en
     process.run_once()
     beside.run_once()
     ids = record(here, 1, recorder=recorder)
-    eventually(lambda: seen(elsewhere) == expected(ids), "it is shipped")
+    eventually(lambda: seen(elsewhere) == expected(ids), "it is uploaded")
     process.run_once()
     assert process.failure is None
     ids += record(here, 1, recorder=recorder)
@@ -81,8 +81,8 @@ def test_the_process_ships_what_a_killed_server_left_and_ends(
         "from stores.object_store.store import ObjectStore\n"
         "from tests.stores.test_telemetry import send\n"
         "place = SharedTelemetry(Path(sys.argv[1]), ObjectStore(sys.argv[2], endpoint=sys.argv[3]))\n"
-        "shipper = UploadProcess(place)\nshipper.run_once()\nids = send(Recorder(place.root), datetime(2013, 3, 1))\n"
-        "print(shipper.pid, *ids, flush=True)\ntime.sleep(60)\n"
+        "uploader = UploadProcess(place)\nshipper.run_once()\nids = send(Recorder(place.root), datetime(2013, 3, 1))\n"
+        "print(uploader.pid, *ids, flush=True)\ntime.sleep(60)\n"
     )
     server = subprocess.Popen(
         [sys.executable, "-c", code, str(here.root), here.objects.url, str(here.objects.endpoint)],

@@ -220,7 +220,7 @@ ASKS = (buckets.read, buckets.list_period_objects, buckets.list_by_period)
 @pytest.mark.parametrize("ask", ASKS)
 @pytest.mark.usefixtures("seaweed")
 def test_an_endpoint_where_no_buckets_are_is_told_with_the_setting_to_correct(ask: Any, content: bytes) -> None:
-    says = r"s3://bucket/in/.*: nobody lists buckets there: correct TRIMTAB_SOURCE_ENDPOINT"
+    says = r"s3://bucket/in/.*: that address lists no buckets: correct TRIMTAB_SOURCE_ENDPOINT"
     with answering(content, status=404) as endpoint, pytest.raises(SourceRejected, match=says):
         ask("s3://bucket/in/{period}.csv", MARCH, BucketAccess(endpoint))
 

@@ -39,7 +39,7 @@ class ColumnsConfig(Section):
     target: str = Field(description="the label")
     time: str = Field(description="the row's data time")
     id: str = Field(description="the row's unique id")
-    key: str | None = Field(None, description="whom a prediction is about; a key keeps its arm in a rollout")
+    key: str | None = Field(None, description="who or what a prediction is about; a key keeps its arm in a rollout")
     number: tuple[str, ...] = Field((), description="features that are numbers, in order")
     category: tuple[str, ...] = Field((), description="features that are categories, in order")
 

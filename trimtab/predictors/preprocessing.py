@@ -51,7 +51,7 @@ class EncodedColumn:
 
 
 def known_texts(encoder: Any, index: int) -> list[str | None]:
-    """What a fitted encoder tells apart in its column *index*: each text of its training, None and UNSEEN."""
+    """The values that a fitted encoder distinguishes in column *index*: each text of its training, None and UNSEEN."""
     known = [text for text in encoder.categories_[index].tolist() if isinstance(text, str)]
     return [*known, None, UNSEEN]
 

@@ -31,7 +31,7 @@ def main() -> int:
 def _webhook(file: Path, rest: str) -> str:
     address = file.read_text().strip()
     if not address:
-        print(f"{file} is empty: alerts of this receiver reach nobody", file=sys.stderr)
+        print(f"{file} is empty: alerts of this receiver go nowhere", file=sys.stderr)
         return "webhook_configs: []"
     return f"webhook_configs: [{{url: '{address}', {rest}}}]"
 

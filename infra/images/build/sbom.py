@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     sbom["metadata"]["component"] = {"type": "container", "name": name, "bom-ref": name}
     debian = list(debian_packages(root / "var" / "lib" / "dpkg" / "status"))
     sbom["components"] = [*sbom.get("components", []), *debian]
-    # Who needs whom is known of Python's packages only; the image needs all of them.
+    # Dependencies between packages are known of Python's only; the image needs all of them.
     known = [part for part in sbom.get("dependencies", []) if part["ref"] in {c["bom-ref"] for c in sbom["components"]}]
     sbom["dependencies"] = [*known, {"ref": name, "dependsOn": sorted(c["bom-ref"] for c in sbom["components"])}]
     text = json.dumps(sbom, indent=1, sort_keys=True) + "\n"

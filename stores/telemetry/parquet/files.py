@@ -9,7 +9,7 @@
     (`stores.telemetry.remote.replica`)
 
 A segment that has a part counts by its part alone, and a part that was merged by the merged one alone, which is what
-makes compaction safe to interrupt. Whoever lists has to list in the order above: what turns into the next kind
+makes compaction safe to interrupt. A reader has to list in the order above: what turns into the next kind
 meanwhile is then seen as one of the two."""
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class SharedTelemetry:
                 list(pool.map(self._fetch, missing))
 
     def prune(self, *, unused_s: float = _UNUSED_AFTER_S) -> None:
-        """Remove what was fetched, or shipped, and not used for so long; the store has it."""
+        """Remove what was fetched, or uploaded, and not used for so long; the store has it."""
         for stream in streams.STREAMS:
             folder = files.fetched_folder(self.root, stream)
             with suppress(FileNotFoundError):

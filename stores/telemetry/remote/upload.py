@@ -40,11 +40,11 @@ class Uploader:
         for stream in streams.STREAMS:
             try:
                 compact_stream(self._mirror.root, stream)
-            except Exception as error:  # noqa: BLE001 - raised below: first what can be shipped is, which makes room
+            except Exception as error:  # noqa: BLE001 - raised below: first what can be uploaded is, which makes room
                 trouble = error
         waiting = [(stream, part) for stream in streams.STREAMS for part in files.all_parts(self._mirror.root, stream)]
         if waiting:
-            with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ship") as pool:
+            with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="upload") as pool:
                 list(pool.map(lambda one: self._upload(*one), waiting))
             release_memory()
         if trouble is not None:
@@ -68,7 +68,7 @@ class Uploader:
             self._mirror.prune()
 
     def _upload(self, stream: str, part: ParquetPart) -> None:
-        with suppress(FileNotFoundError):  # somebody has just had it forgotten
+        with suppress(FileNotFoundError):  # it was removed meanwhile
             self._mirror.objects.put(key_of(stream, part), part.path, if_absent=True)
             kept = files.fetched_folder(self._mirror.root, stream) / part.path.name
             kept.parent.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ class UploadProcess:
         if self._process is not None:
             self._listen(self._process)
             if self._process.poll() is not None:
-                self.failure = f"the process that ships ended with {self._process.returncode}, and is started again"
+                self.failure = f"the upload process ended with {self._process.returncode}, and is started again"
                 _close(self._process)
                 self._process = None
 
@@ -98,7 +98,7 @@ def main(mirror: SharedTelemetry, *, left_behind_s: float = ORPHAN_LIMIT_S) -> i
     """Upload until standard input ends or SIGTERM arrives, then until nothing is left or the time limit is over. Return
     1 when something is left."""
     os.nice(_NICE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells everybody; the server says when it is time
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the server ends this process
     signal.signal(signal.SIGTERM, lambda *_: _asked_to_end.set())
     mirror.root.mkdir(parents=True, exist_ok=True)
     with (mirror.root / "compacting.lock").open("a") as lock:
@@ -111,9 +111,9 @@ def main(mirror: SharedTelemetry, *, left_behind_s: float = ORPHAN_LIMIT_S) -> i
 def _upload_until_idle(mirror: SharedTelemetry, left_behind_s: float) -> int:
     from stores.telemetry.remote.upload import Uploader
 
-    shipping, said, deadline = Uploader(mirror), "nothing yet", None
+    uploader, said, deadline = Uploader(mirror), "nothing yet", None
     while True:
-        trouble = _upload_once(shipping, tidies=deadline is None)
+        trouble = _upload_once(uploader, tidies=deadline is None)
         if trouble != said:
             _report({"trouble": trouble})
             said = trouble or ""
@@ -126,12 +126,12 @@ def _upload_until_idle(mirror: SharedTelemetry, left_behind_s: float) -> int:
             deadline = time.monotonic() + left_behind_s
 
 
-def _upload_once(shipping: Any, *, tidies: bool) -> str | None:
+def _upload_once(uploader: Any, *, tidies: bool) -> str | None:
     """Once; why it did not go well, or None."""
     try:
-        shipping.upload_pending()
+        uploader.upload_pending()
         if tidies:
-            shipping.compact_if_due()
+            uploader.compact_if_due()
     except OSError as error:  # also a store that is away, or refuses
         return str(error)
     except Exception as error:  # noqa: BLE001 - whatever it is, the server has to tell it, and others go on
@@ -157,7 +157,7 @@ def _parent_ended(wait_s: float) -> bool:
 
 
 def _report(what: dict[str, Any]) -> None:
-    with suppress(BrokenPipeError):  # nobody listens any more
+    with suppress(BrokenPipeError):  # the server has gone
         os.write(sys.stdout.fileno(), json.dumps(what).encode() + b"\n")
 
 

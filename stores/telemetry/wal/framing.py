@@ -1,7 +1,7 @@
 """The write-ahead log's framing: one record per request, which is either whole or not there. Pure bytes, no files.
 
 A record is a header (magic, payload length, first and last data time, checksum) and the payload. The magic never
-occurs in a payload (`stores.telemetry.wal.encoding` sees to it), so a damaged stretch is skipped by looking for the
+occurs in a payload (`stores.telemetry.wal.encoding` escapes it), so a damaged stretch is skipped by looking for the
 next one."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Appending records to segments: each is on the file, whole, before `append` returns. What the records say is
-`stores.telemetry.wal.recorder`'s business; turning finished segments into Parquet is
-`stores.telemetry.parquet.compaction`'s."""
+"""Appending records to segments: each is on the file, whole, before `append` returns. The content of the
+records is in `stores.telemetry.wal.recorder`; `stores.telemetry.parquet.compaction` turns finished segments into
+Parquet."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class WriteAheadLog:
             self._retire_segment()
 
     def _retire_segment(self) -> None:
-        """No more goes into this segment. `sync` closes it, as nobody should wait for the disk while this is locked."""
+        """No more goes into this segment. `sync` closes it, as no writer should wait for the disk under the lock."""
         if self._fd is not None:
             self._full.append(self._fd)
             self._fd = None

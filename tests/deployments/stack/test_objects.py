@@ -103,11 +103,11 @@ def test_mlflow_keeps_its_artifacts_in_the_store_and_stops_before_it(settings: S
     assert max(part.stop_group for part in users) < seaweedfs.component(on_s3).stop_group
 
 
-def test_what_a_model_server_had_not_shipped_is_in_the_store_after_down(
+def test_what_a_model_server_had_not_uploaded_is_in_the_store_after_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is shipped for an hour here, so all of it is brought there while the stack stops."""
-    monkeypatch.setenv("TRIMTAB_SHIP_S", "3600")
+    """Nothing is uploaded for an hour here, so all of it is uploaded while the stack stops."""
+    monkeypatch.setenv("TRIMTAB_UPLOAD_S", "3600")
     settings = make_settings(tmp_path, s3=True)
     try:
         stack.up(settings, echo=print, only=["postgres", "objects", "server"])

@@ -143,7 +143,7 @@ def test_of_two_that_set_a_release_at_once_both_come_through_and_the_later_stays
 def test_a_field_of_another_manager_is_not_overwritten(cluster: Cluster, workload: Workload) -> None:
     cluster.env["TRIMTAB_PRELOAD"] = OLD
     cluster.owners["env.TRIMTAB_PRELOAD"] = "kubectl-edit"
-    with pytest.raises(ClusterRejected, match=r'somebody else holds .*conflict with "kubectl-edit".*TRIMTAB_PRELOAD'):
+    with pytest.raises(ClusterRejected, match=r'another client holds .*conflict with "kubectl-edit".*TRIMTAB_PRELOAD'):
         kubernetes.set_release(workload, NEW, rollout="r")
     assert preloaded(cluster) == OLD
 
