@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,12 +13,17 @@ class Incomplete(Exception):
     """The code and the descriptions in tools/reference name different things; the message says which."""
 
 
+_BRACES = re.compile(r"(?<!`)\{\w+\}(?!`)")  # outside code, the site would take them for attributes and drop them
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return _BRACES.sub(r"`\g<0>`", text.replace("\n", " ").replace("|", "\\|"))
 
 
 def check_complete(what: str, found: Iterable[str], described: Iterable[str]) -> None:
