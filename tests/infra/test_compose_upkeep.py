@@ -30,8 +30,7 @@ from tasks import dataset
 place = load_context()
 found = {}
 for head in place.ledger.heads():
-    with dataset.reading.opened(place.workspace, place.remote) as repo:
-        found[head.hash] = sorted("/".join(key) for key, _, _ in dataset.reading.tree_of(repo, head.hash))
+    found[head.hash] = sorted(dataset.listing(place.workspace, head.hash, remote=place.remote))
 newest = place.ledger.head()
 for name in found[newest.hash]:
     dataset.fetch_file(place.workspace, newest.hash, name=name, remote=place.remote)

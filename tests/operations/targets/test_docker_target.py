@@ -28,7 +28,7 @@ from tests.serving.conftest import ServerHome
 from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SERVER, PROXY, PACKAGES = "trimtab-test-server:1", "trimtab-test-proxy:1", "/srv/packages"
 ROW = {"distance": 900, "hour": 7, "carrier": "UA"}
 
