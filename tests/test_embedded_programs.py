@@ -70,9 +70,9 @@ def _missing(program: ast.Module) -> set[str]:
             whole = f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
             asked.add(whole.removesuffix(".*"))
             modules[alias.asname or alias.name] = whole
-    for node in ast.walk(program):
-        if isinstance(node, ast.Attribute):
-            first, _, rest = ast.unparse(node).partition(".")
+    for found in ast.walk(program):
+        if isinstance(found, ast.Attribute):
+            first, _, rest = ast.unparse(found).partition(".")
             if _file(modules.get(first, "")) and rest.replace(".", "").isidentifier():
                 asked.add(f"{modules[first]}.{rest}")
     return {name for name in asked if _is_ours(name) and not _exists(name)}
