@@ -17,7 +17,9 @@ def _programs() -> list[tuple[str, ast.Module]]:
     found = []
     for path in sorted(set((ROOT / "tests").rglob("*.py")) - {Path(__file__)}):
         for node in ast.walk(ast.parse(path.read_text())):
-            text = node.value if isinstance(node, ast.Constant) else None
+            if not isinstance(node, ast.Constant):
+                continue
+            text = node.value
             if isinstance(text, str) and "import " in text and any(room in text for room in ROOMS):
                 try:
                     program = ast.parse(text)
