@@ -36,9 +36,9 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
     answers = monitoring.answers_of(ctx, release, wanted)
     facts, page = monitoring.measure(ctx, release, answers, wanted)
     decision = monitoring.decide(ctx, facts, wanted)
-    report = monitoring.record(ctx, decision, page)
-    monitoring.show(decision, report)
-    monitoring.announce(ctx, decision)
+    monitoring.record(ctx, decision)
+    monitoring.announce(ctx, decision)  # before the pages, which only inform
+    monitoring.publish(ctx, decision, page)
     ctx.ledger.record_outcome(
         work, decision.action, owner=orchestrator.current_run_id(), evidence={"decision": decision.id}
     )

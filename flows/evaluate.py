@@ -9,6 +9,7 @@ from operations import evaluation
 from operations.context import load_context, short
 from operations.releases import fetch_candidate
 from tasks import tracking
+from tasks.best_effort import best_effort
 from tasks.retries import RETRIED
 
 log_gate_result = task(name="log-gate-result", **RETRIED)(tracking.log_gate_result)
@@ -31,8 +32,9 @@ def evaluate(run_id: str) -> bool:
     champion = ctx.releases.get(live.champion) if live else None
     result, page = evaluation.compare(ctx, candidate, champion, live)
     evaluation.record(ctx, candidate, champion, result)
-    log_gate_result(
-        ctx.tracking, run_id, passed=result.passed, reason=result.reason, evidence=result.evidence(), report=page
-    )
+    with best_effort("the gate's result in MLflow"):
+        log_gate_result(
+            ctx.tracking, run_id, passed=result.passed, reason=result.reason, evidence=result.evidence(), report=page
+        )
     evaluation.show(ctx, run_id, result)
     return result.passed

@@ -13,8 +13,8 @@ from operations.context import ProjectContext, load_context
 
 PARTS: Final[tuple[Callable[[ProjectContext], list[str]], ...]] = (
     parts.missing_validations, parts.missing_retrains, parts.missing_monitoring, parts.missing_deploy,
-    parts.open_rollouts, experiments.end_finished, targets.reconcile, parts.unannounced_steps, live.sync_alias,
-    parts.failed_runs, parts.pending_alerts,
+    parts.open_rollouts, experiments.end_finished, targets.reconcile, parts.unannounced_steps, live.sync_aliases,
+    parts.missing_in_mlflow, parts.failed_runs, parts.pending_alerts,
 )  # fmt: skip
 
 

@@ -9,12 +9,12 @@ from operations import releases
 from operations.context import load_context, short
 from operations.releases import fetch_candidate
 from tasks import orchestrator, tracking
+from tasks.best_effort import best_effort
 from tasks.retries import RETRIED
 from trimtab.model.candidate import model_card
 
 register_version = task(name="register-version", **RETRIED)(tracking.register_version)
 describe_version = task(name="describe-version", **RETRIED)(tracking.describe_version)
-set_alias = task(name="set-alias", **RETRIED)(tracking.set_alias)
 
 
 def _name() -> str:
@@ -35,11 +35,11 @@ def register(run_id: str) -> str:
     version = register_version(ctx.tracking, name=name, drafted=candidate, tags={"gate": "passed"})
     card = model_card(record, name=name, version=version, verdict=reason)
     release = releases.build(ctx, candidate, version, card)
-    describe_version(
-        ctx.tracking, name=name, version=version, text=card,
-        tags={"release": release.digest, "as_of": record.as_of, "dataset": record.dataset},
-    )  # fmt: skip
-    set_alias(ctx.tracking, name=name, alias="challenger", version=version)
+    with best_effort("the description of the model version"):
+        describe_version(
+            ctx.tracking, name=name, version=version, text=card,
+            tags={"release": release.digest, "as_of": record.as_of, "dataset": record.dataset},
+        )  # fmt: skip
     ctx.emit("trimtab.release.created", id=release.digest, payload={"release": release.digest, "version": version})
     orchestrator.show_markdown("model-card", card, about=f"{name} version {version}, release {short(release.digest)}")
     return release.digest

@@ -7,7 +7,8 @@ from prefect.runtime import flow_run
 
 from operations import datasets, training
 from operations.context import load_context
-from tasks import lineage, orchestrator, tracking
+from tasks import orchestrator, tracking
+from tasks.best_effort import best_effort
 
 
 def _name() -> str:
@@ -26,20 +27,10 @@ def train(as_of: str | None = None, dataset_hash: str | None = None) -> str:
     head = datasets.current(ctx) if dataset_hash is None else None
     version = head.hash if head else str(dataset_hash)
     newest = as_of or training.newest_period(ctx, version)
-    run_id = training.make_candidate(
-        project=ctx.root,
-        tracking_uri=ctx.tracking,
-        version=version,
-        as_of=newest,
-        settings=ctx.params.model_dump(mode="json", by_alias=True, include=set(training.SECTIONS)),
-        schema=ctx.schema.dumps(),
-        code=lineage.code_state(),
-        pointer=head.pointer if head else f"outs:\n- md5: {version}\n",
-        workspace=ctx.workspace,
-        remote=ctx.remote,
-    )
-    orchestrator.show_link(
-        "candidate", tracking.run_url(ctx.tracking, run_id), text=f"Candidate of {newest} in MLflow",
-        about="The candidate's run, with its metrics, plots, inputs and lineage",
-    )  # fmt: skip
+    run_id = training.train_candidate(ctx, version, newest, head.pointer if head else f"outs:\n- md5: {version}\n")
+    with best_effort("the link to the candidate"):
+        orchestrator.show_link(
+            "candidate", tracking.run_url(ctx.tracking, run_id), text=f"Candidate of {newest} in MLflow",
+            about="The candidate's run, with its metrics, plots, inputs and lineage",
+        )  # fmt: skip
     return run_id

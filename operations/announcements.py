@@ -1,12 +1,14 @@
-"""Announce the steps of rollouts: MLflow's alias, an event, an alert, and a page of the flow run."""
+"""Announce the steps of rollouts: MLflow's aliases, an event, an alert, and a page of the flow run."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from operations import live as live_release
 from operations.context import ProjectContext, short
 from stores.ledger import LiveRelease, Rollout
-from tasks import orchestrator, tracking
+from tasks import orchestrator
+from tasks.best_effort import best_effort
 from trimtab.rollout.state_machine import Phase, RolloutState, current_state
 
 EVENTS: Final[dict[Phase, str]] = {
@@ -18,19 +20,16 @@ EVENTS: Final[dict[Phase, str]] = {
 def announce(ctx: ProjectContext, rollout: Rollout, state: RolloutState, reason: str, live: LiveRelease) -> None:
     """Announce the step that led to *state*. Safe to repeat."""
     if state.phase in EVENTS:
-        champion = ctx.ledger.release(live.champion)
-        if champion is not None:
-            tracking.set_champion(
-                ctx.tracking, name=champion.model_name, version=champion.model_version,
-                out=ctx.ledger.model_version(rollout.release),
-            )  # fmt: skip
         ctx.emit(
             EVENTS[state.phase], id=f"{rollout.id}-{state.steps}",
             payload={"release": rollout.release, "version": live.version, "cause": rollout.cause, "reason": reason},
         )  # fmt: skip
     alert(ctx, rollout, state)
-    about = f"Rollout of {short(rollout.release)}: {state.title}"
-    orchestrator.show_markdown("rollout", to_markdown(ctx, rollout), about=about)
+    with best_effort("MLflow's aliases, until reconcile sets them,"):
+        live_release.sync_aliases(ctx)
+    with best_effort("the rollout's page"):
+        about = f"Rollout of {short(rollout.release)}: {state.title}"
+        orchestrator.show_markdown("rollout", to_markdown(ctx, rollout), about=about)
 
 
 def alert(ctx: ProjectContext, rollout: Rollout, state: RolloutState) -> bool:

@@ -14,6 +14,7 @@ from stores.releases import bundle
 from stores.releases.backend import load_scorer
 from stores.releases.bundle import Bundle
 from tasks import dataset, orchestrator, reports, tracking
+from tasks.best_effort import best_effort
 from tasks.retries import RETRIED
 from tasks.tracking import CandidateArtifacts
 from trimtab.evaluation import gate
@@ -33,17 +34,20 @@ report_performance = task(name="report-performance", **RETRIED)(reports.performa
 def compare(
     ctx: ProjectContext, candidate: CandidateArtifacts, champion: Bundle | None, live: LiveRelease | None
 ) -> tuple[GateResult, str | None]:
-    """The gate's result for the candidate, and Evidently's page; no page for a model that is live already."""
+    """The gate's result for the candidate, and Evidently's page; no page for a model that is live already, nor when it
+    cannot be drawn."""
     if (role := live_role(ctx, candidate, live)) is not None:
         return _unchanged(ctx, candidate, role), None
     rows = fresh_rows(ctx, candidate, champion)
     truth, allow = training.labels_of(rows, ctx.params), ctx.settings.trusted_types
     new = scorer_for(candidate, allow).score(rows)
     old = load_scorer(champion, allow=allow).score(rows) if champion else None
-    page = report_performance(
-        truth, _answers(new), task=ctx.params.project.task, period=candidate.record.as_of,
-        reference=(truth, _answers(old)) if old else None,
-    )  # fmt: skip
+    page = None
+    with best_effort("Evidently's page of the candidate"):
+        page = report_performance(
+            truth, _answers(new), task=ctx.params.project.task, period=candidate.record.as_of,
+            reference=(truth, _answers(old)) if old else None,
+        )  # fmt: skip
     return gate.evaluate_gate(ctx.params.gate, truth, new, old, slices=rows), page
 
 
@@ -110,6 +114,7 @@ def record(ctx: ProjectContext, candidate: CandidateArtifacts, champion: Bundle 
     )  # fmt: skip
 
 
+@best_effort("the gate's page")
 def show(ctx: ProjectContext, run_id: str, result: GateResult) -> None:
     """Show the gate's result on the flow run's page."""
     lines = [f"## {'Passed' if result.passed else 'Failed'}", "", result.reason]

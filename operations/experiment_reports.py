@@ -10,6 +10,7 @@ from operations.context import ProjectContext
 from stores import telemetry
 from stores.ledger import Rollout, RolloutStep, utc
 from tasks import orchestrator, tracking
+from tasks.best_effort import best_effort
 from trimtab.experiment.report import ExperimentPlan, Report, measures
 from trimtab.rollout.state_machine import RolloutPolicy
 
@@ -102,9 +103,10 @@ def publish(ctx: ProjectContext, id: str) -> str:
     At the end of an experiment a broken guardrail raises an alert, and the ledger records that all this was done.
     """
     found = report(ctx, id)
-    text, title = to_markdown(ctx, found), found.plan.title
-    link = log_report(ctx, id, found, text)
-    orchestrator.show_markdown("experiment", f"{text}\n[In MLflow]({link})", about=f"Experiment {title}")
+    text, title, link = to_markdown(ctx, found), found.plan.title, ""
+    with best_effort("the report in MLflow, until reconcile logs it,"):
+        link = f"\n[In MLflow]({log_report(ctx, id, found, text)})"
+    orchestrator.show_markdown("experiment", f"{text}{link}", about=f"Experiment {title}")
     payload = {"id": id, "conclusion": found.conclusion, "reason": found.reason}
     event = "trimtab.experiment.started" if found.state == "running" else "trimtab.experiment.ended"
     ctx.emit(event, id=f"{id}-{found.state}", payload=payload)

@@ -19,6 +19,7 @@ from operations.targets.running_servers import load_release, probe_release
 from stores.ledger import ConflictError, CurrentRollout, LiveRelease, Rollout, RolloutStep
 from stores.releases import bundle
 from tasks import model_server, orchestrator
+from tasks.best_effort import best_effort
 from trimtab.config.fields import format_duration
 from trimtab.experiment.report import STRATEGY, ExperimentPlan
 from trimtab.rollout.state_machine import RolloutPolicy, current_state
@@ -145,7 +146,8 @@ def end_finished(ctx: ProjectContext) -> list[str]:
                 done.append(f"experiment {plan_of(steps).title} ended: {why}")
             state = current_state(ctx.ledger.rollout_steps(rollout.id))
         if state.phase == "ended" and experiment_reports.work_of(rollout.id) not in reported:
-            experiment_reports.publish(ctx, rollout.id)
+            with best_effort(f"the report of {rollout.id}"):
+                experiment_reports.publish(ctx, rollout.id)
     return done
 
 

@@ -8,10 +8,10 @@ from operations import targets
 from operations.context import ProjectContext, short
 from stores.ledger import CurrentRollout, LiveRelease
 from tasks import model_server, orchestrator, tracking
+from tasks.best_effort import best_effort
 from tasks.retries import RETRIED
 
 wait_for_version = task(name="wait-for-version", **RETRIED)(model_server.wait_for_version)
-set_champion = task(name="set-champion", **RETRIED)(tracking.set_champion)
 
 
 class NoSuchRelease(LookupError):
@@ -62,26 +62,37 @@ def current_trial(ctx: ProjectContext, live: LiveRelease | None = None) -> Curre
 
 
 def follow(ctx: ProjectContext, live: LiveRelease) -> None:
-    """Let the target, the model servers and MLflow's alias follow the ledger."""
+    """Let the target, the model servers and MLflow's aliases follow the ledger."""
     targets.follow(ctx)
     if not wait_for_version(ctx.server, live.version):
         print("The model server has not followed the ledger yet; it will when it is back.")
-    champion = ctx.ledger.release(live.champion)
-    if champion is not None:
-        set_champion(ctx.tracking, name=champion.model_name, version=champion.model_version)
+    with best_effort("MLflow's aliases, until reconcile sets them,"):
+        sync_aliases(ctx)
 
 
-def sync_alias(ctx: ProjectContext) -> list[str]:
-    """Set MLflow's alias `champion` to the ledger's champion, where it differs; what was done."""
+def sync_aliases(ctx: ProjectContext) -> list[str]:
+    """Set MLflow's aliases to what the ledger says, where they differ: `champion`, and `challenger` while a release is
+    tried; what was done.
+
+    A version that was deleted in MLflow stays live, as servers load releases from the store; an alert says so, once.
+    """
     live = ctx.ledger.live()
     champion = ctx.ledger.release(live.champion) if live else None
     if champion is None:
         return []
-    name, version = champion.model_name, champion.model_version
-    if tracking.alias_version(ctx.tracking, name=name, alias="champion") == version:
+    name, trial = champion.model_name, current_trial(ctx, live)
+    challenger = ctx.ledger.model_version(trial.rollout.release) if trial else None
+    try:
+        return tracking.sync_aliases(ctx.tracking, name=name, champion=champion.model_version, challenger=challenger)
+    except tracking.NoSuchVersion as error:
+        wanted = f"{champion.model_version}" + (f" and {challenger}" if challenger else "")
+        ctx.raise_alert(
+            f"mlflow:{name}:{wanted}", kind="model version deleted", evidence={"release": champion.digest},
+            message=f"a version of {name} that is live ({wanted}) was deleted or renamed in MLflow ({error}): users "
+            "are answered as before, as servers load releases from the store; only MLflow's aliases are missing, "
+            "until another release is live",
+        )  # fmt: skip
         return []
-    tracking.set_champion(ctx.tracking, name=name, version=version)
-    return [f"MLflow's champion is version {version} again"]
 
 
 def show_live(live: LiveRelease) -> None:

@@ -11,6 +11,7 @@ from stores import telemetry
 from stores.ledger import DecisionRecord
 from stores.releases.bundle import Bundle
 from tasks import orchestrator, reports, tracking
+from tasks.best_effort import best_effort
 from tasks.retries import RETRIED
 from trimtab.data.periods import Period, span
 from trimtab.evaluation import metrics, monitoring
@@ -91,8 +92,8 @@ def decide(ctx: ProjectContext, facts: Facts, period: Period) -> MonitoringDecis
     )  # fmt: skip
 
 
-def record(ctx: ProjectContext, decision: MonitoringDecision, page: str | None) -> str | None:
-    """Record the decision in the ledger, then log it and the report to MLflow; the report's address."""
+def record(ctx: ProjectContext, decision: MonitoringDecision) -> None:
+    """Record the decision in the ledger."""
     facts = decision.facts
     ctx.ledger.record_decision(
         DecisionRecord(
@@ -100,20 +101,40 @@ def record(ctx: ProjectContext, decision: MonitoringDecision, page: str | None) 
             cause=decision.cause, evidence={**decision.model_dump(mode="json"), "impact": facts.impact()},
         )
     )  # fmt: skip
+
+
+def publish(ctx: ProjectContext, decision: MonitoringDecision, page: str | None) -> None:
+    """Log the decision to MLflow and show it on the flow run's page. Reconcile logs it when MLflow does not answer."""
+    report = None
+    with best_effort("the decision in MLflow, until reconcile logs it,"):
+        run_id = log(ctx, decision, page)
+        report = tracking.run_url(ctx.tracking, run_id, artifact="drift.html") if page else None
+    with best_effort("the decision's page"):
+        _show(decision, report)
+
+
+def log(ctx: ProjectContext, decision: MonitoringDecision, page: str | None) -> str:
+    """Log the decision to its run in MLflow; the run's id."""
+    facts = decision.facts
     measures = {f"distance_{name}": value for name, value in facts.distances.items()} | {"impact": facts.impact()}
     if facts.prediction_distance is not None:
         measures["distance_of_predictions"] = facts.prediction_distance
     if facts.quality is not None:
         measures[f"live_{facts.quality.metric}"] = facts.quality.live
-    run_id = log_monitoring(
+    return log_monitoring(
         ctx.tracking, project=ctx.params.project.name, decision=decision.id,
         tags={"period": facts.period, "release": facts.release, "action": decision.action},
         measures=measures, facts=decision.model_dump(mode="json"), report=page,
     )  # fmt: skip
-    return tracking.run_url(ctx.tracking, run_id, artifact="drift.html") if page else None
 
 
-def show(decision: MonitoringDecision, report: str | None) -> None:
+def decision_of(record: DecisionRecord) -> MonitoringDecision:
+    """The decision as it was made, from its record in the ledger."""
+    fields = MonitoringDecision.model_fields
+    return MonitoringDecision.model_validate({name: v for name, v in record.evidence.items() if name in fields})
+
+
+def _show(decision: MonitoringDecision, report: str | None) -> None:
     """Show the decision on the flow run's page."""
     facts = decision.facts
     lines = [f"## {decision.action}", "", decision.cause, "",

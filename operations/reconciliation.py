@@ -9,17 +9,22 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from operations import announcements, monitoring, retrains, rollouts, validation
+from operations import announcements, experiment_reports, experiments, monitoring, retrains, rollouts, validation
 from operations.context import ProjectContext, short
 from operations.retrains import MAX_ATTEMPTS
 from operations.targets.contract import pending_rollout
-from stores.ledger import utc
-from tasks import alerts, orchestrator
+from stores.ledger import Alert, utc
+from tasks import alerts, orchestrator, tracking
+from tasks.orchestrator import FailedRun
 
 LOST: Final = {"FAILED", "CRASHED", "CANCELLED"}
 GRACE = timedelta(seconds=20)
 """How long a new record is left to the fast path: the event, or the flow that announces it."""
 INGEST_GRACE: Final = timedelta(minutes=5)  # ingest validates what it has landed
+REMINDER: Final = timedelta(days=1)
+"""How long an alert about failing runs stands for later ones with the same cause."""
+RECORDS: Final = 20
+"""How many of the newest decisions are looked for in MLflow."""
 VALIDATE, RETRAIN, MONITOR, DEPLOY = (
     "validate/on-request", "retrain/on-drift", "drift-monitor/on-batch", "deploy/on-request",
 )  # fmt: skip
@@ -116,17 +121,61 @@ def unannounced_steps(ctx: ProjectContext) -> list[str]:
     return ["a rollout's end was announced again"] if announcements.alert(ctx, newest, state) else []
 
 
-def failed_runs(ctx: ProjectContext) -> list[str]:
-    """Alert about flow runs that failed or crashed, and end the runs inside them."""
-    failed = orchestrator.list_failed_runs()
-    done = [f"{name} ended with its parent" for name in orchestrator.crash_orphaned_subflows([r.id for r in failed])]
-    for run in failed:
-        message = f"{run.deployment} {run.state.lower()}: {run.message}"
-        evidence = {"flow_run": run.id, "state": run.state, "name": run.name}
-        kind = f"flow run {run.state.lower()}"
-        if ctx.raise_alert(f"run:{run.id}", kind=kind, message=message, evidence=evidence):
-            done.append(f"{ctx.params.project.name}: {message}")
+def missing_in_mlflow(ctx: ProjectContext) -> list[str]:
+    """Let each of the newest decisions and ended experiments have one finished run in MLflow: log what is missing
+    (a decision without its page), restore what was deleted, delete what is there twice."""
+    done, project = list[str](), ctx.params.project.name
+    decisions = [d for d in ctx.ledger.decisions()[-RECORDS:] if _is_due(d.recorded_at, GRACE)]
+    known = tracking.finished_records(ctx.tracking, project=project, tag=tracking.DECISION) if decisions else set()
+    for decision in decisions:
+        if decision.id not in known:
+            monitoring.log(ctx, monitoring.decision_of(decision), None)
+            done.append(f"the decision {decision.id} was logged to MLflow")
+    reported = ctx.ledger.outcomes()
+    ended = [r for r, _ in experiments.list_begun(ctx) if experiment_reports.work_of(r.id) in reported]
+    known = tracking.finished_records(ctx.tracking, project=project, tag=tracking.EXPERIMENT) if ended else set()
+    for rollout in ended:
+        if rollout.id not in known:
+            found = experiment_reports.report(ctx, rollout.id)
+            experiment_reports.log_report(ctx, rollout.id, found, experiment_reports.to_markdown(ctx, found))
+            done.append(f"the report of {rollout.id} was logged to MLflow")
     return done
+
+
+def failed_runs(ctx: ProjectContext) -> list[str]:
+    """Alert about flow runs that failed or crashed, once for each cause, and end the runs inside them.
+
+    The alert of the first run stands for those that fail for the same cause within REMINDER, until a run of the
+    deployment completes.
+    """
+    failed = sorted(orchestrator.list_failed_runs(), key=lambda run: run.ended)
+    done = [f"{name} ended with its parent" for name in orchestrator.crash_orphaned_subflows([r.id for r in failed])]
+    raised = {alert.id: alert for alert in ctx.ledger.alerts() if "cause" in alert.evidence}
+    recoveries: dict[str, datetime | None] = {}
+    for run in failed:
+        earlier = [alert for alert in raised.values() if alert.evidence["cause"] == run.cause]
+        if f"run:{run.id}" in raised or any(_stands_for(alert, run, recoveries) for alert in earlier):
+            continue
+        message = f"{run.deployment} {run.state.lower()}: {run.message}"
+        evidence = {"flow_run": run.id, "state": run.state, "name": run.name, "cause": run.cause,
+                    "deployment": run.deployment, "ended": run.ended.isoformat()}  # fmt: skip
+        kind, id = f"flow run {run.state.lower()}", f"run:{run.id}"
+        if ctx.raise_alert(id, kind=kind, message=message, evidence=evidence):
+            done.append(f"{ctx.params.project.name}: {message}")
+        raised[id] = Alert(id, kind, message, evidence, datetime.now(UTC))
+    return done
+
+
+def _stands_for(alert: Alert, run: FailedRun, recoveries: dict[str, datetime | None]) -> bool:
+    """Whether *run* failed while what *alert* reports went on. *recoveries* remembers when each alert's deployment
+    completed again."""
+    ended = datetime.fromisoformat(alert.evidence["ended"])
+    if not timedelta(0) <= run.ended - ended < REMINDER:
+        return False
+    if alert.id not in recoveries:
+        recoveries[alert.id] = orchestrator.completed_after(alert.evidence["deployment"], ended)
+    recovered = recoveries[alert.id]
+    return recovered is None or recovered > run.ended
 
 
 def pending_alerts(ctx: ProjectContext) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from operations import live as live_release
 from operations import targets
 from operations.context import ProjectContext, short
-from operations.live import wait_for_version
 from operations.targets.contract import TargetRejected, TargetUnavailable
 from stores.ledger import LiveRelease, RolloutStep
 from stores.releases import bundle
@@ -70,8 +69,7 @@ def begin_shadow(ctx: ProjectContext, digest: str, before: LiveRelease, cause: s
         before.champion, expected=before.version, move="shadow", reason=cause, actor=orchestrator.current_run_id(),
         rollout=rollout, challenger=digest, step=RolloutStep(rollout, 3, "shadow", {"reason": cause, "share": 0.0}),
     )  # fmt: skip
-    targets.follow(ctx)
-    wait_for_version(ctx.server, now.version)
+    live_release.follow(ctx, now)
     ctx.emit(
         "trimtab.rollout.started", id=rollout,
         payload={"release": digest, "rollout": rollout, "version": now.version, "cause": cause},

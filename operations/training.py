@@ -28,6 +28,23 @@ def newest_period(ctx: ProjectContext, version: str) -> str:
     return names[-1]
 
 
+def train_candidate(ctx: ProjectContext, version: str, as_of: str, pointer: str) -> str:
+    """The MLflow run of the candidate for these rows: the one that was made before for the same inputs, if MLflow still
+    has it, else a new one."""
+    arguments: dict[str, Any] = {
+        "project": ctx.root, "tracking_uri": ctx.tracking, "version": version, "as_of": as_of,
+        "settings": ctx.params.model_dump(mode="json", by_alias=True, include=set(SECTIONS)),
+        "schema": ctx.schema.dumps(), "code": lineage.code_state(), "pointer": pointer, "workspace": ctx.workspace,
+        "remote": ctx.remote,
+    }  # fmt: skip
+    run_id: str = make_candidate(**arguments)
+    if tracking.has_candidate(ctx.tracking, run_id):
+        return run_id
+    print(f"MLflow no longer has the candidate's run {run_id}: the candidate is made anew.")
+    anew: str = make_candidate.with_options(refresh_cache=True)(**arguments)
+    return anew
+
+
 @task(persist_result=True, **RETRIED_CACHED)
 def make_candidate(
     project: Path,
@@ -56,9 +73,9 @@ def make_candidate(
     facts = lineage.lineage(project, pointer=pointer, seed=params.train.seed)
     record, files = build_artifacts(fitted, parts, params, period, dataset=version, lineage=facts)
     truth = training.labels_of(parts.holdout, params)
-    figures = plots.candidate_figures(truth, fitted.scorer.score(parts.holdout), fitted.importances)
+    pictures = plots.candidate_plots(truth, fitted.scorer.score(parts.holdout), fitted.importances)
     run_id = tracking.log_candidate(
-        tracking_uri, record=record, candidate=fitted, parts=parts, files=files, figures=figures,
+        tracking_uri, record=record, candidate=fitted, parts=parts, files=files, plots=pictures,
         flow_run=orchestrator.current_run_id(),
     )  # fmt: skip
     log_s = time.monotonic() - started - read_s - fit_s

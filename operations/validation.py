@@ -12,6 +12,7 @@ from operations.context import NotSetUp, ProjectContext
 from stores import batches
 from stores.ledger import Landing, ValidationRecord
 from tasks import dataset, orchestrator, reports
+from tasks.best_effort import best_effort
 from trimtab.data import schema
 from trimtab.data.schema import Schema, ValidationResult
 
@@ -130,8 +131,9 @@ def show(ctx: ProjectContext, result: ValidationRecord, checked: ValidationResul
         lines += ["", "| reason | rows |", "|---|---|"]
         lines += [f"| {reason} | {count} |" for reason, count in list(checked.reasons.items())[:20]]
     if result.accepted:
-        columns = ctx.params.columns
-        page = summarise(checked.good, numbers=columns.number, categories=columns.category, period=result.period)
-        address = ctx.save_report(f"batch-{result.period}-{result.digest[:12]}.html", page)
-        lines += ["", f"Data summary: `{address}`"]
+        with best_effort("Evidently's summary of the batch"):
+            columns = ctx.params.columns
+            page = summarise(checked.good, numbers=columns.number, categories=columns.category, period=result.period)
+            address = ctx.save_report(f"batch-{result.period}-{result.digest[:12]}.html", page)
+            lines += ["", f"Data summary: `{address}`"]
     orchestrator.show_markdown("batch", "\n".join(lines), about=f"Batch of {result.period}")

@@ -1,12 +1,14 @@
 """Prefect from inside a flow: events, runs of other deployments, artifacts.
 
-An event is fast but may be lost; what must happen is in the ledger, and `flows.reconcile` starts it."""
+An event is fast but may be lost; what must happen is in the ledger, and `flows.reconcile` starts it. Artifacts only
+inform. So neither can make a flow fail."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +22,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterParentFlowRunId,
+    FlowRunFilterStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
@@ -32,21 +35,24 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
+from tasks.best_effort import best_effort
+
 RESOURCE = "trimtab.project"
 TAG = "trimtab"
 
 
 def emit(event: str, *, project: str, id: str, payload: Mapping[str, Any]) -> None:
     """Emit *event* about *project*. *id* names the fact, so that repeated events can be recognised."""
-    emit_event(
-        event=event,
-        resource={
-            "prefect.resource.id": f"{RESOURCE}.{project}",
-            "prefect.resource.name": project,
-            "trimtab.fact": id,
-        },
-        payload=dict(payload),
-    )
+    with best_effort(f"the event {event}"):
+        emit_event(
+            event=event,
+            resource={
+                "prefect.resource.id": f"{RESOURCE}.{project}",
+                "prefect.resource.name": project,
+                "trimtab.fact": id,
+            },
+            payload=dict(payload),
+        )
 
 
 def start_run(deployment: str, *, key: str, parameters: Mapping[str, Any], tags: Sequence[str] = ()) -> str:
@@ -92,6 +98,13 @@ class FailedRun:
     deployment: str
     state: str
     message: str
+    ended: datetime
+
+    @property
+    def cause(self) -> str:
+        """The deployment and the message without what differs from run to run: numbers, ids and digests."""
+        text = re.sub(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[0-9a-f]{8,}\b|\d+", "#", self.message)
+        return f"{self.deployment} {self.state}: {text[:500]}"
 
 
 def list_failed_runs(*, limit: int = 100) -> list[FailedRun]:
@@ -110,9 +123,25 @@ def list_failed_runs(*, limit: int = 100) -> list[FailedRun]:
             id=str(run.id), name=run.name, deployment=next((t for t in run.tags if "/" in t), "a flow run"),
             state=run.state_type.value if run.state_type else "",
             message=(run.state.message or "") if run.state else "",
+            ended=run.end_time or (run.state.timestamp if run.state else datetime.now(UTC)),
         )
         for run in runs
     ]  # fmt: skip
+
+
+def completed_after(deployment: str, moment: datetime) -> datetime | None:
+    """When the first run of *deployment* that began after *moment* and completed ended; None when there is none."""
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED])),
+                start_time=FlowRunFilterStartTime(after_=moment),
+                tags=FlowRunFilterTags(all_=[deployment]),
+            ),
+            sort=FlowRunSort.START_TIME_ASC,
+            limit=1,
+        )
+    return runs[0].end_time if runs else None
 
 
 def crash_orphaned_subflows(parents: Sequence[str]) -> list[str]:
@@ -145,12 +174,14 @@ def current_run_id() -> str:
 
 def show_markdown(key: str, text: str, *, about: str) -> None:
     """A Markdown artifact on this run's page."""
-    create_markdown_artifact(text, key=key, description=about)
+    with best_effort(f"the artifact {key}"):
+        create_markdown_artifact(text, key=key, description=about)
 
 
 def show_link(key: str, url: str, *, text: str, about: str) -> None:
     """A link artifact on this run's page."""
-    create_link_artifact(url, link_text=text, key=key, description=about)
+    with best_effort(f"the artifact {key}"):
+        create_link_artifact(url, link_text=text, key=key, description=about)
 
 
 class ProgressArtifact:
@@ -167,7 +198,9 @@ class ProgressArtifact:
             return
         self._shown = (share, about)
         percent = round(100 * share, 1)
-        if self._id is None:
-            self._id = create_progress_artifact(percent, key=self._key, description=about)  # type: ignore[assignment]
-        else:
-            update_progress_artifact(self._id, percent, description=about)
+        with best_effort(f"the artifact {self._key}"):
+            if self._id is None:
+                made = create_progress_artifact(percent, key=self._key, description=about)
+                self._id = made  # type: ignore[assignment]
+            else:
+                update_progress_artifact(self._id, percent, description=about)

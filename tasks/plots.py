@@ -1,10 +1,14 @@
-"""Figures of a candidate, drawn with matplotlib without a display."""
+"""Pictures of a candidate, drawn with matplotlib without a display."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tasks.best_effort import best_effort
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -12,14 +16,22 @@ if TYPE_CHECKING:
     from trimtab.model.scoring import Scores
 
 
-def candidate_figures(truth: np.ndarray[Any, Any], scores: Scores, importances: dict[str, float]) -> dict[str, Figure]:
-    """Name → figure: importance for every task, ROC and calibration for binary, predicted against true otherwise."""
-    figures = {"importance": _importance(importances)}
+def candidate_plots(truth: np.ndarray[Any, Any], scores: Scores, importances: dict[str, float]) -> dict[str, bytes]:
+    """File name → PNG: importance for every task, ROC and calibration for binary, predicted against true for
+    regression. A picture that cannot be drawn is left out, with a note."""
+    figures: dict[str, Callable[[], Figure]] = {"importance": lambda: _importance(importances)}
     if scores.task == "binary":
-        figures |= {"roc": _roc(truth, scores.prediction), "calibration": _calibration(truth, scores.prediction)}
+        figures["roc"] = lambda: _roc(truth, scores.prediction)
+        figures["calibration"] = lambda: _calibration(truth, scores.prediction)
     elif scores.task == "regression":
-        figures |= {"predicted": _predicted(truth, scores.prediction)}
-    return figures
+        figures["predicted"] = lambda: _predicted(truth, scores.prediction)
+    plots = {}
+    for name, figure in figures.items():
+        with best_effort(f"the picture {name}"):
+            png = BytesIO()
+            figure().savefig(png, format="png")
+            plots[f"{name}.png"] = png.getvalue()
+    return plots
 
 
 def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
@@ -35,7 +47,7 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
 def _importance(importances: dict[str, float]) -> Figure:
     figure, axes = _axes("What the model looks at", "share of importance", "")
     top = sorted(importances.items(), key=lambda item: item[1])[-15:]
-    axes.barh([name for name, _ in top], [value for _, value in top], color="#3b6ea5")
+    axes.barh([name.replace("$", r"\$") for name, _ in top], [value for _, value in top], color="#3b6ea5")
     return figure
 
 

@@ -1,5 +1,5 @@
 """Evidently: distances between datasets, and HTML reports. The only module that imports Evidently; it measures, and
-`trimtab.evaluation` decides."""
+`trimtab.evaluation` decides. A page only informs: callers go on without one that cannot be drawn."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from tasks.best_effort import best_effort
 
 if TYPE_CHECKING:
     from trimtab.data.features import Feature
@@ -24,11 +26,11 @@ SUMMARY_ROWS = 2000
 
 @dataclass(frozen=True)
 class DriftReport:
-    """Distances per column (effect sizes, no unit) and the page that shows them."""
+    """Distances per column (effect sizes, no unit) and the page that shows them; None when it cannot be drawn."""
 
     distances: dict[str, float]
     prediction_distance: float | None
-    html: str
+    html: str | None
 
 
 def drift_report(
@@ -56,8 +58,10 @@ def drift_report(
     report = Report(columns, include_tests=True, metadata={"period": period})
     run = report.run(_dataset(after, numbers, categories), _dataset(before, numbers, categories), name=period)
     found = {m["config"]["column"]: float(m["value"]) for m in run.dict()["metrics"]}
-    prediction = found.pop(PREDICTION, None)
-    return DriftReport({n: v for n, v in found.items() if v == v}, prediction, _html(run))
+    prediction, html = found.pop(PREDICTION, None), None
+    with best_effort("Evidently's page of drift"):
+        html = _html(run)
+    return DriftReport({n: v for n, v in found.items() if v == v}, prediction, html)
 
 
 def performance_report(
@@ -66,30 +70,41 @@ def performance_report(
     """A page about predictions with known labels: classification quality, or regression quality.
 
     *truth* and *prediction* have shape (n,); *prediction* holds probabilities of the positive class for binary,
-    labels for multiclass, values for regression. *reference* is the champion's pair on the same rows.
+    labels for multiclass, values for regression. *reference* is the champion's pair on the same rows; it is left out
+    when two labels occur on one side and others, or more, on the other, which Evidently cannot compare.
     """
-    from evidently import BinaryClassification, DataDefinition, Dataset, MulticlassClassification, Regression, Report
+    from evidently import DataDefinition, Dataset, Report
     from evidently.presets import ClassificationQuality, RegressionQuality
 
-    definitions = {
-        "binary": lambda: DataDefinition(
-            classification=[BinaryClassification(target="target", prediction_probas=PREDICTION, pos_label=1)]
-        ),
-        "multiclass": lambda: DataDefinition(
-            classification=[MulticlassClassification(target="target", prediction_labels=PREDICTION)]
-        ),
-        "regression": lambda: DataDefinition(regression=[Regression(target="target", prediction=PREDICTION)]),
-    }
-
-    def dataset(pair: tuple[Any, Any]) -> Dataset:
-        frame = pd.DataFrame({"target": pair[0], PREDICTION: pair[1]})
-        return Dataset.from_pandas(frame, data_definition=definitions[task]())
-
+    pairs = [(truth, prediction), *([] if reference is None else [reference])]
+    frames = [pd.DataFrame({"target": known, PREDICTION: found}) for known, found in pairs]
+    roles = [_roles(task, frame) for frame in frames]
+    datasets = [
+        Dataset.from_pandas(frame, data_definition=DataDefinition(**role))
+        for frame, role in zip(frames, roles, strict=True)
+        if role == roles[0]
+    ]
     preset = RegressionQuality() if task == "regression" else ClassificationQuality()
-    run = Report([preset], metadata={"period": period}).run(
-        dataset((truth, prediction)), dataset(reference) if reference is not None else None, name=period
-    )
+    run = Report([preset], metadata={"period": period}).run(datasets[0], *(datasets[1:] or [None]), name=period)
     return _html(run)
+
+
+def _roles(task: str, frame: pd.DataFrame) -> dict[str, Any]:
+    """What the columns `target` and `prediction` are to Evidently. It takes any two labels for a binary task and needs
+    a positive one then: the last in order."""
+    from evidently import BinaryClassification, MulticlassClassification, Regression
+
+    if task == "regression":
+        return {"regression": [Regression(target="target", prediction=PREDICTION)]}
+    if task == "binary":
+        return {"classification": [BinaryClassification(target="target", prediction_probas=PREDICTION, pos_label=1)]}
+    labels = sorted({str(label) for label in frame[["target", PREDICTION]].to_numpy().ravel()})
+    if len(labels) == 2:
+        binary = BinaryClassification(
+            target="target", prediction_labels=PREDICTION, pos_label=labels[1], labels={text: text for text in labels}
+        )
+        return {"classification": [binary]}
+    return {"classification": [MulticlassClassification(target="target", prediction_labels=PREDICTION)]}
 
 
 def summary_report(frame: pd.DataFrame, *, numbers: Sequence[str], categories: Sequence[str], period: str) -> str:

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tasks import reports
 from trimtab.data.features import Feature
@@ -46,18 +48,43 @@ def test_the_page_is_a_page_and_the_distance_of_predictions_is_apart() -> None:
     found = reports.drift_report(_rows(500), _rows(500, seed=1), FEATURES, threshold=0.1, period="2013-03")
     assert found.prediction_distance is not None
     assert "prediction" not in found.distances
+    assert found.html is not None
     assert found.html.lstrip().startswith("<")
+
+
+def test_a_page_of_drift_that_cannot_be_drawn_costs_no_distance(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reports, "_html", lambda _run: list[str]()[len(FEATURES)])
+    found = reports.drift_report(_rows(500), _rows(500, seed=1), FEATURES, threshold=0.1, period="p")
+    assert found.html is None
+    assert set(found.distances) == {"x", "c"}
+    assert "page of drift is missing (IndexError" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("task", "truth", "prediction"),
     [
         ("binary", [0, 1, 0, 1] * 20, [0.2, 0.7, 0.4, 0.6] * 20),
+        ("binary", [0] * 20, [0.2] * 20),
         ("multiclass", ["a", "b", "c", "a"] * 20, ["a", "b", "c", "b"] * 20),
+        ("multiclass", ["yes", "no"] * 20, ["yes", "yes"] * 20),
+        ("multiclass", ["a", "b"] * 20, ["a", "b"] * 20),
+        ("multiclass", ["a"], ["a"]),
         ("regression", [1.0, 2.0, 3.0, 4.0] * 20, [1.1, 2.0, 2.9, 4.2] * 20),
+        ("regression", [1.0], [1.1]),
     ],
-    ids=["binary", "multiclass", "regression"],
+    ids=["binary", "one class", "multiclass", "yes or no", "two of three", "one row", "regression", "one number"],
 )
 def test_every_task_has_its_performance_page(task: str, truth: list[object], prediction: list[object]) -> None:
     page = reports.performance_report(np.array(truth), np.array(prediction), task=task, period="p")
+    assert "html" in page[:200].lower()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data(), st.sampled_from([["a", "b"], ["yes", "no", "?"]]), st.integers(1, 6))
+def test_the_champion_is_compared_whatever_labels_occur(data: st.DataObject, classes: list[str], rows: int) -> None:
+    """Also when one side has two labels, which Evidently takes for a binary task, and the other has not."""
+    truth, new, old = (data.draw(st.lists(st.sampled_from(classes), min_size=rows, max_size=rows)) for _ in range(3))
+    page = reports.performance_report(truth, new, task="multiclass", period="p", reference=(truth, old))
     assert "html" in page[:200].lower()
