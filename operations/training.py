@@ -79,5 +79,7 @@ def make_candidate(
         flow_run=orchestrator.current_run_id(),
     )  # fmt: skip
     log_s = time.monotonic() - started - read_s - fit_s
+    if fitted.left_out:
+        print(f"Left out, as no row to train on has a value: {', '.join(fitted.left_out)}")
     print(f"{record.rows_train:,} rows: read {read_s:.1f} s, fit and weigh {fit_s:.1f} s, write and log {log_s:.1f} s")
     return run_id

@@ -102,7 +102,7 @@ def build_artifacts(
         metrics=candidate.metrics,
         importances=candidate.importances,
         params=params.model_dump(mode="json", by_alias=True, exclude={"alerts", "schedule"}),
-        lineage=dict(lineage),
+        lineage={**lineage, **({"left_out": [*candidate.left_out]} if candidate.left_out else {})},
         requirements=requirements(),
     )
     shown = frame(parts.holdout.head(SAMPLE_ROWS), scorer.features)
@@ -135,6 +135,7 @@ def model_card(record: CandidateRecord, *, name: str, version: int, verdict: str
         "",
         f"**Gate:** {verdict}",
         "",
+        *_left_out(record),
         "| metric, on the rows kept | value |",
         "|---|---|",
         *(f"| {key} | {value:.4f} |" for key, value in record.metrics.items()),
@@ -150,6 +151,11 @@ def model_card(record: CandidateRecord, *, name: str, version: int, verdict: str
         *(f"| {key} | `{value}` |" for key, value in record.lineage.items() if len(str(value)) < 100),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _left_out(record: CandidateRecord) -> list[str]:
+    names = ", ".join(record.lineage.get("left_out", []))
+    return [f"**Left out**, as no row to train on has a value: {names}", ""] if names else []
 
 
 def manifest_fields(record: CandidateRecord, *, model_name: str, model_version: int, run_id: str) -> dict[str, Any]:

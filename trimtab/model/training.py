@@ -5,6 +5,7 @@ docs/explanation/reproducibility.md for the estimators. `tasks` reads the rows a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from io import BytesIO
@@ -45,13 +46,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted pipeline, its scorer, its skops file (*content*), and its importances and metrics on the holdout."""
+    """A fitted pipeline, its scorer, its skops file (*content*), its importances and metrics on the holdout, and the
+    features that it ignores, as no row to train on has a value (*left_out*)."""
 
     pipeline: Pipeline
     scorer: Scorer
     content: bytes
     importances: dict[str, float]
     metrics: dict[str, float]
+    left_out: tuple[str, ...] = ()
 
 
 def holdout_start(params: Params, as_of: Period) -> pd.Timestamp:
@@ -109,10 +112,16 @@ def labels_of(rows: pd.DataFrame, params: Params) -> np.ndarray[Any, Any]:
             return values.to_numpy(dtype=np.float64)
 
 
-def fit_pipeline(params: Params, schema: Schema, rows: pd.DataFrame, project: Path) -> tuple[Pipeline, Scorer]:
-    """A pipeline fitted on all of *rows*, and its scorer.
+def empty_features(rows: pd.DataFrame, features: Sequence[Feature]) -> tuple[str, ...]:
+    """The features without a value in any of *rows*. A model learns nothing from them, and some cannot be fitted on
+    them, so they are left out until a training window has values again."""
+    return tuple(f.name for f in features if rows[f.name].isna().all())
 
-    Raises NotEnoughData when a classifier would see one class only, and ParamsError.
+
+def fit_pipeline(params: Params, schema: Schema, rows: pd.DataFrame, project: Path) -> tuple[Pipeline, Scorer]:
+    """A pipeline fitted on all of *rows*, and its scorer. It ignores features that `empty_features` names.
+
+    Raises NotEnoughData when a classifier would see one class only or no feature has a value, and ParamsError.
     """
     from sklearn.utils._param_validation import InvalidParameterError
 
@@ -120,9 +129,12 @@ def fit_pipeline(params: Params, schema: Schema, rows: pd.DataFrame, project: Pa
     truth = labels_of(rows, params)
     if params.project.task != "regression" and len(set(truth.tolist())) < 2:
         raise NotEnoughData(f"every row to train on has the same {params.columns.target}: there is nothing to learn")
-    model = build_pipeline(params, features, project)
+    table, empty = frame(rows, features), empty_features(rows, features)
+    if len(empty) == len(features):
+        raise NotEnoughData("no feature has a value in the rows to train on: look at what the source gives")
+    model = build_pipeline(params, tuple(f for f in features if f.name not in empty), project)
     try:
-        model.fit(frame(rows, features), truth)
+        model.fit(table, truth)
     except InvalidParameterError as error:
         raise ParamsError(f"train.params: {error}") from None
     classes = [] if params.project.task == "regression" else model.classes_.tolist()
@@ -155,6 +167,7 @@ def fit_candidate(params: Params, schema: Schema, parts: Split, project: Path) -
         content=buffer.getvalue(),
         importances=importances(scorer, parts.holdout, params),
         metrics={name: value for name, value in measured.items() if np.isfinite(value)},
+        left_out=empty_features(parts.train, scorer.features),
     )
 
 

@@ -221,3 +221,33 @@ def test_the_paper_and_its_files_say_what_the_model_does(task: str, tmp_path: Pa
     assert "# small version 3" in page
     assert record.model_digest in page
     assert "first model" in page
+
+
+@pytest.mark.parametrize("column", ["noise", "place"])
+@pytest.mark.parametrize(("task", "model"), [(task, model) for task in ESTIMATORS for model in ESTIMATORS[task]])
+def test_a_feature_without_values_is_left_out_and_back_when_it_has_some(
+    task: str, model: str, column: str, own_code: Path
+) -> None:
+    """A number that was missing altogether ended the default model's training."""
+    (own_code / "model.py").write_text(OWN.format(kind="DecisionTree" + kind_of(task)))
+    params, rows = project(task, model), sample_rows.rows(400, task=task)
+    missing = rows.assign(**{column: rows[column].where(rows["at"] >= "2013-02-25")})
+    made, parts = fitted(params, missing, own_code)
+    assert made.left_out == (column,)
+    assert made.importances[column] == 0
+    record, _ = candidate.build_artifacts(made, parts, params, month("2013-02"), dataset="d", lineage={})
+    assert f"no row to train on has a value: {column}" in candidate.model_card(record, name="m", version=1, verdict="v")
+    with_values, without = made.scorer.score(rows), made.scorer.score(missing)
+    assert np.array_equal(with_values.prediction, without.prediction)
+    again, _ = fitted(params, rows, own_code)
+    assert again.left_out == ()
+
+
+def kind_of(task: str) -> str:
+    return "Regressor" if task == "regression" else "Classifier"
+
+
+def test_rows_without_any_value_are_not_learned_from(own_code: Path) -> None:
+    rows = sample_rows.rows(400).assign(strong=np.nan, noise=np.nan, place=None)
+    with pytest.raises(NotEnoughData, match="no feature has a value"):
+        fitted(sample_rows.params(train={"holdout": "10d"}), rows, own_code)
