@@ -9,6 +9,7 @@ from operations.context import ProjectContext, short
 from stores.ledger import LiveRelease, Rollout
 from tasks import orchestrator
 from tasks.best_effort import best_effort
+from trimtab.data.markdown_text import as_cell
 from trimtab.rollout.state_machine import Phase, RolloutState, current_state
 
 EVENTS: Final[dict[Phase, str]] = {
@@ -56,7 +57,7 @@ def to_markdown(ctx: ProjectContext, rollout: Rollout) -> str:
     ]  # fmt: skip
     for count, step in enumerate(steps, start=1):
         exposed, reason = step.evidence.get("exposed", 0), step.evidence.get("reason", "")
-        lines.append(f"| {step.number} | {current_state(steps[:count]).title} | {exposed:,} | {reason} |")
+        lines.append(f"| {step.number} | {current_state(steps[:count]).title} | {exposed:,} | {as_cell(reason)} |")
     if last is not None:
         found = f"after {last.pairs:,} pairs and {last.labels:,} labels: {last.evidence['reason']}"
         lines += ["", f"**{last.verdict}** {found}"]

@@ -17,6 +17,7 @@ from tasks import dataset, orchestrator, reports, tracking
 from tasks.best_effort import best_effort
 from tasks.retries import RETRIED
 from tasks.tracking import CandidateArtifacts
+from trimtab.data.markdown_text import as_cell
 from trimtab.evaluation import gate
 from trimtab.evaluation.gate import GateResult
 from trimtab.evaluation.metrics import Interval
@@ -121,7 +122,7 @@ def show(ctx: ProjectContext, run_id: str, result: GateResult) -> None:
     if result.slices:
         lines += ["", "| slice | rows | champion | candidate | difference (interval) | |", "|---|---|---|---|---|---|"]
         lines += [
-            f"| {s.column} = {s.value} | {s.rows:,} | {s.champion:.4f} | {s.candidate:.4f} "
+            f"| {as_cell(s.column)} = {as_cell(s.value)} | {s.rows:,} | {s.champion:.4f} | {s.candidate:.4f} "
             f"| {s.gain.value:+.4f} ({s.gain.low:+.4f} to {s.gain.high:+.4f}) | {'harmed' if s.harmed else ''} |"
             for s in result.slices
         ]

@@ -13,6 +13,7 @@ from stores.releases.bundle import Bundle
 from tasks import orchestrator, reports, tracking
 from tasks.best_effort import best_effort
 from tasks.retries import RETRIED
+from trimtab.data.markdown_text import as_cell
 from trimtab.data.periods import Period, span
 from trimtab.evaluation import metrics, monitoring
 from trimtab.evaluation.monitoring import Facts, MonitoringDecision, PeriodFinding, Quality
@@ -145,7 +146,7 @@ def _show(decision: MonitoringDecision, report: str | None) -> None:
     if facts.distances:
         lines += ["", "| input | distance | share of importance |", "|---|---|---|"]
         ranked = sorted(facts.distances, key=lambda n: -facts.distances[n] * facts.importances.get(n, 0.0))
-        lines += [f"| {n} | {facts.distances[n]:.3f} | {facts.importances.get(n, 0.0):.1%} |" for n in ranked]
+        lines += [f"| {as_cell(n)} | {facts.distances[n]:.3f} | {facts.importances.get(n, 0.0):.1%} |" for n in ranked]
     if report:
         lines += ["", f"[Evidently's report]({report})"]
         orchestrator.show_link("drift-report", report, text=f"Drift report of {facts.period}", about=decision.cause)

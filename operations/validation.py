@@ -14,6 +14,7 @@ from stores.ledger import Landing, ValidationRecord
 from tasks import dataset, orchestrator, reports
 from tasks.best_effort import best_effort
 from trimtab.data import schema
+from trimtab.data.markdown_text import as_cell
 from trimtab.data.schema import Schema, ValidationResult
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def show(ctx: ProjectContext, result: ValidationRecord, checked: ValidationResul
     lines = [f"**{result.period}** {'accepted' if result.accepted else 'quarantined'}: {result.reason}"]
     if checked.reasons:
         lines += ["", "| reason | rows |", "|---|---|"]
-        lines += [f"| {reason} | {count} |" for reason, count in list(checked.reasons.items())[:20]]
+        lines += [f"| {as_cell(reason)} | {count} |" for reason, count in list(checked.reasons.items())[:20]]
     if result.accepted:
         with best_effort("Evidently's summary of the batch"):
             columns = ctx.params.columns

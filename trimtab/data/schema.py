@@ -20,6 +20,7 @@ from trimtab.config.params import Params
 from trimtab.data.features import texts
 from trimtab.data.periods import Period
 
+QUOTED = '"'  # PyYAML's style of a text between quotes
 ColumnKind = Literal["number", "category", "time", "id"]
 
 
@@ -44,6 +45,18 @@ class ColumnRule(BaseModel):
         return self
 
 
+def _on_one_line(name: str, rule: Mapping[str, Any]) -> str:
+    """The YAML of one entry on one line; the name is quoted where it would take several lines."""
+
+    def dump(value: Any, **style: str) -> str:
+        kept = {"sort_keys": False, "width": math.inf, "allow_unicode": True, "default_flow_style": True}
+        return str(yaml.safe_dump(value, **kept, **style)).strip()
+
+    line = dump({name: rule})[1:-1]
+    is_plain = "\n" not in line and not line.startswith("? ")
+    return line if is_plain else f"{dump(name, default_style=QUOTED)}: {dump(rule)}"
+
+
 class Schema(BaseModel):
     """The columns that a batch must have. Accepted batches keep only these."""
 
@@ -58,9 +71,7 @@ class Schema(BaseModel):
             "columns:",
         ]
         for name, rule in self.columns.items():
-            entry = {name: rule.model_dump(exclude_defaults=True)}
-            body = yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
-            lines.append(f"  {body.strip()[1:-1]}")
+            lines.append(f"  {_on_one_line(name, rule.model_dump(exclude_defaults=True))}")
         return "\n".join(lines) + "\n"
 
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from trimtab.config.fields import format_duration
+from trimtab.data.markdown_text import as_cell
 from trimtab.experiment.report import POWER, Arm, BlockEffect, Effect, Estimate, Report
 
 
@@ -44,7 +45,7 @@ def _time(report: Report) -> str:
 
 
 def _effect(effect: Effect) -> str:
-    where = "overall" if effect.column is None else f"{effect.column} = {effect.value}"
+    where = "overall" if effect.column is None else f"{as_cell(effect.column)} = {as_cell(effect.value)}"
     difference = "" if effect.difference is None else f"{effect.difference:+.5f}"
     return (
         f"| {where} | {effect.labels:,} | {difference} | {effect.low:+.5f} to {effect.high:+.5f} | {effect.finding} |"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from trimtab.config.params import Params
 from trimtab.data.features import Feature, frame
+from trimtab.data.markdown_text import as_cell
 from trimtab.data.periods import Period
 from trimtab.data.types import Columns, Label, Task
 from trimtab.model.release import (
@@ -142,19 +143,19 @@ def model_card(record: CandidateRecord, *, name: str, version: int, verdict: str
         "",
         "| input | share of importance |",
         "|---|---|",
-        *(f"| {key} | {value:.1%} |" for key, value in top),
+        *(f"| {as_cell(key)} | {value:.1%} |" for key, value in top),
         "",
         "| made from | |",
         "|---|---|",
         f"| dataset | `{record.dataset}` |",
         f"| model digest | `{record.model_digest}` |",
-        *(f"| {key} | `{value}` |" for key, value in record.lineage.items() if len(str(value)) < 100),
+        *(f"| {key} | `{as_cell(value)}` |" for key, value in record.lineage.items() if len(str(value)) < 100),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _left_out(record: CandidateRecord) -> list[str]:
-    names = ", ".join(record.lineage.get("left_out", []))
+    names = ", ".join(map(as_cell, record.lineage.get("left_out", [])))
     return [f"**Left out**, as no row to train on has a value: {names}", ""] if names else []
 
 
