@@ -48,13 +48,14 @@ class ColumnRule(BaseModel):
 def _on_one_line(name: str, rule: Mapping[str, Any]) -> str:
     """The YAML of one entry on one line; the name is quoted where it would take several lines."""
 
-    def dump(value: Any, **style: str) -> str:
-        kept = {"sort_keys": False, "width": math.inf, "allow_unicode": True, "default_flow_style": True}
-        return str(yaml.safe_dump(value, **kept, **style)).strip()
+    def dump(value: Any, *, style: str | None = None) -> str:
+        return yaml.safe_dump(
+            value, default_flow_style=True, default_style=style, sort_keys=False, width=math.inf, allow_unicode=True
+        ).strip()
 
     line = dump({name: rule})[1:-1]
     is_plain = "\n" not in line and not line.startswith("? ")
-    return line if is_plain else f"{dump(name, default_style=QUOTED)}: {dump(rule)}"
+    return line if is_plain else f"{dump(name, style=QUOTED)}: {dump(rule)}"
 
 
 class Schema(BaseModel):
