@@ -8,7 +8,7 @@ with the same weights are compared row by row, which makes small differences vis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,9 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
     "multiclass": ("log_loss", "accuracy", "f1_macro"),
     "regression": ("rmse", "mae", "r2"),
 }
+BATCH_CELLS = 250_000
+"""How many bootstrap weights are in memory at once (2 MB); a metric makes a few arrays of this size of them."""
+WeightedMetric = Callable[[Floats], Floats]
 _CLIP = float(np.finfo(np.float64).eps)
 
 
@@ -39,23 +42,39 @@ class Interval:
     high: float
 
 
-def measure(metric: str, truth: Labels, scores: Scores, *, weights: Floats | None = None) -> Floats:
-    """Return *metric* for each row of *weights*, shape (B, n), as shape (B,); without weights one value, shape (1,).
+def weighted(metric: str, truth: Labels, scores: Scores) -> WeightedMetric:
+    """Return *metric* as a function of row weights, shape (B, n), that returns shape (B,). What does not depend on the
+    weights, such as the order of the predictions, is computed once.
 
     *truth* has shape (n,): 0 and 1 for binary, labels for multiclass, numbers for regression. The result is nan where
     the metric is undefined: roc_auc with one class, no rows, a missing label or prediction. Raises KeyError for an
     unknown metric.
 
+    >>> accuracy = weighted("accuracy", np.array([0, 1]), Scores("binary", np.array([0.2, 0.4])))
+    >>> accuracy(np.array([[1.0, 1.0], [3.0, 1.0]])).tolist()
+    [0.5, 0.75]
+    """
+    prepare = _METRICS[metric]
+    if not len(truth) or not np.isfinite(scores.prediction).all() or any(v is None or v != v for v in truth.tolist()):
+        return lambda weights: np.full(len(weights), np.nan)
+    of_weights = prepare(truth, scores)
+
+    def measured(weights: Floats) -> Floats:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return of_weights(weights)
+
+    return measured
+
+
+def measure(metric: str, truth: Labels, scores: Scores, *, weights: Floats | None = None) -> Floats:
+    """Return *metric* for each row of *weights*, shape (B, n), as shape (B,); without weights one value, shape (1,).
+    `weighted` describes the arguments.
+
     >>> truth, scores = np.array([0, 1, 1]), Scores("binary", np.array([0.2, 0.9, 0.4]))
     >>> measure("accuracy", truth, scores).round(3).tolist()
     [0.667]
     """
-    if weights is None:
-        weights = np.ones((1, len(truth)))
-    if not len(truth) or not np.isfinite(scores.prediction).all() or any(v is None or v != v for v in truth.tolist()):
-        return np.full(len(weights), np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return _METRICS[metric](truth, scores, weights)
+    return weighted(metric, truth, scores)(np.ones((1, len(truth))) if weights is None else weights)
 
 
 def measure_recorded(metric: str, answers: pd.DataFrame, *, task: Task, classes: Sequence[Label]) -> float:
@@ -90,13 +109,19 @@ def interval(replicates: Floats, value: float, *, level: float = 0.95) -> Interv
     return Interval(float(value), float(low), float(high))
 
 
-def resampling(rows: int, *, resamples: int, seed: int) -> Floats:
-    """Return Poisson bootstrap weights, shape (resamples, rows). Equal arguments give equal weights.
+def resampling(units: int, *, resamples: int, seed: int, rows: int | None = None) -> Iterator[Floats]:
+    """Yield Poisson bootstrap weights, shape (*resamples*, *units*), in batches of about BATCH_CELLS weights. Equal
+    arguments give equal weights.
 
-    >>> resampling(3, resamples=2, seed=0).shape
-    (2, 3)
+    *rows* is how many rows the weights of a resample will be spread over, when there are more than *units*.
+
+    >>> [batch.shape for batch in resampling(100_000, resamples=3, seed=0)]
+    [(2, 100000), (1, 100000)]
     """
-    return np.random.default_rng(seed).poisson(1.0, size=(resamples, rows)).astype(np.float64)
+    random = np.random.default_rng(seed)
+    at_once = max(1, BATCH_CELLS // max(units, rows or 0, 1))
+    for first in range(0, resamples, at_once):
+        yield random.poisson(1.0, size=(min(at_once, resamples - first), units)).astype(np.float64)
 
 
 def gain(metric: str, new: Floats, old: Floats) -> Floats:
@@ -108,24 +133,29 @@ def gain(metric: str, new: Floats, old: Floats) -> Floats:
     return old - new if metric in LOWER_IS_BETTER else new - old
 
 
-def _roc_auc(truth: Labels, scores: Scores, weights: Floats) -> Floats:
+def _roc_auc(truth: Labels, scores: Scores) -> WeightedMetric:
     """The probability that a positive ranks above a negative, ties counting half (Mann-Whitney U)."""
     order = np.argsort(scores.prediction, kind="stable")
     ranked = scores.prediction[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
     is_positive = (np.asarray(truth)[order] == 1).astype(np.float64)
-    positive = np.add.reduceat(weights[:, order] * is_positive, starts, axis=1)
-    negative = np.add.reduceat(weights[:, order] * (1 - is_positive), starts, axis=1)
-    below = np.cumsum(negative, axis=1) - negative
-    wins = (positive * (below + negative / 2)).sum(axis=1)
-    return np.asarray(wins / (positive.sum(axis=1) * negative.sum(axis=1)))
+
+    def measured(weights: Floats) -> Floats:
+        in_order = weights[:, order]
+        positive = np.add.reduceat(in_order * is_positive, starts, axis=1)
+        negative = np.add.reduceat(in_order * (1 - is_positive), starts, axis=1)
+        below = np.cumsum(negative, axis=1) - negative
+        wins = (positive * (below + negative / 2)).sum(axis=1)
+        return np.asarray(wins / (positive.sum(axis=1) * negative.sum(axis=1)))
+
+    return measured
 
 
-def _mean(losses: Floats, weights: Floats) -> Floats:
-    return np.asarray(weights @ losses / weights.sum(axis=1))
+def _mean(losses: Floats) -> WeightedMetric:
+    return lambda weights: np.asarray(weights @ losses / weights.sum(axis=1))
 
 
-def _log_loss(truth: Labels, scores: Scores, weights: Floats) -> Floats:
+def _log_loss(truth: Labels, scores: Scores) -> WeightedMetric:
     if scores.task == "binary":
         given = np.where(np.asarray(truth) == 1, scores.prediction, 1 - scores.prediction)
     else:
@@ -133,7 +163,7 @@ def _log_loss(truth: Labels, scores: Scores, weights: Floats) -> Floats:
         place = {label: i for i, label in enumerate(scores.classes)}
         columns = np.array([place.get(label, -1) for label in truth])
         given = np.where(columns < 0, 0.0, scores.probabilities[np.arange(len(columns)), columns])
-    return _mean(-np.log(np.clip(given, _CLIP, 1)), weights)
+    return _mean(-np.log(np.clip(given, _CLIP, 1)))
 
 
 def _chosen(scores: Scores) -> Labels:
@@ -142,36 +172,50 @@ def _chosen(scores: Scores) -> Labels:
     return (scores.prediction >= 0.5).astype(int)
 
 
-def _accuracy(truth: Labels, scores: Scores, weights: Floats) -> Floats:
-    return _mean((np.asarray(truth) == _chosen(scores)).astype(np.float64), weights)
+def _accuracy(truth: Labels, scores: Scores) -> WeightedMetric:
+    return _mean((np.asarray(truth) == _chosen(scores)).astype(np.float64))
 
 
-def _f1_macro(truth: Labels, scores: Scores, weights: Floats) -> Floats:
-    truth, chosen = np.asarray(truth, dtype=object), _chosen(scores)
-    found = []
-    for label in sorted(set(truth.tolist()) | set(chosen.tolist()), key=str):
-        hit = weights @ ((truth == label) & (chosen == label)).astype(np.float64)
-        said, was = weights @ (chosen == label).astype(np.float64), weights @ (truth == label).astype(np.float64)
-        found.append(np.where(said + was > 0, 2 * hit / (said + was), 0.0))
-    return np.asarray(np.mean(found, axis=0))
+def _f1_macro(truth: Labels, scores: Scores) -> WeightedMetric:
+    from scipy.sparse import csr_array
+
+    was, said = np.asarray(truth, dtype=object).tolist(), _chosen(scores).tolist()
+    codes = {label: i for i, label in enumerate({*was, *said})}
+    real, chosen = (np.array([codes[label] for label in labels]) for labels in (was, said))
+    by_label = [  # for each label, which rows count
+        csr_array((counted.astype(np.float64), (label, np.arange(len(was)))), shape=(len(codes), len(was)))
+        for label, counted in ((real, real == chosen), (real, np.ones(len(was))), (chosen, np.ones(len(was))))
+    ]
+
+    def measured(weights: Floats) -> Floats:
+        hit, was, said = (rows @ weights.T for rows in by_label)
+        return np.asarray(np.where(said + was > 0, 2 * hit / (said + was), 0.0).mean(axis=0))
+
+    return measured
 
 
-def _rmse(truth: Labels, scores: Scores, weights: Floats) -> Floats:
-    return np.sqrt(_mean((np.asarray(truth, float) - scores.prediction) ** 2, weights))
+def _rmse(truth: Labels, scores: Scores) -> WeightedMetric:
+    mean_square = _mean((np.asarray(truth, float) - scores.prediction) ** 2)
+    return lambda weights: np.sqrt(mean_square(weights))
 
 
-def _mae(truth: Labels, scores: Scores, weights: Floats) -> Floats:
-    return _mean(np.abs(np.asarray(truth, float) - scores.prediction), weights)
+def _mae(truth: Labels, scores: Scores) -> WeightedMetric:
+    return _mean(np.abs(np.asarray(truth, float) - scores.prediction))
 
 
-def _r2(truth: Labels, scores: Scores, weights: Floats) -> Floats:
+def _r2(truth: Labels, scores: Scores) -> WeightedMetric:
     value = np.asarray(truth, float)
-    centre = weights @ value / weights.sum(axis=1)
-    total = (weights * (value[None, :] - centre[:, None]) ** 2).sum(axis=1)
-    return np.where(total > 0, 1 - weights @ (value - scores.prediction) ** 2 / total, np.nan)
+    residual = (value - scores.prediction) ** 2
+
+    def measured(weights: Floats) -> Floats:
+        centre = weights @ value / weights.sum(axis=1)
+        total = (weights * (value[None, :] - centre[:, None]) ** 2).sum(axis=1)
+        return np.where(total > 0, 1 - weights @ residual / total, np.nan)
+
+    return measured
 
 
-_METRICS: dict[str, Callable[[Labels, Scores, Floats], Floats]] = {
+_METRICS: dict[str, Callable[[Labels, Scores], WeightedMetric]] = {
     "roc_auc": _roc_auc,
     "log_loss": _log_loss,
     "accuracy": _accuracy,

@@ -34,7 +34,6 @@ from trimtab.rollout.state_machine import RolloutPolicy
 
 RESAMPLES = 200
 SEED = 20130101
-_CELLS = 2_000_000
 _FEWEST = 5  # expected count per arm that the chi-square approximation needs
 
 
@@ -218,11 +217,11 @@ def _resampled(mine: pd.DataFrame, release: str, policy: RolloutPolicy, metric: 
     codes, names = pd.factorize(drawn_by)
     if not len(mine) or not math.isfinite(value):
         return value, np.full(RESAMPLES, np.nan)
-    at_once = max(1, _CELLS // max(len(mine), len(names)))
-    replicates = []
-    for first in range(0, RESAMPLES, at_once):
-        weights = metrics.resampling(len(names), resamples=min(at_once, RESAMPLES - first), seed=seed + 1000 * first)
-        replicates.append(metrics.measure(metric, truth, scores, weights=weights[:, codes]))
+    measured = metrics.weighted(metric, truth, scores)
+    replicates = [
+        measured(weights[:, codes])
+        for weights in metrics.resampling(len(names), resamples=RESAMPLES, seed=seed, rows=len(mine))
+    ]
     return value, np.concatenate(replicates)
 
 

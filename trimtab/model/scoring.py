@@ -41,11 +41,12 @@ class Scores:
         """Number of rows."""
         return len(self.prediction)
 
-    def take(self, rows: np.ndarray[Any, np.dtype[np.bool_]]) -> Scores:
-        """The scores of the rows where the mask *rows*, shape (n,), is true."""
-        labels = None if self.labels is None else tuple(v for v, kept in zip(self.labels, rows, strict=True) if kept)
-        shares = None if self.probabilities is None else self.probabilities[rows]
-        return Scores(self.task, self.prediction[rows], self.classes, labels, shares)
+    def take(self, rows: np.ndarray[Any, Any]) -> Scores:
+        """The scores of the rows *rows*: a mask of shape (n,), or indices."""
+        index = np.flatnonzero(rows) if rows.dtype == bool else rows
+        labels = None if self.labels is None else tuple([self.labels[i] for i in index.tolist()])
+        shares = None if self.probabilities is None else self.probabilities[index]
+        return Scores(self.task, self.prediction[index], self.classes, labels, shares)
 
     def answers(self) -> list[dict[str, Any]]:
         """One JSON object for each row, as clients receive them and as samples.json stores them.

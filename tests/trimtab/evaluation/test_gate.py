@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -197,3 +198,21 @@ def test_labels_of_several_classes_are_judged_by_label() -> None:
     right = Scores("multiclass", shares.max(axis=1), CLASSES, tuple(truth), shares)
     assert gate.evaluate_gate(rules(metric="f1_macro", min=0.99), truth, right, bad).passed
     assert not gate.evaluate_gate(rules(metric="f1_macro", min=0.0), truth, bad, right).passed
+
+
+@pytest.mark.parametrize(("task", "name"), CASES, ids=lambda v: v)
+def test_memory_does_not_grow_with_the_resamples(task: str, name: str) -> None:
+    """500 resamples of 200,000 rows took 4 GB."""
+    truth, candidate = MAKERS[task](0, 20_000)
+    champion = MAKERS[task](1, 20_000)[1]
+    parts = pd.DataFrame({"part": np.random.default_rng(0).choice(["x", "y"], 20_000)})
+
+    def peak_mb(resamples: int) -> float:
+        wanted = rules(metric=name, min=ANY_FLOOR[name], slices={"part": 0.1}, resamples=resamples)
+        tracemalloc.start()
+        gate.evaluate_gate(wanted, truth, candidate, champion, slices=parts)
+        peak = tracemalloc.get_traced_memory()[1] / 1e6
+        tracemalloc.stop()
+        return peak
+
+    assert peak_mb(400) < peak_mb(50) + 5 < 60

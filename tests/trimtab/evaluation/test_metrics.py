@@ -132,9 +132,7 @@ def test_nineteen_of_twenty_intervals_hold_the_true_value() -> None:
         random = np.random.default_rng(seed)
         truth = np.arange(300) % 2
         scores = Scores("binary", random.normal(truth))
-        replicates = metrics.measure(
-            "roc_auc", truth, scores, weights=metrics.resampling(300, resamples=200, seed=seed)
-        )
+        replicates = metrics.measure("roc_auc", truth, scores, weights=drawn(300, resamples=200, seed=seed))
         found = metrics.interval(replicates, float(metrics.measure("roc_auc", truth, scores)[0]))
         held += found.low <= 0.7602 <= found.high
     assert 176 <= held <= 199
@@ -150,11 +148,25 @@ def test_an_interval_is_ordered_or_unknown(replicates: list[float], value: float
         assert found.low <= found.high
 
 
+def drawn(units: int, **options: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.concatenate([*metrics.resampling(units, **options)])  # type: ignore[arg-type]
+
+
 def test_the_same_seed_draws_the_same_rows() -> None:
-    one, other = (metrics.resampling(50, resamples=7, seed=s) for s in (1, 2))
-    assert (one == metrics.resampling(50, resamples=7, seed=1)).all()
+    one, other = (drawn(50, resamples=7, seed=s) for s in (1, 2))
+    assert (one == drawn(50, resamples=7, seed=1)).all()
     assert (one != other).any()
     assert one.shape == (7, 50)
+
+
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(0, 400))
+def test_the_weights_are_the_same_however_they_are_divided(units: int, resamples: int, rows: int) -> None:
+    whole = drawn(units, resamples=resamples, seed=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "BATCH_CELLS", 100)
+        batches = [*metrics.resampling(units, resamples=resamples, seed=3, rows=rows)]
+    assert np.array_equal(np.concatenate(batches), whole)
+    assert all(len(batch) == 1 or len(batch) * max(units, rows) <= 100 for batch in batches)
 
 
 @pytest.mark.parametrize("name", sorted({name for _, name in CASES}))
