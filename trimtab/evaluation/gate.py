@@ -160,7 +160,7 @@ def _gain(name: str, part: _Part, news: Floats, olds: Floats, *, level: float = 
 def _named_slices(gate: GateConfig, slices: pd.DataFrame | None) -> list[tuple[str, Any, Index]]:
     """Column, value and rows of each slice that is large enough to be judged."""
     return [
-        (column, value, index)
+        (column, value, np.asarray(index))
         for column in gate.slices
         if slices is not None
         for value, index in slices.groupby(column, observed=True).indices.items()

@@ -26,6 +26,10 @@ ESTIMATORS: Mapping[tuple[str, bool], str] = {
 }
 
 
+SPARSE_BELOW = 0.1
+"""The share of numbers that are not zero below which a sparse matrix takes much less memory, and no more time."""
+
+
 def build_estimator(params: Params, project: Path) -> Any:
     """The unfitted estimator that ``train.model`` names: a key of ESTIMATORS, a scikit-learn path, or `model.py`.
 
@@ -79,7 +83,8 @@ def build_pipeline(params: Params, features: tuple[Feature, ...], project: Path)
     """The unfitted pipeline: preprocessing that suits the estimator, then the estimator.
 
     HistGradientBoosting gets ordinal categories, in which an unseen one counts as missing. Other estimators get
-    imputed and scaled numbers and one-hot categories, in which an unseen one counts as infrequent. Raises ParamsError.
+    imputed and scaled numbers and one-hot categories, in which an unseen one counts as infrequent; as a sparse matrix
+    where less than SPARSE_BELOW of it is not zero, if the estimator takes one. Raises ParamsError.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
@@ -98,6 +103,9 @@ def build_pipeline(params: Params, features: tuple[Feature, ...], project: Path)
         prepare = ColumnTransformer([("number", "passthrough", number), ("category", encode, category)])
     else:
         scale = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
-        encode = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=20, sparse_output=False)
-        prepare = ColumnTransformer([("number", scale, number), ("category", encode, category)])
+        takes_sparse = bool(model.__sklearn_tags__().input_tags.sparse)
+        encode = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=20, sparse_output=takes_sparse)
+        prepare = ColumnTransformer(
+            [("number", scale, number), ("category", encode, category)], sparse_threshold=SPARSE_BELOW
+        )
     return make_pipeline(prepare, model)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from io import BytesIO
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 IMPORTANCE_ROWS = 3000
 IMPORTANCE_REPEATS = 3
+IMPORTANCE_CELLS = 5_000_000  # of the tables that are scored at once: 40 MB
 REFERENCE_ROWS = 20_000
 
 
@@ -180,15 +182,17 @@ def importances(scorer: Scorer, rows: pd.DataFrame, params: Params) -> dict[str,
     rows = rows.sample(min(IMPORTANCE_ROWS, len(rows)), random_state=params.train.seed)
     table, truth = frame(rows, scorer.features), labels_of(rows, params)
     random, metric = np.random.default_rng(params.train.seed), params.gate.metric
-    shuffled = [
+    shuffled = (
         table.assign(**{feature.name: table[feature.name].to_numpy()[random.permutation(len(table))]})
         for feature in scorer.features
         for _ in range(IMPORTANCE_REPEATS)
-    ]
-    # All shuffles are scored in one call, which costs far less for each row.
-    scores = scorer.score_frame(pd.concat([table, *shuffled], ignore_index=True))
-    part = np.repeat(np.arange(len(shuffled) + 1), len(table))
-    values = [float(metrics.measure(metric, truth, scores.take(part == i))[0]) for i in range(len(shuffled) + 1)]
+    )
+    # Many tables are scored in one call, which costs far less for each row.
+    tables, at_once, values = chain([table], shuffled), max(1, IMPORTANCE_CELLS // table.size), list[float]()
+    while batch := list(islice(tables, at_once)):
+        scores = scorer.score_frame(pd.concat(batch, ignore_index=True))
+        parts = np.arange(scores.size).reshape(len(batch), -1)
+        values += [float(metrics.measure(metric, truth, scores.take(part))[0]) for part in parts]
     gains = metrics.gain(metric, np.array(values[0]), np.array(values[1:])).reshape(-1, IMPORTANCE_REPEATS)
     lost = dict(
         zip((f.name for f in scorer.features), np.clip(np.nan_to_num(gains).mean(axis=1), 0, None), strict=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from trimtab.data.arrays import Floats
 from trimtab.data.features import Feature, assemble
-from trimtab.predictors.preprocessing import CategoryCodes, NotCompilable, fitted_steps, is_identity, known_texts
+from trimtab.predictors.preprocessing import CategoryCodes, Codes, NotCompilable, fitted_steps, is_identity, known_texts
 
 if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer
@@ -41,28 +41,36 @@ class NumericBlock:
         filled: Floats = np.where(np.isnan(block), self.fill[:, np.newaxis], block)
         return ((filled - self.mean[:, np.newaxis]) / self.scale[:, np.newaxis]).T
 
+    def write(self, columns: Mapping[str, Any], matrix: Any) -> None:
+        """Write the block of *columns* into its columns of *matrix*, shape (n, width of all blocks)."""
+        matrix[:, self.start : self.start + self.width] = self.values(columns)
+
 
 @dataclass(frozen=True)
 class CategoryBlock:
-    """One one-hot encoded category: *table* has the encoded row of each code, shape (codes, width).
+    """One one-hot encoded category: *ones* has the block's column that is one for each code, or *width* for none.
 
-    *start* is the first column's index in the matrix.
+    *start* is the block's first column in the matrix.
     """
 
     name: str
     start: int
+    width: int
     codes: CategoryCodes
-    table: Floats
+    ones: Codes
 
-    @property
-    def width(self) -> int:
-        """How many columns of the matrix the block fills."""
-        return int(self.table.shape[1])
-
-    def values(self, columns: Mapping[str, Any]) -> Floats:
-        """The block of *columns* with n rows: shape (n, width)."""
-        found: Floats = self.table[self.codes.encode(columns[self.name])]
+    def products(self, weights: Floats) -> Floats:
+        """For each code, the product of its row with the block's part of *weights*, shape (matrix width, outputs)."""
+        own = weights[self.start : self.start + self.width]
+        found: Floats = np.vstack([own, np.zeros((1, own.shape[1]))])[self.ones]
         return found
+
+    def write(self, columns: Mapping[str, Any], matrix: Any) -> None:
+        """Write the block of *columns* into its columns of *matrix*, shape (n, width of all blocks)."""
+        ones = self.ones[self.codes.encode(columns[self.name])]
+        matrix[:, self.start : self.start + self.width] = 0
+        rows = np.flatnonzero(ones < self.width)
+        matrix[rows, self.start + ones[rows]] = 1
 
 
 DenseBlock = NumericBlock | CategoryBlock
@@ -105,9 +113,11 @@ def _numbers(step: Any, taken: list[Feature], start: int) -> NumericBlock:
 
 
 def _one_hot(encoder: Any, taken: list[Feature], start: int) -> list[CategoryBlock]:
-    """Encode each category's known texts, with the other categories held fixed, and keep the result as tables."""
-    if encoder.drop is not None or encoder.sparse_output:
-        raise NotCompilable("a one-hot encoder that drops a column or is sparse is not supported")
+    """Encode each category's known texts, with the other categories held fixed, and keep where the ones are."""
+    from scipy.sparse import csr_array
+
+    if encoder.drop is not None:
+        raise NotCompilable("a one-hot encoder that drops a column is not supported")
     rare = getattr(encoder, "infrequent_categories_", [None] * len(taken))
     found: list[CategoryBlock] = []
     for i, feature in enumerate(taken):
@@ -115,9 +125,14 @@ def _one_hot(encoder: Any, taken: list[Feature], start: int) -> list[CategoryBlo
         probe = {
             f.name: texts if f is feature else [known_texts(encoder, j)[0]] * len(texts) for j, f in enumerate(taken)
         }
-        encoded = np.asarray(encoder.transform(assemble(probe, taken, size=len(texts))), dtype=np.float64)
+        encoded = csr_array(encoder.transform(assemble(probe, taken, size=len(texts))))
         width = len(encoder.categories_[i]) - (0 if rare[i] is None else len(rare[i]) - 1)
         first = sum(part.width for part in found)
+        own = encoded[:, first : first + width].tocoo()
+        ones = np.full(len(texts), width, dtype=np.intp)
+        ones[own.row] = own.col
+        if not (own.data == 1).all() or len(set(own.row.tolist())) < own.nnz:
+            raise NotCompilable(f"the encoding of {feature.name} is not one-hot")
         codes = CategoryCodes({text: code for code, text in enumerate(texts)})
-        found.append(CategoryBlock(feature.name, start + first, codes, encoded[:, first : first + width]))
+        found.append(CategoryBlock(feature.name, start + first, width, codes, ones))
     return found

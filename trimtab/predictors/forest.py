@@ -12,6 +12,7 @@ from trimtab.predictors.dense_blocks import DenseBlock
 from trimtab.predictors.link_functions import Link
 from trimtab.predictors.preprocessing import NotCompilable
 
+_MAX_ROWS = 4096  # so that the matrix stays small
 _MAX_TREELITE_ROWS = 256  # for more rows scikit-learn is faster, as its overhead is shared; measured
 
 
@@ -39,10 +40,20 @@ class ForestPredictor:
         """Predictions for *size* rows, as `Predictor.predict` describes them."""
         from treelite import gtil
 
+        if size > _MAX_ROWS:
+            parts = range(0, size, _MAX_ROWS)
+            return np.concatenate(
+                [
+                    self.predict(
+                        {name: values[i : i + _MAX_ROWS] for name, values in columns.items()}, min(_MAX_ROWS, size - i)
+                    )
+                    for i in parts
+                ]
+            )
         matrix = np.empty((size, self._width), dtype=np.float32)
         with np.errstate(over="ignore"):
             for block in self._blocks:
-                matrix[:, block.start : block.start + block.width] = block.values(columns)
+                block.write(columns, matrix)
         if size > _MAX_TREELITE_ROWS:
             return self._predict_sklearn(matrix)
         exact = matrix.astype(np.float64)

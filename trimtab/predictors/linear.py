@@ -25,11 +25,7 @@ class LinearPredictor:
         self._link, self._intercept = link, np.atleast_1d(np.asarray(model.intercept_, dtype=np.float64))
         self._outputs = len(weights)
         self._numbers = [(p, weights[:, p.start : p.start + p.width].T) for p in blocks if isinstance(p, NumericBlock)]
-        self._categories = [
-            (p.name, p.codes, p.table @ weights[:, p.start : p.start + p.width].T)
-            for p in blocks
-            if isinstance(p, CategoryBlock)
-        ]
+        self._categories = [(p.name, p.codes, p.products(weights.T)) for p in blocks if isinstance(p, CategoryBlock)]
 
     def predict(self, columns: Mapping[str, Any], size: int) -> Floats:
         """Predictions for *size* rows, as `Predictor.predict` describes them."""

@@ -149,7 +149,7 @@ def test_an_interval_is_ordered_or_unknown(replicates: list[float], value: float
 
 
 def drawn(units: int, **options: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.concatenate([*metrics.resampling(units, **options)])  # type: ignore[arg-type]
+    return np.concatenate([*metrics.resampling(units, **options)])
 
 
 def test_the_same_seed_draws_the_same_rows() -> None:

@@ -18,6 +18,7 @@ from trimtab.data import schema
 from trimtab.data.periods import Period
 from trimtab.model import candidate, training
 from trimtab.model.release import model_digest
+from trimtab.model.scoring import Scorer
 from trimtab.model.training import Candidate, NotEnoughData, Split
 
 YEAR = sample_rows.rows(800, days=181)
@@ -251,3 +252,21 @@ def test_rows_without_any_value_are_not_learned_from(own_code: Path) -> None:
     rows = sample_rows.rows(400).assign(strong=np.nan, noise=np.nan, place=None)
     with pytest.raises(NotEnoughData, match="no feature has a value"):
         fitted(sample_rows.params(train={"holdout": "10d"}), rows, own_code)
+
+
+def test_importances_are_the_same_in_batches_which_bound_their_memory(
+    own_code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, rows = project("multiclass", "random_forest"), sample_rows.rows(400, task="multiclass")
+    made, parts = fitted(params, rows, own_code)
+    sizes: list[int] = []
+
+    def score_frame(table: pd.DataFrame) -> Any:
+        sizes.append(table.size)
+        return Scorer.score_frame(made.scorer, table)
+
+    monkeypatch.setattr(made.scorer, "score_frame", score_frame)
+    monkeypatch.setattr(training, "IMPORTANCE_CELLS", 1000)
+    assert training.importances(made.scorer, parts.holdout, params) == made.importances
+    assert len(sizes) > 2
+    assert max(sizes) <= 1000
