@@ -31,7 +31,7 @@ def evaluate(run_id: str) -> bool:
     live = ctx.ledger.live()
     champion = ctx.releases.get(live.champion) if live else None
     result, page = evaluation.compare(ctx, candidate, champion, live)
-    evaluation.record(ctx, candidate, champion, result)
+    evaluation.record(ctx, candidate, live, result)
     with best_effort("the gate's result in MLflow"):
         log_gate_result(
             ctx.tracking, run_id, passed=result.passed, reason=result.reason, evidence=result.evidence(), report=page

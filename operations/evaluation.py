@@ -103,10 +103,13 @@ def _answers(scores: Scores) -> object:
     return list(scores.labels) if scores.labels is not None else scores.prediction
 
 
-def record(ctx: ProjectContext, candidate: CandidateArtifacts, champion: Bundle | None, result: GateResult) -> None:
-    """Record the gate's result; its id is a digest of what was compared."""
-    against = champion.digest if champion else None
-    compared = f"{candidate.run_id}|{against}|{ctx.params.gate.model_dump_json()}|{result.rows}"
+def record(ctx: ProjectContext, candidate: CandidateArtifacts, live: LiveRelease | None, result: GateResult) -> None:
+    """Record the gate's result; its id is a digest of what was compared, and at which version of the live release.
+
+    A candidate that is the challenger fails, and may pass again once it was rolled back.
+    """
+    against, version = (live.champion, live.version) if live else (None, 0)
+    compared = f"{candidate.run_id}|{against}|{version}|{ctx.params.gate.model_dump_json()}|{result.rows}"
     ctx.ledger.record_gate(
         GateRecord(
             id=hashlib.sha256(compared.encode()).hexdigest(), run_id=candidate.run_id, champion=against,

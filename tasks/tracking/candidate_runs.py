@@ -21,7 +21,7 @@ from trimtab.model.candidate import CANDIDATE_FILE, CandidateRecord
 if TYPE_CHECKING:
     from trimtab.model.training import Candidate, Split
 
-FOLDER = "candidate"
+FOLDER, TAG = "candidate", "trimtab.candidate"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def log_candidate(
     client = connect(tracking_uri)
     experiment = active_experiment(client, record.project)
     key = f"{record.model_digest[:24]}:{record.dataset[:12]}:{record.as_of}"
-    query = f"tags.`trimtab.candidate` = '{key}' AND attributes.status = 'FINISHED'"
+    query = f"tags.`{TAG}` = '{key}' AND attributes.status = 'FINISHED'"
     done = tagged_runs(client, experiment, query)
     if done:
         kept = next((run for run in done if run.info.lifecycle_stage == "active"), done[0])
@@ -92,7 +92,7 @@ def log_candidate(
         with best_effort("the pictures in MLflow"):
             log_files(client, run_id, plots, "plots")
         mlflow.set_tags({"trimtab.model_uri": model.model_uri, "trimtab.flow_run": flow_run or ""})
-        mlflow.set_tag("trimtab.candidate", key)  # last: it says that all the rest is there
+        mlflow.set_tag(TAG, key)  # last: it says that all the rest is there
     return run_id
 
 
@@ -107,12 +107,11 @@ def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def has_candidate(tracking_uri: str, run_id: str) -> bool:
-    """Whether MLflow has the run; a deleted one is restored."""
+    """Whether MLflow has the run, with its tags; a deleted one is restored."""
     try:
-        active_run(connect(tracking_uri), run_id)
+        return TAG in active_run(connect(tracking_uri), run_id).data.tags
     except LookupError:
         return False
-    return True
 
 
 def fetch_candidate(tracking_uri: str, run_id: str, *, cache: Path) -> CandidateArtifacts:
@@ -121,7 +120,7 @@ def fetch_candidate(tracking_uri: str, run_id: str, *, cache: Path) -> Candidate
     import mlflow
 
     run = active_run(connect(tracking_uri), run_id)
-    if "trimtab.candidate" not in run.data.tags:
+    if TAG not in run.data.tags:
         raise LookupError(f"run {run_id} is no finished candidate: train makes one")
     folder = cache / run_id
     if not (folder / FOLDER / CANDIDATE_FILE).exists():

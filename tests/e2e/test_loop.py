@@ -120,6 +120,36 @@ def test_a_retrain_on_the_same_data_releases_nothing(stack: Stack) -> None:
     assert "Cached" in {task["state_name"] for task in tasks}, "what was trained is not trained again"
 
 
+def test_what_was_deleted_in_mlflows_pages_is_restored_or_made_anew(stack: Stack) -> None:
+    def mlflow(action: str, **body: str) -> None:
+        answer = httpx.post(f"{stack.settings.tracking_uri}/api/2.0/mlflow/{action}", json=body, timeout=20)
+        assert answer.status_code == 200, answer.text
+
+    def retrained() -> str:
+        run = stack.prefect(_deployment(stack, "retrain/nightly"), {})["id"]
+        assert _ended(stack, run) == "COMPLETED"
+        return str(stack.ledger.outcomes()[f"retrain:run:{run}"].evidence["run_id"])
+
+    def stage(kind: str, **which: str) -> str:
+        found = httpx.get(f"{stack.settings.tracking_uri}/api/2.0/mlflow/{kind}s/get", params=which, timeout=20).json()
+        return str(found[kind].get("lifecycle_stage") or found[kind]["info"]["lifecycle_stage"])
+
+    with same_champion(stack):
+        candidate = retrained()
+        mlflow("runs/delete", run_id=candidate)
+        assert retrained() == candidate
+        assert stage("run", run_id=candidate) == "active"
+        mlflow("runs/delete-tag", run_id=candidate, key="trimtab.candidate")
+        assert retrained() != candidate
+    name = f"{stack.ledger.releases()[-1].model_name}-monitoring"
+    found = httpx.get(
+        f"{stack.settings.tracking_uri}/api/2.0/mlflow/experiments/get-by-name", params={"experiment_name": name}
+    ).json()["experiment"]
+    mlflow("experiments/delete", experiment_id=found["experiment_id"])
+    reconciled(stack)
+    assert stage("experiment", experiment_id=found["experiment_id"]) == "active"
+
+
 KILLED_AT_THE_BAD_MOMENT = """
 import os, signal, sys
 from flows.drift_monitor import drift_monitor

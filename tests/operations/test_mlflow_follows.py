@@ -3,14 +3,16 @@ while it is away."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from operations import live, monitoring, reconciliation, training
+from operations import evaluation, live, monitoring, reconciliation, releases, training
 from operations.context import ProjectContext
 from stores.ledger import DecisionRecord, Ledger, RolloutStep
 from stores.ledger.migrations import migrate
@@ -18,6 +20,8 @@ from tasks import orchestrator, tracking
 from tasks.tracking import mlflow_runs
 from tests.trimtab import sample_rows
 from trimtab.config.settings import Settings
+from trimtab.evaluation.gate import GateResult
+from trimtab.evaluation.metrics import Interval
 from trimtab.evaluation.monitoring import Facts, MonitoringDecision, PeriodFinding
 
 OLD, NEW = "0" * 64, "1" * 64
@@ -162,7 +166,7 @@ def test_a_candidate_whose_run_is_gone_from_mlflow_is_made_anew(
 
         def with_options(self, *, refresh_cache: bool) -> Cached:
             assert refresh_cache
-            made.append(str(client.create_run(experiment).info.run_id))
+            made.append(str(client.create_run(experiment, tags={"trimtab.candidate": "key"}).info.run_id))
             return self
 
     monkeypatch.setattr(training, "make_candidate", Cached())
@@ -171,3 +175,22 @@ def test_a_candidate_whose_run_is_gone_from_mlflow_is_made_anew(
     client.delete_run(run)
     assert training.train_candidate(ctx, "v", "2013-02", "outs: []\n") == run
     assert client.get_run(run).info.lifecycle_stage == "active"
+
+
+def test_a_candidate_that_was_the_challenger_may_pass_again_once_it_is_not(ctx: ProjectContext) -> None:
+    """Its older pass is no new record, so the newest said that it is the challenger, and register refused it."""
+    candidate: Any = SimpleNamespace(run_id="r1")
+    known = Interval(0.7, 0.6, 0.8)
+    passed = GateResult(True, "better", "roc_auc", 100, known, None, None)
+    failed = GateResult(False, "the candidate is the same model as the challenger", "roc_auc", 100, known, None, None)
+    evaluation.record(ctx, candidate, ctx.ledger.live(), passed)
+    time.sleep(1.1)  # SQLite's clock counts seconds
+    shadow = ctx.ledger.switch(OLD, expected=1, move="shadow", reason="c", actor="a", challenger=NEW)
+    for _ in range(2):
+        evaluation.record(ctx, candidate, shadow, failed)
+    with pytest.raises(releases.GateNotPassed):
+        releases.require_pass(ctx, "r1")
+    time.sleep(1.1)
+    back = ctx.ledger.switch(OLD, expected=2, move="rollback", reason="c", actor="a")
+    evaluation.record(ctx, candidate, back, passed)
+    assert releases.require_pass(ctx, "r1") == "better"
