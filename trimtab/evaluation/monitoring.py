@@ -122,14 +122,14 @@ def missing_and_unseen(
     """Return two dicts of shares in 0 to 1, per feature and per category feature.
 
     The first has the increase in missing values over *reference* (negative for a decrease), the second the share of
-    rows of *current* whose value *reference* does not have. The frames may have more columns than *features*. Raises
-    KeyError when one lacks a feature.
+    rows of *current* whose value *reference* does not have; a feature without any value in *reference* is left out, as
+    the model ignores it. The frames may have more columns than *features*. Raises KeyError when one lacks a feature.
     """
     gained = {f.name: float(current[f.name].isna().mean() - reference[f.name].isna().mean()) for f in features}
     unseen = {
         f.name: float((~current[f.name].isin(reference[f.name].dropna().unique()) & current[f.name].notna()).mean())
         for f in features
-        if f.kind == "category"
+        if f.kind == "category" and reference[f.name].notna().any()
     }
     return gained, unseen
 

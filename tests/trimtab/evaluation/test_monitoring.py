@@ -237,4 +237,12 @@ def test_missing_values_and_unseen_categories_are_counted(before: list[Any], now
     gained, unseen = monitoring.missing_and_unseen(reference, current, features)
     expected = now.count(None) / len(now) - before.count(None) / len(before)
     assert gained == {"size": pytest.approx(expected), "place": pytest.approx(expected)}
-    assert unseen == {"place": pytest.approx(sum(v is not None and v not in before for v in now) / len(now))}
+    share = sum(v is not None and v not in before for v in now) / len(now)
+    assert unseen == ({"place": pytest.approx(share)} if set(before) != {None} else {})
+
+
+def test_a_category_that_the_model_ignores_does_not_block_when_it_has_values_again() -> None:
+    feature = Feature(name="place", kind="category")
+    reference = pd.DataFrame({"place": pd.Series([None] * 5, dtype="str")})
+    gained, unseen = monitoring.missing_and_unseen(reference, pd.DataFrame({"place": ["here"] * 5}), [feature])
+    assert action(CALM.model_copy(update={"null_gain": gained, "unseen": unseen})) == "none"
