@@ -50,7 +50,8 @@ class NumericBlock:
 class CategoryBlock:
     """One one-hot encoded category: *ones* has the block's column that is one for each code, or *width* for none.
 
-    *start* is the block's first column in the matrix.
+    *start* is the block's first column in the matrix. *cells* and *values* have the matrix's column and the number that
+    is written there for each code: its one, or a zero in the first column.
     """
 
     name: str
@@ -58,6 +59,8 @@ class CategoryBlock:
     width: int
     codes: CategoryCodes
     ones: Codes
+    cells: Codes
+    values: Floats
 
     def products(self, weights: Floats) -> Floats:
         """For each code, the product of its row with the block's part of *weights*, shape (matrix width, outputs)."""
@@ -66,11 +69,9 @@ class CategoryBlock:
         return found
 
     def write(self, columns: Mapping[str, Any], matrix: Any) -> None:
-        """Write the block of *columns* into its columns of *matrix*, shape (n, width of all blocks)."""
-        ones = self.ones[self.codes.encode(columns[self.name])]
-        matrix[:, self.start : self.start + self.width] = 0
-        rows = np.flatnonzero(ones < self.width)
-        matrix[rows, self.start + ones[rows]] = 1
+        """Write the block of *columns* into its columns of *matrix*, zeros of shape (n, width of all blocks)."""
+        codes = self.codes.encode(columns[self.name])
+        matrix[np.arange(len(codes)), self.cells[codes]] = self.values[codes]
 
 
 DenseBlock = NumericBlock | CategoryBlock
@@ -134,5 +135,7 @@ def _one_hot(encoder: Any, taken: list[Feature], start: int) -> list[CategoryBlo
         if not (own.data == 1).all() or len(set(own.row.tolist())) < own.nnz:
             raise NotCompilable(f"the encoding of {feature.name} is not one-hot")
         codes = CategoryCodes({text: code for code, text in enumerate(texts)})
-        found.append(CategoryBlock(feature.name, start + first, width, codes, ones))
+        is_one = ones < width
+        cells = start + first + np.where(is_one, ones, 0)
+        found.append(CategoryBlock(feature.name, start + first, width, codes, ones, cells, is_one.astype(np.float64)))
     return found

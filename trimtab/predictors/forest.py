@@ -50,7 +50,7 @@ class ForestPredictor:
                     for i in parts
                 ]
             )
-        matrix = np.empty((size, self._width), dtype=np.float32)
+        matrix = np.zeros((size, self._width), dtype=np.float32)
         with np.errstate(over="ignore"):
             for block in self._blocks:
                 block.write(columns, matrix)
