@@ -125,6 +125,7 @@ def announce(ctx: ProjectContext, result: ValidationRecord) -> None:
     ctx.raise_alert(f"batch:{fact}", kind="batch quarantined", message=message, evidence=payload)
 
 
+@best_effort("the batch's page")
 def show(ctx: ProjectContext, result: ValidationRecord, checked: ValidationResult) -> None:
     """Show a table of reasons and Evidently's summary of the accepted rows on the flow run's page."""
     lines = [f"**{result.period}** {'accepted' if result.accepted else 'quarantined'}: {result.reason}"]

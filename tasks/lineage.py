@@ -36,5 +36,10 @@ def lock_digest() -> str | None:
 
 
 def _git(folder: Path, *args: str) -> str | None:
-    done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=False)
+    """What git prints; None where there is no git, or it fails. Bytes that are no UTF-8 are replaced."""
+    command = ["git", "-C", str(folder), *args]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except FileNotFoundError:
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
