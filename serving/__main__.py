@@ -13,6 +13,8 @@ from serving.settings import InsecureSettings, ServerSettings, check_exposure, k
 from trimtab.config.run_with_secrets import UnreadableSecret
 from trimtab.config.settings import Settings
 
+_ARRIVAL_ROOM_S = 1.0  # a late body is answered by serving.http.asgi first, which says why
+
 
 def main() -> int:
     """Run the server until it is stopped; 2 when the settings are invalid or insecure."""
@@ -37,7 +39,7 @@ def main() -> int:
     import uvicorn
 
     from serving.app import ModelServer
-    from serving.http.protocol import HttpProtocol
+    from serving.http.protocol import with_arrival_limit
     from serving.preload import unpack
     from stores.releases.store import ReleaseStore
     from stores.telemetry import open_telemetry
@@ -54,7 +56,7 @@ def main() -> int:
         host=settings.host,
         port=settings.server_port,
         loop="uvloop",
-        http=HttpProtocol,
+        http=with_arrival_limit(server_settings.answer_s + _ARRIVAL_ROOM_S),
         ws="none",
         proxy_headers=False,
         access_log=False,

@@ -12,6 +12,7 @@ from typing import Any
 from serving.exceptions import BodyTimeout, MethodNotAllowed, Overloaded, TooLarge
 from serving.http.auth import ApiKeys
 from serving.http.errors import ErrorResponse, to_response
+from serving.http.same_origin import check_same_origin
 from serving.metrics.server import ServerMetrics
 
 Message = Any
@@ -82,8 +83,7 @@ class FastPath:
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed
-            if self._keys.required:
-                self._keys.check(path, scope["headers"])
+            self._admit(path, scope["headers"])
             body = await self._body(receive)
             self._held += len(body)
             if self._held > self._max_held:
@@ -102,6 +102,13 @@ class FastPath:
         await send({"type": "http.response.start", "status": status, "headers": start})
         await send({"type": "http.response.body", "body": answer})
         self._metrics.requests.observe(path, status, time.perf_counter() - started)
+
+    def _admit(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Without keys, requests of other origins are refused; with keys, those without one."""
+        if self._keys.required:
+            self._keys.check(path, headers)
+        else:
+            check_same_origin(headers)
 
     async def _body(self, receive: Receive) -> bytes:
         message = await receive()
@@ -162,7 +169,7 @@ class FastPath:
             await send(message)
 
         try:
-            self._keys.check(scope["path"], scope["headers"])
+            self._admit(scope["path"], scope["headers"])
             await self._app(scope, receive, watched_send)
         except Exception as error:
             if started_response:

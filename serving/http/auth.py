@@ -142,9 +142,14 @@ def _sent_key(headers: Headers) -> bytes:
     authorization = found.get(b"authorization", b"")
     if key := found.get(b"x-api-key"):
         return key
-    if authorization.startswith(b"Basic "):  # clients that cannot send their own headers: http://anybody:KEY@host/
-        try:
-            return b64decode(authorization[6:], validate=True).partition(b":")[2]
-        except binascii.Error:
-            return b""
-    return authorization.removeprefix(b"Bearer ")
+    scheme, _, credentials = authorization.partition(b" ")
+    match scheme.lower():  # RFC 9110, 11.1: schemes have no case
+        case b"bearer":
+            return credentials.strip(b" ")
+        case b"basic":  # for clients that cannot send headers of their own: http://anything:KEY@host/
+            try:
+                return b64decode(credentials.strip(b" "), validate=True).partition(b":")[2]
+            except binascii.Error:
+                return b""
+        case _:
+            return authorization

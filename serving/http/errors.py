@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from serving.exceptions import BodyTimeout, MethodNotAllowed, NoLiveRelease, Overloaded, PredictTimeout, TooLarge
 from serving.http.auth import ForbiddenScope, MissingKey
+from serving.http.same_origin import ForeignOrigin, PageMedia
 from serving.metrics.server import ServerMetrics
 from serving.models.inference import ChampionFailed
 from stores.releases.bundle import ReleaseError, UnknownRelease, UnreachableRelease
@@ -92,6 +93,13 @@ _RESPONSES: dict[type[Exception], Callable[[Any], ErrorResponse]] = {
     TooLarge: lambda e: _response("too_large", 413, str(e)),
     MissingKey: lambda _: _response("key", 401, "send a key as 'Authorization: Bearer …' or 'X-API-Key: …'"),
     ForbiddenScope: lambda e: _response("key", 403, str(e)),
+    ForeignOrigin: lambda e: _response(
+        "origin",
+        403,
+        f"{e}: without keys only this machine's own programs are answered; set TRIMTAB_ADMIN_KEYS to "
+        "answer others, or ask by http://127.0.0.1",
+    ),
+    PageMedia: lambda _: _response("origin", 415, "send the body as application/json, or as an Arrow stream"),
     MethodNotAllowed: lambda _: _response("method", 405, "only POST is possible here", headers=((b"allow", b"POST"),)),
     BodyTimeout: lambda _: _response(
         "slow_body", 408, "the request's body did not arrive in time", headers=((b"connection", b"close"),)

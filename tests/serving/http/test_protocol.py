@@ -61,9 +61,9 @@ def test_requests_of_every_kind_share_a_connection(running: ServerHome) -> None:
                     length = int(line.split(b":")[1])
             return status, stream.read(length) if body else b""
 
-        connection.sendall(b"HEAD /docs HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"HEAD /docs HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answer(body=False)[0] in (200, 405)
-        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(ROW)
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n" % len(ROW)
         connection.sendall(head + b"Expect: 100-continue\r\n\r\n")
         assert answer(body=False)[0] == 100
         connection.sendall(ROW)
