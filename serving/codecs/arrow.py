@@ -26,6 +26,7 @@ def decode(body: bytes, *, max_rows: int, encoder: Encode = json.encode) -> Pred
         for message in _messages(body):
             _check(message, max_rows)
         table = pa.ipc.open_stream(pa.py_buffer(body)).read_all()
+        _ = table.schema.names  # decoded as UTF-8 only when they are asked for
     except (pa.ArrowException, OSError, EOFError, struct.error, UnicodeDecodeError) as error:
         raise BadInput(f"the body is not an Arrow stream: {error}") from error
     return PredictRequest(table, json.checked_size(table.num_rows, max_rows), encoder)

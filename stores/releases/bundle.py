@@ -109,14 +109,19 @@ class Bundle:
 
 def load_model(content: bytes, *, digest: str, trusted: Collection[str], allow: Collection[str] = ()) -> Any:
     """Load the model from a skops file. Raises UntrustedRelease, before anything is loaded, for a type that is not in
-    *trusted* or is neither in `ALLOWED_TYPES` nor in *allow*."""
+    *trusted* or is neither in `ALLOWED_TYPES` nor in *allow*, and CorruptRelease when the file cannot be read."""
     import skops.io
 
     vouched = set(trusted) & (ALLOWED_TYPES | set(allow))
-    found = set(skops.io.get_untrusted_types(data=content))
-    if refused := found - vouched:
-        raise UntrustedRelease(digest, refused)
-    return skops.io.loads(content, trusted=sorted(found))
+    try:
+        found = set(skops.io.get_untrusted_types(data=content))
+        if refused := found - vouched:
+            raise UntrustedRelease(digest, refused)
+        return skops.io.loads(content, trusted=sorted(found))
+    except ReleaseError:
+        raise
+    except Exception as error:  # skops, zipfile, json and numpy raise many types on a damaged file
+        raise CorruptRelease(digest, MODEL, f"cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def write_bundle(releases: Path, *, manifest_fields: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> Bundle:

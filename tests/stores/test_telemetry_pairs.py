@@ -57,7 +57,7 @@ def recorder(tmp_path: Path) -> Recorder:
 @pytest.mark.parametrize("compacted", [False, True], ids=["wal", "parquet"])
 @pytest.mark.parametrize("kind", [list, np.array], ids=["lists", "arrays"])
 def test_a_pair_says_what_both_models_said(recorder: Recorder, *, compacted: bool, kind: Any) -> None:
-    ids = recorder.new_ids([0, 1])
+    ids = recorder.new_ids([0, 60_000_000])
     assert pair(
         recorder,
         ids=ids,

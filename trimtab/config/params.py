@@ -26,7 +26,7 @@ from trimtab.config.sections import (
     TrainConfig,
     ValidationConfig,
 )
-from trimtab.config.yaml_lines import Loader, line_of
+from trimtab.config.yaml_lines import line_of, parse
 from trimtab.data.periods import Period, span
 from trimtab.rollout.config import LOSSES, RolloutConfig
 
@@ -114,9 +114,7 @@ def load(project: Path) -> Params:
     """Read params.yaml in the folder *project*. Raises ParamsError, which names the line to change."""
     path = project / "params.yaml"
     try:
-        loader = Loader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        data = loader.construct_document(node) if node else None
+        node, data = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist: run this in a project's folder, or set TRIMTAB_PROJECT") from None
     except yaml.MarkedYAMLError as error:
@@ -151,6 +149,8 @@ def _explain(path: Path, node: yaml.Node | None, problem: Any) -> str:
         is_secret = where[:1] == ["alerts"] and where[-1] != "kind"
         found = "" if is_secret or isinstance(problem["input"], dict) else f" (found {_shown(problem['input'])})"
         what = f"{message}{found}"
+        if problem["type"] == "string_type" and isinstance(problem["input"], bool):
+            what += "; YAML reads yes, no, on and off without quotes as true and false: put it in quotes"
     return f"{path}:{line}: {name}{':' if name else ''} {what}".replace(":  ", ": ")
 
 

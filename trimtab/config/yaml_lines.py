@@ -1,4 +1,5 @@
-"""Parse YAML with line numbers, so that an error can name the line to change."""
+"""Parse YAML with line numbers, so that an error can name the line to change; a file that would take all time or memory
+is an error too."""
 
 from __future__ import annotations
 
@@ -6,6 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
+
+MAX_CHARACTERS = 1_000_000
+MAX_VALUES = 100_000  # counted as often as aliases repeat them
+MAX_DEPTH = 50
+MAX_DIGITS = 400  # more than any number of a computer has
 
 
 class Loader(yaml.SafeLoader):
@@ -24,6 +30,58 @@ class Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is written twice", key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep=deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
+        """Construct an integer. Raises ConstructorError for one that takes more than MAX_DIGITS characters."""
+        if len(node.value) > MAX_DIGITS:
+            problem = f"a number of {len(node.value):,} characters: at most {MAX_DIGITS}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_yaml_int(node)
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+
+
+def parse(text: str) -> tuple[yaml.Node | None, Any]:
+    """The node and the data of the one document in *text*; None and None when there is none.
+
+    Raises yaml.YAMLError, with a mark where the trouble has a place: also for text that is too long, is nested too
+    deeply, contains itself, or grows too large by its aliases.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise yaml.YAMLError(f"{len(text):,} characters: at most {MAX_CHARACTERS:,}")
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, None
+        _count(node, {}, 0)
+        return node, loader.construct_document(node)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    except ValueError as error:  # of a scalar that looks like a number and is none
+        raise yaml.YAMLError(str(error)) from None
+
+
+def _count(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
+    """How many values *node* stands for. *known* has the count of each node seen, None for an open one."""
+    if id(node) in known:
+        count = known[id(node)]
+        if count is None:
+            raise yaml.composer.ComposerError(None, None, "it contains itself", node.start_mark)
+        return count
+    if depth > MAX_DEPTH:
+        raise yaml.composer.ComposerError(None, None, "nested too deeply", node.start_mark)
+    known[id(node)] = None
+    count = 1
+    if isinstance(node, yaml.CollectionNode):
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        count += sum(_count(part, known, depth + 1) for part in parts)
+    if count > MAX_VALUES:
+        problem = f"more than {MAX_VALUES:,} values, counting what aliases repeat"
+        raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+    known[id(node)] = count
+    return count
 
 
 def line_of(node: yaml.Node | None, where: Sequence[Any]) -> tuple[int, int]:

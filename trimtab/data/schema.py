@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from trimtab.config.params import Params
+from trimtab.config.yaml_lines import parse
 from trimtab.data.features import texts
 from trimtab.data.periods import Period
 
@@ -79,7 +80,7 @@ class Schema(BaseModel):
     def loads(cls, text: str, *, name: str = "schema.yaml") -> Schema:
         """Parse *text*. Raises SchemaError, which names the file *name* and what is wrong with it."""
         try:
-            return cls.model_validate(yaml.safe_load(text))
+            return cls.model_validate(parse(text)[1])
         except (ValidationError, yaml.YAMLError) as error:
             raise SchemaError(f"{name}: {error}") from None
 

@@ -3,6 +3,7 @@ both models said of the same rows. One of these per server."""
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -11,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stores.telemetry.wal import ids as prediction_ids
 from stores.telemetry.wal.encoding import encode
-from stores.telemetry.wal.ids import PredictionIds, data_time_us
+from stores.telemetry.wal.ids import data_time_us
 from stores.telemetry.wal.log import Unwritable, WriteAheadLog
 from stores.telemetry.wal.streams import LABELS, PAIRS, PREDICTIONS, wal_folder
 
@@ -51,8 +53,7 @@ class Recorder:
 
     def __init__(self, root: Path, *, roll_bytes: int = 8 * 1024 * 1024, roll_after_s: float = 3600) -> None:
         self.root = root
-        self._ids = PredictionIds()
-        writer = f"{time.time_ns() // 1_000_000:012x}{self._ids.new([0])[0][10:18]}"
+        writer = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
         self._predictions, self._labels, self._pairs = self._logs = tuple(
             WriteAheadLog(wal_folder(root, stream), writer, roll_bytes=roll_bytes, roll_after_s=roll_after_s)
             for stream in (PREDICTIONS, LABELS, PAIRS)
@@ -65,7 +66,7 @@ class Recorder:
 
     def new_ids(self, times_us: Sequence[int] | Any) -> list[str]:
         """Ids for rows with these data times, to be given to `predictions` and `pairs`. Not recording them is fine."""
-        return self._ids.new(times_us)
+        return prediction_ids.new_ids(times_us)
 
     def predictions(
         self,
@@ -89,7 +90,7 @@ class Recorder:
         numbers float64 arrays (nan is missing). Raises Unwritable, and ValueError when lengths differ.
         """
         began = time.perf_counter()
-        ids = self._ids.new(times_us) if ids is None else list(ids)
+        ids = prediction_ids.new_ids(times_us) if ids is None else list(ids)
         if not ids:
             return ids
         head = {
