@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from prefect import flow
 
 from operations import validation
 from operations.context import load_context
+from stores.parquet_frames import read_frame
 from trimtab.data import schema
 
 
@@ -21,7 +21,7 @@ def validate(period: str, batch: str | None = None) -> bool:
     ctx = load_context()
     wanted, landing = ctx.params.parse_period(period), ctx.ledger.landing(period)
     landed = validation.find_landed(ctx, period, batch)
-    rows = pd.read_parquet(landed.path)
+    rows = read_frame(landed.path)
     rules = validation.load_schema(ctx, rows)
     checked = schema.validate_batch(rows, rules, ctx.params, wanted)
     version = validation.add_to_dataset(ctx, period, landed.digest, checked)

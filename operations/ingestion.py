@@ -94,8 +94,8 @@ def _fetch_rows(ctx: ProjectContext, wanted: Period) -> tuple[pd.DataFrame, list
     """The rows of a period, and the objects that they came from when the source is a bucket."""
     target = ctx.params.source.target
     if sources.is_bucket_target(target):
-        return read_bucket(target, wanted, _access(ctx))
-    return fetch(ctx.root, target, wanted), []
+        return read_bucket(ctx.params, wanted, _access(ctx))
+    return fetch(ctx.root, ctx.params, wanted), []
 
 
 def _landed_digest(ctx: ProjectContext, wanted: Period) -> str | None:

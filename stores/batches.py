@@ -14,8 +14,13 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+
+_PLAIN = frozenset(
+    {"string", "boolean", "integer", "floating", "mixed-integer-float", "decimal", "date", "datetime", "empty"}
+)
 
 
 class NothingLanded(FileNotFoundError):
@@ -96,10 +101,25 @@ def _landed_at(path: Path) -> int:
 
 def _parquet(frame: pd.DataFrame) -> bytes:
     # Values that refuse to share a column type (a text among numbers) are kept as text: nothing is lost.
-    mixed = {str(name): frame[name].astype("str") for name in frame if frame[name].dtype == object}
+    mixed = {str(name): frame[name].astype("str") for name in frame if not _has_one_type(frame[name])}
     kept = frame.assign(**mixed).reset_index(drop=True)
     kept.attrs = {}  # they would be written into the file, and are no rows
     return bytes(kept.to_parquet(index=False))
+
+
+def _has_one_type(values: pd.Series[Any]) -> bool:
+    """Whether Parquet has a plain type for all of *values*: True beside None is a boolean column, and no text."""
+    if values.dtype != object:
+        return True
+    import pyarrow as pa
+
+    if pd.api.types.infer_dtype(values, skipna=True) not in _PLAIN:
+        return False
+    try:
+        pa.array(values, from_pandas=True)
+    except (pa.ArrowException, OverflowError):
+        return False
+    return True
 
 
 def _put(project: Path, path: Path, content: bytes) -> bool:

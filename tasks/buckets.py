@@ -13,7 +13,8 @@ import pandas as pd
 
 from stores.object_store.s3 import AccessDenied, credentials_from_files
 from tasks.source_access import BucketAccess, SourceError, SourceRejected
-from trimtab.config.params import ParamsError
+from tasks.table_files import read_table
+from trimtab.config.params import Params, ParamsError
 from trimtab.data.periods import Period, PeriodError
 
 _ATTEMPTS = 5
@@ -74,21 +75,18 @@ def list_by_period(target: str, example: Period, access: BucketAccess) -> dict[s
     return periods
 
 
-def read(
-    target: str,
-    period: Period,
-    access: BucketAccess,
-) -> tuple[pd.DataFrame, list[SourceObject]]:
+def read(params: Params, period: Period, access: BucketAccess) -> tuple[pd.DataFrame, list[SourceObject]]:
     """The rows of *period*, and the objects that they are from, each read whole as it was listed: when one is replaced
     meanwhile all is begun again, so that rows of two states never mix.
 
     Raises ParamsError, SourceRejected or SourceError.
     """
+    target = params.source.target
     bucket, client = _split_target(target, str(period))[0], _client(access)
     for _ in range(_ATTEMPTS):
         objects = _of_period(client, target, period)
         try:
-            frames = [_frame(client, bucket, each, period) for each in objects]
+            frames = [_frame(client, bucket, each, params, period) for each in objects]
         except _Moved:
             continue
         return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()), objects
@@ -100,12 +98,9 @@ def _of_period(client: Any, target: str, period: Period) -> list[SourceObject]:
     return [found for found in _list_objects(client, bucket, before) if shape.fullmatch(found.key)]
 
 
-def _frame(client: Any, bucket: str, found: SourceObject, period: Period) -> pd.DataFrame:
+def _frame(client: Any, bucket: str, found: SourceObject, params: Params, period: Period) -> pd.DataFrame:
     content = io.BytesIO(_content(client, bucket, found))
-    try:
-        return pd.read_parquet(content) if found.key.endswith(".parquet") else pd.read_csv(content)
-    except (OSError, ValueError) as error:  # pyarrow's and pandas' errors are both
-        raise SourceError(f"s3://{bucket}/{found.key} cannot be read for {period}: {error}") from error
+    return read_table(content, f"s3://{bucket}/{found.key}", params, period)
 
 
 def _content(client: Any, bucket: str, found: SourceObject) -> bytes:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from tasks.source_access import BucketAccess, SourceError
-from trimtab.config.params import ParamsError
+from tasks.table_files import read_table
+from trimtab.config.params import Params, ParamsError
 from trimtab.data.periods import Period
 
 
@@ -18,21 +19,24 @@ def is_bucket_target(target: str) -> bool:
     return target.startswith("s3://")
 
 
-def fetch(project: Path, target: str, period: Period, access: BucketAccess | None = None) -> pd.DataFrame:
-    """Return the rows of *period* that *target* has; an empty frame when there are none.
+def fetch(project: Path, params: Params, period: Period, access: BucketAccess | None = None) -> pd.DataFrame:
+    """Return the rows of *period* that the source of *params* has; an empty frame when there are none.
 
-    *target* is one of: ``module:function``, imported from the project's folder first and called with the period's
-    start and end (UTC); the path of a Parquet or CSV file relative to the project, with ``{period}`` in its name; or
-    ``s3://…`` objects, read with *access*.
+    `source.target` is one of: ``module:function``, imported from the project's folder first and called with the
+    period's start and end (UTC); the path of a Parquet or CSV file relative to the project, with ``{period}``
+    in its name; or ``s3://…`` objects, read with *access*.
+
     Raises ParamsError when the target does not exist, SourceError when reading fails, SourceRejected when a retry
     cannot help.
     """
+    target = params.source.target
     if is_bucket_target(target):
         from tasks import buckets
 
-        return buckets.read(target, period, access or BucketAccess())[0]
+        return buckets.read(params, period, access or BucketAccess())[0]
     if target.endswith((".parquet", ".csv")):
-        return _read(project / target.replace("{period}", str(period)), period)
+        path = project / target.replace("{period}", str(period))
+        return read_table(path, str(path), params, period) if path.exists() else pd.DataFrame()
     module_name, _, function_name = target.partition(":")
     if str(project) not in sys.path:
         sys.path.insert(0, str(project))
@@ -50,12 +54,3 @@ def fetch(project: Path, target: str, period: Period, access: BucketAccess | Non
     if not isinstance(rows, pd.DataFrame):
         raise SourceError(f"{target} gave a {type(rows).__name__} for {period}; it has to give a pandas DataFrame")
     return rows
-
-
-def _read(path: Path, period: Period) -> pd.DataFrame:
-    if not path.exists():
-        return pd.DataFrame()
-    try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError) as error:  # pyarrow's and pandas' errors are both
-        raise SourceError(f"{path} cannot be read for {period}: {error}") from error

@@ -31,7 +31,7 @@ def accepted_rows(project: Path, settings: Params, rules: Schema, period: Period
     """The rows of a period that validation would accept."""
     place = Settings()
     access = BucketAccess(place.source_endpoint, place.source_profile)
-    rows = sources.fetch(project, settings.source.target, period, access)
+    rows = sources.fetch(project, settings, period, access)
     return schema.validate_batch(rows, rules, settings, period).good
 
 

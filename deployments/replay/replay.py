@@ -14,6 +14,7 @@ from functools import cached_property
 import pandas as pd
 
 from deployments.replay.traffic import Traffic
+from stores import telemetry
 from stores.ledger import DecisionRecord, Ledger, Outcome, RolloutObservation
 from stores.releases.store import ReleaseStore
 from stores.telemetry import TelemetryLocation, open_telemetry
@@ -23,6 +24,7 @@ from trimtab.config import params
 from trimtab.config.params import Params
 from trimtab.config.settings import Settings
 from trimtab.data.periods import Period, span
+from trimtab.data.schema import Schema
 from trimtab.rollout.state_machine import current_state
 
 QUIET_WITHIN_S = 180.0
@@ -130,10 +132,12 @@ class Replay:
         """Per period the rows that users ask for until its labels are known: the beginning of the next period is
         answered by the release that is live then."""
         access = BucketAccess(self.settings.source_endpoint, self.settings.source_profile)
-        year = pd.concat(
-            [sources.fetch(self.settings.root, self.params.source.target, p, access) for p in span(first, last)],
-            ignore_index=True,
-        )
+        found = [sources.fetch(self.settings.root, self.params, p, access) for p in span(first, last)]
+        rules = Schema.loads((self.settings.root / "schema.yaml").read_text())
+        year = rules.convert(
+            pd.concat(found, ignore_index=True)
+        )  # as ingest does, so users send what models learn from
+        year = self.traffic.resume(telemetry.joined(self.telemetry, first.start), year)
         times = year[self.params.columns.time]
         for period in span(first, last):
             start, end = (pd.Timestamp(t).tz_localize(None) + self.delay for t in (period.start, period.end))

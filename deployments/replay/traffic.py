@@ -34,6 +34,20 @@ class Traffic:
     key: SecretStr | None = None
     open: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"prediction_id": [], "time": [], "label": []}))
 
+    def resume(self, recorded: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+        """Those of *rows* that were not asked for before a replay stopped: all whose id is not *recorded* in telemetry,
+        which has the columns prediction_id, label and the id. Labels that it lacks are delivered with the next ones."""
+        if self.columns.id not in recorded:
+            return rows
+        known = recorded[recorded[self.columns.id].notna()].drop_duplicates(self.columns.id)
+        unlabelled = known.loc[known["label"].isna(), ["prediction_id", self.columns.id]]
+        found = unlabelled.merge(rows, on=self.columns.id)
+        self.open = pd.DataFrame(
+            {"prediction_id": found["prediction_id"], "time": found[self.columns.time],
+             "label": found[self.columns.target]}
+        )  # fmt: skip
+        return rows[~rows[self.columns.id].isin(known[self.columns.id])].reset_index(drop=True)
+
     def send(self, rows: pd.DataFrame) -> list[str]:
         """Ask for a prediction of every row, in order; the predictions' ids. Raises TrafficError."""
         ids: list[str] = []

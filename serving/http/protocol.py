@@ -102,7 +102,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._clear_deadline()
         if self.transport.is_closing():
             return
-        if self._arriving == "head" and (self.cycle is None or self.cycle.response_complete):
+        if self._arriving == "head" and getattr(self.cycle, "response_complete", True):
             self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
             cast(CoalescingTransport, self.transport).flush()
         self.transport.close()

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from stores.parquet_frames import read_frame
 from tasks.dataset.repository import DatasetError, DatasetVersion, NoRows, Remote, fetch, load_tree, open_repository
 
 
@@ -32,7 +33,7 @@ def read(
     wanted = paths(project, hash, folder=folder, last=last, remote=remote)
     if not wanted:
         raise NoRows(f"dataset version {hash} has no {folder} rows up to {last}: run ingest and validate first")
-    return pd.concat([pd.read_parquet(wanted[name]) for name in sorted(wanted)], ignore_index=True)
+    return pd.concat([read_frame(wanted[name]) for name in sorted(wanted)], ignore_index=True)
 
 
 def paths(

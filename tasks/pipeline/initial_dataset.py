@@ -7,9 +7,8 @@ import importlib.metadata
 import re
 from pathlib import Path
 
-import pandas as pd
-
 from stores import batches
+from stores.parquet_frames import read_frame
 from tasks import dataset, sources
 from tasks.dataset import DatasetError
 from tasks.lineage import CODE
@@ -46,9 +45,9 @@ def make(project: Path, access: BucketAccess) -> str:
 
 def write_partition(project: Path, params: Params, rules: Schema, period: Period, access: BucketAccess) -> int:
     """Land and accept the rows of *period*; how many were accepted. Raises DatasetError for a batch that is refused."""
-    found = sources.fetch(project, params.source.target, period, access)
+    found = sources.fetch(project, params, period, access)
     batch = batches.land(project, str(period), found)
-    checked = schema.validate_batch(pd.read_parquet(batch.path), rules, params, period)
+    checked = schema.validate_batch(read_frame(batch.path), rules, params, period)
     if checked.refusal is not None:
         raise DatasetError(f"the batch of {period} breaks schema.yaml: {checked.refusal}")
     batches.quarantine(project, str(period), batch.digest, checked.bad)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from stores.parquet_frames import read_frame
 from stores.releases import bundle
 from tasks import dataset
 from tasks.dataset import DatasetError
@@ -41,7 +42,7 @@ def validate(project: Path) -> str:
     params, rules = settings.load(project), load_schema(project)
     counts: dict[str, dict[str, int]] = {}
     for name, path in _accepted(project).items():
-        rows = pd.read_parquet(path)
+        rows = read_frame(path)
         checked = schema.validate_batch(rows, rules, params, params.parse_period(name))
         if len(checked.bad):
             reasons = ", ".join(f"{why} ({count} rows)" for why, count in list(checked.reasons.items())[:5])
@@ -49,7 +50,7 @@ def validate(project: Path) -> str:
         refused = (project / "data" / "quarantined" / name).glob("*.parquet")
         counts[name] = {
             "accepted": len(rows),
-            "quarantined": sum(len(pd.read_parquet(part)) for part in refused),
+            "quarantined": sum(len(read_frame(part)) for part in refused),
             "unlabelled": int(rows[params.columns.target].isna().sum()),
         }
     _write_json(project / "reports" / "validation.json", counts)
@@ -120,7 +121,7 @@ def _accepted(project: Path) -> dict[str, Path]:
 def _parts(project: Path, params: Params) -> tuple[training.Split, str]:
     """All accepted rows, split by time, and the newest period among them."""
     files = _accepted(project)
-    rows = pd.concat([pd.read_parquet(path) for path in files.values()], ignore_index=True)
+    rows = pd.concat([read_frame(path) for path in files.values()], ignore_index=True)
     newest = max(files)
     return training.split(rows, params, params.parse_period(newest)), newest
 

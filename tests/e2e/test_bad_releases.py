@@ -69,7 +69,7 @@ def maker(stack: Stack) -> Iterator[Maker]:
 
     def rows(first: str, last: str) -> pd.DataFrame:
         periods = span(project.parse_period(first), project.parse_period(last))
-        found = [sources.fetch(stack.settings.root, project.source.target, period) for period in periods]
+        found = [sources.fetch(stack.settings.root, project, period) for period in periods]
         known = pd.concat(found, ignore_index=True)
         return known[known[project.columns.target].notna()].sort_values(project.columns.time, ignore_index=True)
 

@@ -18,11 +18,16 @@ from tasks.sources import fetch
 from tests.stores.answering import answering
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.seaweed import BUCKET, Seaweed, shorten_retries
+from tests.tasks.source_params import source_params
 from trimtab.config.params import ParamsError
 from trimtab.data.periods import Period
 
 MARCH = Period.parse("2013-03", "month")
-ROWS = pd.DataFrame({"id": [1, 2], "x": [0.5, 1.5]})
+ROWS = pd.DataFrame({"id": ["1", "2"], "x": [0.5, 1.5]})
+
+
+def read(target: str, period: Period, access: BucketAccess) -> tuple[pd.DataFrame, list[buckets.SourceObject]]:
+    return buckets.read(source_params(target), period, access)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def line(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 def test_the_objects_of_a_period_are_read_in_order_of_key(bucket: Bucket) -> None:
     for key, x in (("in/2013-03-b.parquet", 2.0), ("in/2013-03-a.parquet", 1.0), ("in/2013-04.parquet", 3.0)):
         bucket.put(key, pd.DataFrame({"x": [x]}))
-    rows, objects = buckets.read(bucket.target, MARCH, bucket.access)
+    rows, objects = read(bucket.target, MARCH, bucket.access)
     assert list(rows["x"]) == [1.0, 2.0]
     assert bucket.keys(objects) == ["in/2013-03-a.parquet", "in/2013-03-b.parquet"]
     assert objects == buckets.list_period_objects(bucket.target, MARCH, bucket.access)
@@ -85,7 +90,7 @@ def test_a_star_does_not_reach_into_folders_and_other_kinds_of_file_are_left(buc
 
 
 def test_a_period_of_which_nothing_has_come_has_no_rows(bucket: Bucket) -> None:
-    rows, objects = buckets.read(bucket.target, MARCH, bucket.access)
+    rows, objects = read(bucket.target, MARCH, bucket.access)
     assert rows.empty
     assert objects == []
 
@@ -147,7 +152,7 @@ def test_objects_that_change_while_they_are_read_are_read_again(
             bucket.put(f"in/2013-03-{name}.parquet", pd.DataFrame({"x": ["new"]}))
 
     monkeypatch.setattr(buckets, "_content", once(replace_both))
-    rows, objects = buckets.read(bucket.target, MARCH, bucket.access)
+    rows, objects = read(bucket.target, MARCH, bucket.access)
     assert list(rows["x"]) == ["new", "new"]
     assert objects == buckets.list_period_objects(bucket.target, MARCH, bucket.access)
 
@@ -162,7 +167,7 @@ def test_an_object_that_is_removed_after_it_was_listed_is_not_missed(
         bucket.client.delete_object(Bucket=BUCKET, Key=f"{bucket.folder}/in/2013-03-a.parquet")
 
     monkeypatch.setattr(buckets, "_content", once(remove))
-    assert len(buckets.read(bucket.target, MARCH, bucket.access)[0]) == 2
+    assert len(read(bucket.target, MARCH, bucket.access)[0]) == 2
 
 
 def test_objects_that_are_replaced_all_the_time_end_in_an_error(
@@ -170,21 +175,21 @@ def test_objects_that_are_replaced_all_the_time_end_in_an_error(
 ) -> None:
     real = buckets._content
 
-    def read(*args: Any) -> bytes:
+    def read_late(*args: Any) -> bytes:
         bucket.put("in/2013-03.parquet", pd.DataFrame({"x": [uuid.uuid4().hex]}))
         return real(*args)
 
     bucket.put("in/2013-03.parquet")
-    monkeypatch.setattr(buckets, "_content", read)
+    monkeypatch.setattr(buckets, "_content", read_late)
     with pytest.raises(SourceError, match="2013-03 are replaced all the time"):
-        buckets.read(bucket.target, MARCH, bucket.access)
+        read(bucket.target, MARCH, bucket.access)
 
 
 def test_a_connection_that_breaks_half_way_is_made_anew(bucket: Bucket, line: Proxy) -> None:
     large = pd.DataFrame({"x": range(300_000)})
     bucket.put("in/2013-03.parquet", large)
     line.cut(2, received=300_000)
-    rows, _ = buckets.read(bucket.target, MARCH, BucketAccess(line.endpoint))
+    rows, _ = read(bucket.target, MARCH, BucketAccess(line.endpoint))
     pd.testing.assert_frame_equal(rows, large)
     assert line.cuts_left <= 0
 
@@ -192,24 +197,28 @@ def test_a_connection_that_breaks_half_way_is_made_anew(bucket: Bucket, line: Pr
 def test_a_server_that_asks_to_slow_down_is_asked_again(bucket: Bucket, line: Proxy) -> None:
     bucket.put("in/2013-03.parquet")
     line.slow_down = 3
-    pd.testing.assert_frame_equal(buckets.read(bucket.target, MARCH, BucketAccess(line.endpoint))[0], ROWS)
+    pd.testing.assert_frame_equal(read(bucket.target, MARCH, BucketAccess(line.endpoint))[0], ROWS)
     assert line.slow_down == 0
 
 
 def test_a_server_that_is_away_is_a_source_that_failed(bucket: Bucket, line: Proxy) -> None:
     line.leave()
     with pytest.raises(SourceError, match=rf"s3://{bucket.name}/in/2013-03: "):
-        buckets.read(bucket.target, MARCH, BucketAccess(line.endpoint))
+        read(bucket.target, MARCH, BucketAccess(line.endpoint))
 
 
 def test_a_bucket_that_is_not_there_is_named_and_asked_for_once(seaweed: Seaweed) -> None:
     with pytest.raises(
         SourceRejected, match=r"s3://no-such-bucket/in/2013-03\.csv: there is no such bucket.*params\.yaml"
     ):
-        buckets.read("s3://no-such-bucket/in/{period}.csv", MARCH, BucketAccess(seaweed.endpoint))
+        read("s3://no-such-bucket/in/{period}.csv", MARCH, BucketAccess(seaweed.endpoint))
 
 
-ASKS = (buckets.read, buckets.list_period_objects, buckets.list_by_period)
+ASKS = (
+    read,
+    buckets.list_period_objects,
+    buckets.list_by_period,
+)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +256,7 @@ def test_wrong_credentials_are_told_without_telling_them(
 ) -> None:
     monkeypatch.setenv(variable, "marked-secret")
     with pytest.raises(SourceRejected, match=says) as caught:
-        buckets.read(bucket.target, MARCH, bucket.access)
+        read(bucket.target, MARCH, bucket.access)
     assert "marked-secret" not in str(caught.value)
 
 
@@ -256,9 +265,9 @@ def test_no_credentials_at_all_are_asked_for(bucket: Bucket, monkeypatch: pytest
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     with pytest.raises(SourceRejected, match="set the credentials of the source"):
-        buckets.read(bucket.target, MARCH, bucket.access)
+        read(bucket.target, MARCH, bucket.access)
     with pytest.raises(SourceRejected, match="profile"):
-        buckets.read(bucket.target, MARCH, BucketAccess(bucket.access.endpoint, "mine"))
+        read(bucket.target, MARCH, BucketAccess(bucket.access.endpoint, "mine"))
 
 
 @pytest.mark.parametrize("key", ["in/2013-03.parquet", "in/2013-03.csv"])
@@ -266,7 +275,7 @@ def test_an_object_that_is_no_table_is_named(bucket: Bucket, key: str) -> None:
     bucket.put_bytes(key, b'"half' if key.endswith("csv") else b"PAR1")
     target = f"s3://{bucket.name}/in/{{period}}.{key.rsplit('.', 1)[1]}"
     with pytest.raises(SourceError, match=rf"s3://{bucket.name}/{key} cannot be read for 2013-03"):
-        buckets.read(target, MARCH, bucket.access)
+        read(target, MARCH, bucket.access)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +289,7 @@ def test_a_target_that_names_no_objects_by_period_is_told_as_a_param(target: str
 
 def test_whoever_fetches_rows_need_not_know_that_they_are_in_a_bucket(bucket: Bucket, tmp_path: Any) -> None:
     bucket.put("in/2013-03.csv")
-    found = fetch(tmp_path, f"s3://{bucket.name}/in/{{period}}.csv", MARCH, bucket.access)
+    found = fetch(tmp_path, source_params(f"s3://{bucket.name}/in/{{period}}.csv"), MARCH, bucket.access)
     pd.testing.assert_frame_equal(found, ROWS)
 
 
@@ -288,7 +297,7 @@ def test_csv_and_parquet_give_the_same_rows(bucket: Bucket) -> None:
     bucket.put("in/2013-03.csv")
     bucket.put("in/2013-03.parquet")
     csv, parquet = (
-        buckets.read(f"s3://{bucket.name}/in/{{period}}.{kind}", MARCH, bucket.access)[0] for kind in ("csv", "parquet")
+        read(f"s3://{bucket.name}/in/{{period}}.{kind}", MARCH, bucket.access)[0] for kind in ("csv", "parquet")
     )
     pd.testing.assert_frame_equal(csv, parquet)
     assert len(pd.read_parquet(io.BytesIO(ROWS.to_parquet(index=False)))) == len(parquet)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,13 +13,14 @@ import pytest
 from tasks.source_access import SourceError
 from tasks.sources import fetch
 from tests.fuzzing import damaged, explain
+from tests.tasks.source_params import source_params
 from trimtab.data.periods import Period
 
 MARCH = Period.containing(datetime(2013, 3, 1), "month")
 ROWS = pd.DataFrame(
     {
         "flight": ["a", "b", "c"],
-        "scheduled": pd.to_datetime(["2013-03-01", "2013-03-02", None]),
+        "scheduled": pd.to_datetime(pd.Series(["2013-03-01", "2013-03-02", None])),
         "distance": [1.5, None, 3.0],
         "carrier": pd.Categorical(["UA", "ÜA", None]),
         "is_late": [True, False, None],
@@ -26,7 +28,7 @@ ROWS = pd.DataFrame(
 )
 
 
-def _parquet(**how: object) -> bytes:
+def _parquet(**how: Any) -> bytes:
     sink = io.BytesIO()
     ROWS.to_parquet(sink, **how)
     return sink.getvalue()
@@ -45,7 +47,7 @@ def test_a_file_is_rows_or_a_source_error(kind: str, tmp_path: Path) -> None:
     for number, content in damaged(FILES[kind]):
         path.write_bytes(content)
         try:
-            fetch(tmp_path, f"{{period}}.{kind}", MARCH)
+            fetch(tmp_path, source_params(f"{{period}}.{kind}"), MARCH)
         except SourceError as error:
             if path.name not in str(error):
                 pytest.fail(explain(number, content, error))

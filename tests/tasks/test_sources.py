@@ -10,11 +10,12 @@ import pytest
 
 from tasks.source_access import SourceError
 from tasks.sources import fetch
+from tests.tasks.source_params import source_params
 from trimtab.config.params import ParamsError
 from trimtab.data.periods import Period
 
 MARCH = Period.parse("2013-03", "month")
-ROWS = pd.DataFrame({"id": [1, 2], "x": [0.5, 1.5]})
+ROWS = pd.DataFrame({"id": ["1", "2"], "x": [0.5, 1.5]})
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def write(folder: Path, module: str, text: str) -> None:
 
 def test_a_function_of_the_project_is_asked_for_the_period(tmp_path: Path, module: str) -> None:
     write(tmp_path, module, "def load(start, end):\n    return pd.DataFrame({'start': [start], 'end': [end]})\n")
-    rows = fetch(tmp_path, f"{module}:load", MARCH)
+    rows = fetch(tmp_path, source_params(f"{module}:load"), MARCH)
     assert (rows["start"][0], rows["end"][0]) == (MARCH.start, MARCH.end)
 
 
@@ -40,8 +41,8 @@ def test_files_are_found_by_the_period_in_their_name(tmp_path: Path, kind: str) 
         ROWS.to_csv(tmp_path / "in" / "2013-03.csv", index=False)
     else:
         ROWS.to_parquet(tmp_path / "in" / "2013-03.parquet")
-    pd.testing.assert_frame_equal(fetch(tmp_path, f"in/{{period}}.{kind}", MARCH), ROWS)
-    assert fetch(tmp_path, f"in/{{period}}.{kind}", MARCH.shift(1)).empty
+    pd.testing.assert_frame_equal(fetch(tmp_path, source_params(f"in/{{period}}.{kind}"), MARCH), ROWS)
+    assert fetch(tmp_path, source_params(f"in/{{period}}.{kind}"), MARCH.shift(1)).empty
 
 
 @pytest.mark.parametrize(
@@ -51,11 +52,11 @@ def test_files_are_found_by_the_period_in_their_name(tmp_path: Path, kind: str) 
 def test_a_file_that_cannot_be_read_is_a_source_that_failed(tmp_path: Path, kind: str, content: bytes) -> None:
     (tmp_path / f"2013-03.{kind}").write_bytes(content)
     with pytest.raises(SourceError, match=rf"2013-03\.{kind} cannot be read for 2013-03"):
-        fetch(tmp_path, f"{{period}}.{kind}", MARCH)
+        fetch(tmp_path, source_params(f"{{period}}.{kind}"), MARCH)
 
 
 def test_braces_in_a_path_are_no_trouble(tmp_path: Path) -> None:
-    assert fetch(tmp_path, "{other}/{period}.csv", MARCH).empty
+    assert fetch(tmp_path, source_params("{other}/{period}.csv"), MARCH).empty
 
 
 @pytest.mark.parametrize(
@@ -71,20 +72,20 @@ def test_braces_in_a_path_are_no_trouble(tmp_path: Path) -> None:
 def test_a_source_that_fails_is_named_with_the_period(tmp_path: Path, module: str, text: str, says: str) -> None:
     write(tmp_path, module, text)
     with pytest.raises(SourceError, match=says):
-        fetch(tmp_path, f"{module}:load", MARCH)
+        fetch(tmp_path, source_params(f"{module}:load"), MARCH)
 
 
 @pytest.mark.parametrize("target", ["nowhere_at_all:load", "{}:missing", "{}", ":load", "", "{}.sub:load"])
 def test_a_target_that_is_not_there_is_told_as_a_param(tmp_path: Path, module: str, target: str) -> None:
     write(tmp_path, module, "def load(start, end):\n    return pd.DataFrame()\n")
     with pytest.raises(ParamsError, match=r"source\.target .*cannot be found"):
-        fetch(tmp_path, target.format(module), MARCH)
+        fetch(tmp_path, source_params(target.format(module)), MARCH)
 
 
 def test_a_module_that_is_no_python_is_told_as_a_param(tmp_path: Path, module: str) -> None:
     write(tmp_path, module, "def load(:\n")
     with pytest.raises(ParamsError, match=r"source\.target"):
-        fetch(tmp_path, f"{module}:load", MARCH)
+        fetch(tmp_path, source_params(f"{module}:load"), MARCH)
 
 
 def test_the_projects_own_module_comes_before_others(tmp_path: Path, module: str) -> None:
@@ -94,5 +95,5 @@ def test_the_projects_own_module_comes_before_others(tmp_path: Path, module: str
             tmp_path / name, f"{module}_{name}", f"def load(start, end):\n    return pd.DataFrame({{'v': [{value}]}})\n"
         )
     write(tmp_path / "one", f"{module}_two", "raise ImportError('the wrong one')\n")
-    assert fetch(tmp_path / "one", f"{module}_one:load", MARCH)["v"][0] == 1
-    assert fetch(tmp_path / "two", f"{module}_two:load", MARCH)["v"][0] == 2
+    assert fetch(tmp_path / "one", source_params(f"{module}_one:load"), MARCH)["v"][0] == 1
+    assert fetch(tmp_path / "two", source_params(f"{module}_two:load"), MARCH)["v"][0] == 2

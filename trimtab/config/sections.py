@@ -25,12 +25,33 @@ class ProjectConfig(Section):
     task: Literal["binary", "multiclass", "regression"] = Field(description="what kind of label is predicted")
 
 
+class CsvConfig(Section):
+    """How the cells of the source's CSV files are written. The same for all files: what differs is refused."""
+
+    separator: str = Field(",", min_length=1, max_length=1, description='between two cells; a tab is written "\\t"')
+    decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers")
+    thousands: Literal[",", ".", "'", " "] | None = Field(None, description="between groups of three digits, if any")
+    encoding: str = Field("utf-8", description="how text is encoded, like utf-8 or cp1252")
+    missing: tuple[str, ...] = Field(
+        ("",), description="cells that are missing; in number columns NA, NaN, null and - always are"
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> CsvConfig:
+        if self.decimal == self.thousands:
+            raise ValueError(f"decimal and thousands cannot both be {self.decimal!r}")
+        if self.separator == self.decimal == ",":
+            raise ValueError("separator and decimal cannot both be a comma")
+        return self
+
+
 class SourceConfig(Section):
     """Where the rows of a period come from."""
 
     target: str = Field(
         description="module:function called with (start, end), or a Parquet/CSV path or s3:// address with {period}"
     )
+    csv: CsvConfig = CsvConfig()
 
 
 class ColumnsConfig(Section):

@@ -9,20 +9,18 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from trimtab.config.params import Params
 from trimtab.config.yaml_lines import parse
-from trimtab.data.features import texts
+from trimtab.data.conversion import ColumnKind, convert
 from trimtab.data.periods import Period
 
 QUOTED = '"'  # PyYAML's style of a text between quotes
-ColumnKind = Literal["number", "category", "time", "id"]
 
 
 class SchemaError(ValueError):
@@ -84,6 +82,13 @@ class Schema(BaseModel):
         except (ValidationError, yaml.YAMLError) as error:
             raise SchemaError(f"{name}: {error}") from None
 
+    def convert(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The columns of *frame* that have a rule, with their kinds' types; missing where a cell cannot be read."""
+        return pd.DataFrame(
+            {name: convert(frame[name], rule.kind) for name, rule in self.columns.items() if name in frame},
+            index=frame.index,
+        )
+
     @property
     def digest(self) -> str:
         """The sha256 of the rules in hex; the layout of the file does not change it."""
@@ -124,7 +129,7 @@ def infer_schema(frame: pd.DataFrame, params: Params) -> Schema:
         low = high = None
         if kind == "number":
             is_binary = name == columns.target and params.project.task == "binary"
-            low, high = _bounds(_typed(frame[name], kind).dropna(), is_exact=is_binary)
+            low, high = _bounds(convert(frame[name], kind).dropna(), is_exact=is_binary)
         rules[name] = ColumnRule(kind=kind, nullable=null, min=low, max=high)
     return Schema(columns=rules)
 
@@ -156,7 +161,7 @@ def validate_batch(frame: pd.DataFrame, schema: Schema, params: Params, period: 
     if missing := [name for name in schema.columns if name not in frame]:
         return _refuse(frame, f"missing column: {', '.join(missing)}")
     frame = frame.reset_index(drop=True)
-    typed = pd.DataFrame({name: _typed(frame[name], rule.kind) for name, rule in schema.columns.items()})
+    typed = schema.convert(frame)
     is_twice = typed[id_].duplicated(keep=False) & typed[id_].notna()
     if is_twice.any():
         example = typed.loc[is_twice, id_].iloc[0]
@@ -205,14 +210,3 @@ def _counted(reasons: pd.Series[Any]) -> dict[str, int]:
 
 def _note(reasons: pd.Series[Any], rows: pd.Series[bool], why: str) -> None:
     reasons[rows] = reasons[rows].map(lambda old: f"{old}; {why}" if old else why)
-
-
-def _typed(values: pd.Series[Any], kind: ColumnKind) -> pd.Series[Any]:
-    """*values* with the type of *kind*; missing where a value cannot be converted, or is infinite."""
-    if kind == "number":
-        numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-        return numbers.where(np.isfinite(numbers))
-    if kind == "time":
-        times = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
-        return times.dt.tz_localize(None).astype("datetime64[us]")
-    return pd.Series(texts(values.tolist()), dtype="str", index=values.index)

@@ -97,7 +97,7 @@ def _accepts(feature: Feature, kind: pa.DataType) -> bool:
         case "boolean":
             return bool(types.is_boolean(kind))
         case "text":
-            return _is_text(kind)
+            return _is_text(kind) or bool(types.is_integer(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

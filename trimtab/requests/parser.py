@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _ACCEPTED: dict[str, frozenset[type]] = {
     "number": frozenset({int, float}),
     "boolean": frozenset({bool}),
-    "text": frozenset({str}),
+    "text": frozenset({str, int}),  # a code may be written 7 or "7": both are the category 7
     "integer": frozenset({int}),
 }
 
@@ -112,7 +112,7 @@ class RowParser:
                 columns[feature.name] = next(numbers_left)
             else:
                 values = table.get(feature.name, gaps)
-                columns[feature.name] = list(values) if feature.values == "text" else texts(values)
+                columns[feature.name] = texts(values)
         times, parse = table.get(self._columns.time, gaps), self._shapes.times.parse
         return ParsedRows(
             size=size,
@@ -170,7 +170,7 @@ class RowParser:
         if not self._accepted[feature.name].issuperset(map(type, values)):
             values = self._without_gaps(feature, values)
         if feature.kind == "category":
-            return list(values) if feature.values == "text" else texts(values)
+            return texts(values)
         try:
             return numbers(values)
         except OverflowError as error:

@@ -35,7 +35,7 @@ GOOD = {"distance": 900, "hour": 7, "carrier": "UA", "private": False}
         ({**GOOD, "hour": True}, "hour", "must be a number or null"),
         ({**GOOD, "hour": [7]}, "hour", "must be a number or null"),
         ({**GOOD, "distance": 10**400}, "distance", "too large"),
-        ({**GOOD, "carrier": 7}, "carrier", "must be text or null"),
+        ({**GOOD, "carrier": 7.5}, "carrier", "must be text or null"),
         ({**GOOD, "private": 1}, "private", "must be true or false"),
         ({**GOOD, "scheduled": "yesterday"}, "scheduled", "must be a time"),
         ({**GOOD, "scheduled": 1362096000}, "scheduled", "must be a time"),
@@ -79,3 +79,10 @@ def test_the_order_of_keys_does_not_matter() -> None:
     rows = PARSER.read([GOOD, turned, {"distance": 1}], now_us=0).frame()
     assert rows.iloc[0].equals(rows.iloc[1])
     assert rows.iloc[2].isna().tolist() == [False, True, True, True]
+
+
+def test_a_code_is_one_category_as_a_number_and_as_a_text() -> None:
+    parser = RowParser([Feature(name="carrier", kind="category")], Columns(time="at", id="row", target="late"))
+    assert parser.read([{"carrier": 7}, {"carrier": "7"}], now_us=0).columns["carrier"] == ["7", "7"]
+    for _ in range(3):  # the shape is known by then
+        assert parser.read([{"carrier": 7}], now_us=0).columns["carrier"] == ["7"]
