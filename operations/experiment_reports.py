@@ -11,6 +11,7 @@ from stores import telemetry
 from stores.ledger import Rollout, RolloutStep, utc
 from tasks import orchestrator, tracking
 from tasks.best_effort import best_effort
+from trimtab.data.labels import only_readable
 from trimtab.experiment.report import ExperimentPlan, Report, measures
 from trimtab.rollout.state_machine import RolloutPolicy
 
@@ -46,12 +47,13 @@ def report(ctx: ProjectContext, id: str) -> Report:
         raise NoSuchExperiment(f"experiment {id} was not begun: start it again")
     pairs = pairs_of(ctx, rollout)
     first, last = _span(pairs)
-    ended = steps[-1].state == "ended"
+    ended, policy = steps[-1].state == "ended", RolloutPolicy.model_validate(rollout.policy)
+    labels, _ = only_readable(telemetry.labels(ctx.telemetry, first, last, since=_began(rollout)), policy.label_rule)
     return analysis.report(
-        plan_of(steps), RolloutPolicy.model_validate(rollout.policy), metric=ctx.params.gate.metric,
+        plan_of(steps), policy, metric=ctx.params.gate.metric,
         state="ended" if ended else "running", reason=steps[-1].evidence["reason"] if ended else "",
         pairs=pairs, answers=_answers(ctx, id, first, last),
-        labels=telemetry.labels(ctx.telemetry, first, last, since=_began(rollout)),
+        labels=labels,
     )  # fmt: skip
 
 

@@ -205,7 +205,8 @@ def _record_observation(ctx: ProjectContext, id: str, state: RolloutState, seen:
 def end_current(ctx: ProjectContext, reason: str) -> LiveRelease | None:
     """Take back the challenger, or the champion in probation; the live release then, None when there is none of these.
 
-    Works while the store does not answer. Raises ConflictError when another writer was faster.
+    Works whatever the evidence is, and while the store does not answer. Raises ConflictError when another writer was
+    faster.
     """
     current = ctx.ledger.current_rollout()
     if current is None or not (current.state.is_challenging or current.state.in_probation):
@@ -215,9 +216,12 @@ def end_current(ctx: ProjectContext, reason: str) -> LiveRelease | None:
     seen = Observation(exposed=state.exposed_before)
     try:
         ctx.releases.get(before)
+    except UnreachableRelease as error:  # users need it now; the servers have both models loaded
+        reason += f" (the store is away: {error})"
+    try:
         seen = rollout_observation.observe_rollout(ctx.telemetry, current.rollout, current.steps)
-    except (UnreachableRelease, ObjectStoreError) as error:  # users need it now; the servers have both models loaded
-        reason += f" (the store is away, so the answers are those until the last step: {error})"
+    except Exception as error:  # noqa: BLE001 - evidence of any kind that cannot be read stops no rollback
+        reason += f" (its evidence cannot be read, so the answers are those until the last step: {error})"
     apply(ctx, current, seen, Transition("rolled back" if state.is_challenging else "reverted", 0.0, reason))
     now = ctx.ledger.live()
     if now is None or now.challenger is not None:

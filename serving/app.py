@@ -39,6 +39,7 @@ from stores.releases.store import ReleaseStore
 from stores.telemetry import Recorder, SharedTelemetry, TelemetryLocation
 from stores.telemetry.parquet.files import oldest_pending_s
 from stores.telemetry.remote.replica import folder_of
+from trimtab.data.labels import LabelRule, rule_of
 from trimtab.model.release import SCHEMA
 
 T = TypeVar("T")
@@ -140,12 +141,23 @@ class ModelServer:
 
     async def labels(self, request: RawRequest) -> tuple[bytes, bytes]:
         """The answer to ``POST /labels``: counts of what was recorded."""
-        record = partial(json.record_labels, request.body, self.recorder, self.metrics, max_rows=self.settings.max_rows)
+        record = partial(
+            json.record_labels, request.body, self.recorder, self.metrics, max_rows=self.settings.max_rows,
+            rule=self._label_rule(),
+        )  # fmt: skip
         if len(request.body) > _SMALL_BYTES:
             counts = await asyncio.get_running_loop().run_in_executor(self._pool, record)
         else:
             counts = record()
         return orjson.dumps(asdict(counts)), _JSON
+
+    def _label_rule(self) -> LabelRule | None:
+        """How labels of the live releases are read; None before there is one. A challenger may know more classes."""
+        manifests = [m.bundle.manifest for m in (self.models.state.champion, self.models.state.challenger) if m]
+        if not manifests:
+            return None
+        classes = [label for manifest in manifests for label in manifest.classes]
+        return rule_of(manifests[0].task, classes, spellings=manifests[0].spellings)
 
     async def load(self, digest: str) -> LoadedModel:
         """Load a release, in a thread that loads one at a time. Raises ReleaseError."""

@@ -15,6 +15,7 @@ from deployments.replay.replay import Replay, ReplayStep
 from stores import telemetry
 from stores.ledger import Outcome
 from tasks import orchestrator
+from trimtab.data.labels import only_readable
 from trimtab.evaluation import metrics
 
 
@@ -55,8 +56,8 @@ def _period(
 ) -> dict[str, Any]:
     period, decision = replay.params.parse_period(step.period), step.decision
     seen = telemetry.joined(replay.telemetry, period.start, period.end)
-    known = seen[seen["label"].notna()]
     manifest = replay.release_store.get(step.release).manifest if step.release else None
+    known, _ = only_readable(seen[seen["label"].notna()], (manifest or replay.params.project).label_rule)
     outcome = step.retrain
     evidence = outcome.evidence if outcome else {}
     gate = replay.ledger.gate(evidence["run_id"]) if "run_id" in evidence else None

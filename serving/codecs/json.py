@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from typing import Any
 
 import orjson
@@ -15,7 +14,8 @@ from serving.metrics.server import ServerMetrics
 from serving.models.loaded import LoadedModel
 from stores.telemetry import LabelCounts, Recorder
 from stores.telemetry.wal.ids import is_prediction_id
-from trimtab.requests.values import BadInput, to_micros
+from trimtab.data.labels import MAX_CHARACTERS, LabelRule, NoLabel
+from trimtab.requests.values import BadInput, parse_time
 
 _SHAPE = 'must be {"rows": [{…}, …]}, {"columns": {"…": […], …}} or one row'
 
@@ -75,8 +75,13 @@ def _parsed(body: bytes) -> Any:
         raise BadInput(f"the body is not JSON: {error}{hint}") from error
 
 
-def record_labels(body: bytes, recorder: Recorder, metrics: ServerMetrics, *, max_rows: int) -> LabelCounts:
-    """Record the labels in a body of ``POST /labels``: all, or none when it raises TooLarge, BadInput or Unwritable."""
+def record_labels(
+    body: bytes, recorder: Recorder, metrics: ServerMetrics, *, max_rows: int, rule: LabelRule | None = None
+) -> LabelCounts:
+    """Record the labels in a body of ``POST /labels``: all, or none when it raises TooLarge, BadInput or Unwritable.
+
+    *rule* is that of the live release. Without one, as before the first model, every short label is recorded.
+    """
     content = _parsed(body)
     rows = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
@@ -86,7 +91,7 @@ def record_labels(body: bytes, recorder: Recorder, metrics: ServerMetrics, *, ma
     times = [_checked_label(i, row) for i, row in enumerate(rows)]
     counts = recorder.labels(
         [row["id"] for row in rows],
-        [row["label"] for row in rows],
+        [_read_label(i, row["label"], rule) for i, row in enumerate(rows)],
         received_us=time.time_ns() // 1000,
         times_us=times,
     )
@@ -110,6 +115,23 @@ def _checked_label(index: int, row: Any) -> int | None:
     if at is None:
         return None
     try:
-        return to_micros(datetime.fromisoformat(at))
+        return parse_time(at)
     except (TypeError, ValueError) as error:
-        raise BadInput("must be a time like 2013-03-01T05:00:00Z", row=index, field="time", got=at) from error
+        raise BadInput(
+            "must be a time like 2013-03-01T05:00:00Z, between 1700 and 2261", row=index, field="time", got=at
+        ) from error
+
+
+def _read_label(index: int, value: Any, rule: LabelRule | None) -> Any:
+    """The label as it is recorded. Raises BadInput for a value that is no label of the task."""
+    try:
+        if rule is None:
+            if isinstance(value, str) and len(value) > MAX_CHARACTERS:
+                raise NoLabel(f"must have at most {MAX_CHARACTERS} characters")
+            return value
+        label = rule.read(value)
+        if label is None:
+            raise NoLabel("must not be missing")
+    except NoLabel as error:
+        raise BadInput(str(error), row=index, field="label", got=value) from error
+    return label

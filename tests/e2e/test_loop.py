@@ -202,7 +202,7 @@ def _ask(stack: Stack, period: str) -> None:
         "from trimtab.config.settings import Settings\n"
         "place = Settings(); project = params.load(place.root); period = project.parse_period(sys.argv[1])\n"
         "traffic = Traffic(place.model_server, project.columns)\n"
-        "rows = sources.fetch(place.root, project.source.target, period)\n"
+        "rows = sources.fetch(place.root, project, period)\n"
         "traffic.send(rows); traffic.deliver(rows[project.columns.time].max())\n",
         period,
     )

@@ -4,6 +4,7 @@ What is told of them (events, aliases, pages) is for the end-to-end tests."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -16,11 +17,12 @@ import pytest
 from operations import announcements, rollouts
 from operations.context import ProjectContext
 from operations.live import current_trial
-from stores import rollout_observation
+from stores import rollout_observation, telemetry
 from stores.ledger import Ledger, RolloutStep
 from stores.ledger.migrations import migrate
 from stores.object_store.store import StoreUnavailable
 from stores.releases.bundle import UnreachableRelease
+from stores.releases.store import ReleaseStore
 from stores.telemetry import Recorder
 from tasks import model_server
 from tests.trimtab import sample_rows
@@ -272,3 +274,31 @@ def test_without_the_store_a_person_can_take_a_release_back(trial: Trial, monkey
     assert live is not None
     assert (live.champion, live.challenger) == (OLD, None)
     assert "it is bad (the store is away" in live.reason
+
+
+@pytest.mark.parametrize("poison", ["late", "", "x" * 5000, 5, -1e308, "NaN", "inf"])
+def test_a_label_that_is_none_counts_as_missing_and_stops_nothing(trial: Trial, poison: str | float) -> None:
+    """It came in before labels were checked, or another way than by the model server."""
+    ctx, now = trial.ctx, time.time_ns() // 1000
+    rollout = ctx.ledger.rollout(ID)
+    assert rollout is not None
+    trial.users(skill=0.9)
+    seen = rollout_observation.observe_rollout(ctx.telemetry, rollout, ctx.ledger.rollout_steps(ID))
+    trial.users(rows=20, skill=0.9, labelled=False)
+    unlabelled = telemetry.pairs(ctx.telemetry)["prediction_id"].tolist()[-20:]
+    trial.recorder.labels(unlabelled, [poison] * 20, received_us=now, times_us=[None] * 20)
+    again = rollout_observation.observe_rollout(ctx.telemetry, rollout, ctx.ledger.rollout_steps(ID))
+    assert (again.labels, again.verdict) == (seen.labels, seen.verdict)
+    assert trial.advance() == "canary 20%"
+
+
+def test_evidence_that_cannot_be_read_stops_no_rollback(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*_: object) -> None:
+        raise ValueError("could not convert string to float: 'late'")
+
+    monkeypatch.setattr(rollout_observation, "observe_rollout", unreadable)
+    monkeypatch.setattr(ReleaseStore, "get", lambda *_: None)
+    assert rollouts.end_current(trial.ctx, "it is bad") is not None
+    live = trial.ctx.ledger.live()
+    assert live is not None and (live.champion, live.challenger) == (OLD, None)
+    assert "its evidence cannot be read" in live.reason

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from trimtab.config.fields import Cron, Duration, Holdout, KOfN, Window
+from trimtab.data.labels import LabelRule
 from trimtab.data.periods import Every, Period, PeriodError
 
 
@@ -23,6 +24,30 @@ class ProjectConfig(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="also the model's name in MLflow")
     task: Literal["binary", "multiclass", "regression"] = Field(description="what kind of label is predicted")
+    negative: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="the negative label of a binary task, unless it is 0, no or false",
+    )
+    positive: str | None = Field(
+        None, min_length=1, max_length=256, description="the positive label, whose probability is predicted"
+    )
+
+    @model_validator(mode="after")
+    def _both_labels(self) -> ProjectConfig:
+        if (self.negative is None) != (self.positive is None):
+            raise ValueError("name both labels, negative and positive, or none of them")
+        if self.positive is not None and self.task != "binary":
+            raise ValueError(f"negative and positive are labels of a binary task, and this one is {self.task}")
+        if self.positive is not None and self.positive == self.negative:
+            raise ValueError(f"negative and positive cannot both be {self.positive}")
+        return self
+
+    @property
+    def label_rule(self) -> LabelRule:
+        """How labels are read."""
+        return LabelRule(task=self.task, negative=self.negative, positive=self.positive)
 
 
 class CsvConfig(Section):

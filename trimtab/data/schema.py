@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from trimtab.config.params import Params
 from trimtab.config.yaml_lines import parse
 from trimtab.data.conversion import ColumnKind, convert
+from trimtab.data.labels import read_labels
 from trimtab.data.periods import Period
 
 QUOTED = '"'  # PyYAML's style of a text between quotes
@@ -129,7 +130,8 @@ def infer_schema(frame: pd.DataFrame, params: Params) -> Schema:
         low = high = None
         if kind == "number":
             is_binary = name == columns.target and params.project.task == "binary"
-            low, high = _bounds(convert(frame[name], kind).dropna(), is_exact=is_binary)
+            values = read_labels(frame[name], params.project.label_rule) if is_binary else convert(frame[name], kind)
+            low, high = _bounds(values.dropna(), is_exact=is_binary)
         rules[name] = ColumnRule(kind=kind, nullable=null, min=low, max=high)
     return Schema(columns=rules)
 
@@ -161,7 +163,7 @@ def validate_batch(frame: pd.DataFrame, schema: Schema, params: Params, period: 
     if missing := [name for name in schema.columns if name not in frame]:
         return _refuse(frame, f"missing column: {', '.join(missing)}")
     frame = frame.reset_index(drop=True)
-    typed = schema.convert(frame)
+    typed = typed_rows(frame, schema, params)
     is_twice = typed[id_].duplicated(keep=False) & typed[id_].notna()
     if is_twice.any():
         example = typed.loc[is_twice, id_].iloc[0]
@@ -170,9 +172,7 @@ def validate_batch(frame: pd.DataFrame, schema: Schema, params: Params, period: 
     reasons = pd.Series("", index=typed.index, dtype=object)
     for name, rule in schema.columns.items():
         unreadable = typed[name].isna() & frame[name].notna()
-        _note(
-            reasons, unreadable, f"{name}: not a {'time like 2013-03-04 05:00' if rule.kind == 'time' else rule.kind}"
-        )
+        _note(reasons, unreadable, f"{name}: {_unreadable(name, rule, params)}")
         if not rule.nullable:
             _note(reasons, frame[name].isna(), f"{name}: missing")
         if rule.kind == "number":
@@ -195,6 +195,24 @@ def validate_batch(frame: pd.DataFrame, schema: Schema, params: Params, period: 
     good = typed[~is_bad].reset_index(drop=True)
     bad = frame[is_bad].assign(reason=reasons[is_bad].astype("str")).reset_index(drop=True)
     return ValidationResult(good, bad, counts, None)
+
+
+def _unreadable(name: str, rule: ColumnRule, params: Params) -> str:
+    if name == params.columns.target and params.project.task != "regression":
+        named = params.project.task == "multiclass" or params.project.positive is not None
+        hint = "" if named else " (others than 0/1, no/yes, false/true: name project.negative and project.positive)"
+        return f"no label of a {params.project.task} task{hint}"
+    return f"not a {'time like 2013-03-04 05:00' if rule.kind == 'time' else rule.kind}"
+
+
+def typed_rows(frame: pd.DataFrame, schema: Schema, params: Params) -> pd.DataFrame:
+    """The columns of *frame* that *schema* has, with their kinds' types, and the target as labels are read. A cell that
+    cannot be read is missing."""
+    typed, target = schema.convert(frame), params.columns.target
+    if params.project.task == "regression" or target not in frame:
+        return typed
+    labels = read_labels(frame[target], params.project.label_rule)
+    return typed.assign(**{target: labels.astype("str").where(labels.notna()) if labels.dtype == object else labels})
 
 
 def _refuse(frame: pd.DataFrame, why: str, reasons: pd.Series | None = None) -> ValidationResult:

@@ -171,9 +171,16 @@ def manifest_fields(record: CandidateRecord, *, model_name: str, model_version: 
         "features": record.features,
         "columns": record.columns,
         "classes": record.classes,
+        "spellings": _spellings(record),
         "model_digest": record.model_digest,
         "trusted_types": record.trusted_types,
         "metrics": record.metrics,
         "lineage": {**record.lineage, "dataset": record.dataset, "params": record.params, "cut": record.cut},
         "requirements": record.requirements,
     }
+
+
+def _spellings(record: CandidateRecord) -> tuple[str, str] | None:
+    project = record.params.get("project", {})
+    positive = project.get("positive")
+    return (project["negative"], positive) if positive is not None else None

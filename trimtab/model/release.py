@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trimtab.data.features import Feature
+from trimtab.data.labels import LabelRule, rule_of
 from trimtab.data.types import Columns, Label, Task
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Manifest(BaseModel):
     features: tuple[Feature, ...] = Field(min_length=1)
     columns: Columns
     classes: tuple[Label, ...] = Field((), description="labels; the positive one is last when the task is binary")
+    spellings: tuple[str, str] | None = Field(
+        None, description="negative and positive label, as the project writes them"
+    )
     model_digest: str = Field(description="canonical digest of the model: equal for an equal refit")
     files: dict[str, str] = Field(description="sha256 of every other file of the bundle")
     trusted_types: tuple[str, ...] = ()
@@ -92,6 +96,11 @@ class Manifest(BaseModel):
             if not _PLAIN_NAME.fullmatch(name) or name == "manifest.json" or not is_digest(digest):
                 raise ValueError(f"not a plain file name with a sha256: {name!r}: {digest!r}")
         return self
+
+    @property
+    def label_rule(self) -> LabelRule:
+        """How labels of this release's predictions are read."""
+        return rule_of(self.task, self.classes, spellings=self.spellings)
 
     def canonical(self) -> bytes:
         """The canonical JSON of the manifest, with sorted keys and no spaces. These bytes are manifest.json."""

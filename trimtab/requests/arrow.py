@@ -5,7 +5,6 @@ The rules are those of `trimtab.requests.parser`; callers use `RowParser.read_ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,7 @@ from pyarrow import types
 from trimtab.data.features import Feature, texts
 from trimtab.data.types import Columns
 from trimtab.requests.rows import Micros, ParsedRows
-from trimtab.requests.values import BadInput, parse_times, to_micros, with_article
-
-_FIRST_US = to_micros(datetime(1, 1, 1, tzinfo=UTC))
-_LAST_US = to_micros(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+from trimtab.requests.values import FIRST_US, LAST_US, BadInput, parse_times, with_article
 
 
 def read(
@@ -137,10 +133,10 @@ def _times(name: str, column: pa.Array | None, size: int, now_us: int) -> Micros
             options = pc.CastOptions(pa.timestamp("us", tz=column.type.tz), allow_time_truncate=True)
             numbers = pc.cast(column, options=options).cast(pa.int64()).fill_null(now_us)
         except pa.ArrowInvalid as error:
-            raise BadInput("must be a time of our calendar", field=name) from error
+            raise BadInput("must be a time between 1700 and 2261", field=name) from error
         found: Micros = numbers.to_numpy()
-        if (strange := (found < _FIRST_US) | (found > _LAST_US)).any():
-            raise BadInput("must be a time of our calendar", row=int(strange.argmax()), field=name)
+        if (strange := (found < FIRST_US) | (found > LAST_US)).any():
+            raise BadInput("must be a time between 1700 and 2261", row=int(strange.argmax()), field=name)
         return found
     if not _is_text(column.type):
         raise BadInput("must be a time like 2013-03-01T05:00:00Z", field=name, got=str(column.type))

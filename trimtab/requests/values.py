@@ -13,6 +13,8 @@ from trimtab.requests.rows import Micros
 ABSENT: Final = object()
 """Stands in a column for a field that a row does not have, which is not the same as null."""
 
+NO_TIME: Final = "must be a time like 2013-03-01T05:00:00Z, between 1700 and 2261"
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _MICROSECOND = timedelta(microseconds=1)
@@ -58,7 +60,9 @@ def parse_times(name: str, values: Sequence[Any] | None, size: int, now_us: int)
         known = {v: now_us if v is None or v is ABSENT else parse_time(v) for v in dict.fromkeys(values)}
     except (TypeError, ValueError):
         row, value, error = next(_bad_times(values))
-        raise BadInput("must be a time like 2013-03-01T05:00:00Z", row=row, field=name, got=value) from error
+        raise BadInput(
+            "must be a time like 2013-03-01T05:00:00Z, between 1700 and 2261", row=row, field=name, got=value
+        ) from error
     return np.array([known[value] for value in values], dtype=np.int64)
 
 
@@ -72,14 +76,23 @@ def _bad_times(values: Sequence[Any]) -> Iterator[tuple[int, Any, Exception]]:
 
 
 def parse_time(text: str) -> int:
-    """ISO 8601 *text* in UTC microseconds since 1970. Raises ValueError, or TypeError when it is not text.
+    """ISO 8601 *text* in UTC microseconds since 1970. Raises ValueError, also for a time before 1700 or after 2261, or
+    TypeError when it is not text.
 
     >>> parse_time("1970-01-01T01:00:00.5+01:00")
     500000
     """
-    return to_micros(datetime.fromisoformat(text))
+    found = to_micros(datetime.fromisoformat(text))
+    if not FIRST_US <= found <= LAST_US:
+        raise ValueError(f"{text} is not between 1700 and 2261")
+    return found
 
 
 def to_micros(moment: datetime) -> int:
     """UTC microseconds since 1970. A *moment* without an offset is UTC."""
     return (moment - (_EPOCH if moment.tzinfo else _NAIVE_EPOCH)) // _MICROSECOND
+
+
+FIRST_US: Final = to_micros(datetime(1700, 1, 1, tzinfo=UTC))
+LAST_US: Final = to_micros(datetime(2261, 12, 31, 23, 59, 59, tzinfo=UTC))
+"""The data times that are taken: those that pandas' nanoseconds and a prediction's id can hold."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from trimtab.config.fields import Duration
+from trimtab.data.labels import LabelRule, rule_of
 from trimtab.data.types import Label, Task
 from trimtab.rollout.config import RolloutConfig
 
@@ -31,6 +32,11 @@ class RolloutPolicy(RolloutConfig):
     metric_margin: float = Field(0.0, description="the gate's max_regression, in units of the metric")
     metric_slices: dict[str, float] = Field({}, description="the gate's margins of the slice columns")
     cap: float | None = Field(None, description="regression: absolute error that counts as loss 1, in target units")
+
+    @property
+    def label_rule(self) -> LabelRule:
+        """How labels are read: a class that neither release knows is none."""
+        return rule_of(self.task, [label for known in self.classes.values() for label in known])
 
 
 class Observation(BaseModel):

@@ -58,7 +58,7 @@ class Recorder:
             WriteAheadLog(wal_folder(root, stream), writer, roll_bytes=roll_bytes, roll_after_s=roll_after_s)
             for stream in (PREDICTIONS, LABELS, PAIRS)
         )
-        self._remembered: OrderedDict[str, LabelValue] = OrderedDict()
+        self._remembered: OrderedDict[str, int] = OrderedDict()  # ids, each with its label's hash
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._totals: dict[str, Any] = asdict(Counters())
@@ -170,8 +170,8 @@ class Recorder:
             fresh: dict[str, tuple[LabelValue, int | None]] = {}
             duplicates = conflicts = 0
             for name, label, at in zip(ids, labels, times_us, strict=True):
-                before = fresh[name][0] if name in fresh else self._remembered.get(name)
-                if before is not None and before == label and type(before) is type(label):
+                before = _hash(fresh[name][0]) if name in fresh else self._remembered.get(name)
+                if before == _hash(label):
                     duplicates += 1
                     continue
                 conflicts += before is not None
@@ -191,7 +191,7 @@ class Recorder:
 
     def _remember(self, fresh: Mapping[str, tuple[LabelValue, int | None]]) -> None:
         for name, (label, _) in fresh.items():
-            self._remembered[name] = label
+            self._remembered[name] = _hash(label)
             self._remembered.move_to_end(name)
         while len(self._remembered) > _REMEMBERED_LABELS:
             self._remembered.popitem(last=False)
@@ -249,3 +249,8 @@ def _bounds(times_us: Any) -> tuple[int, int]:
 
 
 __all__ = ["Counters", "LabelCounts", "LabelValue", "Recorder", "Unwritable"]
+
+
+def _hash(label: LabelValue) -> int:
+    """Different for 1, 1.0 and True, which are equal."""
+    return hash((type(label), label))

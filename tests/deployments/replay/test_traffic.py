@@ -15,7 +15,7 @@ from tests.trimtab.sample_rows import params
 from trimtab.config.params import Params
 from trimtab.data.features import describe, frame
 from trimtab.data.periods import Period
-from trimtab.data.schema import infer_schema, validate_batch
+from trimtab.data.schema import infer_schema, typed_rows, validate_batch
 from trimtab.data.types import Columns
 from trimtab.requests.parser import RowParser
 
@@ -54,7 +54,7 @@ def test_every_accepted_row_is_read_by_the_server_as_training_reads_it(text: str
     assert len(good) == 2, "a schema accepts the batch that it was inferred from"
     features = describe(good, number=conf.columns.number, category=conf.columns.category)
     parser = RowParser(features, Columns(time="at", id="row", key="who", target="late"))
-    (body,) = Traffic("http://127.0.0.1", conf.columns)._bodies(rules.convert(raw))
+    (body,) = Traffic("http://127.0.0.1", conf.columns)._bodies(typed_rows(raw, rules, conf))
     sent = parser.read_columns(orjson.loads(body)["columns"], now_us=0)
     pd.testing.assert_frame_equal(sent.frame(), frame(good, features))
     assert sent.recorded["row"] == good["row"].tolist()

@@ -16,6 +16,7 @@ from trimtab.config.params import Params
 from trimtab.data import schema
 from trimtab.data.periods import Period
 from trimtab.data.schema import ColumnRule, Schema, SchemaError, ValidationResult
+from trimtab.model import training
 
 PARAMS = sample_rows.params()
 MARCH = Period.parse("2013-03", "month")
@@ -32,7 +33,7 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     "no time": ("at", None, "at: missing"),
     "text for a time": ("at", "soon", "at: not a time"),
     "another period": ("at", pd.Timestamp("2013-04-01"), "at: outside 2013-03"),
-    "a label out of range": ("late", 2, "late: outside 0 to 1"),
+    "a label out of range": ("late", 2, "late: no label of a binary task"),
 }
 
 
@@ -256,3 +257,27 @@ def test_a_schema_that_lost_a_needed_column_says_so() -> None:
 def test_params_that_name_a_column_the_source_lacks_are_told() -> None:
     with pytest.raises(SchemaError, match=r"no column noise; params\.yaml names it"):
         schema.infer_schema(CLEAN.drop(columns="noise"), PARAMS)
+
+
+TARGETS = {
+    "yes/no": (["yes", "no"], {}),
+    "NO/YES": (["NO", "YES"], {}),
+    "booleans": ([True, False], {}),
+    "booleans with a gap": ([True, False, None], {}),
+    "texts that are named": (["on time", "late"], {"negative": "on time", "positive": "late"}),
+    "0 and 1 as text": (["0", "1", ""], {}),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_schema_accepts_the_batch_that_it_was_inferred_from_whatever_the_two_labels_are(target: str) -> None:
+    values, named = TARGETS[target]
+    conf = sample_rows.params(project=named)
+    raw = sample_rows.rows(300, start="2013-03-01", days=31)
+    raw["late"] = pd.Series([values[i % len(values)] for i in range(300)], dtype=object)
+    raw["late"] = raw["late"].replace("", None)
+    checked = schema.validate_batch(raw, schema.infer_schema(raw, conf), conf, MARCH)
+    assert checked.refusal is None and checked.bad.empty, checked.reasons
+    assert set(checked.good["late"].dropna()) == {0.0, 1.0}
+    assert checked.good["late"].isna().sum() == raw["late"].isna().sum()
+    assert set(training.labels_of(checked.good[checked.good["late"].notna()], conf)) == {0, 1}
