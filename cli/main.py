@@ -12,7 +12,7 @@ import typer
 
 from cli import experiments
 from cli.environment import use_stack
-from trimtab.config.settings import Settings
+from trimtab.config.settings import Settings, settings_to_stop
 
 app = typer.Typer(
     name="trimtab", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -62,7 +62,7 @@ def down(
     from deployments import stack
     from deployments.replay import demo
 
-    settings = Settings()
+    settings = _settings_to_stop()
     for place in (settings, demo.demo_settings(settings)) if everything else (settings,):
         stack.down(place, echo=_say)
 
@@ -72,7 +72,7 @@ def status(as_json: Json = False) -> None:
     """Each part's health, who is live, and the last decision."""
     from deployments import status
 
-    found = status.collect(Settings())
+    found = status.collect(_settings_to_stop())
     _say(json.dumps(found, indent=1, default=str) if as_json else status.format_status(found))
     if found["params"]:
         typer.echo(f"trimtab: {found['params']}", err=True)
@@ -173,6 +173,13 @@ def _progress(text: str) -> None:
         typer.echo(text)
 
 
+def _settings_to_stop() -> Settings:
+    settings, trouble = settings_to_stop()
+    if trouble:
+        typer.echo(f"trimtab: {trouble}; going by the folders alone", err=True)
+    return settings
+
+
 def _on_s3(settings: Settings, asked: bool) -> Settings:
     return settings.model_copy(update={"s3": True}) if asked else settings
 
@@ -191,6 +198,7 @@ def main() -> None:
     """Run the command. An error is printed in one line; TRIMTAB_DEBUG=1 shows its traceback."""
     from cli.errors import format_error
 
+    os.umask(os.umask(0o077) | 0o022)  # nothing that any process of ours makes can be changed by other users
     try:
         app()
     except KeyboardInterrupt:

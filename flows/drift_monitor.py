@@ -23,7 +23,9 @@ def drift_monitor(period: str, batch: str | None = None) -> str:
         batch: digest of the accepted batch that asks for this; empty when a person does
     """
     ctx = load_context()
-    wanted, work = ctx.params.parse_period(period), monitoring.work_of(period, batch)
+    wanted = ctx.params.parse_period(period)
+    period = str(wanted)  # 2024-3 is 2024-03
+    work = monitoring.work_of(period, batch)
     if ctx.ledger.live() is None:
         ctx.ledger.record_outcome(work, NOT_LIVE, owner=orchestrator.current_run_id())
         print(f"{NOT_LIVE.capitalize()} yet: there is nothing to monitor in {period}.")

@@ -19,10 +19,12 @@ def validate(period: str, batch: str | None = None) -> bool:
         batch: digest of a landed batch; empty: the one that landed last
     """
     ctx = load_context()
-    wanted, landing = ctx.params.parse_period(period), ctx.ledger.landing(period)
+    wanted = ctx.params.parse_period(period)
+    period = str(wanted)  # 2024-3 is 2024-03
+    landing = ctx.ledger.landing(period)
     landed = validation.find_landed(ctx, period, batch)
     rows = read_frame(landed.path)
-    rules = validation.load_schema(ctx, rows)
+    rules = validation.load_schema(ctx, rows, wanted)
     checked = schema.validate_batch(rows, rules, ctx.params, wanted)
     version = validation.add_to_dataset(ctx, period, landed.digest, checked)
     result = validation.record(ctx, period, landed.digest, rules, checked, version)

@@ -15,6 +15,7 @@ from tasks import dataset, orchestrator, reports
 from tasks.best_effort import best_effort
 from trimtab.data import schema
 from trimtab.data.markdown_text import as_cell
+from trimtab.data.periods import Period
 from trimtab.data.schema import Schema, ValidationResult
 
 if TYPE_CHECKING:
@@ -50,19 +51,26 @@ def find_landed(ctx: ProjectContext, period: str, digest: str | None) -> batches
             raise batches.NothingLanded(f"no batch {wanted} of {period} has landed: run ingest for it first") from error
 
 
-def load_schema(ctx: ProjectContext, rows: pd.DataFrame) -> Schema:
-    """The project's schema; inferred from *rows* and written down when the project has none yet.
+def load_schema(ctx: ProjectContext, rows: pd.DataFrame, period: Period) -> Schema:
+    """The project's schema; inferred from *rows*, the batch of *period*, and written down when there is none yet.
 
     Raises NotSetUp where the file cannot be kept, because a schema that each run infers for itself refuses nothing,
-    and where it is missing although earlier batches were validated.
+    where it is missing although earlier batches were validated, and where *rows* are no batch to infer one from: what
+    a header without rows, or rows of another period, would give refuses the good batches that follow.
     """
     path = ctx.root / "schema.yaml"
     if path.exists():
         return ctx.schema
     if ctx.ledger.validations():
         raise NotSetUp(f"{path} is missing, by which earlier batches were judged: {BRING_SCHEMA}")
+    rules = schema.infer_schema(rows, ctx.params)
+    if (refusal := schema.validate_batch(rows, rules, ctx.params, period).refusal) is not None:
+        raise NotSetUp(
+            f"no {path.name} is inferred from the batch of {period}, as it is not a good one: {refusal}; mend the "
+            "source and ingest the period again, or write the file by hand"
+        )
     try:
-        path.write_text(schema.infer_schema(rows, ctx.params).dumps())
+        path.write_text(rules.dumps())
     except OSError as error:
         raise NotSetUp(f"{path} is missing and cannot be written ({error.strerror}): {BRING_SCHEMA}") from error
     print(f"Inferred {path.name} from {len(rows)} rows: review it and commit it.")

@@ -18,6 +18,7 @@ _ARRIVAL_ROOM_S = 1.0  # a late body is answered by serving.http.asgi first, whi
 
 def main() -> int:
     """Run the server until it is stopped; 2 when the settings are invalid or insecure."""
+    os.umask(os.umask(0o077) | 0o022)  # no other user may change what the server writes
     try:
         settings, server_settings = Settings(), ServerSettings()
         check_exposure(settings, server_settings)

@@ -1,6 +1,7 @@
 """Up, down, status and erase: what people ask of a stack, in terms of settings. Keeping things alive is the
 supervisor's work, reached through `handover`."""
 
+import os
 import shutil
 from collections.abc import Collection
 from typing import Any
@@ -18,7 +19,7 @@ from deployments.stack import (
     seaweedfs,
 )
 from deployments.stack import state as state_module
-from deployments.stack.addresses import with_addresses
+from deployments.stack.addresses import with_addresses, without_proxy
 from deployments.stack.control import Echo
 from deployments.stack.plan import LOCK, RECORD, Component, Plan, Probe, StackError
 from deployments.stack.ports import require_free
@@ -34,6 +35,7 @@ def up(settings: Settings, *, echo: Echo, only: Collection[str] | None = None) -
     What this call has started is stopped again when it fails or is interrupted.
     """
     settings = with_addresses(settings)
+    os.environ.update(without_proxy(settings))
     plan = components.plan(settings, only=only)
     _make_state(settings)
     started = False
@@ -94,6 +96,8 @@ def erase(settings: Settings, *, echo: Echo) -> None:
 def _make_state(settings: Settings) -> None:
     try:
         settings.state.mkdir(parents=True, exist_ok=True)
+        if not (ignored := settings.state / ".gitignore").exists():
+            ignored.write_text("# Databases, logs, models and passwords of this installation.\n*\n")
     except OSError as error:
         raise StackError(
             f"the state folder {settings.state} cannot be made ({error.strerror}); "

@@ -57,6 +57,8 @@ def init(project: Path) -> None:
     is_git = (project / ".git").exists()
     project.mkdir(parents=True, exist_ok=True)
     Repo.init(str(project), no_scm=not is_git, force=True).close()
+    _ignore_in_git(project / ".dvc" / ".gitignore", "/config.local", "/tmp", "/cache")  # in a subfolder DVC writes none
+    _ignore_in_git(project / ".gitignore", "/data")
     without_git = "" if is_git else "    no_scm = true\n"
     (project / ".dvc" / "config").write_text(
         f"[core]\n    remote = local\n    analytics = false\n    autostage = false\n{without_git}"
@@ -64,12 +66,25 @@ def init(project: Path) -> None:
     )
 
 
+def _ignore_in_git(file: Path, *patterns: str) -> None:
+    """Add *patterns* to a .gitignore that lacks them; what is there stays."""
+    before = file.read_text() if file.exists() else ""
+    missing = [pattern for pattern in patterns if pattern not in before.split()]
+    if missing:
+        gap = "" if not before or before.endswith("\n") else "\n"
+        file.write_text(f"{before}{gap}" + "".join(f"{pattern}\n" for pattern in missing))
+
+
 @contextmanager
 def open_repository(project: Path, remote: Remote | None = None, *, with_git: bool = False) -> Iterator[Any]:
     """DVC's `Repo` of *project*; *remote* holds while it is open and is written nowhere."""
     from dvc.repo import Repo
 
-    core: dict[str, Any] = {"site_cache_dir": str(project / ".dvc" / "tmp" / "site")}
+    site = project / ".dvc" / "tmp" / "site"
+    site.parent.mkdir(parents=True, exist_ok=True)
+    site.mkdir(mode=0o700, exist_ok=True)  # what DVC makes in it can be written by everybody
+    site.chmod(0o700)
+    core: dict[str, Any] = {"site_cache_dir": str(site)}
     if not with_git:
         core["no_scm"] = True
     config: dict[str, Any] = {"core": core}

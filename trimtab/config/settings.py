@@ -4,12 +4,24 @@
 deployments) and `operations.context` call `Settings()`; all other code takes plain arguments. A secret may come from
 a file: `TRIMTAB_LEDGER_URL_FILE` for `TRIMTAB_LEDGER_URL`."""
 
+import json
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
-from pydantic_settings import SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import NoDecode, SettingsConfigDict, SettingsError
 
 from trimtab.config.secret_files import SettingsWithSecrets
+
+
+def _split_words(value: Any) -> Any:
+    """``a, b`` as well as ``["a", "b"]``."""
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return json.loads(value) if isinstance(value, str) else value
+    return [word.strip() for word in value.split(",") if word.strip()]
+
+
+WordList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)]
 
 
 class Settings(SettingsWithSecrets):
@@ -98,8 +110,8 @@ class Settings(SettingsWithSecrets):
         15, ge=0, description="target docker: time for the last requests of a container that goes"
     )
 
-    trusted_types: tuple[str, ...] = Field(
-        (), description="types of the project's own model.py that may be loaded, as a JSON list"
+    trusted_types: WordList = Field(
+        (), description="types of the project's own model.py that may be loaded: a,b or a JSON list"
     )
     commit_data: bool = Field(False, description="commit data.dvc in the project's git after each new dataset version")
     scheduled_ingest: bool = Field(True, description="let the nightly ingest run by its schedule")
@@ -126,16 +138,41 @@ class Settings(SettingsWithSecrets):
         return self.state / "telemetry"
 
     @property
+    def url_host(self) -> str:
+        """The host as a URL has it: an IPv6 address stands in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def prefect_api(self) -> str:
         """Prefect's API address."""
-        return self.prefect_url or f"http://{self.host}:{self.prefect_port}/api"
+        return self.prefect_url or f"http://{self.url_host}:{self.prefect_port}/api"
 
     @property
     def tracking_uri(self) -> str:
         """MLflow's address."""
-        return self.mlflow_url or f"http://{self.host}:{self.mlflow_port}"
+        return self.mlflow_url or f"http://{self.url_host}:{self.mlflow_port}"
 
     @property
     def model_server(self) -> str:
         """The model server's address."""
-        return self.server_url or f"http://{self.host}:{self.server_port}"
+        return self.server_url or f"http://{self.url_host}:{self.server_port}"
+
+
+def settings_to_stop() -> tuple[Settings, str | None]:
+    """The settings, and why they are wrong if they are. Wrong ones are reduced to the folders, which is enough to find
+    a stack and to stop it: `down` and `status` work whatever the settings are."""
+    try:
+        return Settings(), None
+    except (ValidationError, SettingsError) as error:
+        wrong = error.errors(include_input=False, include_url=False) if isinstance(error, ValidationError) else []
+        named = [f"TRIMTAB_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in wrong]
+        return Settings.model_construct(**Folders().model_dump()), "; ".join(named) or str(error)
+
+
+class Folders(SettingsWithSecrets):
+    """Where a project and its state are."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIMTAB_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    project: Path = Path()
+    home: Path | None = None

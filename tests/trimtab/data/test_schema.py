@@ -259,7 +259,7 @@ def test_params_that_name_a_column_the_source_lacks_are_told() -> None:
         schema.infer_schema(CLEAN.drop(columns="noise"), PARAMS)
 
 
-TARGETS = {
+TARGETS: dict[str, tuple[list[Any], dict[str, str]]] = {
     "yes/no": (["yes", "no"], {}),
     "NO/YES": (["NO", "YES"], {}),
     "booleans": ([True, False], {}),
