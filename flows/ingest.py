@@ -22,7 +22,7 @@ def ingest(period: str | None = None, and_validate: bool = True, changed: bool =
     """Land the rows of a period; the batch's digest. The same rows again change nothing.
 
     Args:
-        period: like 2013-03; empty: the one after the newest, once its labels are known
+        period: like 2013-03; empty: all that have not landed and whose labels are known, oldest first
         and_validate: go on with validate when the rows have landed
         changed: instead, every complete period whose objects in the source's bucket are new or changed
     """

@@ -11,7 +11,6 @@ from stores import telemetry
 from stores.ledger import Rollout, RolloutStep, utc
 from tasks import orchestrator, tracking
 from tasks.best_effort import best_effort
-from trimtab.data.labels import only_readable
 from trimtab.experiment.report import ExperimentPlan, Report, measures
 from trimtab.rollout.state_machine import RolloutPolicy
 
@@ -48,7 +47,7 @@ def report(ctx: ProjectContext, id: str) -> Report:
     pairs = pairs_of(ctx, rollout)
     first, last = _span(pairs)
     ended, policy = steps[-1].state == "ended", RolloutPolicy.model_validate(rollout.policy)
-    labels, _ = only_readable(telemetry.labels(ctx.telemetry, first, last, since=_began(rollout)), policy.label_rule)
+    labels = telemetry.labels(ctx.telemetry, first, last, since=_began(rollout), rule=policy.label_rule)
     return analysis.report(
         plan_of(steps), policy, metric=ctx.params.gate.metric,
         state="ended" if ended else "running", reason=steps[-1].evidence["reason"] if ended else "",

@@ -26,11 +26,15 @@ list_period = task(name="list-objects", **RETRIED)(buckets.list_period_objects)
 list_all = task(name="list-objects", **RETRIED)(buckets.list_by_period)
 
 
+MOST_AT_ONCE = 48
+"""Periods that one run ingests: two days of hours, so that a nightly run catches up after an outage, and ends."""
+
+
 def choose_periods(ctx: ProjectContext, period: str | None, *, changed: bool) -> list[Period]:
-    """The periods to ingest: the named one, those whose objects have *changed*, or the next one, oldest first."""
+    """The periods to ingest: the named one, those whose objects have *changed*, or the next ones, oldest first."""
     if period:
         return [ctx.params.parse_period(period)]
-    return changed_periods(ctx) if changed else next_period(ctx)
+    return changed_periods(ctx) if changed else next_periods(ctx)
 
 
 def changed_periods(ctx: ProjectContext) -> list[Period]:
@@ -51,11 +55,18 @@ def changed_periods(ctx: ProjectContext) -> list[Period]:
     )  # fmt: skip
 
 
-def next_period(ctx: ProjectContext) -> list[Period]:
-    """The period after the newest accepted one, if it is complete."""
-    accepted = [validation.period for validation in ctx.ledger.validations() if validation.accepted]
-    wanted = ctx.params.parse_period(max(accepted)).shift(1) if accepted else ctx.params.first
-    return [wanted] if is_complete(ctx, wanted) else []
+def next_periods(ctx: ProjectContext) -> list[Period]:
+    """The complete periods that have not landed, oldest first, MOST_AT_ONCE at the most.
+
+    A period whose batch was refused has landed: it keeps no later one from landing, and comes again when it is asked
+    for by name, or when its objects in a bucket change.
+    """
+    landed, found, period = ctx.ledger.landings(), list[Period](), ctx.params.first
+    while len(found) < MOST_AT_ONCE and is_complete(ctx, period):
+        if str(period) not in landed:
+            found.append(period)
+        period = period.shift(1)
+    return found
 
 
 def is_complete(ctx: ProjectContext, period: Period) -> bool:

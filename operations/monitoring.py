@@ -13,7 +13,6 @@ from stores.releases.bundle import Bundle
 from tasks import orchestrator, reports, tracking
 from tasks.best_effort import best_effort
 from tasks.retries import RETRIED
-from trimtab.data.labels import read_labels
 from trimtab.data.markdown_text import as_cell
 from trimtab.data.periods import Period, span
 from trimtab.evaluation import metrics, monitoring
@@ -33,14 +32,10 @@ def work_of(period: str, batch: str | None) -> str:
 
 
 def answers_of(ctx: ProjectContext, release: Bundle, period: Period) -> pd.DataFrame:
-    """The predictions of *release* in *period*, with the labels that have arrived. What is no label of its task counts
-    as missing, and is printed."""
-    seen = telemetry.joined(ctx.telemetry, period.start, period.end)
-    answers = seen[seen["release"] == release.digest].reset_index(drop=True)
-    labels = read_labels(answers["label"], release.manifest.label_rule)
-    if unreadable := int((labels.isna() & answers["label"].notna()).sum()):
-        print(f"{unreadable:,} labels of {period} are none of a {release.manifest.task} task and count as missing.")
-    return answers.assign(label=labels)
+    """The predictions of *release* in *period*, with the labels that have arrived."""
+    rule = release.manifest.label_rule.stored()
+    seen = telemetry.joined(ctx.telemetry, period.start, period.end, rule=rule)
+    return seen[seen["release"] == release.digest].reset_index(drop=True)
 
 
 def measure(ctx: ProjectContext, release: Bundle, answers: pd.DataFrame, period: Period) -> tuple[Facts, str | None]:

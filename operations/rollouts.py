@@ -216,8 +216,11 @@ def end_current(ctx: ProjectContext, reason: str) -> LiveRelease | None:
     seen = Observation(exposed=state.exposed_before)
     try:
         ctx.releases.get(before)
-    except UnreachableRelease as error:  # users need it now; the servers have both models loaded
-        reason += f" (the store is away: {error})"
+    except ReleaseError as error:
+        # Users need it now, and the servers have both models loaded. But no release that is damaged becomes champion.
+        if not (current.state.is_challenging or isinstance(error, UnreachableRelease)):
+            raise
+        reason += f" (the store is away or damaged: {error})"
     try:
         seen = rollout_observation.observe_rollout(ctx.telemetry, current.rollout, current.steps)
     except Exception as error:  # noqa: BLE001 - evidence of any kind that cannot be read stops no rollback

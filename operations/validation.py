@@ -105,6 +105,8 @@ def record(
     """Record the result in the ledger."""
     good, bad = len(checked.good), len(checked.bad)
     reason = checked.refusal or (f"{good} rows accepted" + (f", {bad} quarantined" if bad else ""))
+    if checked.warnings:
+        reason += "; unusual: " + ", ".join(f"{what} ({rows} rows)" for what, rows in checked.warnings.items())
     result = ValidationRecord(
         period=period, digest=digest, schema=rules.digest, accepted=checked.refusal is None, reason=reason,
         rows_good=good, rows_bad=bad,

@@ -102,6 +102,7 @@ class ModelServer:
             answer_s=settings.answer_s,
             challenger_s=settings.challenger_s,
         )
+        self._labels_of: tuple[object, LabelRule | None] = (None, None)
         self.app = FastPath(
             _routes(self),
             {"/predict": self.predict, "/labels": self.labels},
@@ -153,11 +154,14 @@ class ModelServer:
 
     def _label_rule(self) -> LabelRule | None:
         """How labels of the live releases are read; None before there is one. A challenger may know more classes."""
-        manifests = [m.bundle.manifest for m in (self.models.state.champion, self.models.state.challenger) if m]
-        if not manifests:
-            return None
-        classes = [label for manifest in manifests for label in manifest.classes]
-        return rule_of(manifests[0].task, classes, spellings=manifests[0].spellings)
+        state = self.models.state
+        if self._labels_of[0] is not state:
+            manifests = [m.bundle.manifest for m in (state.champion, state.challenger) if m]
+            classes = [label for manifest in manifests for label in manifest.classes]
+            first = manifests[0] if manifests else None
+            rule = None if first is None else rule_of(first.task, classes, spellings=first.spellings)
+            self._labels_of = (state, rule)
+        return self._labels_of[1]
 
     async def load(self, digest: str) -> LoadedModel:
         """Load a release, in a thread that loads one at a time. Raises ReleaseError."""

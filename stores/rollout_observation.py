@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -14,10 +13,8 @@ from typing import Any
 from stores import telemetry
 from stores.ledger import Rollout, RolloutStep, utc
 from stores.telemetry.remote.replica import TelemetryLocation
-from trimtab.data.labels import only_readable
 from trimtab.rollout.state_machine import Observation, RolloutPolicy, current_state
 
-log = logging.getLogger("trimtab.rollouts")
 _CLOCKS_APART = timedelta(minutes=10)  # between the database and a server
 
 
@@ -35,9 +32,7 @@ def observe_rollout(root: TelemetryLocation, rollout: Rollout, steps: Sequence[R
     assert rollout.champion_before is not None  # there are pairs
     first = pairs["time"].min()
     policy = RolloutPolicy.model_validate(rollout.policy)
-    labels, unreadable = only_readable(telemetry.labels(root, _moment(first), since=since), policy.label_rule)
-    if unreadable:
-        log.warning("%s: %s labels are none of a %s task and count as missing", rollout.id, unreadable, policy.task)
+    labels = telemetry.labels(root, _moment(first), since=since, rule=policy.label_rule)
     return observation.observe(
         pairs, labels, release=rollout.release, other=rollout.champion_before, at=current_state(steps), policy=policy
     )

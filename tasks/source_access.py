@@ -21,4 +21,4 @@ class SourceError(RuntimeError):
 
 
 class SourceRejected(ValueError):
-    """The source denies access, and a retry cannot help: wrong credentials, or a bucket that does not exist."""
+    """A retry cannot help: wrong credentials, a bucket that does not exist, or a mistake in the source's code."""

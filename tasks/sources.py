@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-from tasks.source_access import BucketAccess, SourceError
+from tasks.source_access import BucketAccess, SourceError, SourceRejected
 from tasks.table_files import read_table
 from trimtab.config.params import Params, ParamsError
 from trimtab.data.periods import Period
+
+# Faults of the source's own code: a retry meets them again.
+# Faults of the source's own code: a retry meets them again.
+_MISTAKES = (TypeError, NameError, AttributeError, ImportError, SyntaxError)
 
 
 def is_bucket_target(target: str) -> bool:
@@ -48,7 +53,12 @@ def fetch(project: Path, params: Params, period: Period, access: BucketAccess | 
 
     pyarrow.enable_signal_handlers(False)  # its CSV reader catches Ctrl-C and sometimes drops it
     try:
-        rows = load(period.start, period.end)
+        with contextlib.chdir(
+            project
+        ):  # so that read_csv("rows.csv") finds the project's file, whichever process runs this
+            rows = load(period.start, period.end)
+    except _MISTAKES as error:
+        raise SourceRejected(f"{target} has a mistake ({period}): {type(error).__name__}: {error}") from error
     except Exception as error:
         raise SourceError(f"{target} failed for {period}: {type(error).__name__}: {error}") from error
     if not isinstance(rows, pd.DataFrame):

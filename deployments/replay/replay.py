@@ -134,9 +134,11 @@ class Replay:
         access = BucketAccess(self.settings.source_endpoint, self.settings.source_profile)
         found = [sources.fetch(self.settings.root, self.params, p, access) for p in span(first, last)]
         rules = Schema.loads((self.settings.root / "schema.yaml").read_text())
-        year = rules.convert(
-            pd.concat(found, ignore_index=True)
-        )  # as ingest does, so users send what models learn from
+        raw = pd.concat(found, ignore_index=True)
+        year = rules.convert(raw)  # as ingest does, so that users send what models learn from
+        if self.params.project.task != "regression":
+            target = self.params.columns.target
+            year = year.assign(**{target: raw[target]})  # the server reads labels as the project spells them
         year = self.traffic.resume(telemetry.joined(self.telemetry, first.start), year)
         times = year[self.params.columns.time]
         for period in span(first, last):

@@ -15,7 +15,6 @@ from deployments.replay.replay import Replay, ReplayStep
 from stores import telemetry
 from stores.ledger import Outcome
 from tasks import orchestrator
-from trimtab.data.labels import only_readable
 from trimtab.evaluation import metrics
 
 
@@ -55,9 +54,10 @@ def _period(
     replay: Replay, step: ReplayStep, baseline: Mapping[str, float], rollouts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     period, decision = replay.params.parse_period(step.period), step.decision
-    seen = telemetry.joined(replay.telemetry, period.start, period.end)
     manifest = replay.release_store.get(step.release).manifest if step.release else None
-    known, _ = only_readable(seen[seen["label"].notna()], (manifest or replay.params.project).label_rule)
+    rule = (manifest or replay.params.project).label_rule.stored()
+    seen = telemetry.joined(replay.telemetry, period.start, period.end, rule=rule)
+    known = seen[seen["label"].notna()]
     outcome = step.retrain
     evidence = outcome.evidence if outcome else {}
     gate = replay.ledger.gate(evidence["run_id"]) if "run_id" in evidence else None

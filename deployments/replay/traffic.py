@@ -92,7 +92,8 @@ class Traffic:
 
 
 def _plain(label: Any) -> Any:
-    """Whole numbers as integers, as class labels are."""
+    """Whole numbers as integers, as class labels are; numpy's scalars as Python's."""
+    label = label.item() if hasattr(label, "item") else label
     return int(label) if isinstance(label, float) and label.is_integer() else label
 
 

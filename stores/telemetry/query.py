@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from stores.telemetry.remote.replica import TelemetryLocation, folder_of
 from stores.telemetry.wal import streams
 from stores.telemetry.wal.framing import Frame, scan
 from stores.telemetry.wal.ids import first_id
+
+log = logging.getLogger("trimtab.telemetry")
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,6 +88,16 @@ class Selection:
         return (prediction_table if self.stream == streams.PREDICTIONS else label_table)(records)
 
     def _of_part(self, part: files.ParquetPart) -> pa.Table | None:
+        """The rows of a part; None for one that is damaged, which the log names: it stops no reader of the others."""
+        import pyarrow as pa
+
+        try:
+            return self._read_part(part)
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            log.error("%s cannot be read and is left out: %s", part.path, error)
+            return None
+
+    def _read_part(self, part: files.ParquetPart) -> pa.Table | None:
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(part.path, memory_map=True) as file:
@@ -95,6 +108,8 @@ class Selection:
                 columns = [c for c in dict.fromkeys([*self.columns, *helpers]) if c in present]
             groups = [i for i in range(file.num_row_groups) if self._can_be_in(file, i)]
             table = file.read_row_groups(groups, columns=columns, use_threads=False) if groups else None
+        if table is not None:
+            table = _conforming(table)
         return None if table is None else self._filtered(table, whole=part.within(*self.span))
 
     def _can_be_in(self, file: pq.ParquetFile, group: int) -> bool:
@@ -148,3 +163,19 @@ class Selection:
         if self.columns is not None:
             tables = [t.select([c for c in self.columns if c in t.column_names]) for t in tables]
         return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _conforming(table: pa.Table) -> pa.Table:
+    """*table* with the types that readers count on. Raises ArrowException where a column cannot have its type."""
+    import pyarrow as pa
+
+    moment = pa.timestamp("us", "UTC")
+    types = {
+        "prediction_id": pa.string(), "time": moment, "received_at": moment, "label_time": moment,
+        "number": pa.float64(), "text": pa.string(), "prediction": pa.float64(),
+    }  # fmt: skip
+    for index, field in enumerate(table.schema):
+        wanted = types.get(field.name)
+        if wanted is not None and field.type != wanted and not pa.types.is_dictionary(field.type):
+            table = table.set_column(index, field.name, table.column(index).cast(wanted))
+    return table

@@ -4,6 +4,7 @@ a period or an open rollout costs the same however much is stored."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,11 +14,13 @@ from stores.telemetry.parquet.schema import SLICE
 from stores.telemetry.query import EVER, Selection
 from stores.telemetry.remote.replica import TelemetryLocation
 from stores.telemetry.wal import streams
+from trimtab.data.labels import LabelRule, only_readable
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+log = logging.getLogger("trimtab.telemetry")
 When = datetime | str | None
 _SECOND = 1_000_000
 _PREDICTION_COLUMNS = ("prediction_id", "time", "received_at", "release", "arm", "rollout", "propensity", "prediction")
@@ -78,21 +81,36 @@ def pairs(root: TelemetryLocation, *, rollout: str | None = None, since: datetim
 
 
 def labels(
-    root: TelemetryLocation, start: When = None, end: When = None, *, since: datetime | None = None
+    root: TelemetryLocation,
+    start: When = None,
+    end: When = None,
+    *,
+    since: datetime | None = None,
+    rule: LabelRule | None = None,
 ) -> pd.DataFrame:
     """Labels of predictions with a data time in ``[start, end)`` (to the second), that arrived *since* then:
     prediction_id, label, label_time (when it became known, if that was sent) and received_at. One row per prediction,
-    the last to arrive counts."""
+    the last to arrive counts. With *rule*, what is no label of the task has not arrived; the log says how many these
+    were."""
     arrived = _label_rows(root, start, end, since)
+    if rule is not None:
+        arrived, unreadable = only_readable(arrived, rule)
+        if unreadable:
+            log.warning("%s labels are none of a %s task and count as missing", unreadable, rule.task)
     kept = arrived.drop_duplicates("prediction_id", keep="last")
     return kept.sort_values("prediction_id", ignore_index=True)
 
 
 def joined(
-    root: TelemetryLocation, start: When = None, end: When = None, *, columns: Sequence[str] | None = None
+    root: TelemetryLocation,
+    start: When = None,
+    end: When = None,
+    *,
+    columns: Sequence[str] | None = None,
+    rule: LabelRule | None = None,
 ) -> pd.DataFrame:
-    """`predictions` with the columns label and label_time; missing where no label has arrived."""
-    known = labels(root, start, end)[["prediction_id", "label", "label_time"]]
+    """`predictions` with the columns label and label_time, by *rule*; missing where no label has arrived."""
+    known = labels(root, start, end, rule=rule)[["prediction_id", "label", "label_time"]]
     return predictions(root, start, end, columns=columns).merge(known, on="prediction_id", how="left", sort=False)
 
 

@@ -24,6 +24,7 @@ from stores.telemetry.parquet import files
 from stores.telemetry.wal import streams
 from stores.telemetry.wal.log import WriteAheadLog
 from tests.stores.killed import announced_by
+from trimtab.data.labels import LabelRule
 
 MARCH, APRIL, MAY = datetime(2013, 3, 1), datetime(2013, 4, 1), datetime(2013, 5, 1)
 
@@ -319,3 +320,35 @@ def test_a_full_segment_is_let_go_by_the_next_sync(tmp_path: Path) -> None:
     recorder.maintain()
     assert compact(tmp_path) == 2
     assert telemetry.predictions(tmp_path)["prediction_id"].tolist() == ids
+
+
+def test_a_later_value_that_is_no_label_does_not_hide_the_label_before(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    (given_id,) = recorder.new_ids([0])
+    values: list[str | float] = [1, "late", float("inf")]
+    for number, value in enumerate(values):
+        recorder.labels([given_id], [value], received_us=number, times_us=[None])
+    found = telemetry.labels(tmp_path, rule=LabelRule(task="binary"))
+    assert found["label"].tolist() == [1]
+
+
+def test_a_correction_is_no_repetition_whatever_the_two_values_are(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    (given_id,) = recorder.new_ids([0])
+    for value in (-1.0, -2.0, -2):  # Python's hashes of -1.0 and -2.0 are equal
+        assert recorder.labels([given_id], [value], received_us=1, times_us=[None]).duplicates == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PAR1junkPAR1"])
+def test_a_damaged_part_stops_no_reader_of_the_others(tmp_path: Path, content: bytes) -> None:
+    ids = []
+    for _ in range(2):
+        recorder = Recorder(tmp_path)
+        ids += recorder.new_ids([0])
+        recorder.labels(ids[-1:], [1], received_us=1, times_us=[None])
+        recorder.roll()
+        assert compact(tmp_path) == 1
+    first, _ = sorted(tmp_path.rglob("*.parquet"))
+    first.write_bytes(content)
+    assert len(telemetry.labels(tmp_path)) == 1
+    assert set(telemetry.labels(tmp_path)["prediction_id"]) < set(ids)

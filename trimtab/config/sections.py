@@ -6,11 +6,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from trimtab.config.fields import Cron, Duration, Holdout, KOfN, Window
-from trimtab.data.labels import LabelRule
+from trimtab.data.labels import LabelRule, spelled
 from trimtab.data.periods import Every, Period, PeriodError
+from trimtab.data.types import RESERVED_NAMES
 
 
 class Section(BaseModel):
@@ -19,18 +20,25 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _number_as_text(value: object) -> object:
+    return spelled(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+LabelText = Annotated[str, BeforeValidator(_number_as_text)]
+
+
 class ProjectConfig(Section):
     """What is being modelled."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="also the model's name in MLflow")
     task: Literal["binary", "multiclass", "regression"] = Field(description="what kind of label is predicted")
-    negative: str | None = Field(
+    negative: LabelText | None = Field(
         None,
         min_length=1,
         max_length=256,
         description="the negative label of a binary task, unless it is 0, no or false",
     )
-    positive: str | None = Field(
+    positive: LabelText | None = Field(
         None, min_length=1, max_length=256, description="the positive label, whose probability is predicted"
     )
 
@@ -40,8 +48,8 @@ class ProjectConfig(Section):
             raise ValueError("name both labels, negative and positive, or none of them")
         if self.positive is not None and self.task != "binary":
             raise ValueError(f"negative and positive are labels of a binary task, and this one is {self.task}")
-        if self.positive is not None and self.positive == self.negative:
-            raise ValueError(f"negative and positive cannot both be {self.positive}")
+        if self.positive is not None and self.negative is not None and spelled(self.positive) == spelled(self.negative):
+            raise ValueError(f"negative and positive cannot both be {spelled(self.positive)}")
         return self
 
     @property
@@ -104,6 +112,10 @@ class ColumnsConfig(Section):
             raise ValueError(f"{', '.join(sorted(leak))} cannot be a feature: it would tell the answer")
         if self.time in self.features:
             raise ValueError(f"{self.time} cannot be a feature: it is the time of a row; derive what matters from it")
+        recorded = [*self.features, self.id, *([self.key] if self.key else [])]
+        taken = [name for name in recorded if name in RESERVED_NAMES]
+        if taken or self.target == "prediction":
+            raise ValueError(f"{(taken or [self.target])[0]} is a column of telemetry: rename it in the source")
         if len({self.target, self.time, self.id}) < 3:
             raise ValueError("target, time and id have to be three columns")
         return self
@@ -134,6 +146,7 @@ class ValidationConfig(Section):
     """When a whole batch is rejected."""
 
     max_bad_share: float = Field(0.05, ge=0, lt=1, description="a larger share of bad rows refuses the batch")
+    allow_empty: bool = Field(False, description="accept a period for which the source has no row, like a holiday")
 
 
 class TrainConfig(Section):
@@ -188,7 +201,10 @@ class DriftConfig(Section):
 class QualityConfig(Section):
     """When the live model's measured quality asks for a retrain."""
 
-    max_drop: float = Field(0.05, gt=0, description="how far the live metric may fall below what was promised")
+    max_drop: float = Field(
+        0.05, gt=0,
+        description="how much worse than promised the live metric may be; a share of it for rmse, mae and log_loss",
+    )  # fmt: skip
     min_labels: int = Field(500, ge=1, description="with fewer labels nothing is concluded")
 
 

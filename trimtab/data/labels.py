@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from typing import Any
+from decimal import Decimal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from trimtab.data.types import Task
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MAX_CHARACTERS = 256
+_WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d*)\.0*")  # 1.0 is 1, and 01 or 01.0 is a code
 _POSITIVE = frozenset({"1", "true", "yes", "y", "t"})
 _NEGATIVE = frozenset({"0", "false", "no", "n", "f"})
 
@@ -35,6 +41,10 @@ class LabelRule(BaseModel):
     negative: str | None = None
     positive: str | None = None
     classes: tuple[str, ...] = ()
+
+    def stored(self) -> LabelRule:
+        """The rule for labels that were read once and stored: a binary one is 0 or 1, however the project spells it."""
+        return LabelRule(task=self.task, classes=self.classes)
 
     def read(self, value: object) -> int | float | str | None:
         """0 or 1 for binary, a finite float for regression, a text for multiclass; None for a missing value.
@@ -59,18 +69,25 @@ class LabelRule(BaseModel):
     def _binary(self, value: object) -> int:
         text = spelled(value)
         if self.positive is not None and self.negative is not None:
-            if text in (self.positive, self.negative):
-                return int(text == self.positive)
-            known = f"{self.negative} or {self.positive}"
-        else:
-            known = "0 or 1, false or true, no or yes"
+            names = (spelled(self.negative), spelled(self.positive))
+            if text in names:
+                return int(text == names[1])
+            if {"0", "1"} & set(names):  # then 0 and 1 mean what the project says, and nothing else
+                raise NoLabel(f"must be {self.negative} or {self.positive}")
         if text.lower() in _POSITIVE or text.lower() in _NEGATIVE:
             return int(text.lower() in _POSITIVE)
-        raise NoLabel(f"must be {known}")
+        named = self.positive is not None
+        raise NoLabel(
+            f"must be {self.negative} or {self.positive}" if named else "must be 0 or 1, false or true, no or yes"
+        )
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.classes)
 
     def _class(self, value: object) -> str:
         text = spelled(value)
-        if self.classes and text not in self.classes:
+        if self.classes and text not in self._known:
             shown = ", ".join(self.classes[:10]) + (" …" if len(self.classes) > 10 else "")
             raise NoLabel(f"must be one of {shown}")
         return text
@@ -83,19 +100,22 @@ def spelled(value: object) -> str:
     >>> spelled(3.0), spelled("3.0"), spelled(True), spelled(" late ")
     ('3', '3', 'true', 'late')
     """
-    if isinstance(value, bool) or type(value).__name__ == "bool":
+    if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
     if isinstance(value, str):
         text = value.strip()
-        whole, point, zeros = text.partition(".")
-        is_whole = point and zeros.strip("0") == "" and whole.lstrip("+-").isdigit()
-        return whole if is_whole else text
-    number = float(value) if not isinstance(value, int) else value  # type: ignore[arg-type]
-    return str(int(number)) if math.isfinite(number) and number == int(number) else str(number)
+        return str(int(text.partition(".")[0])) if _WHOLE.fullmatch(text) else text
+    if not isinstance(value, int | float | np.integer | np.floating | Decimal):
+        raise NoLabel("must be a number, a text, true or false")
+    if isinstance(value, float | np.floating | Decimal) and not math.isfinite(value):
+        return str(value)
+    return str(int(value)) if value == int(value) else str(float(value))
 
 
 def read_labels(values: pd.Series[Any], rule: LabelRule) -> pd.Series[Any]:
     """*values* as *rule* reads them, missing where a value is no label; float64, or object for multiclass."""
+    import pandas as pd
+
     if rule.task != "multiclass" and rule.positive is None and pd.api.types.is_numeric_dtype(values.dtype):
         numbers = values.astype("float64")
         return numbers.where(numbers.isin([0, 1]) if rule.task == "binary" else np.isfinite(numbers))
@@ -138,7 +158,9 @@ def _number(value: object) -> float:
 
 
 def _is_missing(value: object) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float | np.floating | Decimal) and bool(value != value)
 
 
 def _read_or_none(value: object, rule: LabelRule) -> object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import pandas as pd
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from trimtab.config.params import Params
 from trimtab.config.yaml_lines import parse
 from trimtab.data.conversion import ColumnKind, convert
-from trimtab.data.labels import read_labels
+from trimtab.data.labels import LabelRule, read_labels
 from trimtab.data.periods import Period
 
 QUOTED = '"'  # PyYAML's style of a text between quotes
@@ -29,7 +29,8 @@ class SchemaError(ValueError):
 
 
 class ColumnRule(BaseModel):
-    """What one column may hold. *min* and *max* are inclusive bounds of a number."""
+    """What one column may hold. *min* and *max* are inclusive bounds of a number: a row outside is bad. *expected* are
+    bounds that the first batch suggests: a row outside is counted as a warning, and accepted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,6 +38,7 @@ class ColumnRule(BaseModel):
     nullable: bool = False
     min: float | None = None
     max: float | None = None
+    expected: tuple[float, float] | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -101,19 +103,22 @@ class ValidationResult:
     """A validated batch: *good* rows with the schema's types, and *bad* rows as they came with a `reason` column.
 
     *reasons* counts the bad rows by reason. When the whole batch is rejected, *refusal* says why and *good* is empty.
+    *warnings* counts accepted rows by what is unusual about them.
     """
 
     good: pd.DataFrame
     bad: pd.DataFrame
     reasons: Mapping[str, int]
     refusal: str | None
+    warnings: Mapping[str, int] = field(default_factory=dict)
 
 
 def infer_schema(frame: pd.DataFrame, params: Params) -> Schema:
     """A schema that the rows of *frame* satisfy.
 
-    The bounds of a number are its range, widened by the width of the range on both sides. A column is nullable when it
-    has missing values in *frame*; time and id never are. Raises SchemaError when a column of *params* is missing.
+    The bounds of a number are its range, widened by the width of the range on both sides, and warnings until a person
+    makes them `min` and `max`. Every column may have missing values but time and id: that the first batch has no gap
+    says nothing about the next. Raises SchemaError when a column of *params* is missing.
     """
     columns = params.columns
     roles: dict[str, ColumnKind] = {columns.id: "id", columns.time: "time"}
@@ -126,12 +131,15 @@ def infer_schema(frame: pd.DataFrame, params: Params) -> Schema:
         raise SchemaError(f"the source gives no column {', '.join(missing)}; params.yaml names it under columns")
     rules = {}
     for name, kind in roles.items():
-        null = bool(frame[name].isna().any()) and kind not in ("id", "time")
+        null = kind not in ("id", "time")
         low = high = None
         if kind == "number":
             is_binary = name == columns.target and params.project.task == "binary"
             values = read_labels(frame[name], params.project.label_rule) if is_binary else convert(frame[name], kind)
             low, high = _bounds(values.dropna(), is_exact=is_binary)
+            if not is_binary and low is not None and high is not None:
+                rules[name] = ColumnRule(kind=kind, nullable=null, expected=(low, high))
+                continue
         rules[name] = ColumnRule(kind=kind, nullable=null, min=low, max=high)
     return Schema(columns=rules)
 
@@ -146,11 +154,14 @@ def _bounds(values: pd.Series[Any], *, is_exact: bool) -> tuple[float | None, fl
     return min(low, round(floor, 6)), max(high, round(high + room, 6))
 
 
-def validate_batch(frame: pd.DataFrame, schema: Schema, params: Params, period: Period) -> ValidationResult:
+def validate_batch(
+    frame: pd.DataFrame, schema: Schema, params: Params, period: Period, *, labels: LabelRule | None = None
+) -> ValidationResult:
     """Validate the rows of *frame* against *schema*: rows that break a rule go to `bad`.
 
     The whole batch is rejected when it has no rows, lacks a column, repeats an id, or has a larger share of bad rows
-    than `validate.max_bad_share`; rows outside *period* are bad. Raises SchemaError when *schema* lacks a rule for a
+    than `validate.max_bad_share`; rows outside *period* are bad. *labels* says how the
+    target is read; default: as the project spells it. Raises SchemaError when *schema* lacks a rule for a
     column that *params* names.
     """
     id_, time = params.columns.id, params.columns.time
@@ -159,11 +170,11 @@ def validate_batch(frame: pd.DataFrame, schema: Schema, params: Params, period: 
             f"schema.yaml has no rule for {', '.join(unruled)}: add it, or remove the file to infer it anew"
         )
     if frame.empty:
-        return _refuse(frame, f"empty: the source gave no row for {period}")
+        return _empty(frame, schema, params, period)
     if missing := [name for name in schema.columns if name not in frame]:
         return _refuse(frame, f"missing column: {', '.join(missing)}")
     frame = frame.reset_index(drop=True)
-    typed = typed_rows(frame, schema, params)
+    typed = typed_rows(frame, schema, params, labels)
     is_twice = typed[id_].duplicated(keep=False) & typed[id_].notna()
     if is_twice.any():
         example = typed.loc[is_twice, id_].iloc[0]
@@ -193,8 +204,15 @@ def validate_batch(frame: pd.DataFrame, schema: Schema, params: Params, period: 
         return _refuse(frame, f"{int(is_bad.sum())} of {len(frame)} rows are bad, more than {limit:.0%}; "
                               f"the commonest reason is {worst} ({counts[worst]} rows)", reasons)  # fmt: skip
     good = typed[~is_bad].reset_index(drop=True)
-    bad = frame[is_bad].assign(reason=reasons[is_bad].astype("str")).reset_index(drop=True)
-    return ValidationResult(good, bad, counts, None)
+    bad = _with_reasons(frame[is_bad], reasons[is_bad])
+    return ValidationResult(good, bad, counts, None, _unexpected(good, schema))
+
+
+def _empty(frame: pd.DataFrame, schema: Schema, params: Params, period: Period) -> ValidationResult:
+    if not params.checks.allow_empty:
+        return _refuse(frame, f"empty: the source gave no row for {period} (validate.allow_empty accepts that)")
+    none = pd.DataFrame({name: pd.Series(dtype=object) for name in schema.columns})
+    return ValidationResult(typed_rows(none, schema, params), none.assign(reason=""), {}, None)
 
 
 def _unreadable(name: str, rule: ColumnRule, params: Params) -> str:
@@ -205,20 +223,37 @@ def _unreadable(name: str, rule: ColumnRule, params: Params) -> str:
     return f"not a {'time like 2013-03-04 05:00' if rule.kind == 'time' else rule.kind}"
 
 
-def typed_rows(frame: pd.DataFrame, schema: Schema, params: Params) -> pd.DataFrame:
+def typed_rows(frame: pd.DataFrame, schema: Schema, params: Params, labels: LabelRule | None = None) -> pd.DataFrame:
     """The columns of *frame* that *schema* has, with their kinds' types, and the target as labels are read. A cell that
     cannot be read is missing."""
     typed, target = schema.convert(frame), params.columns.target
     if params.project.task == "regression" or target not in frame:
         return typed
-    labels = read_labels(frame[target], params.project.label_rule)
-    return typed.assign(**{target: labels.astype("str").where(labels.notna()) if labels.dtype == object else labels})
+    read = read_labels(frame[target], labels or params.project.label_rule)
+    return typed.assign(**{target: read.astype("str").where(read.notna()) if read.dtype == object else read})
 
 
 def _refuse(frame: pd.DataFrame, why: str, reasons: pd.Series | None = None) -> ValidationResult:
     own = reasons.where(reasons != "", "in a refused batch") if reasons is not None else why
-    bad = frame.assign(reason=pd.Series(own, index=frame.index, dtype="str")).reset_index(drop=True)
+    bad = _with_reasons(frame, pd.Series(own, index=frame.index, dtype="str"))
     return ValidationResult(frame.iloc[:0], bad, {why: len(bad)} if reasons is None else _counted(bad["reason"]), why)
+
+
+def _with_reasons(rows: pd.DataFrame, reasons: pd.Series[Any]) -> pd.DataFrame:
+    """*rows* with a column `reason`; one of that name that the source has is called reason_of_source."""
+    named = rows.rename(columns={"reason": "reason_of_source"})
+    return named.assign(reason=reasons.astype("str")).reset_index(drop=True)
+
+
+def _unexpected(good: pd.DataFrame, schema: Schema) -> dict[str, int]:
+    """Accepted rows outside of what the first batch suggests, by column."""
+    found = {}
+    for name, rule in schema.columns.items():
+        if rule.expected is not None:
+            low, high = rule.expected
+            if rows := int(((good[name] < low) | (good[name] > high)).sum()):
+                found[f"{name}: outside the expected {low:g} to {high:g}"] = rows
+    return found
 
 
 def _counted(reasons: pd.Series[Any]) -> dict[str, int]:

@@ -10,6 +10,16 @@ Task = Literal["binary", "multiclass", "regression"]
 Label = StrictBool | StrictInt | StrictStr
 
 
+RESERVED_NAMES = frozenset(
+    {
+        *("prediction_id", "time", "received_at", "release", "arm", "rollout", "propensity"),
+        *("prediction", "predicted_label", "probabilities", "label", "label_time"),
+    }
+)
+"""Columns of telemetry. An id, a key or a feature, which are recorded beside them, must not have one of these names;
+nor must the target be called prediction, beside which it stands."""
+
+
 class Columns(BaseModel):
     """The columns of a row that are not features, by their names in the project's data."""
 

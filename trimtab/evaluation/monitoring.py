@@ -36,8 +36,11 @@ class Quality(BaseModel):
 
     @property
     def drop(self) -> float:
-        """How much worse the metric is than at release; negative when better."""
-        return self.live - self.promised if self.metric in LOWER_IS_BETTER else self.promised - self.live
+        """How much worse the metric is than at release; negative when better. For errors, which have the unit of the
+        target or none, it is a share of what was promised; for the others, which lie between 0 and 1, a difference."""
+        if self.metric in LOWER_IS_BETTER:
+            return (self.live - self.promised) / abs(self.promised) if self.promised else math.inf
+        return self.promised - self.live
 
 
 class Facts(BaseModel):

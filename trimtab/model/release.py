@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from trimtab.data.features import Feature
 from trimtab.data.labels import LabelRule, rule_of
-from trimtab.data.types import Columns, Label, Task
+from trimtab.data.types import RESERVED_NAMES, Columns, Label, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 MODEL, SCHEMA, REFERENCE, SAMPLES, CARD = "model.skops", "schema.json", "reference.parquet", "samples.json", "card.md"
 BACKEND = "backend.json"  # how the model is executed: see `stores.releases.backend`
 REQUIRED_FILES = frozenset({MODEL, SCHEMA, REFERENCE, SAMPLES, CARD, BACKEND})
-RESERVED = frozenset(
-    {
-        *("prediction_id", "time", "received_at", "release", "arm", "rollout", "propensity"),
-        *("prediction", "predicted_label", "probabilities", "label", "label_time"),
-    }
-)
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -85,7 +79,7 @@ class Manifest(BaseModel):
         if others:
             raise ValueError(f"time and target cannot be features: {sorted(others)}")
         recorded = {*names, self.columns.id, *([self.columns.key] if self.columns.key else [])}
-        if taken := recorded & RESERVED:
+        if taken := recorded & RESERVED_NAMES:
             raise ValueError(f"telemetry needs these names for itself, rename the columns: {sorted(taken)}")
         needed = {"binary": 2, "multiclass": 2, "regression": 0}[self.task]
         if len(self.classes) < needed or (self.task != "multiclass" and len(self.classes) > needed):

@@ -150,8 +150,8 @@ def label_table(records: Iterable[Frame]) -> pa.Table | None:
         ids += content["ids"]
         times += content["times"]
         arrived += [content["received"]] * len(content["ids"])
-        number += [None if isinstance(v, str) else float(v) for v in content["labels"]]
-        text += [v if isinstance(v, str) else None for v in content["labels"]]
+        number += [float(v) if isinstance(v, int | float) else None for v in content["labels"]]
+        text += [None if isinstance(v, int | float) else str(v) for v in content["labels"]]  # of null too
     if not ids:
         return None
     return pa.table(

@@ -252,5 +252,5 @@ __all__ = ["Counters", "LabelCounts", "LabelValue", "Recorder", "Unwritable"]
 
 
 def _hash(label: LabelValue) -> int:
-    """Different for 1, 1.0 and True, which are equal."""
-    return hash((type(label), label))
+    """Different for 1, 1.0 and True, which are equal, and for -1.0 and -2.0, whose own hashes are."""
+    return hash(f"{type(label).__name__} {label!r}")

@@ -180,3 +180,18 @@ def test_params_come_back_from_json_as_they_were(
     assert Params.model_validate(written) == made
     assert Params.model_validate(yaml.safe_load(yaml.safe_dump(written))) == made
     assert set(written) >= {"validate", "train"}
+
+
+@pytest.mark.parametrize(
+    "columns", [{"id": "prediction_id"}, {"key": "release"}, {"number": ["label", "x"]}, {"target": "prediction"}]
+)
+def test_names_of_telemetrys_own_columns_are_refused_before_anything_is_trained(columns: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="is a column of telemetry: rename it in the source"):
+        sample_rows.params(columns=columns)
+
+
+def test_a_word_that_yaml_takes_for_a_boolean_is_told_to_be_quoted(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "params.yaml").read_text().replace("target: late", "target: NO")
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=r"found False.*put it in quotes"):
+        load(tmp_path)

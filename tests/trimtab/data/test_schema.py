@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.trimtab import sample_rows
 from trimtab.config.params import Params
-from trimtab.data import schema
+from trimtab.data import conversion, schema
 from trimtab.data.periods import Period
 from trimtab.data.schema import ColumnRule, Schema, SchemaError, ValidationResult
 from trimtab.model import training
@@ -21,7 +21,20 @@ from trimtab.model import training
 PARAMS = sample_rows.params()
 MARCH = Period.parse("2013-03", "month")
 CLEAN = sample_rows.rows(100, start=str(MARCH.start.date()), days=31)
-RULES = schema.infer_schema(CLEAN, PARAMS)
+
+
+def reviewed(inferred: Schema) -> Schema:
+    """The rules as a person may confirm them: ranges are bounds, and nothing may be missing."""
+
+    def confirmed(rule: ColumnRule) -> ColumnRule:
+        low, high = rule.expected or (rule.min, rule.max)
+        return rule.model_copy(update={"min": low, "max": high, "expected": None, "nullable": False})
+
+    return Schema(columns={name: confirmed(rule) for name, rule in inferred.columns.items()})
+
+
+INFERRED = schema.infer_schema(CLEAN, PARAMS)
+RULES = reviewed(INFERRED)
 
 FAULTS: dict[str, tuple[str, Any, str]] = {
     "text for a number": ("strong", "n/a", "strong: not a number"),
@@ -281,3 +294,45 @@ def test_a_schema_accepts_the_batch_that_it_was_inferred_from_whatever_the_two_l
     assert set(checked.good["late"].dropna()) == {0.0, 1.0}
     assert checked.good["late"].isna().sum() == raw["late"].isna().sum()
     assert set(training.labels_of(checked.good[checked.good["late"].notna()], conf)) == {0, 1}
+
+
+def test_growth_beyond_the_first_batch_is_a_warning_until_a_person_makes_it_a_bound() -> None:
+    grown = CLEAN.assign(strong=CLEAN["strong"] + 1000)
+    checked = schema.validate_batch(grown, INFERRED, PARAMS, MARCH)
+    assert checked.refusal is None and len(checked.good) == len(CLEAN)
+    ((what, rows),) = checked.warnings.items()
+    assert what.startswith("strong: outside the expected") and rows == len(CLEAN)
+    assert schema.validate_batch(grown, RULES, PARAMS, MARCH).refusal is not None
+
+
+def test_a_first_batch_without_gaps_says_nothing_about_the_next() -> None:
+    holed = CLEAN.assign(strong=CLEAN["strong"].where(CLEAN.index > 3), place=CLEAN["place"].where(CLEAN.index > 3))
+    assert len(schema.validate_batch(holed, INFERRED, PARAMS, MARCH).good) == len(CLEAN)
+    assert Schema.loads(INFERRED.dumps()) == INFERRED
+
+
+def test_a_reason_of_the_source_is_kept_beside_ours() -> None:
+    spoiled = CLEAN.assign(reason="theirs", row=CLEAN["row"].where(CLEAN.index > 0))
+    bad = schema.validate_batch(spoiled, RULES, PARAMS, MARCH).bad
+    assert (bad["reason"][0], bad["reason_of_source"][0]) == ("row: missing", "theirs")
+
+
+def test_a_period_without_rows_is_refused_unless_params_allow_it() -> None:
+    assert "empty" in str(schema.validate_batch(CLEAN.iloc[:0], RULES, PARAMS, MARCH).refusal)
+    allowed = schema.validate_batch(pd.DataFrame(), RULES, sample_rows.params(validate={"allow_empty": True}), MARCH)
+    assert allowed.refusal is None and allowed.good.empty
+    assert allowed.good.dtypes.to_dict() == schema.validate_batch(CLEAN, RULES, PARAMS, MARCH).good.dtypes.to_dict()
+
+
+@pytest.mark.parametrize("values", [pd.to_datetime(["2013-03-01"]), pd.to_timedelta([1], unit="h")])
+def test_a_time_is_no_number(values: Any) -> None:
+    assert conversion.convert(pd.Series(values), "number").isna().all()
+
+
+def test_rows_that_were_accepted_are_accepted_again_whatever_the_labels_are_called() -> None:
+    conf = sample_rows.params(project={"negative": "1", "positive": "2"})
+    raw = CLEAN.assign(late=CLEAN["late"] + 1)
+    good = schema.validate_batch(raw, schema.infer_schema(raw, conf), conf, MARCH).good
+    assert good["late"].tolist() == CLEAN["late"].tolist()
+    again = schema.validate_batch(good, RULES, conf, MARCH, labels=conf.project.label_rule.stored())
+    assert again.good["late"].tolist() == good["late"].tolist()
