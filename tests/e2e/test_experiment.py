@@ -26,7 +26,7 @@ from tasks import sources
 from trimtab.config import params
 from trimtab.config.settings import Settings
 place = Settings(); project = params.load(place.root)
-rows = sources.fetch(place.root, project.source.target, project.parse_period("2013-12"))
+rows = sources.fetch(place.root, project, project.parse_period("2013-12"))
 time = rows[project.columns.time]
 rows = rows[time < time.min() + pd.Timedelta("3d")]
 traffic = Traffic(place.model_server, project.columns)
