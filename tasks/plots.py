@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,8 @@ def candidate_plots(truth: np.ndarray[Any, Any], scores: Scores, importances: di
         figures["predicted"] = lambda: _predicted(truth, scores.prediction)
     plots = {}
     for name, figure in figures.items():
-        with best_effort(f"the picture {name}"):
+        with best_effort(f"the picture {name}"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # a box for a character that no font here has
             png = BytesIO()
             figure().savefig(png, format="png")
             plots[f"{name}.png"] = png.getvalue()
@@ -47,7 +49,8 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
 def _importance(importances: dict[str, float]) -> Figure:
     figure, axes = _axes("What the model looks at", "share of importance", "")
     top = sorted(importances.items(), key=lambda item: item[1])[-15:]
-    axes.barh([name.replace("$", r"\$") for name, _ in top], [value for _, value in top], color="#3b6ea5")
+    names = [name if len(name) <= 40 else f"{name[:39]}…" for name, _ in top]
+    axes.barh([name.replace("$", r"\$") for name in names], [value for _, value in top], color="#3b6ea5")
     return figure
 
 

@@ -45,11 +45,12 @@ _TOLD = pytest.StashKey[Path]()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two to four processes for whole folders, none beside pytest's own for what is one row of tests anyway."""
+    """One process more than there are cores for whole folders, as tests wait for servers a third of the time; none
+    beside pytest's own for what is one row of tests anyway."""
     one = bool(config.option.keyword) or config.option.capture == "no"
     whole = all(Path(asked).is_dir() for asked in config.args)
     others = any(word in config.option.markexpr.replace(f"not {word}", "") for word in ("browser", "docker"))
-    return 0 if one or others or not whole else min(MOST, max(2, os.cpu_count() or 2))
+    return 0 if one or others or not whole else min(MOST, (os.cpu_count() or 2) + 1)
 
 
 class Rows(LoadScopeScheduling):  # type: ignore[misc]

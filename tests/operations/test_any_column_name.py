@@ -69,7 +69,7 @@ def test_params_and_schema_keep_any_name(names: list[str]) -> None:
         return
     given = sample_rows.params(columns={"key": None, "number": [], "category": names}, gate={"slices": {names[0]: 0.1}})
     with TemporaryDirectory() as folder:
-        text = yaml.safe_dump(given.model_dump(mode="json", by_alias=True), allow_unicode=True)
+        text = yaml.safe_dump(given.model_dump(mode="json", by_alias=True))
         (Path(folder) / "params.yaml").write_text(text, encoding="utf-8")
         assert config.load(Path(folder)).columns.category == tuple(names)
     rows = sample_rows.rows(30).assign(**dict.fromkeys(names, "a"))

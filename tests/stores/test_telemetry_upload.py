@@ -81,7 +81,7 @@ def test_the_process_ships_what_a_killed_server_left_and_ends(
         "from stores.object_store.store import ObjectStore\n"
         "from tests.stores.test_telemetry import send\n"
         "place = SharedTelemetry(Path(sys.argv[1]), ObjectStore(sys.argv[2], endpoint=sys.argv[3]))\n"
-        "uploader = UploadProcess(place)\nshipper.run_once()\nids = send(Recorder(place.root), datetime(2013, 3, 1))\n"
+        "uploader = UploadProcess(place)\nuploader.run_once()\nids = send(Recorder(place.root), datetime(2013, 3, 1))\n"
         "print(uploader.pid, *ids, flush=True)\ntime.sleep(60)\n"
     )
     server = subprocess.Popen(

@@ -50,14 +50,15 @@ class ColumnRule(BaseModel):
 def _on_one_line(name: str, rule: Mapping[str, Any]) -> str:
     """The YAML of one entry on one line; the name is quoted where it would take several lines."""
 
-    def dump(value: Any, *, style: str | None = None) -> str:
+    def dump(value: Any, *, style: str | None = None, allow_unicode: bool = True) -> str:
         return yaml.safe_dump(
-            value, default_flow_style=True, default_style=style, sort_keys=False, width=math.inf, allow_unicode=True
-        ).strip()
+            value, default_flow_style=True, default_style=style, sort_keys=False, width=math.inf,
+            allow_unicode=allow_unicode,
+        ).strip()  # fmt: skip
 
     line = dump({name: rule})[1:-1]
-    is_plain = "\n" not in line and not line.startswith("? ")
-    return line if is_plain else f"{dump(name, style=QUOTED)}: {dump(rule)}"
+    is_plain = name.isprintable() and "\n" not in line and not line.startswith("? ")
+    return line if is_plain else f"{dump(name, style=QUOTED, allow_unicode=name.isprintable())}: {dump(rule)}"
 
 
 class Schema(BaseModel):

@@ -147,9 +147,9 @@ def model_digest(skops_file: Path | BinaryIO) -> str:
 
 def input_schema(features: Sequence[Feature], columns: Columns) -> bytes:
     """The bytes of schema.json: a JSON Schema of one row of `POST /predict`."""
-    kinds = {"number": "number", "boolean": "boolean", "text": "string", "integer": "integer"}
+    kinds = {"number": ["number"], "boolean": ["boolean"], "text": ["string", "integer"], "integer": ["integer"]}
     properties: dict[str, Any] = {
-        f.name: {"type": [kinds[f.values], "null"] if f.nullable else kinds[f.values]} for f in features
+        f.name: {"type": [*kinds[f.values], *(["null"] if f.nullable else [])]} for f in features
     }
     time = {"type": ["string", "null"], "format": "date-time", "description": "data time, recorded; no feature"}
     properties.setdefault(columns.time, time)
