@@ -30,6 +30,7 @@ from trimtab.data import schema
 from trimtab.data.features import columns_of
 from trimtab.data.periods import Period
 from trimtab.data.schema import Schema
+from trimtab.data.types import RESERVED_NAMES
 from trimtab.evaluation.monitoring import Facts, find_violations
 from trimtab.model import candidate as artifacts
 from trimtab.model import training
@@ -65,7 +66,7 @@ def table(task: str, size: int = 500) -> pd.DataFrame:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(any_name, min_size=1, max_size=4, unique=True))
 def test_params_and_schema_keep_any_name(names: list[str]) -> None:
-    if {"late", "at", "row"} & set(names):
+    if ({"late", "at", "row"} | RESERVED_NAMES) & set(names):
         return
     given = sample_rows.params(columns={"key": None, "number": [], "category": names}, gate={"slices": {names[0]: 0.1}})
     with TemporaryDirectory() as folder:
