@@ -136,12 +136,13 @@ class ProjectContext:
 
 
 def load_context() -> ProjectContext:
-    """The context of this process's project. Raises ParamsError or NotSetUp, which say what to do."""
+    """The context of this process's project. Raises ParamsError, NotSetUp or ForeignLedger, which say what to do."""
     settings = Settings()
     if settings.ledger_url is None:
         raise NotSetUp("TRIMTAB_LEDGER_URL is not set: run flows through `trimtab run`, or on a worker of `trimtab up`")
     ledger = Ledger(settings.ledger_url.get_secret_value(), patience_s=PATIENCE_S)
     ctx = ProjectContext(settings, params.load(settings.root), ledger)
+    ledger.require_project(ctx.params.project.name)
     if ctx.workspace != ctx.root:
         dataset.init(ctx.workspace)
     return ctx

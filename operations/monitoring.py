@@ -52,7 +52,7 @@ def measure(ctx: ProjectContext, release: Bundle, answers: pd.DataFrame, period:
     sample = answers.sample(min(rules.sample, len(answers)), random_state=ctx.params.train.seed).sort_index()
     ranked = sorted(features, key=lambda f: -profile.importances.get(f.name, 0.0))
     found = measure_drift(reference, sample, ranked, threshold=rules.drift.threshold, period=str(period))
-    null_gain, unseen = monitoring.missing_and_unseen(reference, answers, features)
+    null_gain, unseen = monitoring.missing_and_unseen(reference, answers, features, profile.levels)
     measured = facts.model_copy(
         update={
             "distances": found.distances,

@@ -36,6 +36,7 @@ def policy_for(ctx: ProjectContext, champion: str, challenger: str) -> RolloutPo
 def _loss_cap(champion: Bundle) -> float:
     """The absolute error at which a loss is 1, from the champion's predictions for its reference rows."""
     rows = champion.reference()
+    rows = rows[rows[champion.manifest.columns.target].notna()]
     return losses.regression_cap(
         rows[champion.manifest.columns.target].to_numpy(dtype=float), rows["prediction"].to_numpy(dtype=float)
     )

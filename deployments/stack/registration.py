@@ -15,6 +15,7 @@ from deployments.stack.addresses import environment
 from deployments.stack.plan import CODE, Component, Probe, StackError
 from stores.ledger import Ledger
 from stores.ledger.migrations import migrate
+from trimtab.config import params
 from trimtab.config.settings import Settings
 
 _SERVER_WITHIN_S = 120.0
@@ -33,7 +34,9 @@ def main() -> None:
         import_module("deployments.definitions")
     _wait_for_prefect(settings)
     if settings.ledger_url is not None:
-        migrate(Ledger(settings.ledger_url.get_secret_value()))
+        ledger = Ledger(settings.ledger_url.get_secret_value())
+        migrate(ledger)
+        ledger.require_project(params.load(settings.root).project.name)
     if is_registered and _counts(settings) == known["counts"]:
         print("nothing has changed since the deployments were registered")
         return

@@ -3,7 +3,7 @@
 It is the source of truth: MLflow's aliases and Prefect's events follow it.
 """
 
-from stores.ledger.ledger import Ledger
+from stores.ledger.ledger import ForeignLedger, Ledger
 from stores.ledger.records import (
     Alert,
     Claim,
@@ -33,6 +33,7 @@ __all__ = [
     "DatasetHead",
     "DatasetRecord",
     "DecisionRecord",
+    "ForeignLedger",
     "GateRecord",
     "Landing",
     "Ledger",

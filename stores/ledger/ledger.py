@@ -13,6 +13,17 @@ from stores.ledger.records import Alert, Claim, DecisionRecord, GateRecord, Outc
 from stores.ledger.rollouts import Rollouts
 
 
+class ForeignLedger(Exception):
+    """The ledger belongs to another project."""
+
+    def __init__(self, owner: str, project: str) -> None:
+        super().__init__(
+            f"this ledger belongs to the project {owner}, and params.yaml says {project}: give each project "
+            "a ledger of its own (TRIMTAB_LEDGER_URL or TRIMTAB_POSTGRES_URL, or TRIMTAB_HOME for a stack of its own)"
+        )
+        self.owner, self.project = owner, project
+
+
 class Ledger(Rollouts, Datasets):
     """The ledger at an SQLAlchemy *url*. Keeps one connection open and tests it before each use.
 
@@ -34,6 +45,11 @@ class Ledger(Rollouts, Datasets):
     def decisions(self) -> list[DecisionRecord]:
         """Every decision, oldest first."""
         return [record(DecisionRecord, r) for r in self.rows(select(t.decisions).order_by(t.decisions.c.recorded_at))]
+
+    def require_project(self, project: str) -> None:
+        """Make this the ledger of *project*. Raises ForeignLedger when it is that of another one."""
+        if not self.claim("project", project):
+            raise ForeignLedger(self.claims("project")[0].owner, project)
 
     def claim(self, work: str, owner: str, *, attempt: int = 1) -> bool:
         """Claim *work* for *owner*; True for its holder however often it asks, False when another holds the attempt."""

@@ -16,6 +16,7 @@ import pytest
 from stores.ledger import (
     ConflictError,
     DecisionRecord,
+    ForeignLedger,
     GateRecord,
     Ledger,
     LedgerUnavailable,
@@ -261,3 +262,10 @@ def test_the_current_rollout_is_the_one_whose_challenger_is_scored(ledger: Ledge
     before = ledger.current_rollout(live)
     assert before is not None
     assert before.live == live, "of the live release that the caller read"
+
+
+def test_a_ledger_is_that_of_one_project(ledger: Ledger) -> None:
+    for _ in range(2):
+        ledger.require_project("bikes")
+    with pytest.raises(ForeignLedger, match=r"belongs to the project bikes, and params\.yaml says flights"):
+        ledger.require_project("flights")

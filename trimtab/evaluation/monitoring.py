@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -120,17 +120,21 @@ class MonitoringDecision(BaseModel):
 
 
 def missing_and_unseen(
-    reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature]
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    features: Sequence[Feature],
+    levels: Mapping[str, Collection[str]],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return two dicts of shares in 0 to 1, per feature and per category feature.
 
     The first has the increase in missing values over *reference* (negative for a decrease), the second the share of
-    rows of *current* whose value *reference* does not have; a feature without any value in *reference* is left out, as
-    the model ignores it. The frames may have more columns than *features*. Raises KeyError when one lacks a feature.
+    rows of *current* whose value is none of the category's *levels*; a feature without any value in *reference* is left
+    out, as the model ignores it. The frames may have more columns than *features*. Raises KeyError when one lacks a
+    feature.
     """
     gained = {f.name: float(current[f.name].isna().mean() - reference[f.name].isna().mean()) for f in features}
     unseen = {
-        f.name: float((~current[f.name].isin(reference[f.name].dropna().unique()) & current[f.name].notna()).mean())
+        f.name: float((~current[f.name].isin(list(levels[f.name])) & current[f.name].notna()).mean())
         for f in features
         if f.kind == "category" and reference[f.name].notna().any()
     }

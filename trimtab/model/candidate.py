@@ -35,7 +35,8 @@ REQUIREMENTS = ("scikit-learn", "pandas", "numpy", "skops")
 
 
 class Profile(BaseModel):
-    """What monitoring needs of a release: the importance of its features and its metric on the holdout (*promised*)."""
+    """What monitoring needs of a release: the importance of its features, its metric on the holdout (*promised*), and
+    all *levels* of its categories, which a sample of rows would lack."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,6 +45,7 @@ class Profile(BaseModel):
     importances: dict[str, float]
     as_of: str
     cut: str
+    levels: dict[str, list[str]] = {}
 
 
 class CandidateRecord(BaseModel):
@@ -81,7 +83,7 @@ def build_artifacts(
     """The record of *candidate* and the files of its run and its release, by name."""
     import skops.io
 
-    from trimtab.model.training import reference_sample
+    from trimtab.model.training import levels_of, reference_sample
 
     scorer = candidate.scorer
     columns = Columns(
@@ -113,6 +115,7 @@ def build_artifacts(
         importances=candidate.importances,
         as_of=record.as_of,
         cut=record.cut,
+        levels=levels_of(parts, scorer.features),
     )
     files = {
         MODEL: candidate.content,

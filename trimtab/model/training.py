@@ -39,11 +39,13 @@ class NotEnoughData(ValueError):
 
 @dataclass(frozen=True)
 class Split:
-    """A window of labelled rows split by time: *train* before *cut*, *holdout* from *cut* on."""
+    """A window split by time: the labelled rows of *train* before *cut* and of *holdout* from *cut* on. *seen* are all
+    rows before *cut*, with a label or without, as live rows come."""
 
     train: pd.DataFrame
     holdout: pd.DataFrame
     cut: pd.Timestamp
+    seen: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,13 @@ def split(rows: pd.DataFrame, params: Params, as_of: Period) -> Split:
 
     Raises NotEnoughData when one of them has no labelled row.
     """
-    time, target, window = params.columns.time, params.columns.target, params.train.window
-    first = params.first if window == "all" else as_of.shift(1 - window)
+    time, target, length = params.columns.time, params.columns.target, params.train.window
+    first = params.first if length == "all" else as_of.shift(1 - length)
     start, end, cut = (
         pd.Timestamp(t).tz_localize(None) for t in (first.start, as_of.end, holdout_start(params, as_of))
     )
-    known = rows[rows[target].notna() & (rows[time] >= start) & (rows[time] < end)]
-    known = known.sort_values([time, params.columns.id], ignore_index=True)
+    window = rows[(rows[time] >= start) & (rows[time] < end)].sort_values([time, params.columns.id], ignore_index=True)
+    known = window[window[target].notna()]
     train, holdout = known[known[time] < cut], known[known[time] >= cut]
     for part, name in ((train, "train on"), (holdout, "judge on")):
         if part.empty:
@@ -85,7 +87,8 @@ def split(rows: pd.DataFrame, params: Params, as_of: Period) -> Split:
                 f"no labelled rows to {name} between {start if name == 'train on' else cut} and {end}: "
                 "ingest earlier periods, or change train.window or train.holdout in params.yaml"
             )
-    return Split(train.reset_index(drop=True), holdout.reset_index(drop=True), cut)
+    seen = window[window[time] < cut]
+    return Split(*(part.reset_index(drop=True) for part in (train, holdout)), cut, seen.reset_index(drop=True))
 
 
 def features_of(params: Params, schema: Schema) -> tuple[Feature, ...]:
@@ -202,9 +205,19 @@ def importances(scorer: Scorer, rows: pd.DataFrame, params: Params) -> dict[str,
 
 
 def reference_sample(candidate: Candidate, parts: Split, params: Params) -> pd.DataFrame:
-    """A sample of at most REFERENCE_ROWS training rows for drift: the features, the target and `prediction`."""
-    rows = parts.train.sample(min(REFERENCE_ROWS, len(parts.train)), random_state=params.train.seed)
+    """A sample of at most REFERENCE_ROWS rows before the cut for drift: the features, the target and `prediction`.
+
+    Rows without a label are in it, as live rows are compared with it whether they get one or not.
+    """
+    rows = parts.seen.sample(min(REFERENCE_ROWS, len(parts.seen)), random_state=params.train.seed)
     rows = rows.sort_index().reset_index(drop=True)
     names = [f.name for f in candidate.scorer.features]
     scores = candidate.scorer.score(rows)
     return rows[[*names, params.columns.target]].assign(prediction=scores.prediction)
+
+
+def levels_of(parts: Split, features: Sequence[Feature]) -> dict[str, list[str]]:
+    """Every text that each category has in the rows of the window, sorted: what the release has met."""
+    rows = pd.concat([parts.seen, parts.holdout])
+    table = frame(rows, [f for f in features if f.kind == "category"])
+    return {str(name): sorted(table[name].dropna().unique()) for name in table}

@@ -234,7 +234,7 @@ def test_missing_values_and_unseen_categories_are_counted(before: list[Any], now
         for values in (before, now)
     )
     features = [Feature(name="size", kind="number"), Feature(name="place", kind="category")]
-    gained, unseen = monitoring.missing_and_unseen(reference, current, features)
+    gained, unseen = monitoring.missing_and_unseen(reference, current, features, {"place": set(before) - {None}})
     expected = now.count(None) / len(now) - before.count(None) / len(before)
     assert gained == {"size": pytest.approx(expected), "place": pytest.approx(expected)}
     share = sum(v is not None and v not in before for v in now) / len(now)
@@ -244,7 +244,9 @@ def test_missing_values_and_unseen_categories_are_counted(before: list[Any], now
 def test_a_category_that_the_model_ignores_does_not_block_when_it_has_values_again() -> None:
     feature = Feature(name="place", kind="category")
     reference = pd.DataFrame({"place": pd.Series([None] * 5, dtype="str")})
-    gained, unseen = monitoring.missing_and_unseen(reference, pd.DataFrame({"place": ["here"] * 5}), [feature])
+    gained, unseen = monitoring.missing_and_unseen(
+        reference, pd.DataFrame({"place": ["here"] * 5}), [feature], {"place": []}
+    )
     assert action(CALM.model_copy(update={"null_gain": gained, "unseen": unseen})) == "none"
 
 
@@ -255,3 +257,12 @@ def test_a_category_that_the_model_ignores_does_not_block_when_it_has_values_aga
 )  # fmt: skip
 def test_a_drop_has_no_unit(metric: str, promised: float, live: float, drop: float) -> None:
     assert Quality(metric=metric, live=live, promised=promised, labels=900).drop == pytest.approx(drop)
+
+
+def test_a_level_that_a_sample_lacks_was_met_all_the_same() -> None:
+    known = [f"l{i}" for i in range(10_000)]
+    sample = pd.DataFrame({"place": pd.Series(known[:100], dtype="str")})
+    _, unseen = monitoring.missing_and_unseen(
+        sample, pd.DataFrame({"place": [*known, "new"]}), [Feature(name="place", kind="category")], {"place": known}
+    )
+    assert unseen == {"place": pytest.approx(1 / 10_001)}

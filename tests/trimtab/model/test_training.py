@@ -16,6 +16,7 @@ from tests.trimtab import sample_rows
 from trimtab.config.params import Params, ParamsError
 from trimtab.data import schema
 from trimtab.data.periods import Period
+from trimtab.evaluation import monitoring
 from trimtab.model import candidate, training
 from trimtab.model.release import model_digest
 from trimtab.model.scoring import Scorer
@@ -270,3 +271,24 @@ def test_importances_are_the_same_in_batches_which_bound_their_memory(
     assert training.importances(made.scorer, parts.holdout, params) == made.importances
     assert len(sizes) > 2
     assert max(sizes) <= 1000
+
+
+def test_the_reference_is_drawn_as_live_rows_are_with_labels_or_without(tmp_path: Path) -> None:
+    params = project("binary", "logistic_regression")
+    rows = sample_rows.rows(800)
+    rows["late"] = rows["late"].where(rows.index % 5 > 0)  # a fifth of the rows gets no label, every month
+    rows["strong"] = rows["strong"].where(rows["late"].notna())
+    candidate, parts = fitted(params, rows, tmp_path)
+    reference = training.reference_sample(candidate, parts, params)
+    assert reference["late"].isna().mean() == pytest.approx(0.2, abs=0.03)
+    gained, _ = monitoring.missing_and_unseen(
+        reference, parts.seen, candidate.scorer.features, training.levels_of(parts, candidate.scorer.features)
+    )
+    assert all(abs(gain) < 0.02 for gain in gained.values())
+
+
+def test_a_release_knows_every_level_of_its_window(tmp_path: Path) -> None:
+    params = project("binary", "logistic_regression")
+    rows = sample_rows.rows(800).assign(place=[f"l{i}" for i in range(800)])
+    candidate, parts = fitted(params, rows, tmp_path)
+    assert len(training.levels_of(parts, candidate.scorer.features)["place"]) == 800
