@@ -88,7 +88,8 @@ def split(rows: pd.DataFrame, params: Params, as_of: Period) -> Split:
                 "ingest earlier periods, or change train.window or train.holdout in params.yaml"
             )
     seen = window[window[time] < cut]
-    return Split(*(part.reset_index(drop=True) for part in (train, holdout)), cut, seen.reset_index(drop=True))
+    train, holdout, seen = (part.reset_index(drop=True) for part in (train, holdout, seen))
+    return Split(train, holdout, cut, seen)
 
 
 def features_of(params: Params, schema: Schema) -> tuple[Feature, ...]:
