@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from trimtab.config.run_with_secrets import SUFFIX
 from trimtab.config.secret_files import SettingsWithSecrets
-from trimtab.config.settings import Settings
+from trimtab.config.settings import Settings, is_loopback
 
 PREDICT, LABELS, ADMIN = "predict", "labels", "admin"
 SCOPES = (PREDICT, LABELS, ADMIN)
@@ -107,17 +106,8 @@ class InsecureSettings(Exception):
 
 def check_exposure(settings: Settings, server: ServerSettings) -> None:
     """Raise InsecureSettings when other machines could reach the server without a key."""
-    if not server.admin_keys and not _is_loopback(settings.host):
+    if not server.admin_keys and not is_loopback(settings.host):
         raise InsecureSettings(
             f"TRIMTAB_HOST={settings.host} lets other machines in: set TRIMTAB_ADMIN_KEYS to a long random text (and "
             "TRIMTAB_PREDICT_KEYS, TRIMTAB_LABELS_KEYS for those who may do less), or leave TRIMTAB_HOST at 127.0.0.1"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -9,7 +9,7 @@ from pathlib import Path
 from deployments.stack import addresses, postgres, seaweedfs
 from deployments.stack.plan import CODE, Component, Plan, Probe
 from deployments.stack.ports import Port
-from trimtab.config.settings import Settings
+from trimtab.config.settings import Settings, is_loopback
 
 _PYTHON = (sys.executable, "-m")
 _STOCK_WORKER = {
@@ -94,7 +94,7 @@ def prefect_server(settings: Settings) -> Component:
         command=(
             *_uvicorn(settings.host, settings.prefect_port),
             "--factory",
-            "prefect.server.api.server:create_app",
+            f"{_prefect_application(settings)}:create_app",
         ),
         probe=Probe("http", f"{settings.prefect_api}/ready"),
         env={
@@ -113,6 +113,12 @@ def prefect_server(settings: Settings) -> Component:
         stop_group=1,
         stop_timeout_s=8.0,
     )
+
+
+def _prefect_application(settings: Settings) -> str:
+    """The check of Host and Origin is for one machine; beyond it, names are as many as there are ways to it."""
+    here = is_loopback(settings.host)
+    return "deployments.stack.prefect_application" if here else "prefect.server.api.server"
 
 
 def mlflow_server(settings: Settings) -> Component:

@@ -12,8 +12,8 @@ from typing import Any
 from serving.exceptions import BodyTimeout, MethodNotAllowed, Overloaded, TooLarge
 from serving.http.auth import ApiKeys
 from serving.http.errors import ErrorResponse, to_response
-from serving.http.same_origin import check_same_origin
 from serving.metrics.server import ServerMetrics
+from trimtab.requests.same_origin import check_same_origin
 
 Message = Any
 Scope = Any
@@ -83,7 +83,7 @@ class FastPath:
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed
-            self._admit(path, scope["headers"])
+            self._admit(scope)
             body = await self._body(receive)
             self._held += len(body)
             if self._held > self._max_held:
@@ -103,12 +103,12 @@ class FastPath:
         await send({"type": "http.response.body", "body": answer})
         self._metrics.requests.observe(path, status, time.perf_counter() - started)
 
-    def _admit(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def _admit(self, scope: Scope) -> None:
         """Without keys, requests of other origins are refused; with keys, those without one."""
         if self._keys.required:
-            self._keys.check(path, headers)
+            self._keys.check(scope["path"], scope["headers"])
         else:
-            check_same_origin(headers)
+            check_same_origin(scope["headers"], is_safe=scope["method"] in ("GET", "HEAD"))
 
     async def _body(self, receive: Receive) -> bytes:
         message = await receive()
@@ -169,7 +169,7 @@ class FastPath:
             await send(message)
 
         try:
-            self._admit(scope["path"], scope["headers"])
+            self._admit(scope)
             await self._app(scope, receive, watched_send)
         except Exception as error:
             if started_response:

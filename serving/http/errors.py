@@ -13,11 +13,11 @@ from starlette.exceptions import HTTPException
 
 from serving.exceptions import BodyTimeout, MethodNotAllowed, NoLiveRelease, Overloaded, PredictTimeout, TooLarge
 from serving.http.auth import ForbiddenScope, MissingKey
-from serving.http.same_origin import ForeignOrigin, PageMedia
 from serving.metrics.server import ServerMetrics
 from serving.models.inference import ChampionFailed
 from stores.releases.bundle import ReleaseError, UnknownRelease, UnreachableRelease
 from stores.telemetry import Unwritable
+from trimtab.requests.same_origin import ForeignOrigin, PageMedia
 from trimtab.requests.values import BadInput
 
 log = logging.getLogger("trimtab.serving")

@@ -83,6 +83,20 @@ def test_every_answer_is_in_telemetry_and_the_summary_can_be_recomputed(stack: S
     assert np.isclose(march["metric"]["live"], expected)
 
 
+def test_no_web_page_gives_prefect_or_mlflow_orders(stack: Stack) -> None:
+    """The attack of a page whose origin is another: a run with a command of its own."""
+    found = stack.prefect("/deployments/name/ingest/on-request")
+    foreign = {"Host": "evil.example", "Origin": "http://evil.example"}
+    for headers in (foreign, {"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+        answer = httpx.post(
+            f"{stack.settings.prefect_api}/deployments/{found['id']}/create_flow_run",
+            json={"job_variables": {"command": "touch PROOF"}}, headers=headers, timeout=10,
+        )  # fmt: skip
+        assert answer.status_code == 403, headers
+    asked = f"{stack.settings.tracking_uri}/api/2.0/mlflow/experiments/create"
+    assert httpx.post(asked, json={"name": "theirs"}, headers=foreign, timeout=10).status_code == 403
+
+
 def test_mlflow_follows_the_ledger(stack: Stack) -> None:
     live = stack.ledger.live()
     assert live is not None

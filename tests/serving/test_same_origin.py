@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.http.same_origin import ForeignOrigin, PageMedia, check_same_origin
 from tests.ports import free_port
 from tests.serving.conftest import ServerHome
 from tests.serving.test_failures import ROW
+from trimtab.requests.same_origin import ForeignOrigin, PageMedia, check_same_origin
 
 HOST = (b"host", b"127.0.0.1:8000")
 
@@ -29,7 +29,7 @@ HOST = (b"host", b"127.0.0.1:8000")
     ids=["program", "own page", "IPv6", "curl", "own page in a browser", "address bar", "HTTP/1.0"],
 )
 def test_programs_and_own_pages_are_admitted(headers: list[tuple[bytes, bytes]]) -> None:
-    check_same_origin(headers)
+    check_same_origin(headers, is_safe=False)
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,17 @@ def test_programs_and_own_pages_are_admitted(headers: list[tuple[bytes, bytes]])
 )
 def test_another_host_or_origin_is_refused(headers: list[tuple[bytes, bytes]]) -> None:
     with pytest.raises(ForeignOrigin):
-        check_same_origin(headers)
+        check_same_origin(headers, is_safe=False)
+
+
+def test_a_link_on_any_page_may_be_followed() -> None:
+    check_same_origin([HOST, (b"sec-fetch-site", b"cross-site")], is_safe=True)
 
 
 @pytest.mark.parametrize("media", [b"text/plain", b"Text/Plain;charset=UTF-8", b"multipart/form-data; boundary=x"])
 def test_a_body_that_pages_may_send_without_asking_is_refused(media: bytes) -> None:
     with pytest.raises(PageMedia):
-        check_same_origin([HOST, (b"content-type", media)])
+        check_same_origin([HOST, (b"content-type", media)], is_safe=False)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@
 deployments) and `operations.context` call `Settings()`; all other code takes plain arguments. A secret may come from
 a file: `TRIMTAB_LEDGER_URL_FILE` for `TRIMTAB_LEDGER_URL`."""
 
+import ipaddress
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -156,6 +157,20 @@ class Settings(SettingsWithSecrets):
     def model_server(self) -> str:
         """The model server's address."""
         return self.server_url or f"http://{self.url_host}:{self.server_port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on *host*.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
+    (True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def settings_to_stop() -> tuple[Settings, str | None]:

@@ -1,5 +1,5 @@
-"""Refuses requests that a web page of another origin makes: a server without keys trusts whoever reaches it on this
-machine, and a browser on this machine reaches it for every page that it shows."""
+"""Refuses requests that a web page of another origin makes: a server without keys trusts every program on this machine,
+and a browser on this machine reaches it for every page that it shows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class PageMedia(Exception):
     """The body has a type that web pages may send anywhere without asking."""
 
 
-def check_same_origin(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raise ForeignOrigin or PageMedia unless *headers* are those of a program or page of this machine's own server.
+def check_same_origin(headers: Iterable[tuple[bytes, bytes]], *, is_safe: bool) -> None:
+    """Raise ForeignOrigin or PageMedia unless *headers* are those of a program, or of a page of the server itself.
 
     The host has to be a loopback name, or a page's name could be pointed at this machine (DNS rebinding). An origin, if
-    one is sent, has to be that host.
+    one is sent, has to be that host. *is_safe* is said of GET and HEAD, which a link on any page may ask for.
     """
     host = origin = media = b""
     for name, value in headers:
@@ -35,7 +35,7 @@ def check_same_origin(headers: Iterable[tuple[bytes, bytes]]) -> None:
             origin = value
         elif name == b"content-type":
             media = value
-        elif name == b"sec-fetch-site" and value in _FOREIGN:
+        elif name == b"sec-fetch-site" and value in _FOREIGN and not is_safe:
             raise ForeignOrigin(f"a page of another site asks ({value.decode()})")
     if host and not _LOOPBACK.fullmatch(host):
         raise ForeignOrigin(f"the host {host[:100].decode(errors='replace')} is not this machine")
