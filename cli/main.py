@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,6 +39,33 @@ FLOWS = (
 
 def _say(text: str) -> None:
     typer.echo(text)
+
+
+@app.command()
+def inspect(
+    data: Annotated[Path, typer.Argument(help="A CSV or Parquet file with all columns, some periods long.")],
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+    time: Annotated[str | None, typer.Option(help="The column that says when a row happened.")] = None,
+    id: Annotated[str | None, typer.Option(help="The column that has another value in every row.")] = None,
+    key: Annotated[str | None, typer.Option(help="Who or what a row is about, like a customer.")] = None,
+    every: Annotated[str | None, typer.Option(help="hour, day, week, month, quarter or year.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at a table: what each column is for, what may give the target away, and the params that follow."""
+    from tasks.table_samples import read_sample
+    from trimtab.profile import findings
+    from trimtab.profile.calendar import LENGTHS
+    from trimtab.profile.table import Asked, profile_table
+
+    lengths = {length: length for length in LENGTHS}
+    if every is not None and every not in lengths:
+        raise typer.BadParameter(f"--every {every}: use one of {', '.join(lengths)}")
+    rows, how = read_sample(data)
+    found = profile_table(rows, Asked(target, time, id, key, lengths[every] if every else None))
+    if as_json:
+        _say(json.dumps(findings.as_json(found, len(rows), how), indent=1))
+    else:
+        _say(findings.format_findings(found, len(rows), how))
 
 
 @app.command()

@@ -52,11 +52,7 @@ def freshness_metrics(ledger: Ledger, reader: ParamsReader, now: datetime) -> It
 def periods_behind(newest: Period, now: datetime, label_delay: timedelta) -> int:
     """Number of periods after *newest* that are complete at *now*, and whose labels are known."""
     due = Period.containing(now - label_delay, newest.every).shift(-1)
-    if newest.every == "month":
-        difference = 12 * (due.start.year - newest.start.year) + due.start.month - newest.start.month
-    else:
-        difference = (due.start - newest.start) // (newest.end - newest.start)
-    return max(difference, 0)
+    return max(newest.distance(due), 0)
 
 
 def decision_metrics(ledger: Ledger) -> Iterator[GaugeMetricFamily]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 MAX_CHARACTERS = 1_000_000
-MAX_VALUES = 100_000  # counted as often as aliases repeat them
+MAX_VALUES = 30_000  # counted as often as aliases repeat them; PyYAML reads so many in a second
 MAX_DEPTH = 50
 MAX_DIGITS = 400  # more than any number of a computer has
 
@@ -21,6 +21,16 @@ class Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    values_read = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node. Raises ComposerError beyond MAX_VALUES of them, before the rest of the file is read."""
+        self.values_read += 1
+        if self.values_read > MAX_VALUES:
+            problem = f"more than {MAX_VALUES:,} values"
+            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Construct a mapping. Raises ConstructorError for a repeated key, of which PyYAML keeps the last silently."""

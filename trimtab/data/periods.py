@@ -4,6 +4,7 @@ No function here reads the clock."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,16 +12,13 @@ from typing import Literal
 
 from dateutil.relativedelta import relativedelta
 
-Every = Literal["hour", "day", "week", "month"]
+Every = Literal["hour", "day", "week", "month", "quarter", "year"]
 
-_STEP = {
-    "hour": relativedelta(hours=1),
-    "day": relativedelta(days=1),
-    "week": relativedelta(weeks=1),
-    "month": relativedelta(months=1),
-}
-_LETTERS = {"hour": 13, "day": 10, "week": 10, "month": 7}
-_LABEL = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m"}
+_MONTHS = {"month": 1, "quarter": 3, "year": 12}
+_LENGTH = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
+_LETTERS = {"hour": 13, "day": 10, "week": 10, "month": 7, "year": 4}
+_LABEL = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
+_QUARTER = re.compile(r"(\d{4})-Q([1-4])")
 
 
 class PeriodError(ValueError):
@@ -29,7 +27,8 @@ class PeriodError(ValueError):
 
 @dataclass(frozen=True, order=True)
 class Period:
-    """The data time `[start, end)` in UTC. Its text is its label; the label of a week is its Monday.
+    """The data time `[start, end)` in UTC. Its text is its label; the label of a week is its Monday, that of a quarter
+    is like 2013-Q1.
 
     >>> str(Period.parse("2013-03", "month").shift(1))
     '2013-04'
@@ -42,9 +41,9 @@ class Period:
     def parse(cls, text: str, every: Every) -> Period:
         """The period with the label *text*. Raises PeriodError."""
         try:
-            start = datetime.strptime(text.strip(), _LABEL[every]).replace(tzinfo=UTC)
+            start = _start(text.strip(), every)
         except ValueError:
-            example = datetime(2013, 3, 4, tzinfo=UTC).strftime(_LABEL[every])
+            example = cls.containing(datetime(2013, 3, 4, tzinfo=UTC), every)
             raise PeriodError(f"{text!r} is not a {every}: write it like {example}") from None
         if every == "week" and start.weekday():
             monday = start - timedelta(days=start.weekday())
@@ -64,22 +63,45 @@ class Period:
             start = start.replace(hour=0)
         if every == "week":
             start -= timedelta(days=start.weekday())
-        if every == "month":
-            start = start.replace(day=1)
+        if every in _MONTHS:
+            start = start.replace(day=1, month=start.month - (start.month - 1) % _MONTHS[every])
         return cls(start, every)
 
     @property
     def end(self) -> datetime:
         """The first moment after the period."""
-        end: datetime = self.start + _STEP[self.every]
-        return end
+        return self.shift(1).start
 
     def shift(self, periods: int) -> Period:
         """The period *periods* later; earlier when negative."""
-        return Period(self.start + periods * _STEP[self.every], self.every)
+        if self.every in _MONTHS:
+            return Period(self.start + relativedelta(months=periods * _MONTHS[self.every]), self.every)
+        return Period(self.start + periods * _LENGTH[self.every], self.every)
+
+    def distance(self, other: Period) -> int:
+        """How many periods later *other*, of the same length, begins; negative when it is earlier.
+
+        >>> Period.parse("2013-Q1", "quarter").distance(Period.parse("2014-Q3", "quarter"))
+        6
+        """
+        if self.every in _MONTHS:
+            months = 12 * (other.start.year - self.start.year) + other.start.month - self.start.month
+            return months // _MONTHS[self.every]
+        return (other.start - self.start) // _LENGTH[self.every]
 
     def __str__(self) -> str:
-        return self.start.isoformat()[: _LETTERS[self.every]]  # strftime does not pad the year 13 to four digits
+        text = self.start.isoformat()  # strftime does not pad the year 13 to four digits
+        return f"{text[:4]}-Q{(self.start.month + 2) // 3}" if self.every == "quarter" else text[: _LETTERS[self.every]]
+
+
+def _start(text: str, every: Every) -> datetime:
+    """Raises ValueError."""
+    if every != "quarter":
+        return datetime.strptime(text, _LABEL[every]).replace(tzinfo=UTC)
+    found = _QUARTER.fullmatch(text)
+    if found is None:
+        raise ValueError(text)
+    return datetime(int(found[1]), 3 * int(found[2]) - 2, 1, tzinfo=UTC)
 
 
 def span(first: Period, last: Period) -> Iterator[Period]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trimtab.data.periods import Every, Period, PeriodError, span
 
 LENGTHS = st.sampled_from(get_args(Every))
-MOMENTS = st.datetimes(datetime(100, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC))
+MOMENTS = st.datetimes(datetime(600, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC))
 PERIODS = st.builds(Period.containing, MOMENTS, LENGTHS)
 
 
@@ -36,6 +36,11 @@ def test_a_moment_lies_in_its_period_and_in_no_other(moment: datetime, every: Ev
     assert period.start == period.shift(-1).end
 
 
+@given(PERIODS, st.integers(-500, 500))
+def test_the_distance_to_another_period_is_how_far_one_has_to_move(period: Period, count: int) -> None:
+    assert period.distance(period.shift(count)) == count
+
+
 @given(PERIODS, PERIODS)
 def test_labels_sort_as_time_does(one: Period, other: Period) -> None:
     """Files and ledger rows are sorted by label."""
@@ -49,6 +54,12 @@ def test_a_span_holds_both_ends_and_no_gap(first: Period, count: int) -> None:
     assert len(periods) == max(0, count + 1)
     assert all(b.start == a.end for a, b in pairwise(periods))
     assert not periods or (periods[0], periods[-1]) == (first, first.shift(count))
+
+
+def test_quarters_and_years_are_labelled_as_people_write_them() -> None:
+    moment = datetime(2013, 8, 9, 10)
+    assert str(Period.containing(moment, "quarter")) == "2013-Q3"
+    assert str(Period.containing(moment, "year")) == "2013"
 
 
 def test_a_moment_of_another_zone_counts_in_utc_and_one_of_none_is_utc() -> None:
@@ -65,6 +76,8 @@ def test_a_moment_of_another_zone_counts_in_utc_and_one_of_none_is_utc() -> None
         ("2013-03-05", "week", "that week is called 2013-03-04"),
         ("2013-03-04 05", "hour", "write it like 2013-03-04T00"),
         ("", "month", "write it like 2013-03"),
+        ("2013-Q5", "quarter", "write it like 2013-Q1"),
+        ("13", "year", "write it like 2013"),
     ],
 )
 def test_a_text_that_names_no_period_is_told_how_to_be_written(text: str, every: Every, cure: str) -> None:
