@@ -153,15 +153,17 @@ def _make(folder: Path) -> None:
 
 def _release(folder: Path, fitted: Candidate, parts: Split, settings: Params, *, version: int) -> str:
     """The candidate as register makes it a release; the digest."""
-    from stores.releases import bundle
+    from stores.releases import backend, bundle
     from trimtab.model.candidate import CANDIDATE_FILE, build_artifacts, manifest_fields, model_card
-    from trimtab.model.release import CARD
+    from trimtab.model.release import BACKEND, CARD, MODEL, REFERENCE
 
     record, files = build_artifacts(fitted, parts, settings, settings.first_train, dataset="bench", lineage={})
     del files[CANDIDATE_FILE]
     card = model_card(record, name=record.project, version=version, verdict="a benchmark's model").encode()
     fields = manifest_fields(record, model_name=record.project, model_version=version, run_id=f"bench-{version}")
-    return bundle.write_bundle(folder / "releases", manifest_fields=fields, files={**files, CARD: card}).digest
+    record_file = backend.backend_file(model=files[MODEL], reference=files[REFERENCE], fields=fields)
+    contents = {**files, CARD: card, BACKEND: record_file}
+    return bundle.write_bundle(folder / "releases", manifest_fields=fields, files=contents).digest
 
 
 def _one_row_bodies(folder: Path, rows: pd.DataFrame, settings: Params) -> None:
