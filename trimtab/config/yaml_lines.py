@@ -29,7 +29,7 @@ class Loader(yaml.SafeLoader):
         self.values_read += 1
         if self.values_read > MAX_VALUES:
             problem = f"more than {MAX_VALUES:,} values"
-            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

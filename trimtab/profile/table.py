@@ -208,7 +208,8 @@ def _label_delay(
     for name, why in left_out.items():
         if columns[name].content == "time" and why.startswith("a time after"):
             later = (columns[name].clean(frame[name]) - times).dropna()
-            return timedelta(days=max(1, -(-int(pd.Timedelta(later.quantile(0.95)).total_seconds()) // 86400)))
+            late: Any = later.quantile(0.95)
+            return timedelta(days=max(1, -(-int(late.total_seconds()) // 86400)))
     return None
 
 

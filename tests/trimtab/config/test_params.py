@@ -77,7 +77,7 @@ def test_the_root_project_and_this_one_are_read(tmp_path: Path) -> None:
         ("- place", "- place\n    - late", 3, "late cannot be a feature: it would tell the answer"),
         ("- place", "- place\n    - at", 3, "at cannot be a feature"),
         ("- place", "- strong", 3, "a feature is named twice: strong"),
-        ("every: month", "every: year", 11, "'hour', 'day', 'week' or 'month'"),
+        ("every: month", "every: decade", 11, "'hour', 'day', 'week', 'month', 'quarter' or 'year'"),
         ("start: 2013-01", "start: 2013-13", 12, "'2013-13' is not a month: write it like 2013-03"),
         ("start: 2013-01", "start: 2013-01-05", 12, "'2013-01-05' is not a month: write it like 2013-03"),
         ("start: 2013-01", "start: 2013-01-45", 12, "is not a month"),
@@ -111,7 +111,9 @@ def test_a_wrong_value_is_named_with_its_line_and_the_cure(
 
 def test_every_error_of_a_file_is_told_at_once(tmp_path: Path) -> None:
     wrong = (
-        GOOD.replace("min: 0.6", "min: high").replace("every: month", "every: year").replace("task: binary", "task: b")
+        GOOD.replace("min: 0.6", "min: high")
+        .replace("every: month", "every: decade")
+        .replace("task: binary", "task: b")
     )
     said = trouble(tmp_path, wrong)
     assert sorted(int(line.split(":")[1]) for line in said) == [1, 11, 19]
