@@ -57,7 +57,8 @@ def init(project: Path) -> None:
     is_git = (project / ".git").exists()
     project.mkdir(parents=True, exist_ok=True)
     Repo.init(str(project), no_scm=not is_git, force=True).close()
-    _ignore_in_git(project / ".dvc" / ".gitignore", "/config.local", "/tmp", "/cache")  # in a subfolder DVC writes none
+    own = ("/config.local", "/tmp", "/cache")  # nosec B108 # .dvc/tmp; in a subfolder of a repository DVC writes none
+    _ignore_in_git(project / ".dvc" / ".gitignore", *own)
     _ignore_in_git(project / ".gitignore", "/data")
     without_git = "" if is_git else "    no_scm = true\n"
     (project / ".dvc" / "config").write_text(
