@@ -28,9 +28,6 @@ SHARED: Final = {
 }
 """Fixtures that start servers for long, and the group of tests that share them; of two the first counts."""
 
-SECOND_STACK: Final = ("tests/e2e/test_bad_releases.py", "tests/e2e/test_experiment.py")
-"""Modules that use a stack of their own where a process is free for it: all on one would take as long as the rest."""
-
 FIRST: Final = (
     "stack",
     "seaweed",
@@ -103,10 +100,7 @@ def group(item: pytest.Item) -> str:
     """The tests that this one shares a server with, or else its module."""
     used = getattr(item, "fixturenames", ())
     shared = [name for fixture, name in SHARED.items() if fixture in used]
-    module = item.nodeid.split("::")[0]
-    if shared == ["stack"] and module in SECOND_STACK:
-        return "stack 2"
-    return shared[0] if shared else module
+    return shared[0] if shared else item.nodeid.split("::")[0]
 
 
 def _turn(item: pytest.Item) -> int:
