@@ -216,7 +216,7 @@ def test_an_interrupted_run_is_finished_by_the_next(world: World, monkeypatch: p
     world.target.start_and_probe(pair[0].digest, "r")
     world.move(pair[0].digest)
     world.target.reconcile()
-    for interrupted in ("bake", "start", "write_file", "take_away"):
+    for interrupted in ("bake", "start", "write_file", "remove"):
         to = pair[1] if desired_release(world.here.ledger).digest == pair[0].digest else pair[0]  # type: ignore[union-attr]
         world.move(to.digest)
         with monkeypatch.context() as patched:
