@@ -17,7 +17,7 @@ import pytest
 
 from tests.infra import week
 from tests.infra.containers import DOCKER, docker
-from tests.infra.played import live
+from tests.infra.played import Week, live
 from tests.infra.team import Team
 from tests.ports import free_ports
 from tests.waiting import eventually
@@ -175,8 +175,9 @@ def command(team: Team, *words: str) -> str:
 
 
 def test_a_release_goes_into_containers_and_comes_back_from_the_image_that_is_there(
-    containers: Team, first_model: str
+    containers: Team, played: Week
 ) -> None:
+    """The week that was played has two releases."""
     team, key = containers, containers.secret("server-predict")
     released = [row["digest"] for row in team.ledger()["releases"]]
     champion = str(live(team.ledger())["champion"])
@@ -208,7 +209,7 @@ def running(digest: str) -> int:
     return len(docker("ps", "--quiet", "--filter", f"label=trimtab.release={digest}").split())
 
 
-def test_a_backup_brought_into_new_volumes_is_the_same_place(team: Team, first_model: str, tmp_path: Path) -> None:
+def test_a_backup_brought_into_new_volumes_is_the_same_place(team: Team, played: Week, tmp_path: Path) -> None:
     key = team.secret("server-predict")
     before = {"datasets": last_line(team.inside(DATASETS)), "models": last_line(team.inside(MODELS))}
     ledger, answers = team.ledger(), answered(team.url("PROXY_PORT"), key)
