@@ -15,7 +15,6 @@ from trimtab.config.params import Params, ParamsError
 from trimtab.data.periods import Period
 
 # Faults of the source's own code: a retry meets them again.
-# Faults of the source's own code: a retry meets them again.
 _MISTAKES = (TypeError, NameError, AttributeError, ImportError, SyntaxError)
 
 
@@ -53,9 +52,7 @@ def fetch(project: Path, params: Params, period: Period, access: BucketAccess | 
 
     pyarrow.enable_signal_handlers(False)  # its CSV reader catches Ctrl-C and sometimes drops it
     try:
-        with contextlib.chdir(
-            project
-        ):  # so that read_csv("rows.csv") finds the project's file, whichever process runs this
+        with contextlib.chdir(project):  # where read_csv("rows.csv") finds the project's file
             rows = load(period.start, period.end)
     except _MISTAKES as error:
         raise SourceRejected(f"{target} has a mistake ({period}): {type(error).__name__}: {error}") from error

@@ -39,7 +39,8 @@ class Quality(BaseModel):
         """How much worse the metric is than at release; negative when better. For errors, which have the unit of the
         target or none, it is a share of what was promised; for the others, which lie between 0 and 1, a difference."""
         if self.metric in LOWER_IS_BETTER:
-            return (self.live - self.promised) / abs(self.promised) if self.promised else math.inf
+            worse = self.live - self.promised
+            return worse / abs(self.promised) if self.promised else (math.inf if worse > 0 else 0.0)
         return self.promised - self.live
 
 

@@ -253,8 +253,8 @@ def test_a_category_that_the_model_ignores_does_not_block_when_it_has_values_aga
 
 @pytest.mark.parametrize(
     ("metric", "promised", "live", "drop"),
-    [("rmse", 13641.0, 13653.0, 12 / 13641), ("rmse", 2.0, 3.0, 0.5), ("log_loss", 0.5, 0.55, 0.1),
-     ("roc_auc", 0.7, 0.6, 0.1), ("r2", 0.5, 0.6, -0.1)],
+    [("rmse", 13641.0, 13653.0, 12 / 13641), ("rmse", 2.0, 3.0, 0.5), ("rmse", 0.0, 0.0, 0.0),
+     ("log_loss", 0.5, 0.55, 0.1), ("roc_auc", 0.7, 0.6, 0.1), ("r2", 0.5, 0.6, -0.1)],
 )  # fmt: skip
 def test_a_drop_has_no_unit(metric: str, promised: float, live: float, drop: float) -> None:
     assert Quality(metric=metric, live=live, promised=promised, labels=900).drop == pytest.approx(drop)
