@@ -5,9 +5,11 @@ FUZZ_INPUTS says how many inputs each decoder gets; the suite's few find what is
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
+
+import pytest
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "300"))
 _WORDS = (
@@ -88,6 +90,19 @@ def _repeat(content: bytes, random: Random) -> bytes:
 _DAMAGES: tuple[Callable[[bytes, Random], bytes], ...] = (_cut, _flip, _flip, _overwrite, _insert, _remove, _repeat)
 
 
-def explain(number: int, content: bytes, error: BaseException) -> str:
-    """What a failing test says: which input it was, and what it did."""
-    return f"input {number} ({content[:200]!r}…): {type(error).__name__}: {error}"
+def outcomes(
+    inputs: Iterable[tuple[int, Any]], read: Callable[[Any], object], refusals: tuple[type[Exception], ...]
+) -> tuple[int, int]:
+    """How many *inputs* were read, and how many refused with one of *refusals*. Any other exception fails the test,
+    which says which input it was."""
+    taken = refused = 0
+    for number, content in inputs:
+        try:
+            read(content)
+        except refusals:
+            refused += 1
+        except Exception as error:  # noqa: BLE001 - this is what is looked for
+            pytest.fail(f"input {number} ({repr(content)[:200]}…): {type(error).__name__}: {error}")
+        else:
+            taken += 1
+    return taken, refused

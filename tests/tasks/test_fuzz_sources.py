@@ -12,7 +12,7 @@ import pytest
 
 from tasks.source_access import SourceError
 from tasks.sources import fetch
-from tests.fuzzing import damaged, explain
+from tests.fuzzing import damaged, outcomes
 from tests.tasks.source_params import source_params
 from trimtab.data.periods import Period
 
@@ -44,12 +44,15 @@ FILES: dict[str, list[bytes]] = {
 @pytest.mark.parametrize("kind", FILES)
 def test_a_file_is_rows_or_a_source_error(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"2013-03.{kind}"
-    for number, content in damaged(FILES[kind]):
+
+    def read(content: bytes) -> object:
         path.write_bytes(content)
         try:
-            fetch(tmp_path, source_params(f"{{period}}.{kind}"), MARCH)
+            return fetch(tmp_path, source_params(f"{{period}}.{kind}"), MARCH)
         except SourceError as error:
             if path.name not in str(error):
-                pytest.fail(explain(number, content, error))
-        except BaseException as error:  # noqa: BLE001 - this is what is looked for
-            pytest.fail(explain(number, content, error))
+                raise ValueError("the error does not name the file") from error
+            raise
+
+    taken, refused = outcomes(damaged(FILES[kind]), read, (SourceError,))
+    assert taken and refused

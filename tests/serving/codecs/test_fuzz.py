@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from serving.codecs import arrow
 from serving.codecs import json as json_codec
 from serving.exceptions import TooLarge
 from serving.metrics.server import ServerMetrics
-from stores.telemetry import Recorder
-from tests.fuzzing import damaged, explain, odd_rows
+from stores.telemetry import LabelCounts, Recorder
+from stores.telemetry.wal.ids import new_ids
+from tests.fuzzing import damaged, odd_rows, outcomes
 from trimtab.data.features import Feature
 from trimtab.data.types import Columns
 from trimtab.requests.parser import RowParser
@@ -81,57 +83,48 @@ def _parsed(raw: Any) -> int:
 @pytest.mark.parametrize("media", BODIES)
 def test_a_request_is_rows_or_bad_input(media: str) -> None:
     decode, valid = BODIES[media]
-    read = 0
-    for number, body in damaged(valid):
-        try:
-            read += _parsed(decode(body).raw) > 0
-        except (BadInput, TooLarge):
-            pass
-        except BaseException as error:  # noqa: BLE001 - this is what is looked for
-            pytest.fail(explain(number, body, error))
-    assert read >= len(valid), "the valid ones are read"
+    read, refused = outcomes(damaged(valid), lambda body: _parsed(decode(body).raw), (BadInput, TooLarge))
+    assert read >= len(valid) and refused
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("shape", ["rows", "columns"])
 def test_a_row_of_odd_values_is_rows_or_bad_input(shape: str) -> None:
-    for number, row in odd_rows(ROW):
-        raw: Any = [row, OTHER] if shape == "rows" else {name: [row[name], OTHER[name]] for name in row}
-        try:
-            _parsed(raw)
-        except BadInput:
-            pass
-        except BaseException as error:  # noqa: BLE001 - this is what is looked for
-            pytest.fail(explain(number, repr(row).encode(), error))
+    def parse(row: dict[str, Any]) -> int:
+        return _parsed([row, OTHER] if shape == "rows" else {name: [row[name], OTHER[name]] for name in row})
+
+    read, refused = outcomes(chain([(0, ROW)], odd_rows(ROW)), parse, (BadInput,))
+    assert read and refused
+    assert parse(ROW) == 2
 
 
-@pytest.mark.timeout(1200)
-def test_odd_labels_are_recorded_or_bad_input(tmp_path: Path) -> None:
+@pytest.fixture
+def record(tmp_path: Path) -> Iterator[Callable[[bytes], LabelCounts]]:
+    """Records a body of labels, as the server does."""
     recorder = Recorder(tmp_path)
     metrics = ServerMetrics(tmp_path, recorder)
-    (given,) = recorder.new_ids([0])
-    for number, label in odd_rows({"id": given, "label": 1, "time": "2013-03-01T05:00:00Z"}):
-        try:
-            body = json.dumps({"labels": [label]}).encode(errors="replace")
-            json_codec.record_labels(body, recorder, metrics, max_rows=100)
-        except (BadInput, TooLarge):
-            pass
-        except BaseException as error:  # noqa: BLE001 - this is what is looked for
-            pytest.fail(explain(number, repr(label).encode(), error))
+    yield lambda body: json_codec.record_labels(body, recorder, metrics, max_rows=100)
     recorder.close()
 
 
 @pytest.mark.timeout(1200)
-def test_labels_are_recorded_or_bad_input(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path)
-    metrics = ServerMetrics(tmp_path, recorder)
-    given = recorder.new_ids([0, 0])
+def test_odd_labels_are_recorded_or_bad_input(record: Callable[[bytes], LabelCounts]) -> None:
+    (given,) = new_ids([0])
+    valid = {"id": given, "label": 1, "time": "2013-03-01T05:00:00Z"}
+
+    def send(label: dict[str, Any]) -> LabelCounts:
+        return record(json.dumps({"labels": [label]}).encode(errors="replace"))
+
+    assert send(valid).accepted == 1
+    read, refused = outcomes(odd_rows(valid), send, (BadInput, TooLarge))
+    assert read and refused
+
+
+@pytest.mark.timeout(1200)
+def test_labels_are_recorded_or_bad_input(record: Callable[[bytes], LabelCounts]) -> None:
+    given = new_ids([0, 0])
     labels = [{"id": given[0], "label": 1, "time": "2013-03-01T05:00:00Z"}, {"id": given[1], "label": "late"}]
-    for number, body in damaged([json.dumps({"labels": labels}).encode()]):
-        try:
-            json_codec.record_labels(body, recorder, metrics, max_rows=100)
-        except (BadInput, TooLarge):
-            pass
-        except BaseException as error:  # noqa: BLE001 - this is what is looked for
-            pytest.fail(explain(number, body, error))
-    recorder.close()
+    body = json.dumps({"labels": labels}).encode()
+    read, refused = outcomes(damaged([body]), record, (BadInput, TooLarge))
+    assert read and refused
+    assert record(body).accepted + record(body).duplicates

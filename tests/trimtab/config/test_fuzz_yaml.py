@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzzing import damaged, explain
+from tests.fuzzing import damaged, outcomes
 from trimtab.config import params
 from trimtab.config.params import ParamsError
 from trimtab.data.schema import Schema, SchemaError
@@ -53,22 +53,18 @@ def test_what_is_no_settings_file_is_a_clear_error_within_a_second(bomb: str, tm
 @pytest.mark.timeout(1800)
 def test_params_are_settings_or_an_error_with_the_line(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    for number, content in damaged([PARAMS]):
+
+    def read(content: bytes) -> object:
         path.write_bytes(content)
-        try:
-            params.load(tmp_path)
-        except ParamsError:
-            pass
-        except BaseException as error:  # noqa: BLE001 - this is what is looked for
-            pytest.fail(explain(number, content, error))
+        return params.load(tmp_path)
+
+    taken, refused = outcomes(damaged([PARAMS]), read, (ParamsError,))
+    assert taken and refused
 
 
 @pytest.mark.timeout(1800)
 def test_a_schema_is_rules_or_an_error() -> None:
-    for number, content in damaged([SCHEMA]):
-        try:
-            Schema.loads(content.decode(errors="replace"))
-        except SchemaError:
-            pass
-        except BaseException as error:  # noqa: BLE001 - this is what is looked for
-            pytest.fail(explain(number, content, error))
+    taken, refused = outcomes(
+        damaged([SCHEMA]), lambda content: Schema.loads(content.decode(errors="replace")), (SchemaError,)
+    )
+    assert taken and refused
