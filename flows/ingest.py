@@ -9,7 +9,7 @@ from flows.validate import validate
 from operations import ingestion
 from operations.context import ProjectContext, load_context, shared_heartbeat
 from tasks import dataset
-from tasks.source_access import SourceError
+from tasks.source_access import SourceError, SourceRejected
 
 
 def _name() -> str:
@@ -35,12 +35,12 @@ def ingest(period: str | None = None, and_validate: bool = True, changed: bool =
     for wanted in periods:
         try:
             digest = ingestion.land(ctx, wanted)
-        except SourceError as error:  # of this period only: the others land all the same
+        except (SourceError, SourceRejected) as error:  # of this period only: the others land all the same
             failures.append(error)
             continue
         digests.append(_validate_newest(ctx, str(wanted), digest) if digest and and_validate else digest)
     if failures:
-        raise SourceError("; ".join(map(str, failures))) from failures[0]
+        raise type(failures[0])("; ".join(map(str, failures))) from failures[0]
     return " ".join(filter(None, digests))
 
 

@@ -62,8 +62,11 @@ def next_periods(ctx: ProjectContext) -> list[Period]:
     for by name, or when its objects in a bucket change.
     """
     landed, found, period = ctx.ledger.landings(), list[Period](), ctx.params.first
+    target = ctx.params.source.target
+    # What a bucket has nothing for never lands, and would keep later periods out for good.
+    present = list_all(target, period, _access(ctx)) if sources.is_bucket_target(target) else None
     while len(found) < MOST_AT_ONCE and is_complete(ctx, period):
-        if str(period) not in landed:
+        if str(period) not in landed and (present is None or str(period) in present):
             found.append(period)
         period = period.shift(1)
     return found

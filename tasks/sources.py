@@ -45,7 +45,8 @@ def fetch(project: Path, params: Params, period: Period, access: BucketAccess | 
     if str(project) not in sys.path:
         sys.path.insert(0, str(project))
     try:
-        load = getattr(importlib.import_module(module_name), function_name)
+        with contextlib.chdir(project):
+            load = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise ParamsError(f"source.target {target} cannot be found: {error}") from error
     import pyarrow

@@ -265,3 +265,13 @@ def test_the_deployment_that_looks_for_changes_rests_where_the_source_is_no_buck
         assert (found.is_scheduled, found.cron, found.parameters) == (is_scheduled, "*/5 * * * *", {"changed": True})
     with pytest.raises(ValueError, match="is no bucket: only objects of a bucket say whether they have changed"):
         ingestion.changed_periods(ProjectContext(Settings(), elsewhere, source.ctx.ledger))
+
+
+def test_the_nightly_ingest_is_held_up_by_no_gap_in_the_bucket_and_by_no_refused_period(source: Source) -> None:
+    source.put("2013-01-a", sample_project.rows("2013-01"))
+    source.put("2013-02-a", sample_project.rows("2013-01"))  # rows of another period: refused
+    source.put("2018-02-a", sample_project.rows("2018-02"))  # after sixty months of nothing
+    assert len(source.ingest.ingest.fn().split()) == 3
+    judged = {check.period: check.accepted for check in source.ctx.ledger.validations()}
+    assert judged == {"2013-01": True, "2013-02": False, "2018-02": True}
+    assert source.ingest.ingest.fn() == "", "and each has landed once"

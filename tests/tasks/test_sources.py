@@ -112,9 +112,12 @@ def test_a_mistake_in_a_source_is_not_tried_again(tmp_path: Path, module: str, t
         fetch(tmp_path, source_params(f"{module}:load"), MARCH)
 
 
-def test_a_source_runs_in_the_projects_folder(tmp_path: Path, module: str) -> None:
+@pytest.mark.parametrize("when", ["called", "imported"])
+def test_a_source_runs_in_the_projects_folder(tmp_path: Path, module: str, when: str) -> None:
     ROWS.to_csv(tmp_path / "rows.csv", index=False)
-    write(tmp_path, module, "def load(start, end):\n    return pd.read_csv('rows.csv')\n")
+    at_import = "ROWS = pd.read_csv('rows.csv')\ndef load(start, end):\n    return ROWS\n"
+    at_call = "def load(start, end):\n    return pd.read_csv('rows.csv')\n"
+    write(tmp_path, module, at_call if when == "called" else at_import)
     before = Path.cwd()
     assert len(fetch(tmp_path, source_params(f"{module}:load"), MARCH)) == len(ROWS)
     assert Path.cwd() == before
